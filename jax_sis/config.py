@@ -1,0 +1,111 @@
+"""Settings of the programs: frozen dataclasses that check themselves, and the loader of `configs/*.py`."""
+
+import dataclasses
+import pathlib
+import runpy
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+  """A stretch of training at one image resolution (pixels a side)."""
+
+  epochs: int
+  resolution: int
+
+  def __post_init__(self) -> None:
+    require_positive("Stage.epochs", self.epochs)
+    require_positive("Stage.resolution", self.resolution)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+  """One training run: the model, the data and the recipe.
+
+  The learning rate rises linearly for `warmup_epochs`, then falls linearly to zero. Images are shifted by up to
+  `crop_padding` pixels and flipped; each image is flipped in every second epoch, starting at random, so that two
+  epochs in a row show both sides. `stages` gives the resolution, low ones first, because they are cheap.
+  """
+
+  model: str
+  dataset: str
+  stages: tuple[Stage, ...]
+  batch_size: int = 128
+  num_shards: int = 2
+  peak_learning_rate: float = 0.1
+  warmup_epochs: float = 2.0
+  momentum: float = 0.9
+  weight_decay: float = 5e-4
+  crop_padding: int = 4
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    if not self.stages:
+      raise ValueError("TrainConfig.stages must name at least one Stage, got none.")
+    require_positive("TrainConfig.batch_size", self.batch_size)
+    require_positive("TrainConfig.num_shards", self.num_shards)
+    require_positive("TrainConfig.peak_learning_rate", self.peak_learning_rate)
+    if self.batch_size % self.num_shards:
+      raise ValueError(
+        f"TrainConfig.batch_size must be a multiple of num_shards, got {self.batch_size} and {self.num_shards}."
+      )
+
+  @property
+  def num_epochs(self) -> int:
+    return sum(stage.epochs for stage in self.stages)
+
+  def resolution(self, epoch: int) -> int:
+    """Pixels a side in the 0-based `epoch`."""
+    for stage in self.stages:
+      if epoch < stage.epochs:
+        return stage.resolution
+      epoch -= stage.epochs
+    raise ValueError(f"epoch must be below num_epochs ({self.num_epochs}), got {epoch + self.num_epochs}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normalisation:
+  """How a classifier's input is made from 8-bit pixels: `(pixel / 255 - mean) / std`, a value a channel."""
+
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+  def __post_init__(self) -> None:
+    if len(self.mean) != len(self.std):
+      raise ValueError(
+        f"Normalisation.mean and std must have one value a channel, got {len(self.mean)} and {len(self.std)} values."
+      )
+    for value in self.std:
+      require_positive("Normalisation.std", value)
+
+  def apply(self, images: Any, dtype: Any = np.float32) -> Any:
+    """Pixels `[..., C]` in 0..255 -> normalised inputs; NumPy in, NumPy out, and the same for JAX."""
+    mean, std = np.asarray(self.mean, dtype), np.asarray(self.std, dtype)
+    return (images.astype(dtype) / dtype(255) - mean) / std
+
+  def invert(self, inputs: Any) -> Any:
+    """Normalised inputs -> pixels as floats in 0..255."""
+    return (inputs * np.asarray(self.std, inputs.dtype) + np.asarray(self.mean, inputs.dtype)) * 255
+
+
+def require_positive(name: str, value: float) -> None:
+  """Raises ValueError unless `value` is above zero."""
+  if not value > 0:
+    raise ValueError(f"{name} must be positive, got {value!r}.")
+
+
+def load_config(path: str | pathlib.Path) -> TrainConfig:
+  """Runs a Python file and returns the TrainConfig that it binds to `config`.
+
+  Raises:
+    ValueError: there is no such file, or it binds no TrainConfig.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ValueError(f"config must be an existing Python file, got {str(path)!r}.")
+  config = runpy.run_path(str(path)).get("config")
+  if not isinstance(config, TrainConfig):
+    raise ValueError(f"config file {str(path)!r} must bind `config` to a TrainConfig, got {type(config).__name__}.")
+  return config

@@ -1,0 +1,91 @@
+"""Progress of long work: a bar with the time left on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+LOG_INTERVAL_SECONDS = 10.0
+
+
+class Progress:
+  """Counts finished units of work and says how long the rest will take.
+
+  Use it as a context manager. On a terminal it draws a bar; elsewhere (a log file, a pipe) it writes a line at
+  most every ten seconds. Everything goes to standard error, so that standard output stays the program's own.
+
+  Args:
+    title: what is being done, in a word or two.
+    total: units of work in all.
+    start: units that an earlier run has done already; they do not count towards the speed.
+    unit: the name of one unit, singular.
+    console: where to write; standard error by default.
+  """
+
+  def __init__(self, title: str, *, total: int, start: int = 0, unit: str = "item", console: Console | None = None):
+    self._title = title
+    self._total = total
+    self._start = start
+    self._done = start
+    self._unit = unit
+    self._console = console if console is not None else Console(file=sys.stderr)
+    self._started = time.perf_counter()
+    self._last_line = self._started
+    self._bar: RichProgress | None = None
+    if self._console.is_terminal:
+      self._bar = RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        console=self._console,
+        transient=True,
+      )
+      self._task = self._bar.add_task(title, total=total, completed=start, rate="")
+
+  def __enter__(self) -> Self:
+    if self._bar is not None:
+      self._bar.start()
+    return self
+
+  def __exit__(
+    self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+  ) -> None:
+    if self._bar is not None:
+      self._bar.stop()
+
+  def advance(self, amount: int = 1) -> None:
+    """Counts `amount` more units as done."""
+    self._done += amount
+    if self._bar is not None:
+      self._bar.update(self._task, completed=self._done, rate=f"{self._rate():.3g} {self._unit}/s")
+    elif time.perf_counter() - self._last_line >= LOG_INTERVAL_SECONDS:
+      self._last_line = time.perf_counter()
+      self.log(self.describe())
+
+  def log(self, line: str) -> None:
+    """Writes one line above the bar, or into the log."""
+    self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+  def describe(self) -> str:
+    """The state in one line: done, total, speed, time left."""
+    rate = self._rate()
+    left = f"{format_seconds((self._total - self._done) / rate)} left" if rate > 0 else "time left unknown"
+    return f"{self._title}: {self._done}/{self._total} {self._unit}s, {rate:.3g} {self._unit}/s, {left}"
+
+  def _rate(self) -> float:
+    return (self._done - self._start) / max(time.perf_counter() - self._started, 1e-9)
+
+
+def format_seconds(seconds: float) -> str:
+  """`75` -> `1:15`, `3700` -> `1:01:40`."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
