@@ -1,0 +1,32 @@
+"""Sufficient input subsets of JAX classifiers: which few features are enough for the model's answer?
+
+    order = jax_sis.backselect(predict_fn, params, images, search=jax_sis.Gradient(per_step=1))
+    subsets = jax_sis.sufficient_subsets(order, threshold=0.99)
+    report = jax_sis.certify(predict_fn, params, images, subsets)
+"""
+
+from jax_sis.backselect import backselect
+from jax_sis.certify import Certificate, certify
+from jax_sis.masking import mask_inputs
+from jax_sis.order import NOT_RANKED, FeatureOrder
+from jax_sis.search import Exact, Gradient
+from jax_sis.subsets import Status, Subsets, keep_fraction, sufficient_subsets
+from jax_sis.types import PredictFn
+
+__version__ = "0.1.0"
+
+__all__ = [
+  "NOT_RANKED",
+  "Certificate",
+  "Exact",
+  "FeatureOrder",
+  "Gradient",
+  "PredictFn",
+  "Status",
+  "Subsets",
+  "backselect",
+  "certify",
+  "keep_fraction",
+  "mask_inputs",
+  "sufficient_subsets",
+]

@@ -1,19 +1,20 @@
 """Names that the kernel's signatures share.
 
-Axis letters: B images, H W C height, width and channels, F features, T steps of a search, K classes, D devices.
+Axis letters in array annotations: B images, H W C height, width and channels, F features, T sizes of a search,
+K classes, D devices, G axes of a feature grid.
 """
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from jaxtyping import Array, Float
 
-Params = Any
+ScoreName = Literal["log_odds", "probability"]
 
 
 class PredictFn(Protocol):
   """A classifier: pure, in evaluation mode, each example independent of the others in its batch.
 
-  Arrays that the model needs are in `params`, never closed over.
+  Whatever arrays the model needs are in `params`, never closed over, so that one compilation serves them all.
   """
 
   def __call__(self, params: Any, inputs: Any, /) -> Float[Array, "B K"]:

@@ -1,0 +1,102 @@
+"""Feature grids and masked inputs.
+
+A grid is the mask's shape: every input axis is a multiple of the grid's. For images `[32, 32, 3]` the grid
+`(32, 32, 1)` has a feature a pixel (all channels together), `(8, 8, 1)` one for each 4x4 patch, `(1, 1, 3)` one a
+channel; for sequences `[T, D]` the grid `(T, 1)` has one a token. Features are numbered in row-major order.
+"""
+
+import itertools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+
+def default_grid(input_shape: tuple[int, ...]) -> tuple[int, ...]:
+  """A feature for each position, all channels together: `(H, W, C)` -> `(H, W, 1)`; a plain vector is its own grid."""
+  return input_shape if len(input_shape) == 1 else (*input_shape[:-1], 1)
+
+
+def check_grid(grid: tuple[int, ...] | None, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the grid, or the default one for None.
+
+  Raises:
+    ValueError: an input axis is not a multiple of the grid's.
+  """
+  if grid is None:
+    return default_grid(input_shape)
+  grid = tuple(int(size) for size in grid)
+  fits = len(grid) == len(input_shape) and all(
+    size > 0 and length % size == 0 for size, length in zip(grid, input_shape, strict=True)
+  )
+  if not fits:
+    raise ValueError(
+      f"grid must have one entry for each input axis and divide it, got grid {grid} for inputs of shape {input_shape} "
+      f"(without the batch axis); a feature a position is {default_grid(input_shape)}."
+    )
+  return grid
+
+
+def num_features(grid: tuple[int, ...]) -> int:
+  """How many features a grid has."""
+  return math.prod(grid)
+
+
+def check_baseline(
+  baseline: float | Shaped[Array, "..."] | np.ndarray, inputs: Float[Array, "B ..."]
+) -> Float[Array, "B ..."]:
+  """The baseline in the inputs' dtype, with a batch axis and one axis, maybe of length 1, for each input axis.
+
+  Args:
+    baseline: what a masked feature shows: a number, an array that broadcasts against one input, or one with a
+      leading batch axis.
+    inputs: the batch it is for.
+
+  Raises:
+    ValueError: the shape does not broadcast against the inputs.
+  """
+  array = jnp.asarray(baseline).astype(inputs.dtype)
+  if array.ndim < inputs.ndim:
+    array = array.reshape((1,) * (inputs.ndim - array.ndim) + array.shape)
+  fits = array.ndim == inputs.ndim and all(
+    size in (1, length) for size, length in zip(array.shape, inputs.shape, strict=True)
+  )
+  if not fits:
+    raise ValueError(
+      f"baseline must be a number or an array that broadcasts against inputs {inputs.shape}, got shape {np.shape(baseline)}."
+    )
+  return jnp.broadcast_to(array, (inputs.shape[0], *array.shape[1:]))
+
+
+def expand_mask(
+  mask: Shaped[Array, "B F"], grid: tuple[int, ...], input_shape: tuple[int, ...]
+) -> Shaped[Array, "B ..."]:
+  """One value a feature -> one a input element, or an array of axes of length 1 that broadcasts to that."""
+  # An axis of length g that must grow to g * r becomes the pair (g, r): a broadcast, whose gradient is a plain sum.
+  repeats = [1 if size == 1 else length // size for size, length in zip(grid, input_shape, strict=True)]
+  paired = mask.reshape(-1, *(part for size in grid for part in (size, 1)))
+  paired = jnp.broadcast_to(paired, (mask.shape[0], *itertools.chain(*zip(grid, repeats, strict=True))))
+  return paired.reshape(-1, *(size * repeat for size, repeat in zip(grid, repeats, strict=True)))
+
+
+def mask_inputs(
+  inputs: Float[Array, "B ..."],
+  kept: Shaped[Array, "B F"],
+  *,
+  baseline: Float[Array, "B ..."],
+  grid: tuple[int, ...],
+) -> Float[Array, "B ..."]:
+  """Kept features show the input, the others the baseline (Carter et al. 2021, section 3).
+
+  Linear in `kept`, which may lie between 0 and 1, so that it can be differentiated; exact at 0 and 1 as long as the
+  values are finite.
+
+  Args:
+    inputs: the normalised batch.
+    kept: 1 (or True) where a feature is kept, 0 where it is masked.
+    baseline: what `check_baseline` returns.
+    grid: the mask's shape.
+  """
+  expanded = expand_mask(kept, grid, inputs.shape[1:]).astype(inputs.dtype)
+  return expanded * inputs + (1 - expanded) * baseline

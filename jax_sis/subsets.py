@@ -1,0 +1,128 @@
+"""FeatureOrder + a threshold or a budget -> the subset of each image."""
+
+import dataclasses
+import enum
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int8
+
+from jax_sis import validation
+from jax_sis.order import FeatureOrder
+
+
+class Status(enum.IntEnum):
+  """Why an image has the subset that it has; every one but OK comes with an empty mask.
+
+  OK: the subset answers the question asked.
+  BELOW_THRESHOLD: the classifier is not confident enough even on the whole input, so that nothing can be sufficient.
+  NOT_REACHED: a search that stopped early found no subset that passes, or holds none of the size asked for.
+  BASELINE_SUFFICIENT: the classifier passes with every feature masked; nothing is needed.
+  NON_FINITE: a logit or gradient was NaN or infinite; the image or the model holds such a value.
+  """
+
+  OK = 0
+  BELOW_THRESHOLD = 1
+  NOT_REACHED = 2
+  BASELINE_SUFFICIENT = 3
+  NON_FINITE = 4
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subsets:
+  """One subset of features for each image.
+
+  Attributes:
+    mask: True where a feature is kept, in the grid's shape.
+    num_kept: how many features are kept.
+    confidence: softmax probability of the target on the subset alone, as the search saw it; NaN where the search
+      did not evaluate a subset of this size (`certify` does), or there is no subset.
+    target: the class in question.
+    threshold: the confidence asked for; NaN for a subset of a given size.
+    status: see Status.
+    baseline: what masked features show.
+  """
+
+  mask: Bool[Array, "B ..."]
+  num_kept: Int[Array, "B"]
+  confidence: Float[Array, "B"]
+  target: Int[Array, "B"]
+  threshold: Float[Array, "B"]
+  status: Int8[Array, "B"]
+  baseline: Float[Array, "B ..."]
+
+
+def sufficient_subsets(order: FeatureOrder, threshold: float | Float[Array, ""]) -> Subsets:
+  """The smallest subset of each order on which the classifier alone is confident (FindSIS, Carter et al. 2019).
+
+  Smallest among the sizes that the search evaluated: with k features a step, at most k - 1 too large.
+
+  Args:
+    order: what a search returned.
+    threshold: the softmax probability that the target must reach, strictly between 0 and 1.
+
+  Returns:
+    A subset for each image, or an empty one with its reason in `status`.
+
+  Raises:
+    ValueError: the threshold is out of range.
+  """
+  validation.check_threshold(threshold)
+  passes = order.confidence >= threshold
+  first = passes.argmax(1)
+  sizes = jnp.asarray(order.sizes, jnp.int32)
+  status = jnp.where(passes.any(1), Status.OK, Status.NOT_REACHED)
+  status = jnp.where(passes[:, 0], Status.BASELINE_SUFFICIENT, status)
+  if order.is_complete:
+    status = jnp.where(passes[:, -1], status, Status.BELOW_THRESHOLD)
+  confidence = jnp.take_along_axis(order.confidence, first[:, None], axis=1)[:, 0]
+  return make_subsets(order, sizes[first], confidence, status, threshold)
+
+
+def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
+  """The most needed `fraction` of the features, their number rounded up: 0.05 of 1,024 are 52.
+
+  Args:
+    order: what a search returned.
+    fraction: the share of all features to keep, above 0 and at most 1.
+
+  Raises:
+    ValueError: the fraction is out of range.
+  """
+  if not 0 < fraction <= 1:
+    raise ValueError(f"fraction must be above 0 and at most 1, got {fraction!r}.")
+  # 0.07 * 100 is 7.000000000000001: rounding errors must not add a feature.
+  count = math.ceil(round(fraction * order.num_features, 6))
+  num_ranked = (order.rank < order.num_features).sum(1)
+  status = jnp.where(num_ranked >= count, Status.OK, Status.NOT_REACHED)
+  if count in order.sizes:
+    confidence = order.confidence[:, order.sizes.index(count)]
+  else:
+    confidence = jnp.full(order.target.shape, jnp.nan, order.confidence.dtype)
+  return make_subsets(order, jnp.full(order.target.shape, count, jnp.int32), confidence, status, np.nan)
+
+
+def make_subsets(
+  order: FeatureOrder,
+  num_kept: Int[Array, "B"],
+  confidence: Float[Array, "B"],
+  status: Int[Array, "B"],
+  threshold: float | Float[Array, ""],
+) -> Subsets:
+  """Keeps the `num_kept` most needed features of each image whose status is OK, and none of the others."""
+  status = jnp.where(order.finite, status, Status.NON_FINITE).astype(jnp.int8)
+  is_ok = status == Status.OK
+  mask = (order.rank < num_kept[:, None]) & is_ok[:, None]
+  return Subsets(
+    mask=mask.reshape(-1, *order.grid),
+    # Counted, since fewer features than num_kept may have been available.
+    num_kept=mask.sum(1, dtype=jnp.int32),
+    confidence=jnp.where(is_ok, confidence, jnp.nan),
+    target=order.target,
+    threshold=jnp.broadcast_to(jnp.asarray(threshold, confidence.dtype), status.shape),
+    status=status,
+    baseline=order.baseline,
+  )
