@@ -12,8 +12,7 @@ from jax_sis.order import NOT_RANKED, FeatureOrder
 from jax_sis.search import Exact, Gradient
 from jax_sis.subsets import Status, Subsets, keep_fraction, sufficient_subsets
 from jax_sis.types import PredictFn
-
-__version__ = "0.1.0"
+from jax_sis.version import __version__
 
 __all__ = [
   "NOT_RANKED",
@@ -24,6 +23,7 @@ __all__ = [
   "PredictFn",
   "Status",
   "Subsets",
+  "__version__",
   "backselect",
   "certify",
   "keep_fraction",

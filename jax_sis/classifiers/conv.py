@@ -16,6 +16,7 @@ def conv2d(
   JAX's own input gradient hands XLA a kernel with swapped feature axes. At the top level XLA:CPU turns it back;
   inside a loop it does not, and falls to a naive convolution, many times slower (jax-ml/jax#12868). Here the kernel
   is flipped and transposed in the open, so that forward and backward pass are both plain HWIO convolutions.
+  For float64, which serves to check results, XLA:CPU has no fast convolution at all; there it is one matrix product.
 
   Args:
     inputs: images or feature maps.
@@ -23,7 +24,25 @@ def conv2d(
     stride: step in pixels.
     padding: zeros on each side, in pixels.
   """
+  if inputs.dtype == jnp.float64:
+    return matmul_conv2d(inputs, kernel, stride=stride, padding=padding)
   return _conv2d(stride, padding, inputs, kernel)
+
+
+def matmul_conv2d(
+  inputs: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"], *, stride: int, padding: int
+) -> Float[Array, "B P Q D"]:
+  """The same by gathering each output's window and multiplying it with the kernel as a matrix."""
+  kernel_height, kernel_width, _, out_width = kernel.shape
+  padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  rows = padded.shape[1] - kernel_height + 1
+  columns = padded.shape[2] - kernel_width + 1
+  windows = [
+    padded[:, row : row + rows : stride, column : column + columns : stride]
+    for row in range(kernel_height)
+    for column in range(kernel_width)
+  ]
+  return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, out_width)
 
 
 def _plain_conv2d(stride: int, padding: int, inputs: Array, kernel: Array) -> Array:
