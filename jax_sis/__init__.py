@@ -1,8 +1,8 @@
 """Sufficient input subsets of JAX classifiers: which few features are enough for the model's answer?
 
-    order = jax_sis.backselect(predict_fn, params, images, search=jax_sis.Gradient(per_step=1))
-    subsets = jax_sis.sufficient_subsets(order, threshold=0.99)
-    report = jax_sis.certify(predict_fn, params, images, subsets)
+order = jax_sis.backselect(predict_fn, params, images, search=jax_sis.Gradient(per_step=1))
+subsets = jax_sis.sufficient_subsets(order, threshold=0.99)
+report = jax_sis.certify(predict_fn, params, images, subsets)
 """
 
 from jax_sis.backselect import backselect

@@ -43,17 +43,14 @@ class Certificate:
 
   def describe(self, index: int) -> str:
     """The certificate of one image in a few words, such as `sufficient, 12 of 65 droppable`."""
-    status = Status(int(self.status[index]))
-    if status != Status.OK:
-      return REASONS[status]
-    num_kept_class = "" if bool(self.keeps_class[index]) else ", other class"
-    if not bool(self.is_reproduced[index]):
-      return "confidence not reproduced"
-    if not bool(self.is_sufficient[index]):
-      return f"not sufficient{num_kept_class}"
-    if bool(self.is_minimal[index]):
-      return "sufficient, 1-minimal"
-    return f"sufficient, {int(np.sum(self.is_droppable[index]))} droppable"
+    return describe_certificate(
+      status=Status(int(self.status[index])),
+      keeps_class=bool(self.keeps_class[index]),
+      is_reproduced=bool(self.is_reproduced[index]),
+      is_sufficient=bool(self.is_sufficient[index]),
+      is_minimal=bool(self.is_minimal[index]),
+      num_droppable=int(np.sum(self.is_droppable[index])),
+    )
 
 
 REASONS = {
@@ -62,6 +59,25 @@ REASONS = {
   Status.BASELINE_SUFFICIENT: "none needed: masked image passes",
   Status.NON_FINITE: "none: NaN or inf in image or model",
 }
+
+
+def describe_certificate(
+  *,
+  status: Status,
+  keeps_class: bool,
+  is_reproduced: bool,
+  is_sufficient: bool,
+  is_minimal: bool,
+  num_droppable: int,
+) -> str:
+  """One image's certificate in a few words; arguments as in Certificate."""
+  if status != Status.OK:
+    return REASONS[status]
+  if not is_reproduced:
+    return "FAILED: confidence not reproduced"
+  if not is_sufficient:
+    return f"not sufficient, class {'kept' if keeps_class else 'lost'}"
+  return "sufficient, 1-minimal" if is_minimal else f"sufficient, {num_droppable} droppable"
 
 
 def certify(
@@ -100,9 +116,9 @@ def certify(
   if validation.is_concrete(report) and not bool(report.is_reproduced.all()):
     index = int(np.argmin(report.is_reproduced))
     raise ValueError(
-      f"subsets.confidence must be reproducible, but image {index} has {float(subsets.confidence[index]):.6g} stored and "
-      f"{float(report.confidence[index]):.6g} now (tolerance {tolerance:g}); certify with the predict_fn, params and "
-      "inputs of the search."
+      f"subsets.confidence must be reproducible, but image {index} has {float(subsets.confidence[index]):.6g} stored "
+      f"and {float(report.confidence[index]):.6g} now (tolerance {tolerance:g}); certify with the predict_fn, params "
+      "and inputs of the search."
     )
   return report
 

@@ -14,7 +14,9 @@ from flax import nnx
 
 from jax_sis import classifiers
 from jax_sis.config import Normalisation
+from jax_sis.validation import first_line
 
+EMBEDDED_CLASSIFIER = pathlib.Path(__file__).parent / "assets" / "cifar10_resnet20"
 DESCRIPTION_FILE = "classifier.json"
 VARIABLES_DIR = "variables"
 FORMAT = "jax_sis.classifier/1"
@@ -70,12 +72,29 @@ def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.C
 
 
 def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier:
-  """Reads what `save_classifier` wrote."""
+  """Reads what `save_classifier` wrote, in evaluation mode.
+
+  Raises:
+    ValueError: there is no such folder, it is not a classifier of ours, or it is damaged.
+  """
   directory = pathlib.Path(directory).absolute()
-  description = json.loads((directory / DESCRIPTION_FILE).read_text())
-  module = classifiers.build(description["model"], num_classes=len(description["class_names"]))
-  with ocp.StandardCheckpointer() as checkpointer:
-    variables = checkpointer.restore(directory / VARIABLES_DIR, pure_variables(module))
+  description = read_description(directory)
+  try:
+    module = classifiers.build(description["model"], num_classes=len(description["class_names"]))
+    normalisation = Normalisation(
+      mean=tuple(description["normalisation"]["mean"]), std=tuple(description["normalisation"]["std"])
+    )
+    class_names, input_shape = tuple(description["class_names"]), tuple(description["input_shape"])
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f"checkpoint {str(directory)!r} has a {DESCRIPTION_FILE} that does not fit: {error}.") from error
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      variables = checkpointer.restore(directory / VARIABLES_DIR, pure_variables(module))
+  except Exception as error:
+    raise ValueError(
+      f"checkpoint {str(directory)!r} must hold the arrays of {description['model']}, but {VARIABLES_DIR} is missing, "
+      f"damaged or of another model ({type(error).__name__}: {first_line(error)}); copy or train it again."
+    ) from error
   state = nnx.state(module, (nnx.Param, nnx.BatchStat))
   nnx.replace_by_pure_dict(state, variables)
   nnx.update(module, state)
@@ -83,12 +102,32 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
   return classifiers.Classifier(
     model_name=description["model"],
     module=module,
-    class_names=tuple(description["class_names"]),
-    normalisation=Normalisation(
-      mean=tuple(description["normalisation"]["mean"]), std=tuple(description["normalisation"]["std"])
-    ),
-    input_shape=tuple(description["input_shape"]),
+    class_names=class_names,
+    normalisation=normalisation,
+    input_shape=input_shape,
   )
+
+
+def read_description(directory: pathlib.Path) -> dict[str, Any]:
+  """The content of `classifier.json`.
+
+  Raises:
+    ValueError: it is missing, or not ours.
+  """
+  path = directory / DESCRIPTION_FILE
+  if not path.is_file():
+    raise ValueError(
+      f"checkpoint must be a folder with {DESCRIPTION_FILE}, as `jax-sis train` writes it, got {str(directory)!r}."
+    )
+  try:
+    description = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"checkpoint {str(directory)!r} has a damaged {DESCRIPTION_FILE}: {error}.") from error
+  if not isinstance(description, dict) or description.get("format") != FORMAT:
+    raise ValueError(
+      f"checkpoint {str(directory)!r} must be of the format {FORMAT!r}; its {DESCRIPTION_FILE} says otherwise."
+    )
+  return description
 
 
 def pure_variables(module: nnx.Module) -> dict[str, Any]:

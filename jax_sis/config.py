@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from jax_sis import validation
+from jax_sis.search import BackwardSearch, Gradient
+from jax_sis.types import ScoreName
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -54,6 +58,7 @@ class TrainConfig:
 
   @property
   def num_epochs(self) -> int:
+    """Epochs of all stages together."""
     return sum(stage.epochs for stage in self.stages)
 
   def resolution(self, epoch: int) -> int:
@@ -88,6 +93,61 @@ class Normalisation:
   def invert(self, inputs: Any) -> Any:
     """Normalised inputs -> pixels as floats in 0..255."""
     return (inputs * np.asarray(self.std, inputs.dtype) + np.asarray(self.mean, inputs.dtype)) * 255
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FindConfig:
+  """One run of `jax-sis find`: which images, which classifier, which search.
+
+  Attributes:
+    out: the folder for the results; the same folder again goes on with an unfinished run.
+    checkpoint: a classifier's folder; None for the embedded one.
+    data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name.
+    split: the TFDS split.
+    data_dir: the TFDS folder; None for TFDS's default.
+    search: how a step chooses.
+    score: what the search keeps up.
+    threshold: the confidence that a subset must reach.
+    target: `predicted`, `label`, or a class by name or number.
+    baseline: what a masked pixel shows, in normalised units; 0 is the data's mean colour.
+    patch: pixels a side of the squares that are masked together.
+    batch_size: images a device at a time.
+    num_devices: how many local devices; None for all.
+    resize: bring image files to the classifier's size.
+    gallery: how many images the gallery shows.
+    tolerance: how far a certificate's confidence may be from the search's.
+    chunk_size: masked copies a model call when certifying.
+  """
+
+  out: str
+  checkpoint: str | None = None
+  data: str = "sample"
+  split: str = "test"
+  data_dir: str | None = None
+  search: BackwardSearch = Gradient()
+  score: ScoreName = "log_odds"
+  threshold: float = 0.99
+  target: str = "predicted"
+  baseline: float = 0.0
+  patch: int = 1
+  batch_size: int = 2
+  num_devices: int | None = None
+  resize: bool = False
+  gallery: int = 24
+  tolerance: float = 1e-3
+  chunk_size: int = 64
+
+  def __post_init__(self) -> None:
+    validation.check_threshold(self.threshold)
+    validation.check_score(self.score)
+    require_positive("--batch", self.batch_size)
+    require_positive("--patch", self.patch)
+    if self.num_devices is not None:
+      require_positive("--devices", self.num_devices)
+    if self.gallery < 0:
+      raise ValueError(f"--gallery must not be negative, got {self.gallery}.")
+    if not np.isfinite(self.baseline):
+      raise ValueError(f"--baseline must be finite, got {self.baseline}.")
 
 
 def require_positive(name: str, value: float) -> None:

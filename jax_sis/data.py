@@ -1,22 +1,260 @@
-"""Images in: TFDS data sets through `tfds.data_source`, without TensorFlow."""
+"""Images in: TFDS data sets, image files and the embedded sample -> fixed-size batches, without TensorFlow.
+
+Every source is random access and yields one record an image: its id, 8-bit pixels, a label where one is known, and
+the reason where the image cannot be used. One bad image never stops the others.
+"""
 
 import dataclasses
 import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypedDict
 
+import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
+from PIL import Image, UnidentifiedImageError
 
 from jax_sis.config import Normalisation
+from jax_sis.validation import first_line
 
 CIFAR_NORMALISATION = Normalisation(
   mean=(125.3 / 255, 123.0 / 255, 113.9 / 255), std=(63.0 / 255, 62.1 / 255, 66.7 / 255)
 )
+NO_LABEL = -1
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+SAMPLE_DIR = pathlib.Path(__file__).parent / "assets" / "cifar10_test_sample"
+
+
+class Record(TypedDict):
+  """One image: `image` is all zeros and `error` says why where it could not be read."""
+
+  index: int
+  id: str
+  image: UInt8[np.ndarray, "H W C"]
+  label: int
+  error: str
+
+
+class ImageSource(Protocol):
+  """Random access to the images of a run.
+
+  Attributes:
+    class_names: the names that the labels index; empty where the source has no labels of its own.
+    description: what the images are, for the run's specification.
+  """
+
+  class_names: tuple[str, ...]
+  description: dict[str, str | int | bool]
+
+  def __len__(self) -> int:
+    """The number of images."""
+    ...
+
+  def __getitem__(self, index: int) -> Record:
+    """The image at this place."""
+    ...
+
+
+class TfdsSource:
+  """A split of a TFDS data set in array_record form, in stored order.
+
+  Args:
+    name: a TFDS name such as `cifar10`.
+    split: a TFDS split such as `test` or `test[:64]`.
+    data_dir: the TFDS folder that holds it; None for TFDS's default.
+    input_shape: height, width and channels that the classifier takes.
+
+  Raises:
+    ValueError: no such data set or split here, or one that does not hold images with labels of that shape.
+  """
+
+  def __init__(
+    self, name: str, split: str, *, data_dir: str | os.PathLike[str] | None, input_shape: tuple[int, ...]
+  ) -> None:
+    self._source = open_data_source(name, split, data_dir)
+    features = self._source.dataset_info.features
+    if features is None or not {"image", "label"} <= set(features):
+      raise ValueError(f"data {name!r} must have the features image and label, got {sorted(features or ())}.")
+    self._input_shape = input_shape
+    self.class_names = tuple(features["label"].names)
+    self.description = {
+      "data": name,
+      "split": split,
+      "version": str(self._source.dataset_info.version),
+      "num_images": len(self),
+    }
+    if not len(self):
+      raise ValueError(f"split must hold at least one image, got {split!r} of {name!r}, which is empty.")
+
+  def __len__(self) -> int:
+    """The number of images."""
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Record:
+    """The image at this place; an image of another shape is an error of that image."""
+    example = self._source[index]
+    raw_id = example.get("id", f"{index:08}")
+    image, error = example["image"], ""
+    if image.shape != self._input_shape:
+      error = f"shape {image.shape}, but the classifier takes {self._input_shape}"
+      image = np.zeros(self._input_shape, np.uint8)
+    return Record(
+      index=index,
+      id=raw_id.decode() if isinstance(raw_id, bytes) else str(raw_id),
+      image=image,
+      label=int(example["label"]),
+      error=error,
+    )
+
+
+class FileSource:
+  """Image files, decoded by Pillow and converted to RGB.
+
+  The label is the class that the file's folder is named after, if there is one.
+
+  Args:
+    paths: the files, in order.
+    ids: a name for each.
+    class_names: the classifier's classes.
+    input_shape: height, width and channels that the classifier takes.
+    resize: bring images of another size to the classifier's, instead of rejecting them.
+    description: what the files are.
+  """
+
+  def __init__(
+    self,
+    paths: Sequence[pathlib.Path],
+    ids: Sequence[str],
+    *,
+    class_names: tuple[str, ...],
+    input_shape: tuple[int, ...],
+    resize: bool = False,
+    description: str,
+  ) -> None:
+    self._paths = paths
+    self._ids = ids
+    self._input_shape = input_shape
+    self._resize = resize
+    self.class_names = class_names
+    self.description = {"data": description, "num_images": len(paths), "resize": resize}
+
+  def __len__(self) -> int:
+    """The number of files."""
+    return len(self._paths)
+
+  def __getitem__(self, index: int) -> Record:
+    """The image in this file."""
+    path = self._paths[index]
+    image, error = np.zeros(self._input_shape, np.uint8), ""
+    try:
+      image = self._decode(path)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
+      error = str(problem).replace(str(path), path.name)
+    label = self.class_names.index(path.parent.name) if path.parent.name in self.class_names else NO_LABEL
+    return Record(index=index, id=self._ids[index], image=image, label=label, error=error)
+
+  def _decode(self, path: pathlib.Path) -> UInt8[np.ndarray, "H W C"]:
+    height, width, _ = self._input_shape
+    with Image.open(path) as file:
+      if file.mode not in EIGHT_BIT_MODES:
+        raise ValueError(f"pixels of mode {file.mode}; convert the image to 8 bits a channel")
+      rgb = file.convert("RGB")
+    if rgb.size != (width, height):
+      if not self._resize:
+        raise ValueError(f"{rgb.width}x{rgb.height} pixels, but the classifier takes {width}x{height}; use --resize")
+      rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(rgb)
+
+
+def open_source(
+  data: str,
+  *,
+  split: str,
+  data_dir: str | os.PathLike[str] | None,
+  class_names: tuple[str, ...],
+  input_shape: tuple[int, ...],
+  resize: bool = False,
+) -> ImageSource:
+  """The source that `data` names: `sample`, an image file, a folder of images, or a TFDS data set.
+
+  Raises:
+    ValueError: there is nothing of that name, or its classes are not the classifier's.
+  """
+  if data == "sample":
+    paths = sorted(SAMPLE_DIR.glob("*/*.png"), key=lambda path: path.stem)
+    return FileSource(
+      paths,
+      [path.stem for path in paths],
+      class_names=class_names,
+      input_shape=input_shape,
+      resize=resize,
+      description="sample",
+    )
+  path = pathlib.Path(data)
+  if path.exists():
+    paths = [path] if path.is_file() else find_image_files(path)
+    root = path.parent if path.is_file() else path
+    ids = [str(file.relative_to(root)) for file in paths]
+    return FileSource(
+      paths, ids, class_names=class_names, input_shape=input_shape, resize=resize, description=str(path)
+    )
+  if os.sep in data or path.suffix.lower() in IMAGE_SUFFIXES:
+    raise ValueError(f"--data must be an existing image file or folder, a TFDS data set or 'sample', got {data!r}.")
+  source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape)
+  if source.class_names != class_names:
+    raise ValueError(
+      f"the data set's classes must be the classifier's, got {len(source.class_names)} in {data} "
+      f"({', '.join(source.class_names[:3])}, ...) and {len(class_names)} in the checkpoint "
+      f"({', '.join(class_names[:3])}, ...)."
+    )
+  return source
+
+
+def find_image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """All image files below a folder, by path.
+
+  Raises:
+    ValueError: there are none.
+  """
+  paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+  if not paths:
+    raise ValueError(
+      f"--data must hold image files ({', '.join(sorted(IMAGE_SUFFIXES))}), got the folder {str(folder)!r} with none."
+    )
+  return paths
+
+
+def iterate_batches(source: ImageSource, indices: Sequence[int], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+  """Reads the images at `indices`, in this order, decoding ahead in threads.
+
+  Yields dictionaries of the Record fields with a leading batch axis; the last may be shorter.
+  """
+  dataset = grain.MapDataset.source(list(indices)).map(source.__getitem__).to_iter_dataset()
+  yield from dataset.batch(batch_size, drop_remainder=False)
+
+
+def open_data_source(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Any:
+  """`tfds.data_source` without downloads, its failures explained.
+
+  Raises:
+    ValueError: the data set is not there in array_record form, or has no such split.
+  """
+  try:
+    return tfds.data_source(name, split=split, data_dir=data_dir, download=False)
+  except Exception as error:
+    place = f"--data-dir {str(data_dir)!r}" if data_dir else "the default TFDS folder (name one by --data-dir)"
+    raise ValueError(
+      f"--data must be a TFDS data set prepared as array_record, with the split asked for; {name!r}, split {split!r}, "
+      f"could not be opened in {place}: {first_line(error)}"
+    ) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-  """What the programs need to know of a data set besides its images."""
+  """What training needs to know of a data set besides its images."""
 
   name: str
   class_names: tuple[str, ...]
@@ -24,14 +262,19 @@ class DatasetInfo:
 
   @property
   def num_classes(self) -> int:
+    """K."""
     return len(self.class_names)
 
 
 def load_arrays(
   name: str, split: str, *, data_dir: str | os.PathLike[str] | None
 ) -> tuple[UInt8[np.ndarray, "N H W 3"], Int[np.ndarray, "N"], DatasetInfo]:
-  """Reads a whole split into memory, ordered by id."""
-  source = tfds.data_source(name, split=split, data_dir=data_dir, download=False)
+  """Reads a whole split of equally large images into memory, ordered by id, for training.
+
+  Raises:
+    ValueError: the data set is not there.
+  """
+  source = open_data_source(name, split, data_dir)
   examples = sorted(source.__getitems__(range(len(source))), key=lambda example: example["id"])
   images = np.stack([example["image"] for example in examples])
   labels = np.array([example["label"] for example in examples], np.int32)

@@ -1,6 +1,7 @@
 """Several devices: one CPU device a core, shards of a batch, and replicated parameters."""
 
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -67,3 +68,65 @@ def replicate(tree: Any, devices: list[jax.Device]) -> Any:
   """Puts read-only arrays on every device once; pass them to `pmap` with `in_axes=None`."""
   sharding = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec())
   return jax.device_put(tree, sharding)
+
+
+def check_memory(compiled: jax.stages.Compiled, *, batch_size: int, devices: list[jax.Device], argument: str) -> None:
+  """Refuses a compiled program that the devices' memory cannot hold, before it runs.
+
+  Args:
+    compiled: the program, for all devices.
+    batch_size: examples a device that it was compiled for.
+    devices: where it will run.
+    argument: the name of the setting that holds the batch size, for the message.
+
+  Raises:
+    ValueError: it needs more than there is, with the largest batch that fits.
+  """
+  needed = program_bytes(compiled)
+  available = available_bytes(devices)
+  if available is None or needed <= available:
+    return
+  fitting = batch_size * available // needed
+  advice = f"{argument} {fitting} fits" if fitting else "not even one example fits, use a smaller model or grid"
+  raise ValueError(
+    f"{argument} must be small enough for the memory, but {batch_size} examples a device need {format_bytes(needed)} "
+    f"of {format_bytes(available)} available on each of {len(devices)} {devices[0].platform} device(s); {advice}."
+  )
+
+
+def program_bytes(compiled: jax.stages.Compiled) -> int:
+  """Bytes that a program needs on each device: temporaries, arguments and results."""
+  analysis = compiled.memory_analysis()
+  return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+
+
+def available_bytes(devices: list[jax.Device]) -> int | None:
+  """Free bytes for each device; None where nobody says. CPU devices share the machine's memory."""
+  if devices[0].platform == "cpu":
+    return free_memory_bytes() // len(devices)
+  stats = devices[0].memory_stats()
+  return None if stats is None else stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+def free_memory_bytes() -> int:
+  """Memory that this process may still take: what the system has, or what the control group allows."""
+  for line in pathlib.Path("/proc/meminfo").read_text().splitlines() if os.path.exists("/proc/meminfo") else ():
+    if line.startswith("MemAvailable:"):
+      free = int(line.split()[1]) * 1024
+      break
+  else:
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  limit, used = (pathlib.Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+  if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+    free = min(free, int(limit.read_text()) - int(used.read_text()))
+  return free
+
+
+def format_bytes(count: int) -> str:
+  """`1536` -> `1.5 KiB`."""
+  size = float(count)
+  for unit in ("B", "KiB", "MiB", "GiB"):
+    if size < 1024:
+      return f"{size:.3g} {unit}"
+    size /= 1024
+  return f"{size:.3g} TiB"

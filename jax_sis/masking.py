@@ -64,7 +64,8 @@ def check_baseline(
   )
   if not fits:
     raise ValueError(
-      f"baseline must be a number or an array that broadcasts against inputs {inputs.shape}, got shape {np.shape(baseline)}."
+      f"baseline must be a number or an array that broadcasts against inputs {inputs.shape}, "
+      f"got shape {np.shape(baseline)}."
     )
   return jnp.broadcast_to(array, (inputs.shape[0], *array.shape[1:]))
 

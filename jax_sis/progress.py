@@ -47,6 +47,9 @@ class Progress:
         TimeRemainingColumn(elapsed_when_finished=False),
         console=self._console,
         transient=True,
+        # Rows printed to a terminal go above the bar; a piped standard output stays untouched.
+        redirect_stdout=sys.stdout.isatty(),
+        redirect_stderr=False,
       )
       self._task = self._bar.add_task(title, total=total, completed=start, rate="")
 
@@ -69,6 +72,13 @@ class Progress:
     elif time.perf_counter() - self._last_line >= LOG_INTERVAL_SECONDS:
       self._last_line = time.perf_counter()
       self.log(self.describe())
+
+  def restart(self, title: str) -> None:
+    """Begins the main part after preparations: a new title, and the clock at zero."""
+    self._title = title
+    self._started = self._last_line = time.perf_counter()
+    if self._bar is not None:
+      self._bar.reset(self._task, description=title, completed=self._start)
 
   def log(self, line: str) -> None:
     """Writes one line above the bar, or into the log."""

@@ -43,6 +43,7 @@ def score_logits(logits: Float[Array, "B K"], targets: Int[Array, "B"], *, score
 
 
 def at_least_float32(array: Float[Array, "..."]) -> Float[Array, "..."]:
+  """The same numbers in float32, or in float64 if they were."""
   return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 

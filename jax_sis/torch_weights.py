@@ -122,7 +122,8 @@ def load_resnet_cifar(model_name: str, state_dict: dict[str, np.ndarray]) -> cla
   missing, unused = sorted(set(names) - set(state_dict)), sorted(set(state_dict) - set(names))
   if missing or unused:
     raise ValueError(
-      f"state_dict must hold exactly the arrays of {model_name}; missing: {missing or 'none'}; not used: {unused or 'none'}."
+      f"state_dict must hold exactly the arrays of {model_name}; "
+      f"missing: {missing or 'none'}; not used: {unused or 'none'}."
     )
   for name, variable in names.items():
     array = jnp.asarray(state_dict[name].T if state_dict[name].ndim == 2 else to_hwio(state_dict[name]))
@@ -146,6 +147,7 @@ def resnet_cifar_names(module: classifiers.ResNetCifar) -> dict[str, nnx.Variabl
 
 
 def norm_names(prefix: str, norm: nnx.BatchNorm) -> dict[str, nnx.Variable[jax.Array]]:
+  """The names of one batch norm."""
   return {
     f"{prefix}.weight": norm.scale,
     f"{prefix}.bias": norm.bias,

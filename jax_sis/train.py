@@ -1,6 +1,5 @@
 """Trains a classifier: SGD with Nesterov momentum, data-parallel by `pmap`, restartable at every epoch."""
 
-import functools
 import json
 import os
 import pathlib

@@ -4,19 +4,17 @@ Axis letters in array annotations: B images, H W C height, width and channels, F
 K classes, D devices, G axes of a feature grid.
 """
 
-from typing import Any, Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Literal
 
 from jaxtyping import Array, Float
 
+# A pytree of arrays.
+Params = Any
 ScoreName = Literal["log_odds", "probability"]
 
 
-class PredictFn(Protocol):
-  """A classifier: pure, in evaluation mode, each example independent of the others in its batch.
-
-  Whatever arrays the model needs are in `params`, never closed over, so that one compilation serves them all.
-  """
-
-  def __call__(self, params: Any, inputs: Any, /) -> Float[Array, "B K"]:
-    """Normalised inputs `[B, ...]` -> logits `[B, K]`, before any softmax."""
-    ...
+# A classifier: (params, normalised inputs [B, ...]) -> logits [B, K], before any softmax. It is pure, in evaluation
+# mode, and each example is independent of the others in its batch. Whatever arrays the model needs are in params,
+# never closed over, so that one compilation serves them all.
+PredictFn = Callable[[Params, Array], Float[Array, "B K"]]

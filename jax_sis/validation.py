@@ -37,7 +37,9 @@ def check_inputs(inputs: Any) -> Float[Array, "B ..."]:
       "8-bit pixels are normalised by (pixels / 255 - mean) / std."
     )
   if len(inputs.shape) < 2:
-    raise ValueError(f"inputs must have a batch axis and at least one more, got shape {inputs.shape}; add inputs[None].")
+    raise ValueError(
+      f"inputs must have a batch axis and at least one more, got shape {inputs.shape}; add inputs[None]."
+    )
   if 0 in inputs.shape:
     raise ValueError(f"inputs must hold at least one example and no empty axis, got shape {inputs.shape}.")
   return jnp.asarray(inputs)
@@ -75,8 +77,8 @@ def check_predict_fn(predict_fn: Any, params: Any, inputs: Float[Array, "B ..."]
   if shape is None or len(shape) != 2 or shape[0] != inputs.shape[0] or shape[1] < 2:
     got = f"{type(logits).__name__}" if shape is None else f"shape {shape}"
     raise ValueError(
-      f"predict_fn must return logits of shape [{inputs.shape[0]}, K] with K >= 2 for {inputs.shape[0]} inputs, got {got}; "
-      "a model with one logit z becomes two by stacking [0, z]."
+      f"predict_fn must return logits of shape [{inputs.shape[0]}, K] with K >= 2 for {inputs.shape[0]} inputs, "
+      f"got {got}; a model with one logit z becomes two by stacking [0, z]."
     )
   if not jnp.issubdtype(logits.dtype, jnp.floating):
     raise ValueError(f"predict_fn must return floating-point logits, got dtype {logits.dtype}.")
@@ -94,7 +96,8 @@ def check_targets(targets: Any, *, num_images: int, num_classes: int) -> Int[Arr
   targets = jnp.asarray(targets)
   if not jnp.issubdtype(targets.dtype, jnp.integer) or targets.shape != (num_images,):
     raise ValueError(
-      f"targets must be one integer class for each of the {num_images} inputs, got {targets.dtype}{list(targets.shape)}."
+      f"targets must be one integer class for each of the {num_images} inputs, "
+      f"got {targets.dtype}{list(targets.shape)}."
     )
   if is_concrete(targets):
     values = np.asarray(targets)

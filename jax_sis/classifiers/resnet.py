@@ -52,6 +52,7 @@ class BasicBlock(nnx.Module):
     self.norm2 = make_norm(width, rngs)
 
   def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+    """The block's output."""
     hidden = jax.nn.relu(self.norm1(self.conv1(inputs)))
     hidden = self.norm2(self.conv2(hidden))
     return jax.nn.relu(hidden + subsample_and_pad(inputs, self.stride, self.width))
@@ -78,6 +79,7 @@ class ResNetCifar(nnx.Module):
     self.head = nnx.Linear(in_width, config.num_classes, rngs=rngs)
 
   def __call__(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
+    """Logits of a batch."""
     hidden = jax.nn.relu(self.stem_norm(self.stem_conv(inputs)))
     for block in self.blocks:
       hidden = block(hidden)
@@ -85,13 +87,13 @@ class ResNetCifar(nnx.Module):
 
 
 def make_conv(in_width: int, width: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+  """A 3x3 convolution without bias, initialised as He et al. (2015) for the backward pass."""
   init_fn = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-  return nnx.Conv(
-    in_width, width, (3, 3), strides=stride, padding=1, use_bias=False, kernel_init=init_fn, rngs=rngs
-  )
+  return nnx.Conv(in_width, width, (3, 3), strides=stride, padding=1, use_bias=False, kernel_init=init_fn, rngs=rngs)
 
 
 def make_norm(width: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+  """Batch norm over all axes but the last."""
   return nnx.BatchNorm(width, momentum=0.9, epsilon=BATCH_NORM_EPSILON, rngs=rngs)
 
 
@@ -131,4 +133,5 @@ def predict(params: FrozenParams, inputs: Float[Array, "B H W 3"]) -> Float[Arra
 
 
 def apply_conv(params: dict[str, Array], inputs: Float[Array, "B H W C"], stride: int = 1) -> Float[Array, "B h w D"]:
+  """A folded convolution: kernel and bias."""
   return conv2d(inputs, params["kernel"], stride=stride, padding=1) + params["bias"]

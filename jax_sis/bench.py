@@ -1,0 +1,204 @@
+"""`jax-sis bench`: how many image-steps a second this machine's devices do, before one commits to a run."""
+
+import dataclasses
+import functools
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jax_sis import checkpoint, classifiers, devices, masking
+from jax_sis.backselect import backward_sizes, run_backward
+from jax_sis.config import require_positive
+from jax_sis.search import Gradient
+from jax_sis.types import Params, PredictFn
+
+MATMUL_SIZE = 2048
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+  """One line of the benchmark.
+
+  Attributes:
+    batch_size: images a device.
+    num_devices: devices at work.
+    compile_seconds: time to trace and compile.
+    image_steps_per_second: gradient steps times images a second, all devices together; the median of the runs.
+    spread: half the range of the runs, as a share of the median.
+    seconds_per_image: what a whole order of one image costs, by this rate.
+    temporary_bytes: peak temporary memory a device.
+  """
+
+  batch_size: int
+  num_devices: int
+  compile_seconds: float
+  image_steps_per_second: float
+  spread: float
+  seconds_per_image: float
+  temporary_bytes: int
+
+
+def bench(
+  *,
+  checkpoint_dir: str | None = None,
+  batch_sizes: tuple[int, ...] = (2, 8, 32),
+  per_step: int = 1,
+  num_steps: int = 32,
+  num_runs: int = 5,
+  num_devices: int | None = None,
+) -> list[Measurement]:
+  """Measures gradient searches of `num_steps` steps on random images, prints a table and returns its lines.
+
+  Args:
+    checkpoint_dir: a classifier's folder; None for the embedded one.
+    batch_sizes: images a device, a line each.
+    per_step: pixels masked a step.
+    num_steps: steps of each timed run; a whole order has features / per_step.
+    num_runs: timed runs, after one that warms up.
+    num_devices: devices to use; None for all local ones.
+
+  Raises:
+    ValueError: a setting is out of range, or a batch does not fit the memory.
+  """
+  for name, value in (("--steps", num_steps), ("--runs", num_runs), *(("--batch", size) for size in batch_sizes)):
+    require_positive(name, value)
+  local_devices = devices.local_devices(num_devices)
+  classifier = checkpoint.load_classifier(checkpoint_dir or checkpoint.EMBEDDED_CLASSIFIER)
+  predict_fn, params = classifiers.freeze(classifier.module)
+  device = local_devices[0]
+  print(
+    f"{len(local_devices)} {device.platform} device(s) ({device.device_kind}), jax {jax.__version__}, "
+    f"{classifier.model_name} on {'x'.join(map(str, classifier.input_shape))}, Gradient(per_step={per_step}), "
+    f"float32, matmul precision {jax.config.jax_default_matmul_precision or 'default'}"
+  )
+  print(
+    f"float32 matmul of {MATMUL_SIZE}: {measure_matmul(local_devices) / 1e9:.0f} GFLOP/s on all devices", flush=True
+  )
+  print(f"{'batch/device':>12} {'image-steps/s':>14} {'spread':>7} {'s/image':>8} {'temporary':>10} {'compile':>8}")
+  measurements = []
+  for batch_size in batch_sizes:
+    measurement = measure_search(
+      predict_fn,
+      params,
+      classifier.input_shape,
+      batch_size=batch_size,
+      search=Gradient(per_step=per_step),
+      num_steps=num_steps,
+      num_runs=num_runs,
+      local_devices=local_devices,
+    )
+    print(
+      f"{measurement.batch_size:>12} {measurement.image_steps_per_second:>14.0f} {measurement.spread:>7.1%} "
+      f"{measurement.seconds_per_image:>8.3g} {devices.format_bytes(measurement.temporary_bytes):>10} "
+      f"{measurement.compile_seconds:>6.1f} s",
+      flush=True,
+    )
+    measurements.append(measurement)
+  return measurements
+
+
+def measure_search(
+  predict_fn: PredictFn,
+  params: Params,
+  input_shape: tuple[int, ...],
+  *,
+  batch_size: int,
+  search: Gradient,
+  num_steps: int,
+  num_runs: int,
+  local_devices: list[jax.Device],
+) -> Measurement:
+  """Times the first `num_steps` steps of a gradient search on random images, after a run that warms up."""
+  num_features = masking.num_features(masking.default_grid(input_shape))
+  all_sizes = backward_sizes(num_features, search.per_step)
+  started = time.perf_counter()
+  compiled = compile_steps(
+    predict_fn,
+    params,
+    input_shape,
+    batch_size=batch_size,
+    search=search,
+    sizes=all_sizes[-num_steps:],
+    local_devices=local_devices,
+  )
+  compile_seconds = time.perf_counter() - started
+  devices.check_memory(compiled, batch_size=batch_size, devices=local_devices, argument="--batch")
+  shape = (len(local_devices), batch_size, *input_shape)
+  inputs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+  replicated = devices.replicate(params, local_devices)
+  jax.block_until_ready(compiled(replicated, inputs))
+  rates = []
+  for _ in range(num_runs):
+    started = time.perf_counter()
+    jax.block_until_ready(compiled(replicated, inputs))
+    rates.append(len(local_devices) * batch_size * min(num_steps, len(all_sizes)) / (time.perf_counter() - started))
+  rate = statistics.median(rates)
+  return Measurement(
+    batch_size=batch_size,
+    num_devices=len(local_devices),
+    compile_seconds=compile_seconds,
+    image_steps_per_second=rate,
+    spread=(max(rates) - min(rates)) / 2 / rate,
+    seconds_per_image=len(all_sizes) / rate,
+    temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
+  )
+
+
+def compile_steps(
+  predict_fn: PredictFn,
+  params: Params,
+  input_shape: tuple[int, ...],
+  *,
+  batch_size: int,
+  search: Gradient,
+  sizes: tuple[int, ...],
+  local_devices: list[jax.Device],
+) -> Any:
+  """Compiles a search through `sizes` towards the predicted class, for `[D, B, ...]` inputs."""
+  shard = functools.partial(search_steps, predict_fn, search=search, sizes=sizes)
+  inputs = jax.ShapeDtypeStruct((len(local_devices), batch_size, *input_shape), np.float32)
+  return jax.pmap(shard, in_axes=(None, 0), devices=local_devices).lower(params, inputs).compile()
+
+
+def search_steps(
+  predict_fn: PredictFn,
+  params: Params,
+  inputs: Float[Array, "B ..."],
+  *,
+  search: Gradient,
+  sizes: tuple[int, ...],
+) -> tuple[Array, Array]:
+  """Ranks and confidences of a search through `sizes` on one device."""
+  grid = masking.default_grid(inputs.shape[1:])
+  order = run_backward(
+    predict_fn,
+    params,
+    inputs,
+    predict_fn(params, inputs).argmax(-1).astype(jnp.int32),
+    masking.check_baseline(0.0, inputs),
+    jnp.ones((inputs.shape[0], masking.num_features(grid)), bool),
+    search=search,
+    grid=grid,
+    score="log_odds",
+    sizes=sizes,
+  )
+  return order.rank, order.confidence
+
+
+def measure_matmul(local_devices: list[jax.Device], num_runs: int = 5) -> float:
+  """FLOP/s of float32 matrix products on all devices at once, the best of some runs."""
+  matmul = jax.pmap(jnp.matmul, devices=local_devices)
+  shape = (len(local_devices), MATMUL_SIZE, MATMUL_SIZE)
+  matrices = matmul(*[np.random.default_rng(0).normal(size=shape).astype(np.float32)] * 2)
+  matrices = matrices / jnp.abs(matrices).max()
+  best = float("inf")
+  for _ in range(num_runs):
+    started = time.perf_counter()
+    jax.block_until_ready(matmul(matrices, matrices))
+    best = min(best, time.perf_counter() - started)
+  return len(local_devices) * 2 * MATMUL_SIZE**3 / best

@@ -1,0 +1,243 @@
+"""`jax-sis`: parsing only; each subcommand is a program of its own."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from jax_sis import devices
+from jax_sis.version import __version__
+
+DESCRIPTION = """\
+Which few pixels are enough for an image classifier's answer? jax-sis finds the sufficient input subset (SIS) of each
+image: a small set of pixels on which the classifier alone, everything else masked, is still confident. Where such a
+set shows nothing that a person could recognise, the classifier overinterprets (Carter et al., NeurIPS 2021).
+"""
+EPILOG = """\
+examples:
+  jax-sis find                                        the embedded ResNet-20 on 24 CIFAR-10 test images
+  jax-sis find --data photos/ --resize --out answer   your own images
+  jax-sis bench --batch 8 32                          how fast this machine is
+"""
+FIND_DESCRIPTION = """\
+Finds the sufficient input subset of every image, prints a table as it goes and writes a folder: gallery.png (image,
+subset, order), summary.csv, summary.json, and results.zarr with the whole order and its confidences. The same command
+again goes on with an unfinished run.
+
+Columns of the table: confidence is that of the target class on the whole image; pixels and share are the size of the
+subset; "SIS alone" is the confidence on the subset with the rest masked, from a fresh evaluation; the certificate says
+whether that suffices and how many of the pixels could each be dropped (1-minimal: none).
+"""
+FIND_EPILOG = """\
+examples:
+  jax-sis find
+  jax-sis find --checkpoint runs/mine/classifier --data cifar10 --data-dir DATA --split 'test[:64]' --out runs/sis
+  jax-sis find --data photos/ --resize --target cat --threshold 0.9
+"""
+BENCH_DESCRIPTION = """\
+Times the gradient search on all local devices and prints image-steps a second for each batch size: one image-step is a
+forward pass and an input gradient of one image. A 32x32 image at one pixel a step takes 1,025 of them.
+"""
+TRAIN_DESCRIPTION = """\
+Trains a classifier as a configuration file says and writes a checkpoint that `find` takes. The state is saved after
+every epoch; the same command again goes on from there.
+"""
+INTERRUPTED_EXIT_CODE = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs a command line and returns its exit code."""
+  options = make_parser().parse_args(arguments)
+  try:
+    options.run(options)
+  except ValueError as error:
+    print(f"jax-sis {options.command}: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print(f"\njax-sis {options.command}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+    return INTERRUPTED_EXIT_CODE
+  return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The command line."""
+  parser = argparse.ArgumentParser(
+    prog="jax-sis", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--version", action="version", version=f"jax-sis {__version__}")
+  commands = parser.add_subparsers(dest="command", required=True, metavar="command", title="commands")
+  add_find(commands)
+  add_bench(commands)
+  add_train(commands)
+  return parser
+
+
+def add_find(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+  """`jax-sis find`."""
+  parser = commands.add_parser(
+    "find",
+    help="find the sufficient input subset of each image",
+    description=FIND_DESCRIPTION,
+    epilog=FIND_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.set_defaults(run=run_find)
+  what = parser.add_argument_group("what to look at")
+  what.add_argument("--checkpoint", metavar="DIR", help="a classifier's folder (default: the embedded ResNet-20)")
+  what.add_argument(
+    "--data",
+    default="sample",
+    help="'sample' (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10 "
+    "(default: %(default)s)",
+  )
+  what.add_argument("--data-dir", metavar="DIR", help="the folder that holds the TFDS data set (default: TFDS's own)")
+  what.add_argument("--split", default="test", help="the TFDS split, for example 'test[:64]' (default: %(default)s)")
+  what.add_argument("--resize", action="store_true", help="bring image files of another size to the classifier's")
+  how = parser.add_argument_group("the question and the search")
+  how.add_argument(
+    "--threshold",
+    type=float,
+    default=0.99,
+    metavar="P",
+    help="the probability that a subset must reach (default: %(default)s)",
+  )
+  how.add_argument(
+    "--target",
+    default="predicted",
+    help="whose confidence is kept up: 'predicted', 'label', or a class by name or number (default: %(default)s)",
+  )
+  how.add_argument(
+    "--search",
+    choices=("gradient", "exact"),
+    default="gradient",
+    help="gradient: one gradient ranks all pixels (seconds an image); exact: every pixel is tried at every step "
+    "(minutes an image on a CPU) (default: %(default)s)",
+  )
+  how.add_argument(
+    "--per-step", type=int, default=1, metavar="K", help="pixels that a gradient step masks (default: %(default)s)"
+  )
+  how.add_argument(
+    "--score",
+    choices=("log_odds", "probability"),
+    default="log_odds",
+    help="what the search keeps up; probability is the original authors' and ties at 1.0 (default: %(default)s)",
+  )
+  how.add_argument(
+    "--baseline",
+    type=float,
+    default=0.0,
+    metavar="X",
+    help="what a masked pixel shows, in normalised units (default: %(default)s, the data's mean colour)",
+  )
+  how.add_argument(
+    "--patch", type=int, default=1, metavar="N", help="mask squares of N x N pixels together (default: %(default)s)"
+  )
+  output = parser.add_argument_group("output")
+  output.add_argument("--out", default="jax-sis-results", metavar="DIR", help="results folder (default: %(default)s)")
+  output.add_argument(
+    "--gallery", type=int, default=24, metavar="N", help="images that the gallery shows (default: %(default)s)"
+  )
+  add_device_options(parser, batch_default=2)
+
+
+def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+  """`jax-sis bench`."""
+  parser = commands.add_parser(
+    "bench",
+    help="measure this machine's throughput",
+    description=BENCH_DESCRIPTION,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.set_defaults(run=run_bench)
+  parser.add_argument("--checkpoint", metavar="DIR", help="a classifier's folder (default: the embedded ResNet-20)")
+  parser.add_argument(
+    "--per-step", type=int, default=1, metavar="K", help="pixels that a step masks (default: %(default)s)"
+  )
+  parser.add_argument("--steps", type=int, default=32, metavar="T", help="steps a timed run (default: %(default)s)")
+  parser.add_argument("--runs", type=int, default=5, metavar="N", help="timed runs a line (default: %(default)s)")
+  add_device_options(parser, batch_default=(2, 8, 32))
+
+
+def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+  """`jax-sis train`."""
+  parser = commands.add_parser(
+    "train",
+    help="train a classifier from a configuration file",
+    description=TRAIN_DESCRIPTION,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.set_defaults(run=run_train)
+  parser.add_argument("config", help="a Python file that binds `config`, such as configs/cifar10_resnet20.py")
+  parser.add_argument("--data-dir", metavar="DIR", help="the folder that holds the TFDS data set (default: TFDS's own)")
+  parser.add_argument("--out", required=True, metavar="DIR", help="gets the state, the metrics and the classifier")
+
+
+def add_device_options(parser: argparse.ArgumentParser, *, batch_default: int | tuple[int, ...]) -> None:
+  """Options on where a search runs."""
+  group = parser.add_argument_group("devices")
+  several = isinstance(batch_default, tuple)
+  group.add_argument(
+    "--batch",
+    type=int,
+    nargs="+" if several else None,
+    default=batch_default,
+    metavar="B",
+    help=f"images a device at a time{', a line of the table each' if several else ''} "
+    f"(default: {' '.join(map(str, batch_default)) if several else batch_default})",
+  )
+  group.add_argument(
+    "--devices", type=int, metavar="D", help="devices to use (default: all; on a CPU one device a core)"
+  )
+
+
+def run_find(options: argparse.Namespace) -> None:
+  """Hands the options of `find` over."""
+  devices.use_one_cpu_device_per_core(options.devices)
+  from jax_sis import find
+  from jax_sis.config import FindConfig
+  from jax_sis.search import Exact, Gradient
+
+  find.find(
+    FindConfig(
+      out=options.out,
+      checkpoint=options.checkpoint,
+      data=options.data,
+      split=options.split,
+      data_dir=options.data_dir,
+      search=Exact() if options.search == "exact" else Gradient(per_step=options.per_step),
+      score=options.score,
+      threshold=options.threshold,
+      target=options.target,
+      baseline=options.baseline,
+      patch=options.patch,
+      batch_size=options.batch,
+      num_devices=options.devices,
+      resize=options.resize,
+      gallery=options.gallery,
+    )
+  )
+
+
+def run_bench(options: argparse.Namespace) -> None:
+  """Hands the options of `bench` over."""
+  devices.use_one_cpu_device_per_core(options.devices)
+  from jax_sis import bench
+
+  bench.bench(
+    checkpoint_dir=options.checkpoint,
+    batch_sizes=tuple(options.batch),
+    per_step=options.per_step,
+    num_steps=options.steps,
+    num_runs=options.runs,
+    num_devices=options.devices,
+  )
+
+
+def run_train(options: argparse.Namespace) -> None:
+  """Hands the options of `train` over."""
+  from jax_sis import train
+  from jax_sis.config import load_config
+
+  config = load_config(options.config)
+  devices.use_one_cpu_device_per_core(config.num_shards)
+  directory = train.train(config, data_dir=options.data_dir, out_dir=options.out)
+  print(f"Written to {directory}; use it by jax-sis find --checkpoint {directory}")

@@ -1,0 +1,392 @@
+"""`jax-sis find`: the sufficient input subset of every image of a set, on all local devices."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+import jax_sis
+from jax_sis import checkpoint, classifiers, data, devices, figures, masking, results, validation
+from jax_sis.backselect import backward_sizes, run_backward
+from jax_sis.certify import run_certify
+from jax_sis.classifiers import Classifier
+from jax_sis.config import FindConfig
+from jax_sis.progress import Progress
+from jax_sis.scores import predict_logits
+from jax_sis.subsets import sufficient_subsets
+from jax_sis.summary import (
+  NO_CLASS,
+  UNREADABLE,
+  Row,
+  describe_image,
+  describe_outcome,
+  describe_subset,
+  make_rows,
+  print_header,
+  print_rows,
+  read_rows,
+  write_summary,
+)
+from jax_sis.types import Params, PredictFn
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """A FindConfig with everything that it names opened and checked.
+
+  Attributes:
+    config: what was asked for.
+    classifier: the trained classifier.
+    predict_fn: its frozen form.
+    params: the arrays of that.
+    source: the images.
+    target: NO_CLASS for the predicted class, None for the label, else a class.
+    grid: the mask's shape.
+    sizes: the subset sizes that the search goes through.
+    devices: where it runs.
+  """
+
+  config: FindConfig
+  classifier: Classifier
+  predict_fn: PredictFn
+  params: Params
+  source: data.ImageSource
+  target: int | None
+  grid: tuple[int, ...]
+  sizes: tuple[int, ...]
+  devices: list[jax.Device]
+
+
+def find(config: FindConfig) -> pathlib.Path:
+  """Runs or resumes a search over a set of images; prints the table, writes gallery, results and summary.
+
+  Args:
+    config: what to search, see FindConfig.
+
+  Returns:
+    The folder of the results.
+
+  Raises:
+    ValueError: a setting is wrong, does not fit the checkpoint or the data, or the batch does not fit the memory.
+  """
+  out_dir = pathlib.Path(config.out)
+  check_writable(out_dir)
+  plan = make_plan(config)
+  store = results.create_or_resume(
+    out_dir,
+    spec=make_spec(plan),
+    num_images=len(plan.source),
+    unit_size=config.batch_size,
+    fields=store_fields(plan.grid, len(plan.sizes)),
+  )
+  print(headline(plan), flush=True)
+  num_done = len(store.done_images())
+  if num_done:
+    print(f"{num_done} of {store.num_images} images are done already in {out_dir}.", flush=True)
+  print_header()
+  print_rows(read_rows(store, plan.classifier.class_names))
+  if num_done < store.num_images:
+    search_images(plan, store)
+  rows = read_rows(store, plan.classifier.class_names)
+  write_summary(out_dir, rows, store.spec)
+  num_shown = min(config.gallery, len(rows))
+  if num_shown:
+    write_gallery(out_dir / "gallery.png", plan, store, rows[:num_shown])
+  print(describe_outcome(rows, config.threshold))
+  pictures = "gallery.png, " if num_shown else ""
+  print(f"Written to {out_dir}: {pictures}summary.csv, summary.json, results.zarr", flush=True)
+  return out_dir
+
+
+def make_plan(config: FindConfig) -> Plan:
+  """Opens what the settings name, and checks that it fits together.
+
+  Raises:
+    ValueError: as for `find`.
+  """
+  classifier = checkpoint.load_classifier(config.checkpoint or checkpoint.EMBEDDED_CLASSIFIER)
+  source = data.open_source(
+    config.data,
+    split=config.split,
+    data_dir=config.data_dir,
+    class_names=classifier.class_names,
+    input_shape=classifier.input_shape,
+    resize=config.resize,
+  )
+  predict_fn, params = classifiers.freeze(classifier.module)
+  grid = make_grid(config.patch, classifier.input_shape)
+  return Plan(
+    config=config,
+    classifier=classifier,
+    predict_fn=predict_fn,
+    params=params,
+    source=source,
+    target=parse_target(config.target, classifier.class_names),
+    grid=grid,
+    sizes=backward_sizes(masking.num_features(grid), config.search.per_step),
+    devices=devices.local_devices(config.num_devices),
+  )
+
+
+def search_images(plan: Plan, store: results.Results) -> None:
+  """Searches the images of all units that are not done, a unit a device at a time, and stores them."""
+  num_devices = len(plan.devices)
+  shard_shape = (num_devices, store.unit_size)
+  todo = np.setdiff1d(np.arange(store.num_units), store.done_units())
+  num_done = len(store.done_images())
+  with Progress("compiling", total=store.num_images, start=num_done, unit="image") as progress:
+    inputs = np.zeros((*shard_shape, *plan.classifier.input_shape), np.float32)
+    check_examples_independent(plan, inputs[0])
+    replicated = devices.replicate(plan.params, plan.devices)
+    search_shards = jax.pmap(functools.partial(search_shard, plan), in_axes=(None, 0, 0), devices=plan.devices)
+    compiled = search_shards.lower(replicated, inputs, np.zeros(shard_shape, np.int32)).compile()
+    devices.check_memory(compiled, batch_size=store.unit_size, devices=plan.devices, argument="--batch")
+    progress.restart("search")
+    # The host stores and prints one launch while the devices work on the next.
+    pending: tuple[np.ndarray, dict[str, np.ndarray], Any] | None = None
+    for units, batch in read_launches(plan, store, todo):
+      images = plan.classifier.normalisation.apply(batch["image"])
+      targets = requested_targets(plan.target, batch["label"])
+      outputs = compiled(replicated, *devices.shard((images, targets), num_devices))
+      if pending is not None:
+        finish_launch(plan, store, progress, *pending)
+      pending = (units, batch, outputs)
+    if pending is not None:
+      finish_launch(plan, store, progress, *pending)
+
+
+def search_shard(
+  plan: Plan, params: Params, inputs: Float[Array, "B H W C"], requested: Int[Array, "B"]
+) -> dict[str, Array]:
+  """All that one device computes for its images: search, subset and certificate, as fields of the store.
+
+  Args:
+    plan: the settings, the frozen classifier, grid and sizes.
+    params: the classifier's arrays.
+    inputs: normalised images.
+    requested: the class to keep up, or NO_CLASS for the predicted one.
+  """
+  config = plan.config
+  logits = predict_logits(plan.predict_fn, params, inputs)
+  predicted = logits.argmax(-1).astype(jnp.int32)
+  order = run_backward(
+    plan.predict_fn,
+    params,
+    inputs,
+    jnp.where(requested == NO_CLASS, predicted, requested),
+    masking.check_baseline(config.baseline, inputs),
+    jnp.ones((inputs.shape[0], masking.num_features(plan.grid)), bool),
+    search=config.search,
+    grid=plan.grid,
+    score=config.score,
+    sizes=plan.sizes,
+  )
+  subsets = sufficient_subsets(order, config.threshold)
+  report = run_certify(plan.predict_fn, params, inputs, subsets, config.tolerance, chunk_size=config.chunk_size)
+  return {
+    "rank": order.rank,
+    "confidence": order.confidence,
+    "target": order.target,
+    "predicted": predicted,
+    "num_kept": subsets.num_kept,
+    "status": subsets.status,
+    "certified_confidence": report.confidence,
+    "is_sufficient": report.is_sufficient,
+    "keeps_class": report.keeps_class,
+    "is_minimal": report.is_minimal,
+    "is_reproduced": report.is_reproduced,
+    "num_droppable": report.is_droppable.reshape(inputs.shape[0], -1).sum(1),
+  }
+
+
+def store_fields(grid: tuple[int, ...], num_sizes: int) -> dict[str, tuple[tuple[int, ...], str]]:
+  """The arrays of a run: for each its shape after the image axis, and its dtype."""
+  num_features = masking.num_features(grid)
+  rank_dtype = "uint16" if num_features <= np.iinfo(np.uint16).max else "uint32"
+  return {
+    "id": ((results.TEXT_BYTES,), "uint8"),
+    "error": ((results.TEXT_BYTES,), "uint8"),
+    "label": ((), "int32"),
+    "rank": ((num_features,), rank_dtype),
+    "confidence": ((num_sizes,), "float32"),
+    "target": ((), "int32"),
+    "predicted": ((), "int32"),
+    "num_kept": ((), "int32"),
+    "status": ((), "int8"),
+    "certified_confidence": ((), "float32"),
+    "is_sufficient": ((), "bool"),
+    "keeps_class": ((), "bool"),
+    "is_minimal": ((), "bool"),
+    "is_reproduced": ((), "bool"),
+    "num_droppable": ((), "int32"),
+  }
+
+
+def read_launches(
+  plan: Plan, store: results.Results, todo: Int[np.ndarray, "U"]
+) -> Iterator[tuple[Int[np.ndarray, "U"], dict[str, np.ndarray]]]:
+  """The units to do, one for each device at a time, and their images, padded by repeating the last one."""
+  num_devices, unit_size = len(plan.devices), store.unit_size
+  # The run's last unit may be short: it is filled up here, and finish_launch takes the real images only.
+  indices = [min(unit * unit_size + place, store.num_images - 1) for unit in todo for place in range(unit_size)]
+  for number, batch in enumerate(data.iterate_batches(plan.source, indices, num_devices * unit_size)):
+    missing = num_devices * unit_size - len(batch["index"])
+    padded = {name: np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) for name, values in batch.items()}
+    yield todo[number * num_devices : (number + 1) * num_devices], padded
+
+
+def finish_launch(
+  plan: Plan,
+  store: results.Results,
+  progress: Progress,
+  units: Int[np.ndarray, "U"],
+  batch: dict[str, np.ndarray],
+  outputs: dict[str, Array],
+) -> None:
+  """Waits for one launch, stores its units and prints their rows."""
+  fetched = {name: np.asarray(values).reshape(-1, *values.shape[2:]) for name, values in outputs.items()}
+  is_unreadable = batch["error"] != ""
+  fetched["status"] = np.where(is_unreadable, UNREADABLE, fetched["status"])
+  fetched["predicted"] = np.where(is_unreadable, NO_CLASS, fetched["predicted"])
+  fetched["id"] = results.encode_text([str(text) for text in batch["id"]])
+  fetched["error"] = results.encode_text([str(text) for text in batch["error"]])
+  fetched["label"] = batch["label"]
+  for place, unit in enumerate(units):
+    start = place * store.unit_size
+    num_images = min(store.unit_size, store.num_images - unit * store.unit_size)
+    rows = {name: values[start : start + num_images] for name, values in fetched.items()}
+    store.write_unit(int(unit), rows)
+    print_rows(make_rows(rows, plan.classifier.class_names))
+    progress.advance(num_images)
+
+
+def requested_targets(target: int | None, labels: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+  """For each image the class to keep up, NO_CLASS for the predicted one; `target` None asks for the labels."""
+  return (labels if target is None else np.full_like(labels, target)).astype(np.int32)
+
+
+def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
+  """`predicted` -> NO_CLASS, `label` -> None, a class name or number -> its index.
+
+  Raises:
+    ValueError: there is no such class.
+  """
+  if target == "predicted":
+    return NO_CLASS
+  if target == "label":
+    return None
+  if target in class_names:
+    return class_names.index(target)
+  if target.isdecimal() and int(target) < len(class_names):
+    return int(target)
+  raise ValueError(
+    f"--target must be 'predicted', 'label', or a class of the checkpoint ({', '.join(class_names[:12])}"
+    f"{', ...' if len(class_names) > 12 else ''}, or 0 to {len(class_names) - 1}), got {target!r}."
+  )
+
+
+def make_grid(patch: int, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The grid of squares of `patch` pixels a side.
+
+  Raises:
+    ValueError: they do not fill the image.
+  """
+  height, width, _ = input_shape
+  if height % patch or width % patch:
+    raise ValueError(f"--patch must divide the image's sides, {height} and {width}, got {patch}.")
+  return (height // patch, width // patch, 1)
+
+
+def check_examples_independent(plan: Plan, inputs: Float[np.ndarray, "B ..."]) -> None:
+  """As `backselect` does, on random inputs of this shape."""
+  noise = jnp.asarray(np.random.default_rng(0).normal(size=inputs.shape).astype(inputs.dtype))
+  validation.check_predict_fn(plan.predict_fn, plan.params, noise)
+  baseline = masking.check_baseline(plan.config.baseline, noise)
+  validation.check_examples_independent(plan.predict_fn, plan.params, noise, baseline)
+
+
+def check_writable(directory: pathlib.Path) -> None:
+  """Makes the folder.
+
+  Raises:
+    ValueError: it cannot be made or written to.
+  """
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    probe = directory / f".writable-{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise ValueError(
+      f"--out must be a folder that can be written, but {str(directory)!r} cannot: {error.strerror}."
+    ) from error
+
+
+def make_spec(plan: Plan) -> dict[str, Any]:
+  """What fixes the results of a run, in JSON types."""
+  config, classifier = plan.config, plan.classifier
+  return {
+    "model": {"name": classifier.model_name, "sha256": hash_params(classifier)},
+    "class_names": list(classifier.class_names),
+    "data": plan.source.description,
+    "search": {"name": type(config.search).__name__, **dataclasses.asdict(config.search)},
+    "score": config.score,
+    "threshold": config.threshold,
+    "target": config.target,
+    "baseline": config.baseline,
+    "grid": list(plan.grid),
+    "precision": jax.config.jax_default_matmul_precision or "default",
+    "versions": {"jax_sis": jax_sis.__version__, "jax": jax.__version__},
+    "device": plan.devices[0].device_kind,
+  }
+
+
+def hash_params(classifier: Classifier) -> str:
+  """SHA-256 over the names, shapes and bytes of all arrays of the classifier."""
+  digest = hashlib.sha256()
+  leaves = jax.tree_util.tree_leaves_with_path(checkpoint.pure_variables(classifier.module))
+  for path, leaf in leaves:
+    array = np.asarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
+
+
+def headline(plan: Plan) -> str:
+  """What is about to be done, in one line."""
+  return (
+    f"Sufficient input subsets: pixels that alone make {plan.classifier.model_name} at least "
+    f"{plan.config.threshold:g} confident. {len(plan.source)} images, {plan.config.search}, "
+    f"{len(plan.devices)} {plan.devices[0].platform} device(s)."
+  )
+
+
+def write_gallery(path: pathlib.Path, plan: Plan, store: results.Results, rows: list[Row]) -> None:
+  """The first images of the run, their subsets and orders, as a picture."""
+  classifier = plan.classifier
+  indices = store.done_images()[: len(rows)]
+  ranks = store.read("rank", indices)
+  masked = classifier.normalisation.invert(np.full(classifier.input_shape[-1], plan.config.baseline))
+  panels = []
+  for row, index, rank in zip(rows, indices, ranks, strict=True):
+    mask = masking.expand_mask(jnp.asarray(rank[None] < row.num_pixels), plan.grid, classifier.input_shape)[0]
+    importance = masking.expand_mask(jnp.asarray(rank[None]), plan.grid, classifier.input_shape)[0]
+    panels.append(
+      figures.GalleryPanel(
+        image=plan.source[int(index)]["image"],
+        kept=np.asarray(mask),
+        rank=np.asarray(importance) if row.status not in ("non_finite", "unreadable") else None,
+        title=describe_image(row),
+        subset_title=describe_subset(row),
+        has_subset=row.status == "ok",
+      )
+    )
+  figures.save_gallery(path, panels, masked_colour=np.clip(masked, 0, 255))

@@ -1,0 +1,150 @@
+"""Images from files, folders and TFDS: each with its id and label, and one bad image is its own affair."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jax_sis import data
+
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SHAPE = (32, 32, 3)
+
+
+def open_source(name: str | pathlib.Path, *, split: str = "test", data_dir: pathlib.Path | None = None, **options: bool):
+  return data.open_source(
+    str(name), split=split, data_dir=data_dir, class_names=CIFAR_CLASSES, input_shape=SHAPE, **options
+  )
+
+
+def save_image(path: pathlib.Path, *, size: tuple[int, int] = (32, 32), mode: str = "RGB", seed: int = 0) -> np.ndarray:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  num_channels = len(Image.new(mode, (1, 1)).getbands())
+  pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], num_channels), np.uint8)
+  Image.fromarray(pixels.squeeze()).save(path)
+  return pixels
+
+
+def test_the_sample_is_the_first_24_test_images_of_cifar_10(shared_dir: pathlib.Path, cifar_test):
+  images, labels = cifar_test
+  sample = open_source("sample")
+  assert len(sample) == 24
+  for index in range(24):
+    record = sample[index]
+    assert record["id"] == f"test_{index:05}"
+    assert record["label"] == labels[index]
+    np.testing.assert_array_equal(record["image"], images[index])
+
+
+def test_a_folder_gives_its_images_by_path_with_labels_from_class_folders(tmp_path: pathlib.Path):
+  cat = save_image(tmp_path / "cat" / "b.png", seed=1)
+  save_image(tmp_path / "other" / "a.png", seed=2)
+  (tmp_path / "notes.txt").write_text("not an image")
+  source = open_source(tmp_path)
+  assert [source[index]["id"] for index in range(len(source))] == ["cat/b.png", "other/a.png"]
+  assert [source[index]["label"] for index in range(len(source))] == [3, data.NO_LABEL]
+  np.testing.assert_array_equal(source[0]["image"], cat)
+
+
+def test_a_single_file_is_a_source_of_one(tmp_path: pathlib.Path):
+  save_image(tmp_path / "a.png")
+  assert len(open_source(tmp_path / "a.png")) == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_grey_and_transparent_images_become_rgb(tmp_path: pathlib.Path, mode: str):
+  pixels = save_image(tmp_path / "a.png", mode=mode)
+  record = open_source(tmp_path)[0]
+  assert record["error"] == ""
+  np.testing.assert_array_equal(record["image"], np.broadcast_to(pixels[..., :3], SHAPE))
+
+
+def test_an_image_of_another_size_says_what_to_do(tmp_path: pathlib.Path):
+  save_image(tmp_path / "a.png", size=(50, 40))
+  assert open_source(tmp_path)[0]["error"] == "50x40 pixels, but the classifier takes 32x32; use --resize"
+  resized = open_source(tmp_path, resize=True)[0]
+  assert resized["error"] == ""
+  assert resized["image"].shape == SHAPE
+
+
+def test_a_truncated_image_is_an_error_of_that_image_alone(tmp_path: pathlib.Path):
+  save_image(tmp_path / "a.png")
+  save_image(tmp_path / "b.png")
+  (tmp_path / "a.png").write_bytes((tmp_path / "b.png").read_bytes()[:400])
+  (tmp_path / "c.png").write_text("no image at all")
+  errors = [open_source(tmp_path)[index]["error"] for index in range(3)]
+  assert "truncated" in errors[0]
+  assert errors[1] == ""
+  assert errors[2] == "cannot identify image file 'c.png'"
+
+
+def test_sixteen_bit_pixels_are_refused_rather_than_clipped(tmp_path: pathlib.Path):
+  Image.fromarray(np.full((32, 32), 40_000, np.uint16)).save(tmp_path / "a.png")
+  assert open_source(tmp_path)[0]["error"] == "pixels of mode I;16; convert the image to 8 bits a channel"
+
+
+def test_batches_hold_every_image_once_in_order(tmp_path: pathlib.Path):
+  for index in range(7):
+    save_image(tmp_path / f"{index}.png", seed=index)
+  source = open_source(tmp_path)
+  batches = list(data.iterate_batches(source, [0, 2, 3, 4, 6], 2))
+  assert [batch["index"].tolist() for batch in batches] == [[0, 2], [3, 4], [6]]
+  assert [str(text) for batch in batches for text in batch["id"]] == ["0.png", "2.png", "3.png", "4.png", "6.png"]
+  np.testing.assert_array_equal(batches[1]["image"][1], source[4]["image"])
+
+
+def test_a_tfds_split_is_read_with_its_ids(shared_dir: pathlib.Path, cifar_test):
+  images, labels = cifar_test
+  source = open_source("cifar10", split="test[:5]", data_dir=shared_dir / "data/tfds")
+  assert len(source) == 5
+  for index in range(5):
+    record = source[index]
+    number = int(record["id"].removeprefix("test_"))
+    assert record["label"] == labels[number]
+    np.testing.assert_array_equal(record["image"], images[number])
+
+
+def test_an_empty_folder_is_refused(tmp_path: pathlib.Path):
+  with pytest.raises(ValueError, match=re.escape(f"got the folder {str(tmp_path)!r} with none.")):
+    open_source(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "missing.png"])
+def test_a_missing_path_is_refused(name: str):
+  with pytest.raises(ValueError, match=re.escape("--data must be an existing image file or folder, a TFDS data set")):
+    open_source(name)
+
+
+def test_a_data_set_that_is_not_prepared_says_where_it_was_looked_for(tmp_path: pathlib.Path):
+  message = f"'cifar10', split 'test', could not be opened in --data-dir {str(tmp_path)!r}"
+  with pytest.raises(ValueError, match=re.escape(message)):
+    open_source("cifar10", data_dir=tmp_path)
+
+
+def test_an_unknown_split_is_refused(shared_dir: pathlib.Path):
+  with pytest.raises(ValueError, match="split 'validation', could not be opened"):
+    open_source("cifar10", split="validation", data_dir=shared_dir / "data/tfds")
+
+
+def test_a_data_set_with_other_classes_is_refused(shared_dir: pathlib.Path):
+  with pytest.raises(ValueError, match="the data set's classes must be the classifier's, got 10 in cifar10"):
+    data.open_source(
+      "cifar10",
+      split="test",
+      data_dir=shared_dir / "data/tfds",
+      class_names=CIFAR_CLASSES[::-1],
+      input_shape=SHAPE,
+    )
+
+
+def test_reading_data_does_not_import_tensorflow(shared_dir: pathlib.Path):
+  code = (
+    "import sys; from jax_sis import data; "
+    f"data.open_data_source('cifar10', 'test', {str(shared_dir / 'data/tfds')!r})[0]; "
+    "sys.exit('tensorflow' in sys.modules)"
+  )
+  assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
