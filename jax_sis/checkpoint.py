@@ -80,7 +80,10 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
   directory = pathlib.Path(directory).absolute()
   description = read_description(directory)
   try:
-    module = classifiers.build(description["model"], num_classes=len(description["class_names"]))
+    # Shapes only: initial values would cost seconds and be overwritten.
+    module = nnx.eval_shape(
+      lambda: classifiers.build(description["model"], num_classes=len(description["class_names"]))
+    )
     normalisation = Normalisation(
       mean=tuple(description["normalisation"]["mean"]), std=tuple(description["normalisation"]["std"])
     )
@@ -124,9 +127,7 @@ def read_description(directory: pathlib.Path) -> dict[str, Any]:
   except ValueError as error:
     raise ValueError(f"checkpoint {str(directory)!r} has a damaged {DESCRIPTION_FILE}: {error}.") from error
   if not isinstance(description, dict) or description.get("format") != FORMAT:
-    raise ValueError(
-      f"checkpoint {str(directory)!r} must be of the format {FORMAT!r}; its {DESCRIPTION_FILE} says otherwise."
-    )
+    raise ValueError(f"checkpoint {str(directory)!r} must have the format {FORMAT!r} in {DESCRIPTION_FILE}.")
   return description
 
 

@@ -35,6 +35,7 @@ class TrainConfig:
 
   model: str
   dataset: str
+  split: str = "train"
   stages: tuple[Stage, ...]
   batch_size: int = 128
   num_shards: int = 2

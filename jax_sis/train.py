@@ -128,7 +128,7 @@ def train(config: TrainConfig, *, data_dir: str | None, out_dir: str | os.PathLi
   """
   out_dir = pathlib.Path(out_dir)
   out_dir.mkdir(parents=True, exist_ok=True)
-  images, labels, info = data.load_arrays(config.dataset, "train", data_dir=data_dir)
+  images, labels, info = data.load_arrays(config.dataset, config.split, data_dir=data_dir)
   model = classifiers.build(config.model, num_classes=info.num_classes, seed=config.seed)
   graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   steps_per_epoch = len(images) // config.batch_size

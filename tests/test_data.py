@@ -15,7 +15,9 @@ CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 SHAPE = (32, 32, 3)
 
 
-def open_source(name: str | pathlib.Path, *, split: str = "test", data_dir: pathlib.Path | None = None, **options: bool):
+def open_source(
+  name: str | pathlib.Path, *, split: str = "test", data_dir: pathlib.Path | None = None, **options: bool
+):
   return data.open_source(
     str(name), split=split, data_dir=data_dir, class_names=CIFAR_CLASSES, input_shape=SHAPE, **options
   )

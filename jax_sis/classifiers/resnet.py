@@ -6,6 +6,7 @@ input gradient stays fast inside XLA:CPU loops.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -109,7 +110,15 @@ def freeze(module: ResNetCifar) -> tuple[PredictFn, FrozenParams]:
   `params` is a plain pytree of arrays; `predict_fn` is pure and holds no arrays, so that equal architectures share
   one compilation.
   """
-  params = {
+  graphdef, state = nnx.split(module)
+  return predict, fold_module(graphdef, state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fold_module(graphdef: Any, state: Any) -> FrozenParams:
+  """Folds every batch norm, compiled as a whole."""
+  module = nnx.merge(graphdef, state)
+  return {
     "stem": fold_batch_norm(module.stem_conv, module.stem_norm),
     "blocks": [
       {"conv1": fold_batch_norm(block.conv1, block.norm1), "conv2": fold_batch_norm(block.conv2, block.norm2)}
@@ -117,7 +126,6 @@ def freeze(module: ResNetCifar) -> tuple[PredictFn, FrozenParams]:
     ],
     "head": {"kernel": module.head.kernel[...], "bias": module.head.bias[...]},
   }
-  return predict, params
 
 
 def predict(params: FrozenParams, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:

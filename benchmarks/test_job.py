@@ -1,0 +1,84 @@
+"""The default job as a user starts it: time to the first rows and to the end, compile time, traces and memory."""
+
+import dataclasses
+import functools
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jax_sis import bench, checkpoint, classifiers, devices, find, masking
+from jax_sis.backselect import backward_sizes
+from jax_sis.config import FindConfig
+from jax_sis.search import Gradient
+
+
+def test_default_job_from_start_to_end(benchmark: Any, tmp_path: pathlib.Path):
+  first_rows: list[float] = []
+
+  def run_job() -> None:
+    out = tmp_path / str(len(first_rows))
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "jax_sis", "find", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+      assert process.stdout is not None
+      for line in process.stdout:
+        if line.startswith("test_00000"):
+          first_rows.append(time.perf_counter() - started)
+    assert process.returncode == 0
+    assert (out / "gallery.png").exists()
+
+  benchmark.pedantic(run_job, rounds=3)
+  benchmark.extra_info["seconds_to_first_row"] = first_rows
+  print(f"\nfirst row after {', '.join(f'{seconds:.1f}' for seconds in first_rows)} s")
+
+
+def test_compile_time_and_traces_of_the_default_job(benchmark: Any, tmp_path: pathlib.Path):
+  plan = find.make_plan(FindConfig(out=str(tmp_path)))
+  num_traces = 0
+
+  def counted(params: Any, inputs: Any) -> Any:
+    nonlocal num_traces
+    num_traces += 1
+    return plan.predict_fn(params, inputs)
+
+  shards = (len(plan.devices), plan.config.batch_size)
+  images = np.zeros((*shards, *plan.classifier.input_shape), np.float32)
+  counting_plan = dataclasses.replace(plan, predict_fn=counted)
+  search = jax.pmap(functools.partial(find.search_shard, counting_plan), in_axes=(None, 0, 0))
+
+  def compile_job() -> Any:
+    return search.lower(plan.params, images, np.zeros(shards, np.int32)).compile()
+
+  compiled = benchmark.pedantic(compile_job, rounds=1)
+  traces_of_one_shape = num_traces
+  for _ in range(3):
+    search(plan.params, images, np.zeros(shards, np.int32))
+  benchmark.extra_info["traces_of_the_model"] = traces_of_one_shape
+  benchmark.extra_info["temporary_bytes"] = compiled.memory_analysis().temp_size_in_bytes
+  assert num_traces == traces_of_one_shape
+  print(f"\n{traces_of_one_shape} traces of the model in one compilation, none in three runs after it")
+
+
+@pytest.mark.parametrize("per_step", [1, 64])
+def test_peak_temporary_memory(benchmark: Any, per_step: int):
+  classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
+  predict_fn, params = classifiers.freeze(classifier.module)
+  compile_search = functools.partial(
+    bench.compile_steps,
+    predict_fn,
+    params,
+    classifier.input_shape,
+    batch_size=16,
+    search=Gradient(per_step=per_step),
+    sizes=backward_sizes(masking.num_features((32, 32, 1)), per_step),
+    local_devices=devices.local_devices(),
+  )
+  compiled = benchmark.pedantic(compile_search, rounds=1)
+  benchmark.extra_info["temporary_bytes"] = compiled.memory_analysis().temp_size_in_bytes
+  print(f"\nk = {per_step}: {compiled.memory_analysis().temp_size_in_bytes} temporary bytes a device, 16 images")

@@ -1,0 +1,103 @@
+"""Settings that every test runs under, and the fixtures that several files share."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# The kernel in the order of its imports, and the edges whose annotations beartype can check. The hook is not laid
+# over the whole package, since it decorates methods and not classes, and so knows no `typing.Self`.
+KERNEL_MODULES = (
+  "types",
+  "version",
+  "masking",
+  "order",
+  "scores",
+  "validation",
+  "search",
+  "backselect",
+  "subsets",
+  "certify",
+)
+TYPE_CHECKED_MODULES = (*KERNEL_MODULES, "classifiers", "torch_weights")
+
+jaxtyping.install_import_hook([f"jax_sis.{name}" for name in TYPE_CHECKED_MODULES], "beartype.beartype")
+
+WEIGHTS_FILE = "data/weights/resnet20-12fca82f.th"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Registers our markers."""
+  config.addinivalue_line("markers", "slow: takes minutes of CPU; leave it out with -m 'not slow'.")
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+  """The root of the checkout."""
+  return pathlib.Path(__file__).parents[1].absolute()
+
+
+@pytest.fixture(scope="session")
+def shared_dir(pytestconfig: pytest.Config) -> pathlib.Path:
+  """The data, weights and golden arrays beside the checkout; without them a test skips.
+
+  Where JAX_SIS_REQUIRE_SHARED=1 is set, it fails instead.
+  """
+  path = pytestconfig.rootpath.parent / "shared"
+  if not path.is_dir():
+    reason = f"needs the read-only material in {path}, which is not there"
+    if os.environ.get("JAX_SIS_REQUIRE_SHARED") == "1":
+      pytest.fail(reason)
+    pytest.skip(reason)
+  return path
+
+
+@pytest.fixture(scope="session")
+def published_module(shared_dir: pathlib.Path) -> Any:
+  """The published ResNet-20, trainable form, in evaluation mode."""
+  from jax_sis import torch_weights
+
+  with jax.numpy_rank_promotion("allow"):
+    return torch_weights.load_resnet_cifar("resnet20", torch_weights.read_state_dict(shared_dir / WEIGHTS_FILE))
+
+
+@pytest.fixture(scope="session")
+def published_classifier(published_module: Any) -> tuple[Any, Any]:
+  """The published ResNet-20, frozen: `(predict_fn, params)`."""
+  from jax_sis import classifiers
+
+  with jax.numpy_rank_promotion("allow"):
+    return classifiers.freeze(published_module)
+
+
+@pytest.fixture(scope="session")
+def cifar_test(shared_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """The CIFAR-10 test split ordered by id: pixels `[10000, 32, 32, 3]` in 0..255, labels `[10000]`."""
+  from jax_sis import data
+
+  images, labels, _ = data.load_arrays("cifar10", "test", data_dir=shared_dir / "data/tfds")
+  return images, labels
+
+
+@pytest.fixture
+def allow_rank_promotion() -> Iterator[None]:
+  """For networks: a bias is added to the last axis, whatever comes before it."""
+  with jax.numpy_rank_promotion("allow"):
+    yield
+
+
+@pytest.fixture
+def without_type_checks() -> Iterator[None]:
+  """Runs the library as a user does, who sees our error messages and not those of beartype."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,229 @@
+"""Sufficient input subsets in slow, plain NumPy, written from the papers; nothing here comes from the library.
+
+Carter et al. 2019 (arXiv 1810.03805): BackSelect, FindSIS. Carter et al. 2021 (arXiv 2003.08907): Batched Gradient SIS.
+Works on one image at a time, in float64, with models whose gradient is written out by hand.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+UNRANKED = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+  """Logits = x W, for x of any shape, read in row-major order."""
+
+  weights: np.ndarray
+
+  def logits(self, x: np.ndarray) -> np.ndarray:
+    """Logits `[K]` of one input."""
+    return x.reshape(-1) @ self.weights
+
+  def input_gradient(self, x: np.ndarray, logits_gradient: np.ndarray) -> np.ndarray:
+    """d(score)/dx, from d(score)/d(logits)."""
+    return (self.weights @ logits_gradient).reshape(x.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoLayer:
+  """Logits = act(x V + b) W with act = tanh or ReLU."""
+
+  hidden_weights: np.ndarray
+  hidden_bias: np.ndarray
+  weights: np.ndarray
+  activation: str
+
+  def logits(self, x: np.ndarray) -> np.ndarray:
+    """Logits `[K]` of one input."""
+    hidden = x.reshape(-1) @ self.hidden_weights + self.hidden_bias
+    return (np.tanh(hidden) if self.activation == "tanh" else np.maximum(hidden, 0)) @ self.weights
+
+  def input_gradient(self, x: np.ndarray, logits_gradient: np.ndarray) -> np.ndarray:
+    """d(score)/dx, from d(score)/d(logits)."""
+    hidden = x.reshape(-1) @ self.hidden_weights + self.hidden_bias
+    slope = 1 - np.tanh(hidden) ** 2 if self.activation == "tanh" else (hidden > 0).astype(float)
+    return (self.hidden_weights @ (slope * (self.weights @ logits_gradient))).reshape(x.shape)
+
+
+Model = Linear | TwoLayer
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+  """Probabilities of one example."""
+  exponentials = np.exp(logits - logits.max())
+  return exponentials / exponentials.sum()
+
+
+def probability_of(logits: np.ndarray, target: int) -> float:
+  """Softmax probability of the target."""
+  return float(softmax(logits)[target])
+
+
+def log_odds_of(logits: np.ndarray, target: int) -> float:
+  """log(p / (1 - p)) of the target's probability p."""
+  others = np.delete(logits, target)
+  return float(logits[target] - (others.max() + np.log(np.exp(others - others.max()).sum())))
+
+
+SCORES: dict[str, Callable[[np.ndarray, int], float]] = {"probability": probability_of, "log_odds": log_odds_of}
+
+
+def score_gradient(logits: np.ndarray, target: int, score: str) -> np.ndarray:
+  """d(score)/d(logits), by hand."""
+  gradient = np.zeros(len(logits))
+  if score == "log_odds":
+    gradient[np.arange(len(logits)) != target] = -softmax(np.delete(logits, target))
+    gradient[target] = 1.0
+  else:
+    probabilities = softmax(logits)
+    gradient -= probabilities[target] * probabilities
+    gradient[target] += probabilities[target]
+  return gradient
+
+
+def feature_map(grid: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+  """For every element of an input, the number of the feature that it belongs to."""
+  features = np.zeros(shape, int)
+  for position in itertools.product(*(range(length) for length in shape)):
+    number = 0
+    for index, size, length in zip(position, grid, shape, strict=True):
+      number = number * size + index // (length // size)
+    features[position] = number
+  return features
+
+
+def masked(x: np.ndarray, kept: set[int], baseline: np.ndarray, features: np.ndarray) -> np.ndarray:
+  """The input with all features but the kept ones replaced by the baseline, element by element."""
+  result = np.array(np.broadcast_to(baseline, x.shape), float)
+  for position in np.ndindex(x.shape):
+    if int(features[position]) in kept:
+      result[position] = x[position]
+  return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+  """What backward selection says of one image.
+
+  `removed` lists the features in the order of their removal; `confidence` maps every size that was evaluated to the
+  probability of the target with that many features kept.
+  """
+
+  removed: tuple[int, ...]
+  confidence: dict[int, float]
+  num_features: int
+
+  def rank(self) -> np.ndarray:
+    """0 for the feature removed last; UNRANKED for one that was never there."""
+    ranks = np.full(self.num_features, UNRANKED)
+    for rank, feature in enumerate(reversed(self.removed)):
+      ranks[feature] = rank
+    return ranks
+
+  def confidences(self) -> np.ndarray:
+    """By ascending size."""
+    return np.array([self.confidence[size] for size in sorted(self.confidence)])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+  """One image, the question asked of it, and the features that may be kept."""
+
+  model: Model
+  x: np.ndarray
+  target: int
+  grid: tuple[int, ...]
+  baseline: np.ndarray
+  score: str = "log_odds"
+  available: frozenset[int] | None = None
+
+  @property
+  def features(self) -> np.ndarray:
+    """The feature of each element."""
+    return feature_map(self.grid, self.x.shape)
+
+  @property
+  def num_features(self) -> int:
+    """How many features there are."""
+    return math.prod(self.grid)
+
+  def logits(self, kept: set[int]) -> np.ndarray:
+    """Logits on the kept features alone."""
+    return self.model.logits(masked(self.x, kept, self.baseline, self.features))
+
+  def score_of(self, kept: set[int]) -> float:
+    """The target's score on the kept features alone."""
+    return SCORES[self.score](self.logits(kept), self.target)
+
+  def probability(self, kept: set[int]) -> float:
+    """The target's probability on the kept features alone."""
+    return probability_of(self.logits(kept), self.target)
+
+  def loss_of_each(self, kept: set[int]) -> np.ndarray:
+    """d(score)/d(kept mask) of every feature: to first order, what the score loses without it."""
+    x = masked(self.x, kept, self.baseline, self.features)
+    by_element = self.model.input_gradient(x, score_gradient(self.model.logits(x), self.target, self.score))
+    by_element = by_element * (self.x - np.broadcast_to(self.baseline, self.x.shape))
+    return np.array([by_element[self.features == feature].sum() for feature in range(self.num_features)])
+
+
+def backward_selection(
+  problem: Problem, per_step: int, choose_fn: Callable[[Problem, list[int]], list[int]]
+) -> Selection:
+  """Removes features at sizes F, F - k, F - 2k, ... until none is left; `choose_fn` sorts them, first to go first."""
+  everything = range(problem.num_features)
+  kept = sorted(everything if problem.available is None else problem.available)
+  removed: list[int] = []
+  confidence = {}
+  size = problem.num_features
+  while size > 0:
+    confidence[size] = problem.probability(set(kept))
+    size = max(size - per_step, 0)
+    chosen = choose_fn(problem, kept)[: max(len(kept) - size, 0)]
+    removed += chosen
+    kept = [feature for feature in kept if feature not in chosen]
+  confidence[0] = problem.probability(set())
+  return Selection(tuple(removed), confidence, problem.num_features)
+
+
+def exact(problem: Problem) -> Selection:
+  """BackSelect: remove the feature without which the score is highest; the lowest index among equals."""
+
+  def choose(problem: Problem, kept: list[int]) -> list[int]:
+    best = None
+    best_score = -math.inf
+    for feature in kept:
+      score = problem.score_of(set(kept) - {feature})
+      if best is None or score > best_score:
+        best, best_score = feature, score
+    return [] if best is None else [best]
+
+  return backward_selection(problem, 1, choose)
+
+
+def gradient(problem: Problem, per_step: int) -> Selection:
+  """Batched Gradient SIS: remove the features that the gradient says cost least; the lowest index among equals."""
+
+  def choose(problem: Problem, kept: list[int]) -> list[int]:
+    loss = problem.loss_of_each(set(kept))
+    return sorted(kept, key=lambda feature: (loss[feature], feature))
+
+  return backward_selection(problem, per_step, choose)
+
+
+def find_sis(selection: Selection, threshold: float) -> frozenset[int] | None:
+  """FindSIS: features added back, last removed first, until the confidence is reached; None if it never is."""
+  for size in sorted(selection.confidence):
+    if selection.confidence[size] >= threshold:
+      return frozenset(selection.removed[len(selection.removed) - min(size, len(selection.removed)) :])
+  return None
+
+
+def droppable(problem: Problem, subset: set[int], threshold: float) -> set[int]:
+  """The features of a subset each of which could be masked alone, with the threshold still reached."""
+  return {feature for feature in subset if problem.probability(subset - {feature}) >= threshold}

@@ -1,0 +1,119 @@
+"""Classifiers on disk: read as they were written, and every kind of damage explained."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jax_sis import checkpoint, classifiers
+from jax_sis.config import Normalisation
+
+
+@pytest.fixture
+def saved(tmp_path: pathlib.Path) -> tuple[pathlib.Path, classifiers.Classifier]:
+  classifier = classifiers.Classifier(
+    model_name="resnet20",
+    module=classifiers.build("resnet20", num_classes=4, seed=3),
+    class_names=("a", "b", "c", "d"),
+    normalisation=Normalisation(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
+    input_shape=(32, 32, 3),
+  )
+  checkpoint.save_classifier(tmp_path / "classifier", classifier)
+  return tmp_path / "classifier", classifier
+
+
+def test_a_classifier_is_read_as_it_was_written(saved: tuple[pathlib.Path, classifiers.Classifier]):
+  directory, classifier = saved
+  loaded = checkpoint.load_classifier(directory)
+  assert loaded.class_names == classifier.class_names
+  assert loaded.normalisation == classifier.normalisation
+  assert loaded.input_shape == classifier.input_shape
+  expected = jax.tree.leaves(checkpoint.pure_variables(classifier.module))
+  actual = jax.tree.leaves(checkpoint.pure_variables(loaded.module))
+  assert len(actual) == len(expected) == 97
+  for left, right in zip(actual, expected, strict=True):
+    np.testing.assert_array_equal(left, right)
+
+
+def test_the_embedded_classifier_knows_how_its_input_is_made():
+  classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
+  assert classifier.model_name == "resnet20"
+  assert classifier.class_names[3] == "cat"
+  assert classifier.input_shape == (32, 32, 3)
+  grey = classifier.normalisation.apply(np.full((1, 1, 3), 128, np.uint8))
+  np.testing.assert_allclose(classifier.normalisation.invert(grey), 128, rtol=1e-5)
+
+
+def test_the_assets_stay_small():
+  files = [path for path in checkpoint.EMBEDDED_CLASSIFIER.parent.rglob("*") if path.is_file()]
+  assert sum(path.stat().st_size for path in files) < 2_000_000
+
+
+def test_a_missing_checkpoint_is_refused(tmp_path: pathlib.Path):
+  message = (
+    f"checkpoint must be a folder with classifier.json, as `jax-sis train` writes it, got {str(tmp_path / 'none')!r}."
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    checkpoint.load_classifier(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ("{", "has a damaged classifier.json"),
+    ("{}", "must have the format 'jax_sis.classifier/1' in classifier.json."),
+    (json.dumps({"format": checkpoint.FORMAT}), "has a classifier.json that does not fit: 'model'"),
+    (
+      json.dumps({"format": checkpoint.FORMAT, "model": "resnet9", "class_names": ["a"]}),
+      "model must be one of ['resnet20'], got 'resnet9'",
+    ),
+  ],
+)
+def test_a_foreign_description_is_refused(
+  saved: tuple[pathlib.Path, classifiers.Classifier], content: str, message: str
+):
+  directory, _ = saved
+  (directory / "classifier.json").write_text(content)
+  with pytest.raises(ValueError, match=re.escape(message)):
+    checkpoint.load_classifier(directory)
+
+
+def test_missing_arrays_are_refused(saved: tuple[pathlib.Path, classifiers.Classifier]):
+  directory, _ = saved
+  shutil.rmtree(directory / "variables")
+  with pytest.raises(ValueError, match="must hold the arrays of resnet20, but variables is missing, damaged"):
+    checkpoint.load_classifier(directory)
+
+
+def test_truncated_arrays_are_refused(saved: tuple[pathlib.Path, classifiers.Classifier]):
+  directory, _ = saved
+  largest = max((directory / "variables").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+  largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+  with pytest.raises(ValueError, match="must hold the arrays of resnet20, but variables is missing, damaged"):
+    checkpoint.load_classifier(directory)
+
+
+def test_arrays_of_another_model_are_refused(saved: tuple[pathlib.Path, classifiers.Classifier]):
+  directory, _ = saved
+  description = json.loads((directory / "classifier.json").read_text())
+  description["class_names"].append("e")
+  (directory / "classifier.json").write_text(json.dumps(description))
+  with pytest.raises(ValueError, match="must hold the arrays of resnet20, but variables is missing, damaged"):
+    checkpoint.load_classifier(directory)
+
+
+def test_training_state_is_restored_whole(tmp_path: pathlib.Path):
+  state = {"params": [np.arange(6.0).reshape(2, 3), np.float32(2)], "count": np.int32(7)}
+  with checkpoint.TrainingCheckpoints(tmp_path / "state") as checkpoints:
+    assert checkpoints.restore_latest(state) == (0, state)
+    checkpoints.save(1, state)
+    checkpoints.save(2, jax.tree.map(lambda array: array + 1, state))
+  with checkpoint.TrainingCheckpoints(tmp_path / "state") as checkpoints:
+    num_epochs, restored = checkpoints.restore_latest(state)
+  assert num_epochs == 2
+  np.testing.assert_array_equal(restored["params"][0], state["params"][0] + 1)
+  assert restored["count"] == 8

@@ -1,0 +1,57 @@
+"""The command line: help that reads well, and options that arrive."""
+
+import subprocess
+import sys
+
+import pytest
+
+from jax_sis import cli
+from jax_sis.version import __version__
+
+
+@pytest.mark.parametrize("command", [[], ["find"], ["bench"], ["train"]])
+def test_help_explains_every_option(command: list[str], capsys: pytest.CaptureFixture[str]):
+  with pytest.raises(SystemExit) as finished:
+    cli.main([*command, "--help"])
+  assert finished.value.code == 0
+  text = capsys.readouterr().out
+  assert text.startswith("usage: jax-sis")
+  assert max(map(len, text.splitlines())) <= 120
+  parser = cli.make_parser()
+  for action in parser._subparsers._group_actions[0].choices[command[0]]._actions if command else parser._actions:  # pyright: ignore
+    assert action.help or action.dest == "command", action
+
+
+def test_help_does_not_load_the_programs():
+  code = "import sys; from jax_sis import cli; cli.make_parser(); sys.exit('flax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]):
+  with pytest.raises(SystemExit):
+    cli.main(["--version"])
+  assert capsys.readouterr().out == f"jax-sis {__version__}\n"
+
+
+def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
+  with pytest.raises(SystemExit) as finished:
+    cli.main(["serach"])
+  assert finished.value.code == 2
+  assert "invalid choice: 'serach'" in capsys.readouterr().err
+
+
+def test_bench_prints_a_line_a_batch_size():
+  command = [sys.executable, "-m", "jax_sis", "bench", "--batch", "1", "2", "--steps", "2", "--runs", "2"]
+  finished = subprocess.run(command, capture_output=True, text=True, check=True)
+  lines = finished.stdout.splitlines()
+  assert "resnet20 on 32x32x3, Gradient(per_step=1), float32" in lines[0]
+  assert "GFLOP/s" in lines[1]
+  assert [line.split()[0] for line in lines[3:]] == ["1", "2"]
+  assert all(float(line.split()[1]) > 0 for line in lines[3:])
+
+
+def test_bench_refuses_a_batch_of_none():
+  command = [sys.executable, "-m", "jax_sis", "bench", "--batch", "0"]
+  finished = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert finished.returncode == 2
+  assert finished.stderr == "jax-sis bench: --batch must be positive, got 0.\n"

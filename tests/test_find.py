@@ -1,0 +1,227 @@
+"""The main job, on the real sample with the embedded classifier; patches instead of pixels keep it quick."""
+
+import csv
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jax_sis
+from jax_sis import checkpoint, classifiers, devices, find, results
+from jax_sis.config import FindConfig
+
+SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
+COMMAND = [sys.executable, "-m", "jax_sis", "find"]
+
+pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
+
+
+def run_find(out: pathlib.Path, **options: Any) -> results.Results:
+  find.find(FindConfig(out=str(out), **{"patch": 8, "gallery": 0, "num_devices": 2, "batch_size": 3, **options}))
+  return results.open_results(out)
+
+
+def read_all(store: results.Results) -> dict[str, np.ndarray]:
+  return {name: np.asarray(store.read(name)) for name in store.fields}
+
+
+@pytest.fixture(scope="module")
+def sample_run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
+  import jax
+
+  with jax.numpy_rank_promotion("allow"):
+    return run_find(tmp_path_factory.mktemp("run") / "out", threshold=0.9, gallery=3)
+
+
+def test_the_store_holds_what_the_kernel_gives(sample_run: results.Results):
+  classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
+  predict_fn, params = classifiers.freeze(classifier.module)
+  paths = sorted(SAMPLE.glob("*/*.png"), key=lambda path: path.stem)
+  inputs = classifier.normalisation.apply(np.stack([np.asarray(Image.open(path)) for path in paths]))
+  order = jax_sis.backselect(predict_fn, params, inputs, grid=(4, 4, 1))
+  subsets = jax_sis.sufficient_subsets(order, 0.9)
+  report = jax_sis.certify(predict_fn, params, inputs, subsets)
+  stored = read_all(sample_run)
+  np.testing.assert_array_equal(stored["rank"], order.rank)
+  np.testing.assert_allclose(stored["confidence"], order.confidence, atol=1e-5)
+  for name in ("num_kept", "status"):
+    np.testing.assert_array_equal(stored[name], getattr(subsets, name))
+  for name in ("is_sufficient", "is_minimal", "keeps_class", "is_reproduced"):
+    np.testing.assert_array_equal(stored[name], getattr(report, name))
+  np.testing.assert_allclose(stored["certified_confidence"], report.confidence, atol=1e-5)
+  assert sample_run.read_text("id") == [path.stem for path in paths]
+
+
+def test_the_summary_has_a_line_an_image_and_its_totals(sample_run: results.Results):
+  with open(sample_run.directory / "summary.csv") as file:
+    rows = list(csv.DictReader(file))
+  summary = json.loads((sample_run.directory / "summary.json").read_text())
+  assert [row["image"] for row in rows] == [f"test_{index:05}" for index in range(24)]
+  assert rows[0]["true_class"] == "cat"
+  assert summary["num_images"] == len(summary["images"]) == 24
+  assert sum(summary["status"].values()) == 24
+  sizes = [int(row["num_pixels"]) for row in rows if row["status"] == "ok"]
+  assert summary["median_pixels"] == np.median(sizes)
+  assert summary["num_certified"] == sum(row["certificate"].startswith("sufficient") for row in rows)
+
+
+def test_the_gallery_is_a_picture_with_a_row_an_image(sample_run: results.Results):
+  with Image.open(sample_run.directory / "gallery.png") as picture:
+    assert picture.format == "PNG"
+    assert picture.width > 900
+    assert picture.height > 3 * 160
+
+
+def test_one_device_and_eight_write_the_same_numbers(tmp_path: pathlib.Path):
+  one = read_all(run_find(tmp_path / "one", num_devices=1))
+  eight = read_all(run_find(tmp_path / "eight", num_devices=8))
+  for name, values in one.items():
+    np.testing.assert_array_equal(values, eight[name], err_msg=name)
+
+
+def wait_for_line(process: subprocess.Popen[str], start: str) -> None:
+  assert process.stdout is not None
+  for line in process.stdout:
+    if line.startswith(start):
+      return
+  pytest.fail(f"the program ended without a line that starts with {start!r}")
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, sample_run: results.Results):
+  out = tmp_path / "out"
+  arguments = ["--out", out, "--patch", "8", "--gallery", "0", "--devices", "2", "--batch", "3", "--threshold", "0.9"]
+  process = subprocess.Popen(
+    [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+  assert process.stdout is not None
+  for line in process.stdout:
+    if line.startswith("test_00003"):
+      break
+  process.kill()
+  process.wait()
+  num_done = len(results.open_results(out).done_images())
+  assert 3 <= num_done < 24
+  resumed = subprocess.run(command, capture_output=True, text=True, check=True)
+  assert f"{num_done} of 24 images are done already" in resumed.stdout
+  assert [line[:10] for line in resumed.stdout.splitlines() if line.startswith("test_")] == [
+    f"test_{index:05}" for index in range(24)
+  ]
+  for name, values in read_all(results.open_results(out)).items():
+    np.testing.assert_array_equal(values, sample_run.read(name), err_msg=name)
+
+
+def test_ctrl_c_leaves_within_seconds_and_says_how_to_go_on(tmp_path: pathlib.Path):
+  command = [*COMMAND, "--out", str(tmp_path / "out"), "--batch", "2"]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    wait_for_line(process, "image")
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+  assert process.returncode == 130
+  assert "interrupted; the same command goes on where it stopped." in errors
+  assert "Traceback" not in errors
+
+
+def test_a_finished_run_is_shown_again_without_searching(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
+  run_find(tmp_path)
+  first = capsys.readouterr().out
+  run_find(tmp_path)
+  second = capsys.readouterr().out
+  assert "24 of 24 images are done already" in second
+  assert [line for line in first.splitlines() if line.startswith("test_")] == [
+    line for line in second.splitlines() if line.startswith("test_")
+  ]
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path: pathlib.Path):
+  run_find(tmp_path)
+  with pytest.raises(ValueError, match=re.escape("holds a run of another kind (threshold: 0.99 there, 0.5 asked)")):
+    run_find(tmp_path, threshold=0.5)
+
+
+def test_bad_images_are_listed_and_the_others_searched(tmp_path: pathlib.Path):
+  folder = tmp_path / "photos"
+  folder.mkdir()
+  paths = sorted(SAMPLE.glob("*/*.png"), key=lambda path: path.stem)[:5]
+  for path in paths:
+    (folder / path.name).write_bytes(path.read_bytes())
+  (folder / "test_00001.png").write_bytes(paths[1].read_bytes()[:300])
+  Image.new("RGB", (50, 40)).save(folder / "test_00003.png")
+  store = run_find(tmp_path / "out", data=str(folder), threshold=0.9)
+  alone = run_find(tmp_path / "all", threshold=0.9)
+  assert store.read("status")[[1, 3]].tolist() == [find.UNREADABLE] * 2
+  assert store.read_text("error")[3] == "50x40 pixels, but the classifier takes 32x32; use --resize"
+  np.testing.assert_array_equal(store.read("rank")[[0, 2, 4]], alone.read("rank")[[0, 2, 4]])
+  with open(tmp_path / "out" / "summary.csv") as file:
+    rows = list(csv.DictReader(file))
+  assert [row["status"] for row in rows][1::2] == ["unreadable"] * 2
+  assert "truncated" in rows[1]["certificate"]
+
+
+@pytest.mark.parametrize(
+  ("target", "expected"), [("label", [3, 8, 8, 0]), ("truck", [9] * 4), ("2", [2] * 4), ("predicted", None)]
+)
+def test_the_target_may_be_the_label_or_a_class(tmp_path: pathlib.Path, target: str, expected: list[int] | None):
+  store = run_find(tmp_path, target=target)
+  targets = store.read("target")[:4].tolist()
+  assert targets == (store.read("predicted")[:4].tolist() if expected is None else expected)
+
+
+def test_a_tfds_split_is_searched(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
+  store = run_find(
+    tmp_path, data="cifar10", data_dir=str(shared_dir / "data/tfds"), split="test[:4]", batch_size=2, target="label"
+  )
+  assert store.read("label").tolist() == store.read("target").tolist()
+  assert len(set(store.read_text("id"))) == 4
+
+
+def test_an_unknown_class_is_refused_with_the_known_ones(tmp_path: pathlib.Path):
+  message = "--target must be 'predicted', 'label', or a class of the checkpoint (airplane, automobile, bird, cat,"
+  with pytest.raises(ValueError, match=re.escape(message)):
+    run_find(tmp_path, target="zebra")
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 1.5, -0.1, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(tmp_path: pathlib.Path, threshold: float):
+  with pytest.raises(ValueError, match="threshold must be a probability strictly between 0 and 1"):
+    run_find(tmp_path, threshold=threshold)
+
+
+def test_a_patch_that_does_not_fit_is_refused(tmp_path: pathlib.Path):
+  with pytest.raises(ValueError, match=re.escape("--patch must divide the image's sides, 32 and 32, got 5.")):
+    run_find(tmp_path, patch=5)
+
+
+def test_an_out_path_that_cannot_be_written_is_refused(tmp_path: pathlib.Path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ValueError, match="--out must be a folder that can be written"):
+    run_find(tmp_path / "file" / "out")
+
+
+def test_a_batch_that_cannot_fit_is_refused_before_it_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  monkeypatch.setattr(devices, "free_memory_bytes", lambda: 2**20)
+  with pytest.raises(ValueError, match="--batch must be small enough for the memory, but 3 examples a device need"):
+    run_find(tmp_path)
+  assert len(results.open_results(tmp_path).done_units()) == 0
+
+
+def test_errors_on_the_command_line_are_one_line(tmp_path: pathlib.Path):
+  finished = subprocess.run(
+    [*COMMAND, "--out", str(tmp_path), "--checkpoint", str(tmp_path / "none")],
+    capture_output=True,
+    text=True,
+    check=False,
+    env={**os.environ, "PYTHONWARNINGS": "default"},
+  )
+  assert finished.returncode == 2
+  assert finished.stderr.startswith("jax-sis find: checkpoint must be a folder with classifier.json")
+  assert len(finished.stderr.splitlines()) == 1
