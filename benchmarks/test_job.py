@@ -47,7 +47,7 @@ def test_compile_time_and_traces_of_the_default_job(benchmark: Any, tmp_path: pa
     num_traces += 1
     return plan.predict_fn(params, inputs)
 
-  shards = (len(plan.devices), plan.config.batch_size)
+  shards = (len(plan.local_devices), plan.config.batch_size)
   images = np.zeros((*shards, *plan.classifier.input_shape), np.float32)
   counting_plan = dataclasses.replace(plan, predict_fn=counted)
   search = jax.pmap(functools.partial(find.search_shard, counting_plan), in_axes=(None, 0, 0))

@@ -127,7 +127,7 @@ def run_backward(
 
   descending = np.array(sizes[::-1], np.int32)
   # The last evaluation, at the smallest size, removes nothing.
-  next_sizes = np.append(descending[1:], descending[-1])
+  next_sizes = jnp.asarray(np.append(descending[1:], descending[-1]))
   rank = jnp.full(available.shape, NOT_RANKED, jnp.int32)
   finite = jnp.ones(inputs.shape[0], bool)
   (_, rank, finite), confidence = jax.lax.scan(step, (available, rank, finite), next_sizes)

@@ -74,7 +74,7 @@ def bench(
   print(
     f"{len(local_devices)} {device.platform} device(s) ({device.device_kind}), jax {jax.__version__}, "
     f"{classifier.model_name} on {'x'.join(map(str, classifier.input_shape))}, Gradient(per_step={per_step}), "
-    f"float32, matmul precision {jax.config.jax_default_matmul_precision or 'default'}"
+    f"float32, matmul precision {devices.matmul_precision()}"
   )
   print(
     f"float32 matmul of {MATMUL_SIZE}: {measure_matmul(local_devices) / 1e9:.0f} GFLOP/s on all devices", flush=True
@@ -111,7 +111,7 @@ def measure_search(
   search: Gradient,
   num_steps: int,
   num_runs: int,
-  local_devices: list[jax.Device],
+  local_devices: list[devices.Device],
 ) -> Measurement:
   """Times the first `num_steps` steps of a gradient search on random images, after a run that warms up."""
   num_features = masking.num_features(masking.default_grid(input_shape))
@@ -157,7 +157,7 @@ def compile_steps(
   batch_size: int,
   search: Gradient,
   sizes: tuple[int, ...],
-  local_devices: list[jax.Device],
+  local_devices: list[devices.Device],
 ) -> Any:
   """Compiles a search through `sizes` towards the predicted class, for `[D, B, ...]` inputs."""
   shard = functools.partial(search_steps, predict_fn, search=search, sizes=sizes)
@@ -190,7 +190,7 @@ def search_steps(
   return order.rank, order.confidence
 
 
-def measure_matmul(local_devices: list[jax.Device], num_runs: int = 5) -> float:
+def measure_matmul(local_devices: list[devices.Device], num_runs: int = 5) -> float:
   """FLOP/s of float32 matrix products on all devices at once, the best of some runs."""
   matmul = jax.pmap(jnp.matmul, devices=local_devices)
   shape = (len(local_devices), MATMUL_SIZE, MATMUL_SIZE)

@@ -2,11 +2,14 @@
 
 import os
 import pathlib
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# To type checkers jax.Device is a variable, so that it is named here once.
+Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
 
 
 def use_one_cpu_device_per_core(num_devices: int | None = None) -> None:
@@ -20,7 +23,12 @@ def use_one_cpu_device_per_core(num_devices: int | None = None) -> None:
   jax.config.update("jax_num_cpu_devices", num_devices or len(os.sched_getaffinity(0)))
 
 
-def local_devices(num_devices: int | None = None) -> list[jax.Device]:
+def matmul_precision() -> str:
+  """JAX's matmul precision setting, as results record it."""
+  return jax.config.read("jax_default_matmul_precision") or "default"
+
+
+def local_devices(num_devices: int | None = None) -> list[Device]:
   """The first `num_devices` devices of this process; all by default.
 
   Raises:
@@ -64,13 +72,13 @@ def first_replica(tree: Any) -> Any:
   return jax.tree.map(lambda array: np.asarray(array[0]), tree)
 
 
-def replicate(tree: Any, devices: list[jax.Device]) -> Any:
+def replicate(tree: Any, devices: list[Device]) -> Any:
   """Puts read-only arrays on every device once; pass them to `pmap` with `in_axes=None`."""
   sharding = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec())
   return jax.device_put(tree, sharding)
 
 
-def check_memory(compiled: jax.stages.Compiled, *, batch_size: int, devices: list[jax.Device], argument: str) -> None:
+def check_memory(compiled: jax.stages.Compiled, *, batch_size: int, devices: list[Device], argument: str) -> None:
   """Refuses a compiled program that the devices' memory cannot hold, before it runs.
 
   Args:
@@ -96,11 +104,11 @@ def check_memory(compiled: jax.stages.Compiled, *, batch_size: int, devices: lis
 
 def program_bytes(compiled: jax.stages.Compiled) -> int:
   """Bytes that a program needs on each device: temporaries, arguments and results."""
-  analysis = compiled.memory_analysis()
+  analysis: Any = compiled.memory_analysis()
   return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes
 
 
-def available_bytes(devices: list[jax.Device]) -> int | None:
+def available_bytes(devices: list[Device]) -> int | None:
   """Free bytes for each device; None where nobody says. CPU devices share the machine's memory."""
   if devices[0].platform == "cpu":
     return free_memory_bytes() // len(devices)

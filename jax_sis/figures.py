@@ -7,6 +7,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from matplotlib.axes import Axes
 
 ROW_INCHES = 1.75
 HEADING_INCHES = 0.7
@@ -82,6 +83,6 @@ def save_gallery(path: pathlib.Path, panels: list[GalleryPanel], *, masked_colou
   plt.close(figure)
 
 
-def caption(axis: plt.Axes, text: str) -> None:
+def caption(axis: Axes, text: str) -> None:
   """Text beside a picture."""
   axis.text(0.02, 0.5, text, fontsize=10, va="center", linespacing=1.5)

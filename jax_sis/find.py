@@ -51,7 +51,7 @@ class Plan:
     target: NO_CLASS for the predicted class, None for the label, else a class.
     grid: the mask's shape.
     sizes: the subset sizes that the search goes through.
-    devices: where it runs.
+    local_devices: where it runs.
   """
 
   config: FindConfig
@@ -62,7 +62,7 @@ class Plan:
   target: int | None
   grid: tuple[int, ...]
   sizes: tuple[int, ...]
-  devices: list[jax.Device]
+  local_devices: list[devices.Device]
 
 
 def find(config: FindConfig) -> pathlib.Path:
@@ -132,23 +132,23 @@ def make_plan(config: FindConfig) -> Plan:
     target=parse_target(config.target, classifier.class_names),
     grid=grid,
     sizes=backward_sizes(masking.num_features(grid), config.search.per_step),
-    devices=devices.local_devices(config.num_devices),
+    local_devices=devices.local_devices(config.num_devices),
   )
 
 
 def search_images(plan: Plan, store: results.Results) -> None:
   """Searches the images of all units that are not done, a unit a device at a time, and stores them."""
-  num_devices = len(plan.devices)
+  num_devices = len(plan.local_devices)
   shard_shape = (num_devices, store.unit_size)
   todo = np.setdiff1d(np.arange(store.num_units), store.done_units())
   num_done = len(store.done_images())
   with Progress("compiling", total=store.num_images, start=num_done, unit="image") as progress:
     inputs = np.zeros((*shard_shape, *plan.classifier.input_shape), np.float32)
     check_examples_independent(plan, inputs[0])
-    replicated = devices.replicate(plan.params, plan.devices)
-    search_shards = jax.pmap(functools.partial(search_shard, plan), in_axes=(None, 0, 0), devices=plan.devices)
+    replicated = devices.replicate(plan.params, plan.local_devices)
+    search_shards = jax.pmap(functools.partial(search_shard, plan), in_axes=(None, 0, 0), devices=plan.local_devices)
     compiled = search_shards.lower(replicated, inputs, np.zeros(shard_shape, np.int32)).compile()
-    devices.check_memory(compiled, batch_size=store.unit_size, devices=plan.devices, argument="--batch")
+    devices.check_memory(compiled, batch_size=store.unit_size, devices=plan.local_devices, argument="--batch")
     progress.restart("search")
     # The host stores and prints one launch while the devices work on the next.
     pending: tuple[np.ndarray, dict[str, np.ndarray], Any] | None = None
@@ -234,7 +234,7 @@ def read_launches(
   plan: Plan, store: results.Results, todo: Int[np.ndarray, "U"]
 ) -> Iterator[tuple[Int[np.ndarray, "U"], dict[str, np.ndarray]]]:
   """The units to do, one for each device at a time, and their images, padded by repeating the last one."""
-  num_devices, unit_size = len(plan.devices), store.unit_size
+  num_devices, unit_size = len(plan.local_devices), store.unit_size
   # The run's last unit may be short: it is filled up here, and finish_launch takes the real images only.
   indices = [min(unit * unit_size + place, store.num_images - 1) for unit in todo for place in range(unit_size)]
   for number, batch in enumerate(data.iterate_batches(plan.source, indices, num_devices * unit_size)):
@@ -343,9 +343,9 @@ def make_spec(plan: Plan) -> dict[str, Any]:
     "target": config.target,
     "baseline": config.baseline,
     "grid": list(plan.grid),
-    "precision": jax.config.jax_default_matmul_precision or "default",
+    "precision": devices.matmul_precision(),
     "versions": {"jax_sis": jax_sis.__version__, "jax": jax.__version__},
-    "device": plan.devices[0].device_kind,
+    "device": plan.local_devices[0].device_kind,
   }
 
 
@@ -365,7 +365,7 @@ def headline(plan: Plan) -> str:
   return (
     f"Sufficient input subsets: pixels that alone make {plan.classifier.model_name} at least "
     f"{plan.config.threshold:g} confident. {len(plan.source)} images, {plan.config.search}, "
-    f"{len(plan.devices)} {plan.devices[0].platform} device(s)."
+    f"{len(plan.local_devices)} {plan.local_devices[0].platform} device(s)."
   )
 
 

@@ -148,6 +148,8 @@ def resnet_cifar_names(module: classifiers.ResNetCifar) -> dict[str, nnx.Variabl
 
 def norm_names(prefix: str, norm: nnx.BatchNorm) -> dict[str, nnx.Variable[jax.Array]]:
   """The names of one batch norm."""
+  # Flax types its scale and bias as optional; ours always has them.
+  assert norm.scale is not None and norm.bias is not None
   return {
     f"{prefix}.weight": norm.scale,
     f"{prefix}.bias": norm.bias,

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_sis import masking
@@ -20,7 +21,7 @@ INDEPENDENCE_TOLERANCE = 1e-2
 
 def is_concrete(*trees: Any) -> bool:
   """Whether all arrays have values, that is, none is being traced."""
-  return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+  return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def check_inputs(inputs: Any) -> Float[Array, "B ..."]:

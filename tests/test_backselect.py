@@ -386,6 +386,7 @@ def test_an_nnx_module_a_linen_module_and_a_function_give_the_same_order():
       return nn.Dense(3, use_bias=False)(hidden)
 
   module = NnxModel()
+  assert module.first.bias is not None
   module.first.kernel[...], module.first.bias[...] = params["hidden_weights"], params["hidden_bias"]
   module.second.kernel[...] = params["weights"]
   graph, state = nnx.split(module)
@@ -562,6 +563,7 @@ class Unhashable:
   __hash__ = None  # pyright: ignore[reportAssignmentType]
 
   def __call__(self, params: Any, inputs: Any) -> Any:
+    """A linear classifier."""
     return inputs @ params
 
 

@@ -98,16 +98,11 @@ def wait_for_line(process: subprocess.Popen[str], start: str) -> None:
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, sample_run: results.Results):
   out = tmp_path / "out"
-  arguments = ["--out", out, "--patch", "8", "--gallery", "0", "--devices", "2", "--batch", "3", "--threshold", "0.9"]
-  process = subprocess.Popen(
-    [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-  )
-  assert process.stdout is not None
-  for line in process.stdout:
-    if line.startswith("test_00003"):
-      break
-  process.kill()
-  process.wait()
+  settings = ["--patch", "8", "--gallery", "0", "--devices", "2", "--batch", "3", "--threshold", "0.9"]
+  command = [*COMMAND, "--out", str(out), *settings]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    wait_for_line(process, "test_00003")
+    process.kill()
   num_done = len(results.open_results(out).done_images())
   assert 3 <= num_done < 24
   resumed = subprocess.run(command, capture_output=True, text=True, check=True)

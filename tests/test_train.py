@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -59,7 +60,7 @@ def test_a_killed_training_ends_bitwise_where_an_undisturbed_one_does(tmp_path: 
 
 def augment(images: np.ndarray, indices: list[int], epoch: int, *, crop_padding: int = 3) -> np.ndarray:
   return np.asarray(
-    train.augment(images, np.array(indices, np.int32), np.int32(epoch), seed=0, crop_padding=crop_padding)
+    train.augment(jnp.asarray(images), jnp.array(indices), jnp.int32(epoch), seed=0, crop_padding=crop_padding)
   )
 
 

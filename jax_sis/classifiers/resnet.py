@@ -100,6 +100,8 @@ def make_norm(width: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
 
 def fold_batch_norm(conv: nnx.Conv, norm: nnx.BatchNorm) -> dict[str, Array]:
   """The kernel and bias of one convolution that does what `conv`, then `norm` in evaluation mode, do."""
+  # Flax types the scale and bias of a norm as optional; ours always has them.
+  assert norm.scale is not None and norm.bias is not None
   scale = norm.scale[...] / jnp.sqrt(norm.var[...] + norm.epsilon)
   return {"kernel": conv.kernel[...] * scale, "bias": norm.bias[...] - norm.mean[...] * scale}
 
