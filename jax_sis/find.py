@@ -24,7 +24,7 @@ from jax_sis.scores import predict_logits
 from jax_sis.subsets import sufficient_subsets
 from jax_sis.summary import (
   NO_CLASS,
-  UNREADABLE,
+  NOT_SEARCHED,
   Row,
   describe_image,
   describe_outcome,
@@ -240,6 +240,9 @@ def read_launches(
   for number, batch in enumerate(data.iterate_batches(plan.source, indices, num_devices * unit_size)):
     missing = num_devices * unit_size - len(batch["index"])
     padded = {name: np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) for name, values in batch.items()}
+    if plan.target is None:
+      is_unlabelled = (padded["label"] == data.NO_LABEL) & (padded["error"] == "")
+      padded["error"] = np.where(is_unlabelled, "no label; use another --target", padded["error"])
     yield todo[number * num_devices : (number + 1) * num_devices], padded
 
 
@@ -253,9 +256,9 @@ def finish_launch(
 ) -> None:
   """Waits for one launch, stores its units and prints their rows."""
   fetched = {name: np.asarray(values).reshape(-1, *values.shape[2:]) for name, values in outputs.items()}
-  is_unreadable = batch["error"] != ""
-  fetched["status"] = np.where(is_unreadable, UNREADABLE, fetched["status"])
-  fetched["predicted"] = np.where(is_unreadable, NO_CLASS, fetched["predicted"])
+  is_excluded = batch["error"] != ""
+  fetched["status"] = np.where(is_excluded, NOT_SEARCHED, fetched["status"])
+  fetched["predicted"] = np.where(is_excluded, NO_CLASS, fetched["predicted"])
   fetched["id"] = results.encode_text([str(text) for text in batch["id"]])
   fetched["error"] = results.encode_text([str(text) for text in batch["error"]])
   fetched["label"] = batch["label"]
@@ -383,7 +386,7 @@ def write_gallery(path: pathlib.Path, plan: Plan, store: results.Results, rows: 
       figures.GalleryPanel(
         image=plan.source[int(index)]["image"],
         kept=np.asarray(mask),
-        rank=np.asarray(importance) if row.status not in ("non_finite", "unreadable") else None,
+        rank=np.asarray(importance) if row.status not in ("non_finite", "not_searched") else None,
         title=describe_image(row),
         subset_title=describe_subset(row),
         has_subset=row.status == "ok",

@@ -16,8 +16,8 @@ from jax_sis import results
 from jax_sis.certify import describe_certificate
 from jax_sis.subsets import Status
 
-# What the store says of an image that could not be read; beside the numbers of Status.
-UNREADABLE = -1
+# What the store says of an image that could not be searched, its reason in `error`; beside the numbers of Status.
+NOT_SEARCHED = -1
 # No class: the image has no label, or was not classified.
 NO_CLASS = -1
 TABLE_FORMAT = "{:<22} {:<10} {:<10} {:>10} {:>6} {:>7} {:>9}  {}"
@@ -50,19 +50,19 @@ def make_rows(fields: Mapping[str, np.ndarray], class_names: tuple[str, ...]) ->
   for i in range(len(fields["status"])):
     status = int(fields["status"][i])
     text = {name: bytes(fields[name][i]).rstrip(b"\0").decode() for name in ("id", "error")}
-    is_readable = status != UNREADABLE
+    is_searched = status != NOT_SEARCHED
     rows.append(
       Row(
         image=text["id"],
         true_class=name_class(int(fields["label"][i])),
         predicted_class=name_class(int(fields["predicted"][i])),
-        target_class=name_class(int(fields["target"][i])) if is_readable else "-",
-        confidence=float(fields["confidence"][i, -1]) if is_readable else float("nan"),
+        target_class=name_class(int(fields["target"][i])) if is_searched else "-",
+        confidence=float(fields["confidence"][i, -1]) if is_searched else float("nan"),
         num_pixels=int(fields["num_kept"][i]),
         share=float(fields["num_kept"][i]) / num_features,
         subset_confidence=float(fields["certified_confidence"][i]),
-        certificate=describe_fields(fields, i) if is_readable else f"none: {text['error']}",
-        status=Status(status).name.lower() if is_readable else "unreadable",
+        certificate=describe_fields(fields, i) if is_searched else f"none: {text['error']}",
+        status=Status(status).name.lower() if is_searched else "not_searched",
       )
     )
   return rows

@@ -117,3 +117,18 @@ def test_training_state_is_restored_whole(tmp_path: pathlib.Path):
   assert num_epochs == 2
   np.testing.assert_array_equal(restored["params"][0], state["params"][0] + 1)
   assert restored["count"] == 8
+
+
+def test_the_embedded_classifier_is_right_on_91_percent_of_the_test_images(
+  cifar_test: tuple[np.ndarray, np.ndarray], allow_rank_promotion: None
+):
+  classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
+  predict_fn, params = classifiers.freeze(classifier.module)
+  predict = jax.jit(predict_fn)
+  images, labels = cifar_test
+  num_correct = 0
+  for start in range(0, 10_000, 500):
+    logits = predict(params, classifier.normalisation.apply(images[start : start + 500]))
+    num_correct += int((np.asarray(logits).argmax(1) == labels[start : start + 500]).sum())
+  print(f"{num_correct} of 10,000 right")
+  assert num_correct >= 9_100

@@ -153,13 +153,24 @@ def test_bad_images_are_listed_and_the_others_searched(tmp_path: pathlib.Path):
   Image.new("RGB", (50, 40)).save(folder / "test_00003.png")
   store = run_find(tmp_path / "out", data=str(folder), threshold=0.9)
   alone = run_find(tmp_path / "all", threshold=0.9)
-  assert store.read("status")[[1, 3]].tolist() == [find.UNREADABLE] * 2
+  assert store.read("status")[[1, 3]].tolist() == [find.NOT_SEARCHED] * 2
   assert store.read_text("error")[3] == "50x40 pixels, but the classifier takes 32x32; use --resize"
   np.testing.assert_array_equal(store.read("rank")[[0, 2, 4]], alone.read("rank")[[0, 2, 4]])
   with open(tmp_path / "out" / "summary.csv") as file:
     rows = list(csv.DictReader(file))
-  assert [row["status"] for row in rows][1::2] == ["unreadable"] * 2
+  assert [row["status"] for row in rows][1::2] == ["not_searched"] * 2
   assert "truncated" in rows[1]["certificate"]
+
+
+def test_an_image_without_a_label_is_not_searched_for_its_label(tmp_path: pathlib.Path):
+  folder = tmp_path / "photos"
+  for name in ("cat", "unknown"):
+    (folder / name).mkdir(parents=True)
+    (folder / name / "a.png").write_bytes((SAMPLE / "cat" / "test_00000.png").read_bytes())
+  store = run_find(tmp_path / "out", data=str(folder), target="label")
+  assert store.read("target")[0] == 3
+  assert store.read("status")[1] == find.NOT_SEARCHED
+  assert store.read_text("error") == ["", "no label; use another --target"]
 
 
 @pytest.mark.parametrize(
