@@ -24,7 +24,7 @@ def backselect(
   search: BackwardSearch = Gradient(),
   baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
   grid: tuple[int, ...] | None = None,
-  available: Bool[Array, "B F"] | Bool[np.ndarray, "B F"] | None = None,
+  available: Bool[Array, "B ..."] | Bool[np.ndarray, "B ..."] | None = None,
   score: ScoreName = "log_odds",
 ) -> FeatureOrder:
   """Orders the features of each input by how much the classifier needs them.
@@ -52,7 +52,8 @@ def backselect(
     baseline: what a masked feature shows: a number or an array that broadcasts against the inputs. 0.0 is the data's
       mean colour where inputs are normalised by it.
     grid: the mask's shape, see `masking.py`; by default a feature a position, all channels together.
-    available: features that may be kept at all; the others are masked from the start and never ranked.
+    available: features that may be kept at all, `[B, F]` or `[B, *grid]`; the others are masked from the start and
+      never ranked.
     score: "log_odds" (target logit minus logsumexp of the others) or "probability" (softmax; the authors' choice,
       which rounds to exactly 1 for confident inputs and leaves the order to ties). Ties go to the lowest index.
 

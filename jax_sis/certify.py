@@ -146,7 +146,9 @@ def run_certify(
   predicted = logits.argmax(-1).astype(jnp.int32)
   # Comparisons with a NaN threshold are False: a subset of a given size is neither sufficient nor droppable.
   is_sufficient = is_ok & (confidence >= subsets.threshold)
-  is_droppable = kept & (jax.nn.sigmoid(without_each) >= subsets.threshold[:, None]) & is_ok[:, None]
+  is_droppable = (
+    kept & (jax.nn.sigmoid(without_each).astype(confidence.dtype) >= subsets.threshold[:, None]) & is_ok[:, None]
+  )
   difference = jnp.abs(confidence - subsets.confidence)
   return Certificate(
     confidence=confidence,

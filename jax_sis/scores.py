@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_sis.types import PredictFn, ScoreName
@@ -25,7 +26,7 @@ def log_odds(logits: Float[Array, "B K"], targets: Int[Array, "B"]) -> Float[Arr
   Array([60., 50.], dtype=float32)
   """
   logits = at_least_float32(logits)
-  is_target = jnp.arange(logits.shape[1]) == targets[:, None]
+  is_target = jnp.arange(logits.shape[1], dtype=targets.dtype)[None] == targets[:, None]
   target_logit = jnp.where(is_target, logits, 0).sum(1)
   others = jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, logits), axis=1)
   return target_logit - others
@@ -44,7 +45,7 @@ def score_logits(logits: Float[Array, "B K"], targets: Int[Array, "B"], *, score
 
 def at_least_float32(array: Float[Array, "..."]) -> Float[Array, "..."]:
   """The same numbers in float32, or in float64 if they were."""
-  return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+  return array.astype(np.promote_types(array.dtype, np.float32))
 
 
 SCORES = {"log_odds": log_odds, "probability": probability}

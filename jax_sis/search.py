@@ -127,7 +127,7 @@ def scores_without_each(
   # Kept features first, in ascending order; a stable sort keeps them so.
   candidates = jnp.argsort(~kept, axis=1, stable=True)
   candidates = jnp.pad(candidates, ((0, 0), (0, num_chunks * per_image - num_features)), constant_values=num_features)
-  features = jnp.arange(num_features)
+  features = jnp.arange(num_features)[None, None]
 
   def score_chunk(index: Array, scores: Float[Array, "B P"]) -> Float[Array, "B P"]:
     start = index * per_image

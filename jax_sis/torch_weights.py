@@ -61,11 +61,12 @@ class LazyTensor:
   def numpy(self) -> np.ndarray:
     """The tensor as a contiguous array."""
     last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-    if math.prod(self.shape) and not 0 <= self.offset <= last < self.storage.values.size:
+    is_inside = min(self.offset, *self.strides, 0) >= 0 and last < self.storage.values.size
+    if math.prod(self.shape) and not is_inside:
       raise pickle.UnpicklingError("a tensor lies outside its storage")
     values = self.storage.values[self.offset :]
     strides = [stride * values.itemsize for stride in self.strides]
-    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, self.shape, strides))
+    return np.lib.stride_tricks.as_strided(values, self.shape, strides).copy()
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -80,19 +81,23 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   try:
     with open(path, "rb") as file:
       content = read_legacy(file)
+    if not isinstance(content, dict):
+      raise ValueError(f"it holds a {type(content).__name__}")
+    state_dict = content.get("state_dict", content)
+    if not isinstance(state_dict, dict):
+      raise ValueError(f"its state_dict is a {type(state_dict).__name__}")
+    tensors = {name: value.numpy() for name, value in state_dict.items() if isinstance(value, LazyTensor)}
   except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
     raise ValueError(
       f"path must be a state dict that torch.save wrote with _use_new_zipfile_serialization=False, but {str(path)!r} "
       f"cannot be read so: {error}."
     ) from error
-  state_dict = content.get("state_dict", content)
-  tensors = {name: value for name, value in state_dict.items() if isinstance(value, LazyTensor)}
   if not tensors:
     raise ValueError(f"path must hold a state dict of tensors, got {str(path)!r} with the keys {list(content)[:5]}.")
-  return {name.removeprefix("module."): tensor.numpy() for name, tensor in tensors.items()}
+  return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
-def read_legacy(file: BinaryIO) -> dict[str, Any]:
+def read_legacy(file: BinaryIO) -> Any:
   """The pickled object, its tensors filled from the storages that follow it."""
   header = StateDictUnpickler(file)
   if header.load() != LEGACY_MAGIC_NUMBER:
@@ -117,6 +122,8 @@ def load_resnet_cifar(model_name: str, state_dict: dict[str, np.ndarray]) -> cla
   Raises:
     ValueError: a key is missing or left over, or an array has another shape.
   """
+  # A counter that PyTorch keeps for norms without a momentum; evaluation does not use it.
+  state_dict = {name: array for name, array in state_dict.items() if not name.endswith("num_batches_tracked")}
   module = classifiers.build(model_name, num_classes=len(state_dict.get("linear.bias", range(10))))
   names = resnet_cifar_names(module)
   missing, unused = sorted(set(names) - set(state_dict)), sorted(set(state_dict) - set(names))

@@ -158,7 +158,7 @@ def test_a_certificate_is_evaluated_at_the_highest_precision():
   precisions = []
 
   def predict_fn(params: Any, inputs: Any) -> Any:
-    precisions.append(jax.config.read("jax_default_matmul_precision"))
+    precisions.append(jax.config.jax_default_matmul_precision)  # pyright: ignore[reportAttributeAccessIssue]
     return toys.predict_tanh(params, inputs)
 
   jax_sis.certify(predict_fn, params, images, subsets)
