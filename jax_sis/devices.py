@@ -25,7 +25,7 @@ def use_one_cpu_device_per_core(num_devices: int | None = None) -> None:
 
 def matmul_precision() -> str:
   """JAX's matmul precision setting, as results record it."""
-  return jax.config.read("jax_default_matmul_precision") or "default"
+  return jax.config.jax_default_matmul_precision or "default"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def local_devices(num_devices: int | None = None) -> list[Device]:

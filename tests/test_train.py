@@ -37,10 +37,10 @@ def test_a_killed_training_ends_bitwise_where_an_undisturbed_one_does(tmp_path: 
   (tmp_path / "config.py").write_text(CONFIG_TEXT)
   assert config.load_config(tmp_path / "config.py") == TINY
   data_dir = str(shared_dir / "data/tfds")
-  with jax.numpy_dtype_promotion("standard"):
-    undisturbed = checkpoint.load_classifier(train.train(TINY, data_dir=data_dir, out_dir=tmp_path / "undisturbed"))
-  command = [sys.executable, "-m", "jax_sis", "train", str(tmp_path / "config.py")]
-  command += ["--data-dir", data_dir, "--out", str(tmp_path / "killed")]
+  command = [sys.executable, "-m", "jax_sis", "train", str(tmp_path / "config.py"), "--data-dir", data_dir, "--out"]
+  subprocess.run([*command, str(tmp_path / "undisturbed")], check=True, capture_output=True)
+  undisturbed = checkpoint.load_classifier(tmp_path / "undisturbed" / "classifier")
+  command.append(str(tmp_path / "killed"))
   with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
     assert process.stderr is not None
     for line in process.stderr:
@@ -77,14 +77,18 @@ def test_each_image_is_flipped_in_every_second_epoch():
 
 
 def test_shifts_reach_from_end_to_end_and_mirror_the_border():
-  image = np.zeros((1, 8, 8, 3), np.uint8)
-  image[0, 4, 4] = 255
-  seen = set()
-  for index in range(400):
-    (row, column), *rest = np.argwhere(augment(image, [index], 0)[0, :, :, 0] == 255)
-    assert not rest
-    seen.add((row - 4, min(column, 7 - column) - 3))
-  assert {row for row, _ in seen} == set(range(-3, 4))
+  # Far enough from the border not to be mirrored.
+  image = np.zeros((1, 16, 16, 3), np.uint8)
+  image[0, 8, 8] = 255
+  shifted = augment(np.repeat(image, 400, axis=0), list(range(400)), 0)[..., 0]
+  rows, columns = np.nonzero(shifted == 255)[1:]
+  assert len(rows) == 400
+  assert set(rows - 8) == set(range(-3, 4))
+  # Unflipped around 8, flipped around 7.
+  assert set(columns) == set(range(4, 12))
+  corner = np.zeros((1, 16, 16, 3), np.uint8)
+  corner[0, 1, 8] = 255
+  assert max((augment(corner, [index], 0) == 255).sum() for index in range(40)) == 2 * 3
 
 
 def test_augmentation_does_not_depend_on_the_batch():
