@@ -1,6 +1,7 @@
 """`jax-sis`: parsing only; each subcommand is a program of its own."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -54,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
   except KeyboardInterrupt:
     print(f"\njax-sis {options.command}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
-    return INTERRUPTED_EXIT_CODE
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Devices may still be computing, and Python crashes if it is taken down under them. Finished units are on disk.
+    os._exit(INTERRUPTED_EXIT_CODE)
   return 0
 
 
