@@ -46,7 +46,9 @@ def test_a_convolution_and_both_its_gradients_equal_jaxs_own(
 
 # On CPU, narrow convolutions take a way of their own, which depends on the number of channels and of columns.
 @pytest.mark.parametrize("columns", [8, 9, 10])
-@pytest.mark.parametrize("widths", [(3, 16), (16, 3), (8, 8), (16, 16), (16, 32), (32, 16)])
+@pytest.mark.parametrize(
+  "widths", [(1, 16), (3, 8), (3, 16), (3, 32), (4, 16), (16, 3), (8, 8), (16, 16), (16, 32), (32, 16)]
+)
 def test_a_convolution_of_any_width_equals_jaxs_own(widths: tuple[int, int], columns: int):
   check_convolution((6, columns), (3, 3), 1, 1, "float32", widths=widths)
 

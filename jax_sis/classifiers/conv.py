@@ -13,6 +13,10 @@ from jaxtyping import Array, Float
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # Up to this many output channels XLA:CPU (jaxlib 0.10) uses Eigen, above it YNNPACK, which is about twice as fast.
 SLOW_WIDTH = 16
+# With input channels that are no multiple of four, as those of a picture, YNNPACK in its turn is slow below 64.
+SLOW_WIDTH_OF_ODD_INPUTS = 63
+# Up to this many input channels, an input gradient sums products instead of convolving for a handful of channels.
+FEW_INPUTS = 4
 
 
 def conv2d(
@@ -63,7 +67,7 @@ def run_conv(
     lax.conv_general_dilated, window_strides=(stride, stride), padding=pads, dimension_numbers=DIMENSION_NUMBERS
   )
   num_columns = inputs.shape[2] + sum(pads[1]) - kernel.shape[1] + 1
-  block = columns_at_once(kernel.shape[3])
+  block = columns_at_once(*kernel.shape[2:])
   if stride != 1 or block == 1 or num_columns % block:
     return plain(inputs, kernel)
   return lax.platform_dependent(
@@ -71,9 +75,10 @@ def run_conv(
   )
 
 
-def columns_at_once(out_width: int) -> int:
-  """The fewest output columns that together have more channels than XLA:CPU's fast convolution asks for."""
-  return next(block for block in itertools.count(1) if block * out_width > SLOW_WIDTH and block & (block - 1) == 0)
+def columns_at_once(in_width: int, out_width: int) -> int:
+  """The fewest output columns, a power of two, that together have the channels XLA:CPU's fast convolution asks for."""
+  slow_width = SLOW_WIDTH_OF_ODD_INPUTS if in_width % 4 else SLOW_WIDTH
+  return next(block for block in itertools.count(1) if block * out_width > slow_width and block & (block - 1) == 0)
 
 
 def blocked_conv(
@@ -98,7 +103,43 @@ def input_gradient(
   padding: int,
   size: tuple[int, int],
 ) -> Float[Array, "B H W C"]:
-  """The gradient with respect to inputs of height and width `size`, as a plain convolution of the cotangent.
+  """The gradient with respect to inputs of height and width `size`, in a form that is fast on the platform."""
+  convolved = functools.partial(convolved_gradient, stride=stride, padding=padding, size=size)
+  if stride > 1 or kernel.shape[2] > FEW_INPUTS:
+    return convolved(cotangent, kernel)
+  summed = functools.partial(summed_gradient, padding=padding, size=size)
+  return lax.platform_dependent(cotangent, kernel, cpu=summed, default=convolved)
+
+
+def summed_gradient(
+  cotangent: Float[Array, "B P Q D"], kernel: Float[Array, "h w C D"], *, padding: int, size: tuple[int, int]
+) -> Float[Array, "B H W C"]:
+  """The input gradient of stride 1: all taps' products as one matrix product, each then added where it belongs.
+
+  Channels come first, so that the sums run along rows of the image.
+  """
+  height, width, in_width, out_width = kernel.shape
+  products = lax.dot_general(kernel.reshape(-1, out_width), cotangent, (((1,), (3,)), ((), ())))
+  products = products.reshape(height, width, in_width, *cotangent.shape[:3])
+  margins = [(length - 1 - padding, length - 1 - padding, 0) for length in (height, width)]
+  products = lax.pad(products, jnp.zeros((), products.dtype), [(0, 0, 0)] * 4 + margins)
+  shifted = [
+    products[row, column, :, :, height - 1 - row :, width - 1 - column :][..., : size[0], : size[1]]
+    for row in range(height)
+    for column in range(width)
+  ]
+  return functools.reduce(jnp.add, shifted).transpose(1, 2, 3, 0)
+
+
+def convolved_gradient(
+  cotangent: Float[Array, "B P Q D"],
+  kernel: Float[Array, "h w C D"],
+  *,
+  stride: int,
+  padding: int,
+  size: tuple[int, int],
+) -> Float[Array, "B H W C"]:
+  """The input gradient as a plain convolution of the cotangent.
 
   Input rows of one remainder modulo the stride meet the same kernel rows. So each cotangent position yields a square
   of `stride` x `stride` input positions as channels, which are then laid out in space.
