@@ -73,6 +73,8 @@ def best_rate(rates: dict[str, float], start: str) -> float:
   return max(rate for name, rate in rates.items() if name.startswith(start))
 
 
+# torch.compile runs deprecated parts of PyTorch itself.
+@pytest.mark.filterwarnings("ignore:.*torch:DeprecationWarning")
 def test_image_steps_beside_pytorch(benchmark: Any):
   pytest.importorskip("torch", reason="the peer needs PyTorch: pip install torch")
   jax_runs = make_jax_runs()
