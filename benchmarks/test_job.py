@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from jax_sis import bench, checkpoint, classifiers, devices, find, masking
-from jax_sis.backselect import backward_sizes
 from jax_sis.config import FindConfig
-from jax_sis.search import Gradient
+from jax_sis.search import Gradient, backward_sizes
 
 
 def test_default_job_from_start_to_end(benchmark: Any, tmp_path: pathlib.Path):

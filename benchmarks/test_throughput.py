@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from jax_sis import bench, checkpoint, classifiers, devices, masking
-from jax_sis.backselect import backward_sizes
-from jax_sis.search import Gradient
+from jax_sis.search import Gradient, backward_sizes
 
 NUM_STEPS = 16
 NUM_ROUNDS = 7

@@ -7,9 +7,11 @@ report = jax_sis.certify(predict_fn, params, images, subsets)
 
 from jax_sis.backselect import backselect
 from jax_sis.certify import Certificate, certify
+from jax_sis.forward import forward_select
 from jax_sis.masking import mask_inputs
+from jax_sis.minimise import minimise
 from jax_sis.order import NOT_RANKED, FeatureOrder
-from jax_sis.search import Exact, Gradient
+from jax_sis.search import Exact, Forward, Gradient, Screened
 from jax_sis.subsets import Status, Subsets, keep_fraction, sufficient_subsets
 from jax_sis.types import PredictFn
 from jax_sis.version import __version__
@@ -19,14 +21,18 @@ __all__ = [
   "Certificate",
   "Exact",
   "FeatureOrder",
+  "Forward",
   "Gradient",
   "PredictFn",
+  "Screened",
   "Status",
   "Subsets",
   "__version__",
   "backselect",
   "certify",
+  "forward_select",
   "keep_fraction",
   "mask_inputs",
+  "minimise",
   "sufficient_subsets",
 ]

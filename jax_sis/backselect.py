@@ -1,7 +1,8 @@
 """Backward selection: mask the least needed features step by step until none is left."""
 
 import functools
-from typing import Any
+import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jax_sis import masking, validation
 from jax_sis.order import NOT_RANKED, FeatureOrder
-from jax_sis.scores import log_odds, predict_logits, score_logits
-from jax_sis.search import BackwardSearch, Evaluation, Gradient, make_logits_fn
+from jax_sis.scores import log_odds, predict_logits
+from jax_sis.search import BackwardSearch, Evaluation, Gradient, Phase, make_logits_fn, make_score_fn, sort_keys
 from jax_sis.types import PredictFn, ScoreName
 
 
@@ -48,7 +49,7 @@ def backselect(
     params: the model's arrays.
     inputs: normalised inputs, floating point, with a leading batch axis.
     targets: the class whose score is kept up; by default the class predicted on the whole input.
-    search: `Gradient(per_step=k)` or `Exact()`.
+    search: `Gradient(per_step=k)`, `Screened()` or `Exact()`.
     baseline: what a masked feature shows: a number or an array that broadcasts against the inputs. 0.0 is the data's
       mean colour where inputs are normalised by it.
     grid: the mask's shape, see `masking.py`; by default a feature a position, all channels together.
@@ -63,6 +64,39 @@ def backselect(
   Raises:
     ValueError: an argument has the wrong type, shape or value, or `predict_fn` is not a classifier of that kind.
   """
+  question = check_question(predict_fn, params, inputs, targets, baseline, grid, available, score)
+  return run_backward(
+    predict_fn,
+    params,
+    *question.arrays,
+    grid=question.grid,
+    score=score,
+    phases=search.phases(masking.num_features(question.grid)),
+  )
+
+
+class Question(NamedTuple):
+  """What a search is asked, checked: the arrays in the order in which searches take them, and the grid."""
+
+  arrays: tuple[Float[Array, "B ..."], Int[Array, "B"], Float[Array, "B ..."], Bool[Array, "B F"]]
+  grid: tuple[int, ...]
+
+
+def check_question(
+  predict_fn: PredictFn,
+  params: Any,
+  inputs: Any,
+  targets: Any,
+  baseline: Any,
+  grid: tuple[int, ...] | None,
+  available: Any,
+  score: ScoreName,
+) -> Question:
+  """Checks the arguments that all searches share, and fills in targets, baseline, grid and available features.
+
+  Raises:
+    ValueError: as for `backselect`.
+  """
   inputs = validation.check_inputs(inputs)
   grid = masking.check_grid(grid, inputs.shape[1:])
   validation.check_score(score)
@@ -73,30 +107,10 @@ def backselect(
   validation.check_examples_independent(predict_fn, params, inputs, baseline)
   if targets is None:
     targets = predict_logits(predict_fn, params, inputs).argmax(-1).astype(jnp.int32)
-  return run_backward(
-    predict_fn,
-    params,
-    inputs,
-    targets,
-    baseline,
-    available,
-    search=search,
-    grid=grid,
-    score=score,
-    sizes=backward_sizes(masking.num_features(grid), search.per_step),
-  )
+  return Question((inputs, targets, baseline, available), grid)
 
 
-def backward_sizes(num_features: int, per_step: int) -> tuple[int, ...]:
-  """The subset sizes that a backward search evaluates, ascending: 0, then `num_features` less multiples of the step.
-
-  >>> backward_sizes(10, 4)
-  (0, 2, 6, 10)
-  """
-  return (0, *reversed(range(num_features, 0, -per_step)))
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("search", "grid", "score", "sizes"))
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("grid", "score", "phases"))
 def run_backward(
   predict_fn: PredictFn,
   params: Any,
@@ -105,19 +119,18 @@ def run_backward(
   baseline: Float[Array, "B ..."],
   available: Bool[Array, "B F"],
   *,
-  search: BackwardSearch,
   grid: tuple[int, ...],
   score: ScoreName,
-  sizes: tuple[int, ...],
+  phases: tuple[Phase, ...],
 ) -> FeatureOrder:
-  """`backselect` on checked arguments, through the given sizes (ascending); features below the first stay unranked."""
+  """`backselect` on checked arguments, through the sizes of the phases; features below the lowest stay unranked."""
   logits_fn = make_logits_fn(predict_fn, params, inputs, baseline, grid)
-
-  def score_fn(logits: Float[Array, "B M K"]) -> Float[Array, "B M"]:
-    return jax.vmap(functools.partial(score_logits, score=score), in_axes=(1, None), out_axes=1)(logits, targets)
+  score_fn = make_score_fn(targets, score)
 
   def step(
-    carry: tuple[Bool[Array, "B F"], Int[Array, "B F"], Bool[Array, "B"]], next_size: Int[Array, ""]
+    search: BackwardSearch,
+    carry: tuple[Bool[Array, "B F"], Int[Array, "B F"], Bool[Array, "B"]],
+    next_size: Int[Array, ""],
   ) -> tuple[Any, Float[Array, "B"]]:
     kept, rank, finite = carry
     evaluation = search.evaluate(logits_fn, score_fn, kept)
@@ -126,12 +139,18 @@ def run_backward(
     kept, rank = jax.vmap(remove)(kept, rank, evaluation.preference)
     return (kept, rank, finite), jax.nn.sigmoid(log_odds(evaluation.logits, targets))
 
-  descending = np.array(sizes[::-1], np.int32)
+  sizes = tuple(size for phase in reversed(phases) for size in phase.sizes)
   # The last evaluation, at the smallest size, removes nothing.
-  next_sizes = jnp.asarray(np.append(descending[1:], descending[-1]))
+  next_sizes = iter((*sizes[-2::-1], sizes[0]))
   rank = jnp.full(available.shape, NOT_RANKED, jnp.int32)
-  finite = jnp.ones(inputs.shape[0], bool)
-  (_, rank, finite), confidence = jax.lax.scan(step, (available, rank, finite), next_sizes)
+  carry = available, rank, jnp.ones(inputs.shape[0], bool)
+  confidences = []
+  for phase in phases:
+    following = jnp.asarray(list(itertools.islice(next_sizes, len(phase.sizes))), jnp.int32)
+    carry, confidence = jax.lax.scan(functools.partial(step, phase.search), carry, following)
+    confidences.append(confidence)
+  _, rank, finite = carry
+  confidence = jnp.concatenate(confidences)
   return FeatureOrder(
     rank=rank,
     confidence=confidence[::-1].T,
@@ -157,11 +176,7 @@ def remove_features(
   Ties go to the lowest index. The feature masked first gets the highest rank, the number of kept features less one.
   """
   num_kept = kept.sum(dtype=jnp.int32)
-  # top_k puts +0.0 before -0.0 and NaN before everything: make zeros equal, and NaN the last resort.
-  limits = jnp.finfo(preference.dtype)
-  preference = jnp.where(preference == 0, 0.0, preference)
-  preference = jnp.nan_to_num(preference, nan=limits.min, posinf=limits.max, neginf=limits.min)
-  preference = jnp.where(kept, preference, -jnp.inf)
+  preference = sort_keys(preference, kept)
   if per_step == 1:
     chosen = preference.argmax(keepdims=True)
   else:

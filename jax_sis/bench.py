@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jax_sis import checkpoint, classifiers, devices, masking
-from jax_sis.backselect import backward_sizes, run_backward
+from jax_sis.backselect import run_backward
 from jax_sis.config import require_positive
-from jax_sis.search import Gradient
+from jax_sis.search import Gradient, Phase, backward_sizes
 from jax_sis.types import Params, PredictFn
 
 MATMUL_SIZE = 2048
@@ -182,10 +182,9 @@ def search_steps(
     predict_fn(params, inputs).argmax(-1).astype(jnp.int32),
     masking.check_baseline(0.0, inputs),
     jnp.ones((inputs.shape[0], masking.num_features(grid)), bool),
-    search=search,
     grid=grid,
     score="log_odds",
-    sizes=sizes,
+    phases=(Phase(search, sizes),),
   )
   return order.rank, order.confidence
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_sis import masking, validation
+from jax_sis import validation
+from jax_sis.minimise import check_subsets
 from jax_sis.scores import log_odds
-from jax_sis.search import check_positive_integer, make_logits_fn, scores_without_each
+from jax_sis.search import check_positive_integer, make_logits_fn, make_score_fn, scores_without_each
 from jax_sis.subsets import Status, Subsets
 from jax_sis.types import PredictFn
 
@@ -109,9 +110,7 @@ def certify(
   inputs = validation.check_inputs(inputs)
   validation.check_predict_fn(predict_fn, params, inputs)
   check_positive_integer("chunk_size", chunk_size)
-  if subsets.mask.shape[0] != inputs.shape[0]:
-    raise ValueError(f"inputs must be the {subsets.mask.shape[0]} that the subsets are of, got {inputs.shape[0]}.")
-  masking.check_grid(subsets.mask.shape[1:], inputs.shape[1:])
+  check_subsets(subsets, inputs)
   report = run_certify(predict_fn, params, inputs, subsets, tolerance, chunk_size=chunk_size)
   if validation.is_concrete(report) and not bool(report.is_reproduced.all()):
     index = int(np.argmin(report.is_reproduced))
@@ -139,7 +138,7 @@ def run_certify(
   with jax.default_matmul_precision("highest"):
     logits_fn = make_logits_fn(predict_fn, params, inputs, subsets.baseline, grid)
     logits = logits_fn(kept.astype(jnp.result_type(float)))
-    score_fn = jax.vmap(lambda logits: log_odds(logits, subsets.target), in_axes=1, out_axes=1)
+    score_fn = make_score_fn(subsets.target, "log_odds")
     without_each = scores_without_each(logits_fn, score_fn, kept, chunk_size=chunk_size)
   is_ok = subsets.status == Status.OK
   confidence = jnp.where(is_ok, jax.nn.sigmoid(log_odds(logits, subsets.target)), jnp.nan)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 import jax_sis
 from jax_sis import checkpoint, classifiers, data, devices, figures, masking, results, validation
-from jax_sis.backselect import backward_sizes, run_backward
+from jax_sis.backselect import run_backward
 from jax_sis.certify import run_certify
 from jax_sis.classifiers import Classifier
 from jax_sis.config import FindConfig

@@ -48,4 +48,9 @@ def at_least_float32(array: Float[Array, "..."]) -> Float[Array, "..."]:
   return array.astype(np.promote_types(array.dtype, np.float32))
 
 
+def to_probability(scores: Float[Array, "..."], *, score: ScoreName) -> Float[Array, "..."]:
+  """The softmax probability that a value of the named score stands for."""
+  return jax.nn.sigmoid(scores) if score == "log_odds" else scores
+
+
 SCORES = {"log_odds": log_odds, "probability": probability}

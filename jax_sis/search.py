@@ -1,19 +1,22 @@
-"""How a backward step chooses what to mask next.
+"""How a step chooses: what to mask next (backward), or what to add next (forward).
 
-A search turns the features that are still kept into preferences: the highest are masked first. The driver in
-`backselect.py` does the rest, so a new way to choose is a new function here and nothing else.
+A backward search turns the features that are still kept into preferences: the highest are masked first. The driver in
+`backselect.py` does the rest, so a new way to choose is a new class here and nothing else. `Forward` is the settings of
+the driver in `forward.py`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jax_sis import masking
-from jax_sis.types import PredictFn
+from jax_sis.scores import score_logits
+from jax_sis.types import PredictFn, ScoreName
 
 # Kept masks `[N, F]`, as numbers in 0..1, of N // B variants of each of the B images, one image after the other
 # -> logits `[N, K]`.
@@ -39,6 +42,15 @@ def make_logits_fn(
   return logits_fn
 
 
+def make_score_fn(targets: Int[Array, "B"], score: ScoreName) -> ScoreFn:
+  """Binds the named score to the targets of a batch."""
+
+  def score_fn(logits: Float[Array, "B M K"]) -> Float[Array, "B M"]:
+    return jax.vmap(functools.partial(score_logits, score=score), in_axes=(1, None), out_axes=1)(logits, targets)
+
+  return score_fn
+
+
 def repeat_images(array: Shaped[Array, "B ..."], repeats: int) -> Shaped[Array, "N ..."]:
   """Each image `repeats` times, next to each other."""
   shape = (array.shape[0], repeats, *array.shape[1:])
@@ -50,6 +62,22 @@ class Evaluation(NamedTuple):
 
   logits: Float[Array, "B K"]
   preference: Float[Array, "B F"]
+
+
+class Phase(NamedTuple):
+  """A stretch of a backward search: who chooses at which sizes."""
+
+  search: "Gradient | Screened | Exact"
+  sizes: tuple[int, ...]
+
+
+def backward_sizes(num_features: int, per_step: int, down_to: int = 0) -> tuple[int, ...]:
+  """The sizes a backward search goes through, ascending: `down_to`, then `num_features` less multiples of the step.
+
+  >>> backward_sizes(10, 4)
+  (0, 2, 6, 10)
+  """
+  return (down_to, *reversed(range(num_features, down_to, -per_step)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +96,10 @@ class Gradient:
   def __post_init__(self) -> None:
     check_positive_integer("Gradient.per_step", self.per_step)
 
+  def phases(self, num_features: int) -> tuple[Phase, ...]:
+    """One way to choose throughout."""
+    return (Phase(self, backward_sizes(num_features, self.per_step)),)
+
   def evaluate(self, logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Bool[Array, "B F"]) -> Evaluation:
     """Logits at the current mask, and minus the gradient of the score."""
 
@@ -77,6 +109,57 @@ class Gradient:
 
     gradient, logits = jax.grad(total_score, has_aux=True)(kept.astype(jnp.result_type(float)))
     return Evaluation(logits, -gradient)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Screened:
+  """Subsets about as small as exact ones for a small part of the cost: the gradient names, forward passes choose.
+
+  At each step the `candidates` features whose loss costs least by the gradient are tried, each masked alone, and the
+  one whose loss leaves the score highest is masked. Far from the end the choice matters little, so that a plain
+  gradient search may lead down to `gradient_until` features first. With as many candidates as features and no gradient
+  phase this is `Exact`. Not in the papers.
+
+  Attributes:
+    candidates: features tried at each step.
+    gradient_until: features left when screening begins; None screens from the first step on.
+    gradient_per_step: features masked a step before that.
+    chunk_size: masked copies a model call, over all images of the batch together; it bounds the memory.
+  """
+
+  candidates: int = 32
+  gradient_until: int | None = 256
+  gradient_per_step: int = 4
+  chunk_size: int = 128
+
+  def __post_init__(self) -> None:
+    check_positive_integer("Screened.candidates", self.candidates)
+    check_positive_integer("Screened.gradient_per_step", self.gradient_per_step)
+    check_positive_integer("Screened.chunk_size", self.chunk_size)
+    if self.gradient_until is not None:
+      check_positive_integer("Screened.gradient_until", self.gradient_until)
+
+  @property
+  def per_step(self) -> int:
+    """One feature a step, while screening."""
+    return 1
+
+  def phases(self, num_features: int) -> tuple[Phase, ...]:
+    """The gradient phase, where there are features enough for one, and the screening."""
+    if self.gradient_until is None or self.gradient_until >= num_features:
+      return (Phase(self, backward_sizes(num_features, 1)),)
+    leading = Gradient(per_step=self.gradient_per_step)
+    leading_sizes = backward_sizes(num_features, leading.per_step, self.gradient_until)[1:]
+    return Phase(leading, leading_sizes), Phase(self, backward_sizes(self.gradient_until, 1))
+
+  def evaluate(self, logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Bool[Array, "B F"]) -> Evaluation:
+    """Logits at the current mask, and the score without each candidate."""
+    logits, preference = Gradient().evaluate(logits_fn, score_fn, kept)
+    candidates = best_features(preference, kept, self.candidates)
+    scores = score_flips(logits_fn, score_fn, kept, candidates, chunk_size=self.chunk_size)
+    # A gradient that is no number must show in the result, as it does in a plain gradient search.
+    scores = jnp.where(jnp.isfinite(preference).all(1, where=kept)[:, None], scores, jnp.nan)
+    return Evaluation(logits, spread_scores(scores, candidates, kept))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,13 +182,63 @@ class Exact:
     """One feature a step, always."""
     return 1
 
+  def phases(self, num_features: int) -> tuple[Phase, ...]:
+    """One way to choose throughout."""
+    return (Phase(self, backward_sizes(num_features, 1)),)
+
   def evaluate(self, logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Bool[Array, "B F"]) -> Evaluation:
     """Logits at the current mask, and the score without each kept feature."""
     logits = logits_fn(kept.astype(jnp.result_type(float)))
     return Evaluation(logits, scores_without_each(logits_fn, score_fn, kept, chunk_size=self.chunk_size))
 
 
-BackwardSearch = Gradient | Exact
+BackwardSearch = Gradient | Screened | Exact
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forward:
+  """The smallest evidence: start from the masked input and add one feature a step until the classifier is confident.
+
+  At each step the gradient names the `candidates` features that would add most, forward passes try each of them, and
+  the one that raises the score most is added. Not in the papers; the subsets are smaller than those of backward
+  searches, and there is no order beyond them.
+
+  Attributes:
+    candidates: features tried at each step. More give smaller subsets and cost as much more time.
+    threshold: the softmax probability at which an image is done, strictly between 0 and 1.
+    max_features: features at which an image that is not done is given up.
+    chunk_size: masked copies a model call, over all images of the batch together; it bounds the memory.
+  """
+
+  candidates: int = 64
+  threshold: float = 0.99
+  max_features: int = 64
+  chunk_size: int = 128
+
+  def __post_init__(self) -> None:
+    check_positive_integer("Forward.candidates", self.candidates)
+    check_positive_integer("Forward.max_features", self.max_features)
+    check_positive_integer("Forward.chunk_size", self.chunk_size)
+    if not 0 < self.threshold < 1:
+      raise ValueError(f"Forward.threshold must be a probability strictly between 0 and 1, got {self.threshold!r}.")
+
+
+def best_features(preference: Float[Array, "B F"], allowed: Bool[Array, "B F"], count: int) -> Int[Array, "B P"]:
+  """The `count` most preferred of the allowed features of each image; F stands where there are fewer."""
+  num_features = preference.shape[1]
+  best, features = jax.lax.top_k(sort_keys(preference, allowed), min(count, num_features))
+  return jnp.where(best == -jnp.inf, num_features, features)
+
+
+def sort_keys(preference: Float[Array, "*B F"], allowed: Bool[Array, "*B F"]) -> Float[Array, "*B F"]:
+  """Preferences that can be ranked: equal zeros, NaN as the last resort, and -inf for features that are not allowed.
+
+  `top_k` alone puts +0.0 before -0.0 and NaN before everything.
+  """
+  limits = jnp.finfo(preference.dtype)
+  preference = jnp.where(preference == 0, 0.0, preference)
+  preference = jnp.nan_to_num(preference, nan=limits.min, posinf=limits.max, neginf=limits.min)
+  return jnp.where(allowed, preference, -jnp.inf)
 
 
 def scores_without_each(
@@ -121,28 +254,64 @@ def scores_without_each(
     kept: the features that are kept now.
     chunk_size: masked copies a model call, over all images together.
   """
-  num_images, num_features = kept.shape
-  per_image = min(max(chunk_size // num_images, 1), num_features)
-  num_chunks = -(-num_features // per_image)
   # Kept features first, in ascending order; a stable sort keeps them so.
   candidates = jnp.argsort(~kept, axis=1, stable=True)
-  candidates = jnp.pad(candidates, ((0, 0), (0, num_chunks * per_image - num_features)), constant_values=num_features)
-  features = jnp.arange(num_features)[None, None]
+  num_needed = kept.sum(1, dtype=jnp.int32).max()
+  scores = score_flips(logits_fn, score_fn, kept, candidates, chunk_size=chunk_size, num_needed=num_needed)
+  return spread_scores(scores, candidates, kept)
+
+
+def score_flips(
+  logits_fn: MaskedLogitsFn,
+  score_fn: ScoreFn,
+  kept: Bool[Array, "B F"],
+  features: Int[Array, "B P"] | Int[Array, "B P Q"],
+  *,
+  chunk_size: int,
+  num_needed: Int[Array, ""] | None = None,
+) -> Float[Array, "B P"]:
+  """The score of each image with one feature changed, or Q together, from kept to masked or back: P such variants.
+
+  Args:
+    logits_fn: masks -> logits.
+    score_fn: logits -> scores.
+    kept: the features that are kept now.
+    features: which to change; a number of F changes nothing.
+    chunk_size: masked copies a model call, over all images together.
+    num_needed: how many of the P columns matter; the scores of later ones may be -inf.
+  """
+  num_images, num_features = kept.shape
+  features = features if features.ndim == 3 else features[..., None]
+  num_columns, num_changes = features.shape[1:]
+  per_image = min(max(chunk_size // num_images, 1), num_columns)
+  num_chunks = -(-num_columns // per_image)
+  padding = num_chunks * per_image - num_columns
+  features = jnp.pad(features, ((0, 0), (0, padding), (0, 0)), constant_values=num_features)
+  numbers = jnp.arange(num_features, dtype=features.dtype)[None, None]
 
   def score_chunk(index: Array, scores: Float[Array, "B P"]) -> Float[Array, "B P"]:
     start = index * per_image
-    chunk = jax.lax.dynamic_slice_in_dim(candidates, start, per_image, axis=1)
-    masks = kept[:, None] & (features != chunk[:, :, None])
+    chunk = jax.lax.dynamic_slice_in_dim(features, start, per_image, axis=1)
+    # One comparison a change: an axis of them would be several times the memory.
+    masks = functools.reduce(
+      jnp.logical_xor, (numbers == chunk[:, :, change, None] for change in range(num_changes)), kept[:, None]
+    )
     logits = logits_fn(masks.reshape(-1, num_features).astype(jnp.result_type(float)))
     chunk_scores = score_fn(logits.reshape(num_images, per_image, -1))
     return jax.lax.dynamic_update_slice_in_dim(scores, chunk_scores.astype(scores.dtype), start, axis=1)
 
-  num_needed = -(-kept.sum(1).max() // per_image)
-  scores = jnp.full(candidates.shape, -jnp.inf, jnp.result_type(float))
-  scores = jax.lax.fori_loop(0, num_needed, score_chunk, scores)
-  rows = jnp.arange(num_images)[:, None]
-  by_feature = jnp.full(kept.shape, -jnp.inf, scores.dtype).at[rows, candidates].set(scores, mode="drop")
-  return jnp.where(kept, by_feature, -jnp.inf)
+  scores = jnp.full(features.shape[:2], -jnp.inf, jnp.result_type(float))
+  num_calls = num_chunks if num_needed is None else -(-num_needed // per_image)
+  return jax.lax.fori_loop(0, num_calls, score_chunk, scores)[:, :num_columns]
+
+
+def spread_scores(
+  scores: Float[Array, "B P"], features: Int[Array, "B P"], allowed: Bool[Array, "B F"]
+) -> Float[Array, "B F"]:
+  """Scores by feature number, -inf for features that have none or are not allowed."""
+  rows = jnp.arange(allowed.shape[0])[:, None]
+  by_feature = jnp.full(allowed.shape, -jnp.inf, scores.dtype).at[rows, features].set(scores, mode="drop")
+  return jnp.where(allowed, by_feature, -jnp.inf)
 
 
 def check_positive_integer(name: str, value: int) -> None:

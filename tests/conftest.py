@@ -25,7 +25,9 @@ KERNEL_MODULES = (
   "validation",
   "search",
   "backselect",
+  "forward",
   "subsets",
+  "minimise",
   "certify",
 )
 TYPE_CHECKED_MODULES = (*KERNEL_MODULES, "classifiers", "torch_weights")

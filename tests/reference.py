@@ -173,9 +173,11 @@ class Problem:
 
 
 def backward_selection(
-  problem: Problem, per_step: int, choose_fn: Callable[[Problem, list[int]], list[int]]
+  problem: Problem,
+  num_removed_at: Callable[[int], int],
+  choose_fn: Callable[[Problem, list[int]], list[int]],
 ) -> Selection:
-  """Removes features at sizes F, F - k, F - 2k, ... until none is left; `choose_fn` sorts them, first to go first."""
+  """Removes as many features as `num_removed_at` says for a size; `choose_fn` sorts them, first to go first."""
   everything = range(problem.num_features)
   kept = sorted(everything if problem.available is None else problem.available)
   removed: list[int] = []
@@ -183,7 +185,7 @@ def backward_selection(
   size = problem.num_features
   while size > 0:
     confidence[size] = problem.probability(set(kept))
-    size = max(size - per_step, 0)
+    size = max(size - num_removed_at(size), 0)
     chosen = choose_fn(problem, kept)[: max(len(kept) - size, 0)]
     removed += chosen
     kept = [feature for feature in kept if feature not in chosen]
@@ -203,17 +205,73 @@ def exact(problem: Problem) -> Selection:
         best, best_score = feature, score
     return [] if best is None else [best]
 
-  return backward_selection(problem, 1, choose)
+  return backward_selection(problem, lambda size: 1, choose)
 
 
 def gradient(problem: Problem, per_step: int) -> Selection:
   """Batched Gradient SIS: remove the features that the gradient says cost least; the lowest index among equals."""
+  return backward_selection(problem, lambda size: per_step, by_gradient)
+
+
+def by_gradient(problem: Problem, kept: list[int]) -> list[int]:
+  """Kept features by the loss that the gradient foresees, the lowest index first among equals."""
+  loss = problem.loss_of_each(set(kept))
+  return sorted(kept, key=lambda feature: (loss[feature], feature))
+
+
+def screened(problem: Problem, candidates: int, gradient_until: int | None, gradient_per_step: int) -> Selection:
+  """Of the few features that the gradient would remove first, remove the one without which the score is highest.
+
+  Down to `gradient_until` features a plain gradient search leads.
+  """
+  until = problem.num_features if gradient_until is None else gradient_until
+
+  def num_removed_at(size: int) -> int:
+    return min(gradient_per_step, size - until) if size > until else 1
 
   def choose(problem: Problem, kept: list[int]) -> list[int]:
-    loss = problem.loss_of_each(set(kept))
-    return sorted(kept, key=lambda feature: (loss[feature], feature))
+    few = by_gradient(problem, kept)
+    # Where fewer features are available than the size says, the phase still follows the size.
+    if sizes.pop(0) > until:
+      return few
+    return sorted(few[:candidates], key=lambda feature: (-problem.score_of(set(kept) - {feature}), feature))[:1]
 
-  return backward_selection(problem, per_step, choose)
+  sizes = [problem.num_features]
+  while sizes[-1] > 0:
+    sizes.append(max(sizes[-1] - num_removed_at(sizes[-1]), 0))
+  return backward_selection(problem, num_removed_at, choose)
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+  """What forward selection says of one image: features in the order of their adding, confidences at 0, 1, ... ."""
+
+  added: tuple[int, ...]
+  confidences: tuple[float, ...]
+
+
+def forward(problem: Problem, candidates: int, threshold: float, max_features: int) -> Growth:
+  """Adds, of the features with the steepest gradient, the one that raises the score most, until one passes."""
+  everything = range(problem.num_features)
+  available = set(everything if problem.available is None else problem.available)
+  added: list[int] = []
+  confidences = [problem.probability(set())]
+  while confidences[-1] < threshold and len(added) < max_features and available - set(added):
+    gain = problem.loss_of_each(set(added))
+    few = sorted(available - set(added), key=lambda feature: (-gain[feature], feature))[:candidates]
+    added.append(max(few, key=lambda feature: problem.score_of({*added, feature})))
+    confidences.append(problem.probability(set(added)))
+  return Growth(tuple(added), tuple(confidences))
+
+
+def can_be_exchanged(problem: Problem, subset: set[int], threshold: float) -> bool:
+  """Whether some two features of a subset can be replaced by one other feature, with the threshold still reached."""
+  others = set(range(problem.num_features)) - subset
+  return any(
+    problem.probability((subset - set(pair)) | {other}) >= threshold
+    for pair in itertools.combinations(sorted(subset), 2)
+    for other in others
+  )
 
 
 def find_sis(selection: Selection, threshold: float) -> frozenset[int] | None:

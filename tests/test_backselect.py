@@ -21,8 +21,11 @@ from jax_sis.search import BackwardSearch
 
 SHAPE = (4, 3, 2)
 NUM_FEATURES = 12
-SEARCHES = [jax_sis.Gradient(), jax_sis.Gradient(per_step=5), jax_sis.Exact(chunk_size=10)]
+SCREENED = jax_sis.Screened(candidates=4, gradient_until=7, gradient_per_step=2, chunk_size=3)
+SEARCHES = [jax_sis.Gradient(), jax_sis.Gradient(per_step=5), SCREENED, jax_sis.Exact(chunk_size=10)]
 EDGE_SEARCHES = [
+  jax_sis.Screened(candidates=3, gradient_until=None),
+  jax_sis.Screened(candidates=500, gradient_until=500),
   *(jax_sis.Gradient(per_step=k) for k in (4, 12, 20)),
   *(jax_sis.Exact(chunk_size=size) for size in (1, 500)),
 ]
@@ -32,6 +35,9 @@ def reference_orders(problems: list[reference.Problem], search: BackwardSearch) 
   """Ranks and confidences of the slow search, for each problem."""
   if isinstance(search, jax_sis.Exact):
     selections = [reference.exact(problem) for problem in problems]
+  elif isinstance(search, jax_sis.Screened):
+    settings = search.candidates, search.gradient_until, search.gradient_per_step
+    selections = [reference.screened(problem, *settings) for problem in problems]
   else:
     selections = [reference.gradient(problem, search.per_step) for problem in problems]
   return np.stack([found.rank() for found in selections]), np.stack([found.confidences() for found in selections])
@@ -105,7 +111,7 @@ def test_every_search_equals_the_reference(search: BackwardSearch, score: str):
 
 
 @pytest.mark.parametrize("grid", [(2, 3, 1), (4, 1, 2), (1, 1, 2), (1, 1, 1)])
-@pytest.mark.parametrize("search", [jax_sis.Gradient(per_step=2), jax_sis.Exact(chunk_size=7)], ids=repr)
+@pytest.mark.parametrize("search", [jax_sis.Gradient(per_step=2), SCREENED, jax_sis.Exact(chunk_size=7)], ids=repr)
 def test_grids_and_baselines_equal_the_reference(grid: tuple[int, ...], search: BackwardSearch):
   rng = np.random.default_rng(4)
   params = toys.make_params("tanh", rng, 24)
@@ -119,7 +125,7 @@ def test_grids_and_baselines_equal_the_reference(grid: tuple[int, ...], search: 
   seed=st.integers(0, 10_000),
   kind=st.sampled_from(["linear", "relu"]),
   num_features=st.sampled_from([1, 8]),
-  search=st.sampled_from([jax_sis.Gradient(), jax_sis.Gradient(per_step=3), jax_sis.Exact(chunk_size=5)]),
+  search=st.sampled_from([jax_sis.Gradient(), jax_sis.Gradient(per_step=3), SCREENED, jax_sis.Exact(chunk_size=5)]),
 )
 def test_ties_and_signed_zeros_go_to_the_lowest_index(
   seed: int, kind: str, num_features: int, search: BackwardSearch, score: str
@@ -208,6 +214,23 @@ def test_exact_search_sees_an_interaction_that_the_gradient_cannot():
   for search in (jax_sis.Gradient(), jax_sis.Exact()):
     order = jax_sis.backselect(predict_and, jnp.float32(10), jnp.ones((1, 4)), search=search)
     assert order.rank.tolist() == [[1, 0, 3, 2]]
+
+
+def test_screening_every_feature_is_exact_and_one_candidate_is_the_gradient():
+  images, params = toys.images_and_params(13, num_images=4)
+  run = lambda search: jax_sis.backselect(toys.predict_tanh, params, images, search=search)  # noqa: E731
+  every = run(jax_sis.Screened(candidates=NUM_FEATURES, gradient_until=None, chunk_size=7))
+  np.testing.assert_array_equal(every.rank, run(jax_sis.Exact()).rank)
+  one = run(jax_sis.Screened(candidates=1, gradient_until=None))
+  np.testing.assert_array_equal(one.rank, run(jax_sis.Gradient()).rank)
+
+
+def test_the_gradient_phase_ends_where_screening_begins():
+  search = jax_sis.Screened(gradient_until=6, gradient_per_step=4)
+  images, params = toys.images_and_params(14)
+  order = jax_sis.backselect(toys.predict_tanh, params, images, search=search)
+  assert order.sizes == (0, 1, 2, 3, 4, 5, 6, 8, 12)
+  assert order.is_complete
 
 
 def test_the_target_is_the_class_predicted_on_the_whole_input():

@@ -9,7 +9,7 @@ import pathlib
 import pytest
 from conftest import KERNEL_MODULES
 
-WITH_EXAMPLES = {"scores.log_odds", "backselect.backselect", "backselect.backward_sizes"}
+WITH_EXAMPLES = {"scores.log_odds", "backselect.backselect", "search.backward_sizes"}
 
 
 def examples_of(name: str) -> list[doctest.DocTest]:
