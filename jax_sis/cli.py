@@ -24,9 +24,10 @@ Finds the sufficient input subset of every image, prints a table as it goes and 
 subset, order), summary.csv, summary.json, and results.zarr with the whole order and its confidences. The same command
 again goes on with an unfinished run.
 
-Columns of the table: confidence is that of the target class on the whole image; pixels and share are the size of the
-subset; "SIS alone" is the confidence on the subset with the rest masked, from a fresh evaluation; the certificate says
-whether that suffices and how many of the pixels could each be dropped (1-minimal: none).
+Columns of the table: confidence is that of the target class on the whole image. For each kind of subset (SIS: read from
+the search's order of all pixels; smallest: the smallest evidence found) pixels and share are its size, and "alone" is
+the confidence on the subset with the rest masked, from a fresh evaluation. The certificate says whether that suffices
+and how many of the pixels could each be dropped (1-minimal: none).
 """
 FIND_EPILOG = """\
 examples:
@@ -111,13 +112,19 @@ def add_find(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
   )
   how.add_argument(
     "--search",
-    choices=("gradient", "exact"),
-    default="gradient",
-    help="gradient: one gradient ranks all pixels (seconds an image); exact: every pixel is tried at every step "
-    "(minutes an image on a CPU) (default: %(default)s)",
+    choices=("both", "gradient", "screened", "exact", "smallest"),
+    default="both",
+    help="gradient: one gradient ranks all pixels (the paper's; seconds an image); screened: the gradient names a few "
+    "pixels, forward passes choose (about exact-sized; several seconds); exact: every pixel is tried at every step "
+    "(minutes); smallest: pixels are added to the masked image, then dropped and exchanged (the smallest subsets; "
+    "seconds, no order); both: gradient and smallest side by side (default: %(default)s)",
   )
   how.add_argument(
-    "--per-step", type=int, default=1, metavar="K", help="pixels that a gradient step masks (default: %(default)s)"
+    "--per-step",
+    type=int,
+    default=1,
+    metavar="K",
+    help="pixels that a step of --search gradient masks (default: %(default)s)",
   )
   how.add_argument(
     "--score",
@@ -198,8 +205,14 @@ def run_find(options: argparse.Namespace) -> None:
   devices.use_one_cpu_device_per_core(options.devices)
   from jax_sis import find
   from jax_sis.config import FindConfig
-  from jax_sis.search import Exact, Gradient
+  from jax_sis.search import Exact, Forward, Gradient, Screened
 
+  backward = {
+    "both": Gradient(per_step=options.per_step),
+    "gradient": Gradient(per_step=options.per_step),
+    "screened": Screened(),
+    "exact": Exact(),
+  }
   find.find(
     FindConfig(
       out=options.out,
@@ -207,7 +220,8 @@ def run_find(options: argparse.Namespace) -> None:
       data=options.data,
       split=options.split,
       data_dir=options.data_dir,
-      search=Exact() if options.search == "exact" else Gradient(per_step=options.per_step),
+      search=backward.get(options.search),
+      smallest=Forward() if options.search in ("both", "smallest") else None,
       score=options.score,
       threshold=options.threshold,
       target=options.target,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jax_sis import validation
-from jax_sis.search import BackwardSearch, Gradient
+from jax_sis.search import BackwardSearch, Forward, Gradient
 from jax_sis.types import ScoreName
 
 
@@ -106,8 +106,9 @@ class FindConfig:
     data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name.
     split: the TFDS split.
     data_dir: the TFDS folder; None for TFDS's default.
-    search: how a step chooses.
-    score: what the search keeps up.
+    search: the backward search, which orders all pixels; None leaves it out.
+    smallest: the forward search for the smallest evidence, at this run's threshold; None leaves it out.
+    score: what the searches keep up.
     threshold: the confidence that a subset must reach.
     target: `predicted`, `label`, or a class by name or number.
     baseline: what a masked pixel shows, in normalised units; 0 is the data's mean colour.
@@ -125,7 +126,8 @@ class FindConfig:
   data: str = "sample"
   split: str = "test"
   data_dir: str | None = None
-  search: BackwardSearch = Gradient()
+  search: BackwardSearch | None = Gradient()
+  smallest: Forward | None = Forward()
   score: ScoreName = "log_odds"
   threshold: float = 0.99
   target: str = "predicted"
@@ -141,6 +143,8 @@ class FindConfig:
   def __post_init__(self) -> None:
     validation.check_threshold(self.threshold)
     validation.check_score(self.score)
+    if self.search is None and self.smallest is None:
+      raise ValueError("FindConfig.search and FindConfig.smallest must not both be None; there is nothing to find.")
     require_positive("--batch", self.batch_size)
     require_positive("--patch", self.patch)
     if self.num_devices is not None:

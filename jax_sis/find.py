@@ -19,13 +19,19 @@ from jax_sis.backselect import run_backward
 from jax_sis.certify import run_certify
 from jax_sis.classifiers import Classifier
 from jax_sis.config import FindConfig
+from jax_sis.forward import run_forward
+from jax_sis.minimise import minimise
 from jax_sis.progress import Progress
-from jax_sis.scores import predict_logits
-from jax_sis.subsets import sufficient_subsets
+from jax_sis.scores import log_odds, predict_logits
+from jax_sis.search import BackwardSearch, Forward
+from jax_sis.subsets import Status, Subsets, sufficient_subsets
 from jax_sis.summary import (
+  ANSWERS,
+  CERTIFIED_DTYPES,
   NO_CLASS,
   NOT_SEARCHED,
   Row,
+  describe_answer,
   describe_image,
   describe_outcome,
   describe_subset,
@@ -50,7 +56,6 @@ class Plan:
     source: the images.
     target: NO_CLASS for the predicted class, None for the label, else a class.
     grid: the mask's shape.
-    sizes: the subset sizes that the search goes through.
     local_devices: where it runs.
   """
 
@@ -61,8 +66,12 @@ class Plan:
   source: data.ImageSource
   target: int | None
   grid: tuple[int, ...]
-  sizes: tuple[int, ...]
   local_devices: list[devices.Device]
+
+  @property
+  def answers(self) -> tuple[str, ...]:
+    """The kinds of subset that this run finds."""
+    return ANSWERS[self.config.search is None : 1 + (self.config.smallest is not None)]
 
 
 def find(config: FindConfig) -> pathlib.Path:
@@ -85,13 +94,13 @@ def find(config: FindConfig) -> pathlib.Path:
     spec=make_spec(plan),
     num_images=len(plan.source),
     unit_size=config.batch_size,
-    fields=store_fields(plan.grid, len(plan.sizes)),
+    fields=store_fields(plan),
   )
   print(headline(plan), flush=True)
   num_done = len(store.done_images())
   if num_done:
     print(f"{num_done} of {store.num_images} images are done already in {out_dir}.", flush=True)
-  print_header()
+  print_header(plan.answers)
   print_rows(read_rows(store, plan.classifier.class_names))
   if num_done < store.num_images:
     search_images(plan, store)
@@ -131,7 +140,6 @@ def make_plan(config: FindConfig) -> Plan:
     source=source,
     target=parse_target(config.target, classifier.class_names),
     grid=grid,
-    sizes=backward_sizes(masking.num_features(grid), config.search.per_step),
     local_devices=devices.local_devices(config.num_devices),
   )
 
@@ -177,25 +185,68 @@ def search_shard(
   config = plan.config
   logits = predict_logits(plan.predict_fn, params, inputs)
   predicted = logits.argmax(-1).astype(jnp.int32)
-  order = run_backward(
+  targets = jnp.where(requested == NO_CLASS, predicted, requested)
+  full_confidence = jax.nn.sigmoid(log_odds(logits, targets))
+  baseline = masking.check_baseline(config.baseline, inputs)
+  fields = {"target": targets, "predicted": predicted, "full_confidence": full_confidence}
+  if config.search is not None:
+    order = run_backward(
+      plan.predict_fn,
+      params,
+      inputs,
+      targets,
+      baseline,
+      jnp.ones((inputs.shape[0], masking.num_features(plan.grid)), bool),
+      grid=plan.grid,
+      score=config.score,
+      phases=config.search.phases(masking.num_features(plan.grid)),
+    )
+    fields |= {"rank": order.rank, "confidence": order.confidence}
+    fields |= certified_fields("sis", plan, params, inputs, sufficient_subsets(order, config.threshold))
+  if config.smallest is not None:
+    subsets = find_smallest(plan, config.smallest, params, inputs, targets, full_confidence)
+    fields["smallest_mask"] = subsets.mask.reshape(inputs.shape[0], -1)
+    fields |= certified_fields("smallest", plan, params, inputs, subsets)
+  return fields
+
+
+def find_smallest(
+  plan: Plan,
+  search: Forward,
+  params: Params,
+  inputs: Float[Array, "B H W C"],
+  targets: Int[Array, "B"],
+  full_confidence: Float[Array, "B"],
+) -> Subsets:
+  """Forward subsets, minimised. An image that is below the threshold as a whole is not searched, and says so."""
+  config = plan.config
+  is_asked = full_confidence >= config.threshold
+  order = run_forward(
     plan.predict_fn,
     params,
     inputs,
-    jnp.where(requested == NO_CLASS, predicted, requested),
+    targets,
     masking.check_baseline(config.baseline, inputs),
-    jnp.ones((inputs.shape[0], masking.num_features(plan.grid)), bool),
-    search=config.search,
+    jnp.broadcast_to(is_asked[:, None], (inputs.shape[0], masking.num_features(plan.grid))),
+    search=dataclasses.replace(search, threshold=config.threshold),
     grid=plan.grid,
     score=config.score,
-    sizes=plan.sizes,
   )
   subsets = sufficient_subsets(order, config.threshold)
+  is_below = ~is_asked & (subsets.status == Status.NOT_REACHED)
+  subsets = dataclasses.replace(
+    subsets, status=jnp.where(is_below, Status.BELOW_THRESHOLD, subsets.status).astype(subsets.status.dtype)
+  )
+  return minimise(plan.predict_fn, params, inputs, subsets)
+
+
+def certified_fields(
+  answer: str, plan: Plan, params: Params, inputs: Float[Array, "B H W C"], subsets: Subsets
+) -> dict[str, Array]:
+  """What the store holds of one kind of subset, with a certificate."""
+  config = plan.config
   report = run_certify(plan.predict_fn, params, inputs, subsets, config.tolerance, chunk_size=config.chunk_size)
-  return {
-    "rank": order.rank,
-    "confidence": order.confidence,
-    "target": order.target,
-    "predicted": predicted,
+  values = {
     "num_kept": subsets.num_kept,
     "status": subsets.status,
     "certified_confidence": report.confidence,
@@ -205,29 +256,29 @@ def search_shard(
     "is_reproduced": report.is_reproduced,
     "num_droppable": report.is_droppable.reshape(inputs.shape[0], -1).sum(1),
   }
+  return {f"{answer}_{name}": value for name, value in values.items()}
 
 
-def store_fields(grid: tuple[int, ...], num_sizes: int) -> dict[str, tuple[tuple[int, ...], str]]:
+def store_fields(plan: Plan) -> dict[str, tuple[tuple[int, ...], str]]:
   """The arrays of a run: for each its shape after the image axis, and its dtype."""
-  num_features = masking.num_features(grid)
-  rank_dtype = "uint16" if num_features <= np.iinfo(np.uint16).max else "uint32"
-  return {
+  num_features = masking.num_features(plan.grid)
+  fields: dict[str, tuple[tuple[int, ...], str]] = {
     "id": ((results.TEXT_BYTES,), "uint8"),
     "error": ((results.TEXT_BYTES,), "uint8"),
     "label": ((), "int32"),
-    "rank": ((num_features,), rank_dtype),
-    "confidence": ((num_sizes,), "float32"),
     "target": ((), "int32"),
     "predicted": ((), "int32"),
-    "num_kept": ((), "int32"),
-    "status": ((), "int8"),
-    "certified_confidence": ((), "float32"),
-    "is_sufficient": ((), "bool"),
-    "keeps_class": ((), "bool"),
-    "is_minimal": ((), "bool"),
-    "is_reproduced": ((), "bool"),
-    "num_droppable": ((), "int32"),
+    "full_confidence": ((), "float32"),
   }
+  if plan.config.search is not None:
+    num_sizes = sum(len(phase.sizes) for phase in plan.config.search.phases(num_features))
+    fields["rank"] = ((num_features,), "uint16" if num_features <= np.iinfo(np.uint16).max else "uint32")
+    fields["confidence"] = ((num_sizes,), "float32")
+  if plan.config.smallest is not None:
+    fields["smallest_mask"] = ((num_features,), "bool")
+  for answer in plan.answers:
+    fields |= {f"{answer}_{name}": ((), dtype) for name, dtype in CERTIFIED_DTYPES.items()}
+  return fields
 
 
 def read_launches(
@@ -257,7 +308,8 @@ def finish_launch(
   """Waits for one launch, stores its units and prints their rows."""
   fetched = {name: np.asarray(values).reshape(-1, *values.shape[2:]) for name, values in outputs.items()}
   is_excluded = batch["error"] != ""
-  fetched["status"] = np.where(is_excluded, NOT_SEARCHED, fetched["status"])
+  for answer in plan.answers:
+    fetched[f"{answer}_status"] = np.where(is_excluded, NOT_SEARCHED, fetched[f"{answer}_status"])
   fetched["predicted"] = np.where(is_excluded, NO_CLASS, fetched["predicted"])
   fetched["id"] = results.encode_text([str(text) for text in batch["id"]])
   fetched["error"] = results.encode_text([str(text) for text in batch["error"]])
@@ -340,7 +392,8 @@ def make_spec(plan: Plan) -> dict[str, Any]:
     "model": {"name": classifier.model_name, "sha256": hash_params(classifier)},
     "class_names": list(classifier.class_names),
     "data": plan.source.description,
-    "search": {"name": type(config.search).__name__, **dataclasses.asdict(config.search)},
+    "search": describe_search(config.search),
+    "smallest": describe_search(config.smallest),
     "score": config.score,
     "threshold": config.threshold,
     "target": config.target,
@@ -350,6 +403,11 @@ def make_spec(plan: Plan) -> dict[str, Any]:
     "versions": {"jax_sis": jax_sis.__version__, "jax": jax.__version__},
     "device": plan.local_devices[0].device_kind,
   }
+
+
+def describe_search(search: BackwardSearch | Forward | None) -> dict[str, Any] | None:
+  """A search's name and settings in JSON types."""
+  return None if search is None else {"name": type(search).__name__, **dataclasses.asdict(search)}
 
 
 def hash_params(classifier: Classifier) -> str:
@@ -367,7 +425,8 @@ def headline(plan: Plan) -> str:
   """What is about to be done, in one line."""
   return (
     f"Sufficient input subsets: pixels that alone make {plan.classifier.model_name} at least "
-    f"{plan.config.threshold:g} confident. {len(plan.source)} images, {plan.config.search}, "
+    f"{plan.config.threshold:g} confident. {len(plan.source)} images, "
+    f"{' and '.join(str(search) for search in (plan.config.search, plan.config.smallest) if search)}, "
     f"{len(plan.local_devices)} {plan.local_devices[0].platform} device(s)."
   )
 
@@ -376,20 +435,35 @@ def write_gallery(path: pathlib.Path, plan: Plan, store: results.Results, rows: 
   """The first images of the run, their subsets and orders, as a picture."""
   classifier = plan.classifier
   indices = store.done_images()[: len(rows)]
-  ranks = store.read("rank", indices)
   masked = classifier.normalisation.invert(np.full(classifier.input_shape[-1], plan.config.baseline))
+
+  def expand(features: np.ndarray) -> np.ndarray:
+    return np.asarray(masking.expand_mask(jnp.asarray(features[None]), plan.grid, classifier.input_shape)[0])
+
   panels = []
-  for row, index, rank in zip(rows, indices, ranks, strict=True):
-    mask = masking.expand_mask(jnp.asarray(rank[None] < row.num_pixels), plan.grid, classifier.input_shape)[0]
-    importance = masking.expand_mask(jnp.asarray(rank[None]), plan.grid, classifier.input_shape)[0]
+  for row, index in zip(rows, indices, strict=True):
+    one = np.array([index])
+    rank = store.read("rank", one)[0] if "sis" in plan.answers else None
+    kept = {"smallest": store.read("smallest_mask", one)[0]} if "smallest" in plan.answers else {}
+    if rank is not None:
+      kept["sis"] = rank < row.answers["sis"].num_pixels
+    is_ordered = rank is not None and row.answers["sis"].status not in ("non_finite", "not_searched")
     panels.append(
       figures.GalleryPanel(
         image=plan.source[int(index)]["image"],
-        kept=np.asarray(mask),
-        rank=np.asarray(importance) if row.status not in ("non_finite", "not_searched") else None,
         title=describe_image(row),
-        subset_title=describe_subset(row),
-        has_subset=row.status == "ok",
+        subsets=[
+          figures.SubsetPanel(
+            kept=expand(kept[answer]),
+            title=describe_subset(row, answer),
+            has_subset=row.answers[answer].status == "ok",
+          )
+          for answer in plan.answers
+        ],
+        rank=expand(rank) if rank is not None and is_ordered else None,
       )
     )
-  figures.save_gallery(path, panels, masked_colour=np.clip(masked, 0, 255))
+  headings = [describe_answer(answer, plan.config.search) for answer in plan.answers]
+  figures.save_gallery(
+    path, panels, headings=headings, with_order=plan.config.search is not None, masked_colour=np.clip(masked, 0, 255)
+  )

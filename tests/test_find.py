@@ -54,11 +54,39 @@ def test_the_store_holds_what_the_kernel_gives(sample_run: results.Results):
   np.testing.assert_array_equal(stored["rank"], order.rank)
   np.testing.assert_allclose(stored["confidence"], order.confidence, atol=1e-5)
   for name in ("num_kept", "status"):
-    np.testing.assert_array_equal(stored[name], getattr(subsets, name))
+    np.testing.assert_array_equal(stored[f"sis_{name}"], getattr(subsets, name))
   for name in ("is_sufficient", "is_minimal", "keeps_class", "is_reproduced"):
-    np.testing.assert_array_equal(stored[name], getattr(report, name))
-  np.testing.assert_allclose(stored["certified_confidence"], report.confidence, atol=1e-5)
+    np.testing.assert_array_equal(stored[f"sis_{name}"], getattr(report, name))
+  np.testing.assert_allclose(stored["sis_certified_confidence"], report.confidence, atol=1e-5)
   assert sample_run.read_text("id") == [path.stem for path in paths]
+
+
+def test_the_smallest_evidence_is_that_of_the_kernel_certified_and_no_larger(sample_run: results.Results):
+  stored = read_all(sample_run)
+  is_ok = stored["smallest_status"] == jax_sis.Status.OK
+  np.testing.assert_array_equal(stored["smallest_status"], stored["sis_status"])
+  assert stored["smallest_is_minimal"][is_ok].all()
+  assert (stored["smallest_num_kept"] <= stored["sis_num_kept"]).all()
+  assert stored["smallest_num_kept"].sum() < stored["sis_num_kept"].sum()
+  np.testing.assert_array_equal(stored["smallest_mask"].sum(1), stored["smallest_num_kept"])
+  # Alone, and with the images that are below the threshold among them.
+  classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
+  predict_fn, params = classifiers.freeze(classifier.module)
+  paths = sorted(SAMPLE.glob("*/*.png"), key=lambda path: path.stem)
+  inputs = classifier.normalisation.apply(np.stack([np.asarray(Image.open(path)) for path in paths]))
+  order = jax_sis.forward_select(predict_fn, params, inputs, search=jax_sis.Forward(threshold=0.9), grid=(4, 4, 1))
+  subsets = jax_sis.minimise(predict_fn, params, inputs, jax_sis.sufficient_subsets(order, 0.9))
+  np.testing.assert_array_equal(stored["smallest_mask"][is_ok], subsets.mask.reshape(24, -1)[is_ok])
+
+
+@pytest.mark.parametrize(
+  ("search", "smallest"), [(None, jax_sis.Forward()), (jax_sis.Screened(candidates=4, gradient_until=8), None)]
+)
+def test_a_run_may_find_one_kind_of_subset_only(tmp_path: pathlib.Path, search: Any, smallest: Any):
+  store = run_find(tmp_path, search=search, smallest=smallest, gallery=2)
+  assert ("rank" in store.fields) == (search is not None)
+  assert ("smallest_mask" in store.fields) == (smallest is not None)
+  assert (tmp_path / "gallery.png").exists()
 
 
 def test_the_summary_has_a_line_an_image_and_its_totals(sample_run: results.Results):
@@ -68,10 +96,12 @@ def test_the_summary_has_a_line_an_image_and_its_totals(sample_run: results.Resu
   assert [row["image"] for row in rows] == [f"test_{index:05}" for index in range(24)]
   assert rows[0]["true_class"] == "cat"
   assert summary["num_images"] == len(summary["images"]) == 24
-  assert sum(summary["status"].values()) == 24
-  sizes = [int(row["num_pixels"]) for row in rows if row["status"] == "ok"]
-  assert summary["median_pixels"] == np.median(sizes)
-  assert summary["num_certified"] == sum(row["certificate"].startswith("sufficient") for row in rows)
+  for answer in ("sis", "smallest"):
+    assert sum(summary[answer]["status"].values()) == 24
+    sizes = [int(row[f"{answer}_num_pixels"]) for row in rows if row[f"{answer}_status"] == "ok"]
+    assert summary[answer]["median_pixels"] == np.median(sizes)
+    certified = [row for row in rows if row[f"{answer}_certificate"].startswith("sufficient")]
+    assert summary[answer]["num_certified"] == len(certified)
 
 
 def test_the_gallery_is_a_picture_with_a_row_an_image(sample_run: results.Results):
@@ -153,13 +183,13 @@ def test_bad_images_are_listed_and_the_others_searched(tmp_path: pathlib.Path):
   Image.new("RGB", (50, 40)).save(folder / "test_00003.png")
   store = run_find(tmp_path / "out", data=str(folder), threshold=0.9)
   alone = run_find(tmp_path / "all", threshold=0.9)
-  assert store.read("status")[[1, 3]].tolist() == [find.NOT_SEARCHED] * 2
+  assert store.read("sis_status")[[1, 3]].tolist() == [find.NOT_SEARCHED] * 2
   assert store.read_text("error")[3] == "50x40 pixels, but the classifier takes 32x32; use --resize"
   np.testing.assert_array_equal(store.read("rank")[[0, 2, 4]], alone.read("rank")[[0, 2, 4]])
   with open(tmp_path / "out" / "summary.csv") as file:
     rows = list(csv.DictReader(file))
-  assert [row["status"] for row in rows][1::2] == ["not_searched"] * 2
-  assert "truncated" in rows[1]["certificate"]
+  assert [row["sis_status"] for row in rows][1::2] == ["not_searched"] * 2
+  assert "truncated" in rows[1]["sis_certificate"]
 
 
 def test_an_image_without_a_label_is_not_searched_for_its_label(tmp_path: pathlib.Path):
@@ -169,7 +199,7 @@ def test_an_image_without_a_label_is_not_searched_for_its_label(tmp_path: pathli
     (folder / name / "a.png").write_bytes((SAMPLE / "cat" / "test_00000.png").read_bytes())
   store = run_find(tmp_path / "out", data=str(folder), target="label")
   assert store.read("target")[0] == 3
-  assert store.read("status")[1] == find.NOT_SEARCHED
+  assert store.read("sis_status")[1] == find.NOT_SEARCHED
   assert store.read_text("error") == ["", "no label; use another --target"]
 
 

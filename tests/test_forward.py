@@ -37,7 +37,7 @@ def run(params: Any, images: Any, search: Forward, **arguments: Any) -> jax_sis.
     ]
   ),
 )
-def test_a_forward_search_equals_the_reference(seed: int, search: Forward, score: str):
+def test_a_forward_search_equals_the_reference(seed: int, search: Forward, score: Any):
   rng = np.random.default_rng(seed)
   params = toys.make_params("tanh", rng, 24)
   images, baseline = rng.normal(size=(3, *SHAPE)), rng.normal(size=SHAPE)
