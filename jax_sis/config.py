@@ -127,7 +127,7 @@ class FindConfig:
   split: str = "test"
   data_dir: str | None = None
   search: BackwardSearch | None = Gradient()
-  smallest: Forward | None = Forward()
+  smallest: Forward | None = None
   score: ScoreName = "log_odds"
   threshold: float = 0.99
   target: str = "predicted"

@@ -39,7 +39,7 @@ def sample_run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
   import jax
 
   with jax.numpy_rank_promotion("allow"):
-    return run_find(tmp_path_factory.mktemp("run") / "out", threshold=0.9, gallery=3)
+    return run_find(tmp_path_factory.mktemp("run") / "out", threshold=0.9, gallery=3, smallest=jax_sis.Forward())
 
 
 def test_the_store_holds_what_the_kernel_gives(sample_run: results.Results):
@@ -129,6 +129,7 @@ def wait_for_line(process: subprocess.Popen[str], start: str) -> None:
 def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, sample_run: results.Results):
   out = tmp_path / "out"
   settings = ["--patch", "8", "--gallery", "0", "--devices", "2", "--batch", "3", "--threshold", "0.9"]
+  settings += ["--search", "both"]
   command = [*COMMAND, "--out", str(out), *settings]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
     wait_for_line(process, "test_00003")
