@@ -117,7 +117,7 @@ def add_find(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     choices=("gradient", "screened", "exact", "smallest", "both"),
     default="gradient",
     help="gradient: one gradient ranks all pixels (the paper's; seconds an image); screened: the gradient names a few "
-    "pixels, forward passes choose (about exact-sized; several seconds); exact: every pixel is tried at every step "
+    "pixels, forward passes choose (smaller; tens of seconds); exact: every pixel is tried at every step "
     "(minutes); smallest: pixels are added to the masked image, then dropped and exchanged (the smallest subsets; "
     "seconds, no order); both: gradient and smallest side by side (default: %(default)s)",
   )

@@ -71,7 +71,8 @@ class Plan:
   @property
   def answers(self) -> tuple[str, ...]:
     """The kinds of subset that this run finds."""
-    return ANSWERS[self.config.search is None : 1 + (self.config.smallest is not None)]
+    searches = (self.config.search, self.config.smallest)
+    return tuple(answer for answer, search in zip(ANSWERS, searches, strict=True) if search is not None)
 
 
 def find(config: FindConfig) -> pathlib.Path:

@@ -104,9 +104,9 @@ def run_forward(
     candidates = best_features(-evaluation.preference, allowed, search.candidates)
     scores = score_flips(logits_fn, score_fn, state.kept, candidates, chunk_size=search.chunk_size)
     is_candidate = candidates < num_features
-    is_number = jnp.isfinite(evaluation.preference).all(1, where=allowed) & ~jnp.isnan(scores).any(1)
+    is_number = jnp.isfinite(evaluation.preference).all(1, where=allowed) & jnp.isfinite(scores).all(1)
     finite = state.finite & (is_number | state.stopped)
-    best = jnp.where(is_candidate & ~jnp.isnan(scores), scores, -jnp.inf).argmax(1)[:, None]
+    best = jnp.where(is_candidate, scores, -jnp.inf).argmax(1)[:, None]
     chosen, best_score = (jnp.take_along_axis(array, best, axis=1)[:, 0] for array in (candidates, scores))
     adds = ~state.stopped & finite & is_candidate.any(1)
     images = jnp.arange(num_images)
@@ -129,8 +129,8 @@ def run_forward(
     kept=kept,
     rank=jnp.full(available.shape, NOT_RANKED, jnp.int32),
     confidence=jnp.broadcast_to(first_confidence[None], (max_size + 1, num_images)),
-    finite=~jnp.isnan(first_score),
-    stopped=jnp.isnan(first_score) | (first_confidence >= search.threshold),
+    finite=jnp.isfinite(first_score),
+    stopped=~jnp.isfinite(first_score) | (first_confidence >= search.threshold),
   )
   state = jax.lax.while_loop(goes_on, add_one, state)
   # The loop may end early; from there on nothing was added.

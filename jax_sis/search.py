@@ -113,7 +113,7 @@ class Gradient:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Screened:
-  """Subsets about as small as exact ones for a small part of the cost: the gradient names, forward passes choose.
+  """Much smaller subsets than the gradient's, for a small part of the exact cost: it names, forward passes choose.
 
   At each step the `candidates` features whose loss costs least by the gradient are tried, each masked alone, and the
   one whose loss leaves the score highest is masked. Far from the end the choice matters little, so that a plain
