@@ -21,6 +21,14 @@ from jax_sis.config import FindConfig
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 COMMAND = [sys.executable, "-m", "jax_sis", "find"]
+# A shell that runs the tests in the background leaves Ctrl-C ignored, and children inherit that.
+LISTENING_COMMAND = [
+  sys.executable,
+  "-c",
+  "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+  "from jax_sis.cli import main; sys.exit(main(sys.argv[1:]))",
+  "find",
+]
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
@@ -146,7 +154,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, sample_run: r
 
 
 def test_ctrl_c_leaves_within_seconds_and_says_how_to_go_on(tmp_path: pathlib.Path):
-  command = [*COMMAND, "--out", str(tmp_path / "out"), "--batch", "2"]
+  command = [*LISTENING_COMMAND, "--out", str(tmp_path / "out"), "--batch", "2"]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
     wait_for_line(process, "image")
     time.sleep(1)
