@@ -441,14 +441,18 @@ def write_gallery(path: pathlib.Path, plan: Plan, store: results.Results, rows: 
   def expand(features: np.ndarray) -> np.ndarray:
     return np.asarray(masking.expand_mask(jnp.asarray(features[None]), plan.grid, classifier.input_shape)[0])
 
+  ranks = store.read("rank", indices) if "sis" in plan.answers else None
+  masks = store.read("smallest_mask", indices) if "smallest" in plan.answers else None
   panels = []
-  for row, index in zip(rows, indices, strict=True):
-    one = np.array([index])
-    rank = store.read("rank", one)[0] if "sis" in plan.answers else None
-    kept = {"smallest": store.read("smallest_mask", one)[0]} if "smallest" in plan.answers else {}
-    if rank is not None:
-      kept["sis"] = rank < row.answers["sis"].num_pixels
-    is_ordered = rank is not None and row.answers["sis"].status not in ("non_finite", "not_searched")
+  for number, (row, index) in enumerate(zip(rows, indices, strict=True)):
+    kept = {}
+    rank = None
+    if ranks is not None:
+      kept["sis"] = ranks[number] < row.answers["sis"].num_pixels
+      if row.answers["sis"].status not in ("non_finite", "not_searched"):
+        rank = expand(ranks[number])
+    if masks is not None:
+      kept["smallest"] = masks[number]
     panels.append(
       figures.GalleryPanel(
         image=plan.source[int(index)]["image"],
@@ -461,7 +465,7 @@ def write_gallery(path: pathlib.Path, plan: Plan, store: results.Results, rows: 
           )
           for answer in plan.answers
         ],
-        rank=expand(rank) if rank is not None and is_ordered else None,
+        rank=rank,
       )
     )
   headings = [describe_answer(answer, plan.config.search) for answer in plan.answers]

@@ -125,7 +125,7 @@ def run_minimise(
 
   def drop_one(state: PruningState) -> PruningState:
     scores = scores_without_each(logits_fn, score_fn, state.kept, chunk_size=chunk_size)
-    passes = state.active & (passing(scores.max(1), threshold))
+    passes = state.active & passing(scores.max(1), threshold)
     kept = flip(state.kept, jnp.where(passes, scores.argmax(1), state.kept.shape[1])[:, None])
     # The scores of the last round, in which an image drops nothing, say which features are easiest to spare.
     return PruningState(kept, passes, jnp.where(state.active[:, None], scores, state.scores))

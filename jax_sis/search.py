@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jax_sis import masking
+from jax_sis import masking, validation
 from jax_sis.scores import score_logits
 from jax_sis.types import PredictFn, ScoreName
 
@@ -219,8 +219,7 @@ class Forward:
     check_positive_integer("Forward.candidates", self.candidates)
     check_positive_integer("Forward.max_features", self.max_features)
     check_positive_integer("Forward.chunk_size", self.chunk_size)
-    if not 0 < self.threshold < 1:
-      raise ValueError(f"Forward.threshold must be a probability strictly between 0 and 1, got {self.threshold!r}.")
+    validation.check_threshold(self.threshold, "Forward.threshold")
 
 
 def best_features(preference: Float[Array, "B F"], allowed: Bool[Array, "B F"], count: int) -> Int[Array, "B P"]:

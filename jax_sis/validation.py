@@ -126,10 +126,10 @@ def check_available(available: Any, *, num_images: int, grid: tuple[int, ...]) -
   return available.reshape(num_images, num_features)
 
 
-def check_threshold(threshold: Any) -> None:
+def check_threshold(threshold: Any, name: str = "threshold") -> None:
   """Raises ValueError unless `threshold`, where concrete, is a probability strictly between 0 and 1."""
   if is_concrete(threshold) and not 0 < float(threshold) < 1:
-    raise ValueError(f"threshold must be a probability strictly between 0 and 1, got {threshold!r}.")
+    raise ValueError(f"{name} must be a probability strictly between 0 and 1, got {threshold!r}.")
 
 
 def check_examples_independent(

@@ -36,7 +36,7 @@ def minimise(params: Any, images: Any, subsets: Any, **arguments: Any) -> jax_si
 
 
 def problems_of(params: Any, images: Any, subsets: Any) -> list[reference.Problem]:
-  """The images with a subset, as the reference sees them; None for the others."""
+  """The images and their targets, as the reference sees them."""
   return [
     reference.Problem(
       model=toys.make_reference("tanh", params),
