@@ -12,34 +12,29 @@ import argparse
 import time
 
 import numpy as np
+import published
 
 import jax_sis
-from jax_sis import classifiers, data, torch_weights
-from jax_sis.config import Normalisation
 
 NUM_LAST = 30
-IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def main() -> None:
   """Prints a line an image and score."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--weights", required=True, help="the published ResNet-20 state dict")
-  parser.add_argument("--data-dir", required=True, help="the TFDS folder with cifar10")
+  published.add_options(parser)
   parser.add_argument("--images", type=int, nargs="+", default=[0, 1], help="CIFAR-10 test images by id")
   parser.add_argument("--patch", type=int, default=1, help="mask squares of so many pixels a side")
   parser.add_argument("--chunk-size", type=int, default=64, help="masked copies a model call")
   options = parser.parse_args()
   side = 32 // options.patch
   num_last = -(-NUM_LAST // options.patch**2)
-  module = torch_weights.load_resnet_cifar("resnet20", torch_weights.read_state_dict(options.weights))
-  predict_fn, params = classifiers.freeze(module)
-  pixels, _, _ = data.load_arrays("cifar10", "test", data_dir=options.data_dir)
+  predict_fn, params, images = published.load(options)
   print(
     f"{'image':>5} {'score':>12} {'mean row of last 30':>19} {'steps at 1.0':>12} {'pixels at 0.99':>14} {'seconds':>8}"
   )
   for index in options.images:
-    inputs = IMAGENET_NORMALISATION.apply(pixels[index : index + 1])
+    inputs = images[index : index + 1]
     for score in ("log_odds", "probability"):
       started = time.perf_counter()
       order = jax_sis.backselect(

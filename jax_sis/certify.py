@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_sis import validation
+from jax_sis.local_search import passing
 from jax_sis.minimise import check_subsets
 from jax_sis.scores import log_odds
-from jax_sis.search import check_positive_integer, make_logits_fn, make_score_fn, scores_without_each
+from jax_sis.search import (
+  MaskedLogitsFn,
+  ScoreFn,
+  best_features,
+  check_positive_integer,
+  make_logits_fn,
+  make_score_fn,
+  score_flips,
+  spread_scores,
+)
 from jax_sis.subsets import Status, Subsets
 from jax_sis.types import PredictFn
 
@@ -29,6 +39,10 @@ class Certificate:
     is_sufficient: whether the confidence reaches the subset's threshold; False where it has none.
     is_droppable: the kept features each of which could be masked alone with the rest still sufficient.
     is_minimal: sufficient, and no kept feature is droppable (1-minimal). It does not exclude a smaller subset.
+    lower_bound: no subset of fewer features suffices: all of them were tried, see `certify`.
+    is_smallest: sufficient, and of as many features as the lower bound: no smaller subset exists.
+    has_smaller: a smaller subset that was tried suffices.
+    num_pairs_tried: pairs of features that were tried in search of one.
     is_reproduced: whether the stored confidence agrees with this one.
     status: the subsets' own status.
   """
@@ -39,6 +53,10 @@ class Certificate:
   is_sufficient: Bool[Array, "B"]
   is_droppable: Bool[Array, "B ..."]
   is_minimal: Bool[Array, "B"]
+  lower_bound: Int[Array, "B"]
+  is_smallest: Bool[Array, "B"]
+  has_smaller: Bool[Array, "B"]
+  num_pairs_tried: Int[Array, "B"]
   is_reproduced: Bool[Array, "B"]
   status: Int[Array, "B"]
 
@@ -50,6 +68,9 @@ class Certificate:
       is_reproduced=bool(self.is_reproduced[index]),
       is_sufficient=bool(self.is_sufficient[index]),
       is_minimal=bool(self.is_minimal[index]),
+      is_smallest=bool(self.is_smallest[index]),
+      has_smaller=bool(self.has_smaller[index]),
+      num_pairs_tried=int(self.num_pairs_tried[index]),
       num_droppable=int(np.sum(self.is_droppable[index])),
     )
 
@@ -69,7 +90,10 @@ def describe_certificate(
   is_reproduced: bool,
   is_sufficient: bool,
   is_minimal: bool,
+  is_smallest: bool,
+  has_smaller: bool,
   num_droppable: int,
+  num_pairs_tried: int = 0,
 ) -> str:
   """One image's certificate in a few words; arguments as in Certificate."""
   if status != Status.OK:
@@ -78,7 +102,14 @@ def describe_certificate(
     return "FAILED: confidence not reproduced"
   if not is_sufficient:
     return f"not sufficient, class {'kept' if keeps_class else 'lost'}"
-  return "sufficient, 1-minimal" if is_minimal else f"sufficient, {num_droppable} droppable"
+  if is_smallest:
+    size = "no smaller exists"
+  elif has_smaller:
+    size = "a smaller exists"
+  else:
+    size = "1-minimal" if is_minimal else f"{num_droppable} droppable"
+  pairs = f", {num_pairs_tried} pairs tried" if num_pairs_tried else ""
+  return f"sufficient, {size}{pairs}"
 
 
 def certify(
@@ -88,9 +119,15 @@ def certify(
   subsets: Subsets,
   *,
   tolerance: float = 1e-3,
+  pair_partners: int = 0,
   chunk_size: int = 128,
 ) -> Certificate:
   """Evaluates every subset alone, and without each of its features, at the highest matmul precision.
+
+  Where it can, it counts smaller subsets out. A subset of one feature is the smallest if the masked input does not
+  pass. For a subset of two, every single feature is tried. For a subset of three, `pair_partners=m` tries every pair
+  that holds one of the m features with the highest score alone: any that passes shows that there is a smaller one, but
+  only all pairs (m = F, of which there are F (F - 1) / 2) prove that there is none.
 
   Args:
     predict_fn: as for `backselect`.
@@ -98,6 +135,7 @@ def certify(
     inputs: the inputs that the subsets were found on.
     subsets: what to check.
     tolerance: how far a stored confidence may be from the new one. The default covers float32 and TF32 searches.
+    pair_partners: features that are paired with every other one, for subsets of three.
     chunk_size: masked copies a model call; it bounds the memory.
 
   Returns:
@@ -110,8 +148,12 @@ def certify(
   inputs = validation.check_inputs(inputs)
   validation.check_predict_fn(predict_fn, params, inputs)
   check_positive_integer("chunk_size", chunk_size)
+  if pair_partners != 0:
+    check_positive_integer("pair_partners", pair_partners)
   check_subsets(subsets, inputs)
-  report = run_certify(predict_fn, params, inputs, subsets, tolerance, chunk_size=chunk_size)
+  report = run_certify(
+    predict_fn, params, inputs, subsets, tolerance, pair_partners=pair_partners, chunk_size=chunk_size
+  )
   if validation.is_concrete(report) and not bool(report.is_reproduced.all()):
     index = int(np.argmin(report.is_reproduced))
     raise ValueError(
@@ -122,7 +164,7 @@ def certify(
   return report
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="chunk_size")
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("pair_partners", "chunk_size"))
 def run_certify(
   predict_fn: PredictFn,
   params: Any,
@@ -130,6 +172,7 @@ def run_certify(
   subsets: Subsets,
   tolerance: float | Float[Array, ""],
   *,
+  pair_partners: int = 0,
   chunk_size: int,
 ) -> Certificate:
   """`certify` on checked arguments."""
@@ -139,15 +182,21 @@ def run_certify(
     logits_fn = make_logits_fn(predict_fn, params, inputs, subsets.baseline, grid)
     logits = logits_fn(kept.astype(jnp.result_type(float)))
     score_fn = make_score_fn(subsets.target, "log_odds")
-    without_each = scores_without_each(logits_fn, score_fn, kept, chunk_size=chunk_size)
-  is_ok = subsets.status == Status.OK
+    is_ok = subsets.status == Status.OK
+    without_each, smaller = score_smaller(
+      logits_fn,
+      score_fn,
+      kept,
+      jnp.where(is_ok, kept.sum(1, dtype=jnp.int32), 0),
+      subsets.threshold,
+      pair_partners=pair_partners,
+      chunk_size=chunk_size,
+    )
   confidence = jnp.where(is_ok, jax.nn.sigmoid(log_odds(logits, subsets.target)), jnp.nan)
   predicted = logits.argmax(-1).astype(jnp.int32)
   # Comparisons with a NaN threshold are False: a subset of a given size is neither sufficient nor droppable.
   is_sufficient = is_ok & (confidence >= subsets.threshold)
-  is_droppable = (
-    kept & (jax.nn.sigmoid(without_each).astype(confidence.dtype) >= subsets.threshold[:, None]) & is_ok[:, None]
-  )
+  is_droppable = kept & passing(without_each, subsets.threshold[:, None], "log_odds") & is_ok[:, None]
   difference = jnp.abs(confidence - subsets.confidence)
   return Certificate(
     confidence=confidence,
@@ -156,6 +205,95 @@ def run_certify(
     is_sufficient=is_sufficient,
     is_droppable=is_droppable.reshape(subsets.mask.shape),
     is_minimal=is_sufficient & ~is_droppable.any(1),
+    lower_bound=smaller.lower_bound,
+    is_smallest=is_sufficient & (smaller.lower_bound == kept.sum(1)),
+    has_smaller=is_sufficient & smaller.is_found,
+    num_pairs_tried=smaller.num_pairs_tried,
     is_reproduced=~is_ok | jnp.isnan(subsets.confidence) | (difference <= tolerance),
     status=subsets.status,
   )
+
+
+class Smaller(NamedTuple):
+  """What was found out about subsets that are smaller than those to certify; the first three as in Certificate."""
+
+  lower_bound: Int[Array, "B"]
+  is_found: Bool[Array, "B"]
+  num_pairs_tried: Int[Array, "B"]
+
+
+def score_smaller(
+  logits_fn: MaskedLogitsFn,
+  score_fn: ScoreFn,
+  kept: Bool[Array, "B F"],
+  num_kept: Int[Array, "B"],
+  threshold: Float[Array, "B"],
+  *,
+  pair_partners: int,
+  chunk_size: int,
+) -> tuple[Float[Array, "B F"], Smaller]:
+  """The score without each kept feature, and a look at all subsets of none, one and two features where asked for."""
+  num_features = kept.shape[1]
+  is_paired = (num_kept == 3) & (pair_partners > 0)
+  is_single_tried = (num_kept == 2) | is_paired
+  # Two batches of the same shape through one loop, which is compiled once: one feature less, and one or none alone.
+  dropped = jnp.argsort(~kept, axis=1, stable=True).astype(jnp.int32)
+  dropped = jnp.pad(dropped, ((0, 0), (0, 1)), constant_values=num_features)
+  added = jnp.roll(jnp.arange(num_features + 1, dtype=jnp.int32), 1)
+  added = jnp.broadcast_to(added[None], dropped.shape)
+  num_needed = jnp.where(is_single_tried, num_features + 1, 1).max()
+
+  def score_batch(batch: tuple[Array, Array, Array]) -> Float[Array, "B P"]:
+    start, features, num_needed = batch
+    return score_flips(logits_fn, score_fn, start, features, chunk_size=chunk_size, num_needed=num_needed)
+
+  starts = jnp.stack([kept, jnp.zeros_like(kept)])
+  batches = starts, jnp.stack([dropped, added]), jnp.stack([num_kept.max(), num_needed])
+  less, alone = jax.lax.map(score_batch, batches)
+  nothing, alone = alone[:, :1], jnp.where(is_single_tried[:, None], alone[:, 1:], -jnp.inf)
+
+  pair, num_pairs = best_pair(logits_fn, score_fn, alone, is_paired, count=pair_partners, chunk_size=chunk_size)
+  # A score that is not a number proves nothing, and passes nowhere.
+  tried = nothing, alone, pair
+  passes = jnp.stack([passing(scores, threshold[:, None], "log_odds").any(1) for scores in tried])
+  is_number = jnp.stack([~jnp.isnan(scores).any(1) for scores in tried])
+  is_all = jnp.stack(
+    [jnp.ones_like(is_paired), is_single_tried, is_paired & (num_pairs == num_features * (num_features - 1) // 2)]
+  )
+  # A larger size is excluded only where all smaller ones are.
+  is_excluded = jax.lax.cummin((is_all & is_number & ~passes).astype(jnp.int32))
+  smaller = Smaller(
+    lower_bound=is_excluded.sum(0),
+    is_found=passes.any(0),
+    num_pairs_tried=jnp.where(is_paired, num_pairs, 0),
+  )
+  return spread_scores(less, dropped, kept), smaller
+
+
+def best_pair(
+  logits_fn: MaskedLogitsFn,
+  score_fn: ScoreFn,
+  alone: Float[Array, "B F"],
+  is_asked: Bool[Array, "B"],
+  *,
+  count: int,
+  chunk_size: int,
+) -> tuple[Float[Array, "B 1"], int]:
+  """The best score of the pairs that hold one of the `count` best single features, and how many those are."""
+  num_images, num_features = alone.shape
+  partners = best_features(alone, jnp.ones_like(alone, bool), count)
+  features = jnp.broadcast_to(jnp.arange(num_features, dtype=jnp.int32)[None], alone.shape)
+  num_needed = jnp.where(is_asked.any(), num_features, 0)
+
+  def try_partner(best: Float[Array, "B"], partner: Int[Array, "B"]) -> tuple[Float[Array, "B"], None]:
+    is_partner = features == partner[:, None]
+    # The partner itself is taken out by its own change, and is no pair.
+    scores = score_flips(logits_fn, score_fn, is_partner, features, chunk_size=chunk_size, num_needed=num_needed)
+    return jnp.maximum(best, jnp.where(is_partner, -jnp.inf, scores).max(1)), None
+
+  best = jnp.full(num_images, -jnp.inf, alone.dtype)
+  if count:
+    best, _ = jax.lax.scan(try_partner, best, partners.T)
+  num_partners = partners.shape[1]
+  num_pairs = num_partners * (num_features - 1) - num_partners * (num_partners - 1) // 2
+  return jnp.where(is_asked, best, -jnp.inf)[:, None], num_pairs

@@ -33,7 +33,7 @@ and how many of the pixels could each be dropped (1-minimal: none).
 FIND_EPILOG = """\
 examples:
   jax-sis find
-  jax-sis find --search both --out both
+  jax-sis find --search smallest --thorough --out smallest
   jax-sis find --checkpoint runs/mine/classifier --data cifar10 --data-dir DATA --split 'test[:64]' --out runs/sis
   jax-sis find --data photos/ --resize --target cat --threshold 0.9
 """
@@ -115,18 +115,23 @@ def add_find(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
   how.add_argument(
     "--search",
     choices=("gradient", "screened", "exact", "smallest", "both"),
-    default="gradient",
+    default="both",
     help="gradient: one gradient ranks all pixels (the paper's; seconds an image); screened: the gradient names a few "
     "pixels, forward passes choose (smaller; tens of seconds); exact: every pixel is tried at every step "
     "(minutes); smallest: pixels are added to the masked image, then dropped and exchanged (the smallest subsets; "
     "seconds, no order); both: gradient and smallest side by side (default: %(default)s)",
   )
   how.add_argument(
+    "--thorough",
+    action="store_true",
+    help="look for the smallest subsets with four times the candidates and more exchanges (several times as long)",
+  )
+  how.add_argument(
     "--per-step",
     type=int,
     default=1,
     metavar="K",
-    help="pixels that a step of --search gradient masks (default: %(default)s)",
+    help="pixels that a step of the gradient search masks (default: %(default)s)",
   )
   how.add_argument(
     "--score",
@@ -204,10 +209,13 @@ def add_device_options(parser: argparse.ArgumentParser, *, batch_default: int | 
 
 def run_find(options: argparse.Namespace) -> None:
   """Hands the options of `find` over."""
+  finds_smallest = options.search in ("both", "smallest")
+  if options.thorough and not finds_smallest:
+    raise ValueError(f"--thorough must come with --search both or smallest, got --search {options.search}.")
   devices.use_one_cpu_device_per_core(options.devices)
   from jax_sis import find
-  from jax_sis.config import FindConfig
-  from jax_sis.search import Exact, Forward, Gradient, Screened
+  from jax_sis.config import QUICK, THOROUGH, FindConfig
+  from jax_sis.search import Exact, Gradient, Screened
 
   backward = {
     "gradient": Gradient(per_step=options.per_step),
@@ -215,6 +223,7 @@ def run_find(options: argparse.Namespace) -> None:
     "exact": Exact(),
     "both": Gradient(per_step=options.per_step),
   }
+  effort = THOROUGH if options.thorough else QUICK
   find.find(
     FindConfig(
       out=options.out,
@@ -223,7 +232,8 @@ def run_find(options: argparse.Namespace) -> None:
       split=options.split,
       data_dir=options.data_dir,
       search=backward.get(options.search),
-      smallest=Forward() if options.search in ("both", "smallest") else None,
+      smallest=effort.forward if finds_smallest else None,
+      exchanges=effort.exchanges,
       score=options.score,
       threshold=options.threshold,
       target=options.target,

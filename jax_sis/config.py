@@ -3,11 +3,13 @@
 import dataclasses
 import pathlib
 import runpy
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_sis import validation
+from jax_sis.local_search import Exchanges
+from jax_sis.minimise import DEFAULT_EXCHANGES
 from jax_sis.search import BackwardSearch, Forward, Gradient
 from jax_sis.types import ScoreName
 
@@ -96,6 +98,17 @@ class Normalisation:
     return (inputs * np.asarray(self.std, inputs.dtype) + np.asarray(self.mean, inputs.dtype)) * 255
 
 
+class Effort(NamedTuple):
+  """How long a run looks for the smallest evidence: its forward search and exchanges."""
+
+  forward: Forward
+  exchanges: Exchanges
+
+
+QUICK = Effort(Forward(candidates=64), DEFAULT_EXCHANGES)
+THOROUGH = Effort(Forward(candidates=256), ((2, 8), (4, 16), (6, 16)))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FindConfig:
   """One run of `jax-sis find`: which images, which classifier, which search.
@@ -108,6 +121,7 @@ class FindConfig:
     data_dir: the TFDS folder; None for TFDS's default.
     search: the backward search, which orders all pixels; None leaves it out.
     smallest: the forward search for the smallest evidence, at this run's threshold; None leaves it out.
+    exchanges: how its subsets are made smaller, see `minimise`.
     score: what the searches keep up.
     threshold: the confidence that a subset must reach.
     target: `predicted`, `label`, or a class by name or number.
@@ -127,7 +141,8 @@ class FindConfig:
   split: str = "test"
   data_dir: str | None = None
   search: BackwardSearch | None = Gradient()
-  smallest: Forward | None = None
+  smallest: Forward | None = QUICK.forward
+  exchanges: Exchanges = QUICK.exchanges
   score: ScoreName = "log_odds"
   threshold: float = 0.99
   target: str = "predicted"

@@ -19,8 +19,7 @@ from jax_sis.backselect import run_backward
 from jax_sis.certify import run_certify
 from jax_sis.classifiers import Classifier
 from jax_sis.config import FindConfig
-from jax_sis.forward import run_forward
-from jax_sis.minimise import minimise
+from jax_sis.minimise import run_smallest
 from jax_sis.progress import Progress
 from jax_sis.scores import log_odds, predict_logits
 from jax_sis.search import BackwardSearch, Forward
@@ -189,7 +188,9 @@ def search_shard(
   targets = jnp.where(requested == NO_CLASS, predicted, requested)
   full_confidence = jax.nn.sigmoid(log_odds(logits, targets))
   baseline = masking.check_baseline(config.baseline, inputs)
+  num_features = masking.num_features(plan.grid)
   fields = {"target": targets, "predicted": predicted, "full_confidence": full_confidence}
+  found = {}
   if config.search is not None:
     order = run_backward(
       plan.predict_fn,
@@ -197,18 +198,17 @@ def search_shard(
       inputs,
       targets,
       baseline,
-      jnp.ones((inputs.shape[0], masking.num_features(plan.grid)), bool),
+      jnp.ones((inputs.shape[0], num_features), bool),
       grid=plan.grid,
       score=config.score,
-      phases=config.search.phases(masking.num_features(plan.grid)),
+      phases=config.search.phases(num_features),
     )
     fields |= {"rank": order.rank, "confidence": order.confidence}
-    fields |= certified_fields("sis", plan, params, inputs, sufficient_subsets(order, config.threshold))
+    found["sis"] = sufficient_subsets(order, config.threshold)
   if config.smallest is not None:
-    subsets = find_smallest(plan, config.smallest, params, inputs, targets, full_confidence)
-    fields["smallest_mask"] = subsets.mask.reshape(inputs.shape[0], -1)
-    fields |= certified_fields("smallest", plan, params, inputs, subsets)
-  return fields
+    found["smallest"] = find_smallest(plan, config.smallest, params, inputs, targets, full_confidence)
+    fields["smallest_mask"] = found["smallest"].mask.reshape(inputs.shape[0], -1)
+  return fields | certified_fields(plan, params, inputs, found)
 
 
 def find_smallest(
@@ -222,7 +222,7 @@ def find_smallest(
   """Forward subsets, minimised. An image that is below the threshold as a whole is not searched, and says so."""
   config = plan.config
   is_asked = full_confidence >= config.threshold
-  order = run_forward(
+  subsets = run_smallest(
     plan.predict_fn,
     params,
     inputs,
@@ -230,34 +230,42 @@ def find_smallest(
     masking.check_baseline(config.baseline, inputs),
     jnp.broadcast_to(is_asked[:, None], (inputs.shape[0], masking.num_features(plan.grid))),
     search=dataclasses.replace(search, threshold=config.threshold),
+    exchanges=config.exchanges,
     grid=plan.grid,
     score=config.score,
   )
-  subsets = sufficient_subsets(order, config.threshold)
   is_below = ~is_asked & (subsets.status == Status.NOT_REACHED)
-  subsets = dataclasses.replace(
-    subsets, status=jnp.where(is_below, Status.BELOW_THRESHOLD, subsets.status).astype(subsets.status.dtype)
-  )
-  return minimise(plan.predict_fn, params, inputs, subsets)
+  status = jnp.where(is_below, Status.BELOW_THRESHOLD, subsets.status).astype(subsets.status.dtype)
+  return dataclasses.replace(subsets, status=status)
 
 
 def certified_fields(
-  answer: str, plan: Plan, params: Params, inputs: Float[Array, "B H W C"], subsets: Subsets
+  plan: Plan, params: Params, inputs: Float[Array, "B H W C"], found: dict[str, Subsets]
 ) -> dict[str, Array]:
-  """What the store holds of one kind of subset, with a certificate."""
+  """What the store holds of each kind of subset, with a certificate."""
   config = plan.config
-  report = run_certify(plan.predict_fn, params, inputs, subsets, config.tolerance, chunk_size=config.chunk_size)
-  values = {
-    "num_kept": subsets.num_kept,
-    "status": subsets.status,
-    "certified_confidence": report.confidence,
-    "is_sufficient": report.is_sufficient,
-    "keeps_class": report.keeps_class,
-    "is_minimal": report.is_minimal,
-    "is_reproduced": report.is_reproduced,
-    "num_droppable": report.is_droppable.reshape(inputs.shape[0], -1).sum(1),
-  }
-  return {f"{answer}_{name}": value for name, value in values.items()}
+  num_images = inputs.shape[0]
+  joined = jax.tree.map(lambda *kinds: jnp.concatenate(kinds), *found.values())
+
+  def certify_kind(number: Int[Array, ""]) -> dict[str, Array]:
+    subsets = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, number * num_images, num_images), joined)
+    report = run_certify(plan.predict_fn, params, inputs, subsets, config.tolerance, chunk_size=config.chunk_size)
+    return {
+      "num_kept": subsets.num_kept,
+      "status": subsets.status,
+      "certified_confidence": report.confidence,
+      "is_sufficient": report.is_sufficient,
+      "keeps_class": report.keeps_class,
+      "is_minimal": report.is_minimal,
+      "is_smallest": report.is_smallest,
+      "has_smaller": report.has_smaller,
+      "is_reproduced": report.is_reproduced,
+      "num_droppable": report.is_droppable.reshape(num_images, -1).sum(1),
+    }
+
+  # One kind after the other by one piece of program, which is compiled once.
+  values = jax.lax.map(certify_kind, jnp.arange(len(found)))
+  return {f"{answer}_{name}": array[number] for number, answer in enumerate(found) for name, array in values.items()}
 
 
 def store_fields(plan: Plan) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -395,6 +403,7 @@ def make_spec(plan: Plan) -> dict[str, Any]:
     "data": plan.source.description,
     "search": describe_search(config.search),
     "smallest": describe_search(config.smallest),
+    "exchanges": [list(exchange) for exchange in config.exchanges],
     "score": config.score,
     "threshold": config.threshold,
     "target": config.target,

@@ -1,7 +1,7 @@
 """Forward selection: show the most useful features step by step until the classifier is confident."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jax_sis.backselect import check_question
+from jax_sis.local_search import LocalState, Settings, Stage, run_local_search, start
 from jax_sis.order import NOT_RANKED, FeatureOrder
-from jax_sis.scores import to_probability
-from jax_sis.search import Forward, Gradient, best_features, make_logits_fn, make_score_fn, score_flips
+from jax_sis.search import Forward
 from jax_sis.types import PredictFn, ScoreName
 
 
@@ -30,8 +30,8 @@ def forward_select(
   """Orders the few features of each input that make the classifier confident, in the order of their adding.
 
   Starts from the masked input. Each image stops for itself, when the target's probability reaches the search's
-  threshold, when no feature is left, or at `max_features`; the batch goes on until all have stopped. Read the subsets
-  with `sufficient_subsets(order, threshold)`, at the search's threshold or below.
+  threshold, when no feature is left, or at `max_features`, and the next image takes its place: none waits for another.
+  Read the subsets with `sufficient_subsets(order, threshold)`, at the search's threshold or below.
 
   It can be called under `jit`, `vmap` and `pmap`, as `backselect` can, and takes the same arguments.
 
@@ -64,17 +64,6 @@ def forward_select(
   return run_forward(predict_fn, params, *question.arrays, search=search, grid=question.grid, score=score)
 
 
-class ForwardState(NamedTuple):
-  """Where a forward search stands."""
-
-  size: Int[Array, ""]
-  kept: Bool[Array, "B F"]
-  rank: Int[Array, "B F"]
-  confidence: Float[Array, "T B"]
-  finite: Bool[Array, "B"]
-  stopped: Bool[Array, "B"]
-
-
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("search", "grid", "score"))
 def run_forward(
   predict_fn: PredictFn,
@@ -89,60 +78,46 @@ def run_forward(
   score: ScoreName,
 ) -> FeatureOrder:
   """`forward_select` on checked arguments."""
-  num_images, num_features = available.shape
-  max_size = min(search.max_features, num_features)
-  logits_fn = make_logits_fn(predict_fn, params, inputs, baseline, grid)
-  score_fn = make_score_fn(targets, score)
-
-  def goes_on(state: ForwardState) -> Bool[Array, ""]:
-    return (state.size < max_size) & ~state.stopped.all()
-
-  def add_one(state: ForwardState) -> ForwardState:
-    evaluation = Gradient().evaluate(logits_fn, score_fn, state.kept)
-    # Gradient prefers what costs least to mask; what would add most is at the other end.
-    allowed = available & ~state.kept
-    candidates = best_features(-evaluation.preference, allowed, search.candidates)
-    scores = score_flips(logits_fn, score_fn, state.kept, candidates, chunk_size=search.chunk_size)
-    is_candidate = candidates < num_features
-    is_number = jnp.isfinite(evaluation.preference).all(1, where=allowed) & jnp.isfinite(scores).all(1)
-    finite = state.finite & (is_number | state.stopped)
-    best = jnp.where(is_candidate, scores, -jnp.inf).argmax(1)[:, None]
-    chosen, best_score = (jnp.take_along_axis(array, best, axis=1)[:, 0] for array in (candidates, scores))
-    adds = ~state.stopped & finite & is_candidate.any(1)
-    images = jnp.arange(num_images)
-    chosen = jnp.where(adds, chosen, num_features)
-    confidence = jnp.where(adds, to_probability(best_score, score=score), state.confidence[state.size])
-    return ForwardState(
-      size=state.size + 1,
-      kept=state.kept.at[images, chosen].set(True, mode="drop"),
-      rank=state.rank.at[images, chosen].set(state.size, mode="drop"),
-      confidence=state.confidence.at[state.size + 1].set(confidence),
-      finite=finite,
-      stopped=~adds | (confidence >= search.threshold),
-    )
-
-  kept = jnp.zeros(available.shape, bool)
-  first_score = score_fn(logits_fn(kept.astype(jnp.result_type(float)))[:, None])[:, 0]
-  first_confidence = to_probability(first_score, score=score)
-  state = ForwardState(
-    size=jnp.zeros((), jnp.int32),
-    kept=kept,
-    rank=jnp.full(available.shape, NOT_RANKED, jnp.int32),
-    confidence=jnp.broadcast_to(first_confidence[None], (max_size + 1, num_images)),
-    finite=jnp.isfinite(first_score),
-    stopped=~jnp.isfinite(first_score) | (first_confidence >= search.threshold),
+  state = run_local_search(
+    predict_fn,
+    params,
+    inputs,
+    targets,
+    baseline,
+    available,
+    state=start_growth(available, search),
+    threshold=jnp.full(inputs.shape[0], search.threshold, jnp.result_type(float)),
+    settings=Settings(candidates=search.candidates, chunk_size=search.chunk_size),
+    grid=grid,
+    score=score,
   )
-  state = jax.lax.while_loop(goes_on, add_one, state)
-  # The loop may end early; from there on nothing was added.
-  is_reached = jnp.arange(max_size + 1, dtype=jnp.int32)[:, None] <= state.size
-  confidence = jnp.where(is_reached, state.confidence, state.confidence[state.size][None])
+  return read_growth(state, targets, baseline, grid=grid, score=score)
+
+
+def start_growth(available: Bool[Array, "B F"], search: Forward) -> LocalState:
+  """Every image at its masked input."""
+  return start(jnp.zeros_like(available), jnp.full(available.shape[0], Stage.GROW), search.max_features)
+
+
+def read_growth(
+  state: LocalState,
+  targets: Int[Array, "B"],
+  baseline: Float[Array, "B ..."],
+  *,
+  grid: tuple[int, ...],
+  score: ScoreName,
+) -> FeatureOrder:
+  """The order of the first growth."""
+  sizes = np.arange(state.confidence.shape[1], dtype=np.int32)
+  num_added = (state.rank != NOT_RANKED).sum(1, dtype=jnp.int32)
+  last = jnp.minimum(sizes[None], num_added[:, None])
   return FeatureOrder(
     rank=state.rank,
-    confidence=confidence.T,
+    confidence=jnp.take_along_axis(state.confidence, last, axis=1),
     target=targets,
     finite=state.finite,
     baseline=baseline,
-    sizes=tuple(range(max_size + 1)),
+    sizes=tuple(sizes.tolist()),
     grid=grid,
     score=score,
   )

@@ -207,13 +207,14 @@ class Forward:
     candidates: features tried at each step. More give smaller subsets and cost as much more time.
     threshold: the softmax probability at which an image is done, strictly between 0 and 1.
     max_features: features at which an image that is not done is given up.
-    chunk_size: masked copies a model call, over all images of the batch together; it bounds the memory.
+    chunk_size: masked copies a model call. It bounds the memory, and says how many images are worked on at a time:
+      as many as have their candidates in one call. A CPU likes few, an accelerator thousands.
   """
 
-  candidates: int = 64
+  candidates: int = 256
   threshold: float = 0.99
-  max_features: int = 64
-  chunk_size: int = 128
+  max_features: int = 128
+  chunk_size: int = 64
 
   def __post_init__(self) -> None:
     check_positive_integer("Forward.candidates", self.candidates)
@@ -264,42 +265,38 @@ def score_flips(
   logits_fn: MaskedLogitsFn,
   score_fn: ScoreFn,
   kept: Bool[Array, "B F"],
-  features: Int[Array, "B P"] | Int[Array, "B P Q"],
+  features: Int[Array, "B P"],
   *,
   chunk_size: int,
   num_needed: Int[Array, ""] | None = None,
 ) -> Float[Array, "B P"]:
-  """The score of each image with one feature changed, or Q together, from kept to masked or back: P such variants.
+  """The score of each image with one feature changed from kept to masked or back: P such variants.
 
   Args:
     logits_fn: masks -> logits.
     score_fn: logits -> scores.
     kept: the features that are kept now.
-    features: which to change; a number of F changes nothing.
+    features: which to change; the number F changes nothing.
     chunk_size: masked copies a model call, over all images together.
     num_needed: how many of the P columns matter; the scores of later ones may be -inf.
   """
   num_images, num_features = kept.shape
-  features = features if features.ndim == 3 else features[..., None]
-  num_columns, num_changes = features.shape[1:]
+  num_columns = features.shape[1]
   per_image = min(max(chunk_size // num_images, 1), num_columns)
   num_chunks = -(-num_columns // per_image)
   padding = num_chunks * per_image - num_columns
-  features = jnp.pad(features, ((0, 0), (0, padding), (0, 0)), constant_values=num_features)
+  features = jnp.pad(features, ((0, 0), (0, padding)), constant_values=num_features)
   numbers = jnp.arange(num_features, dtype=features.dtype)[None, None]
 
   def score_chunk(index: Array, scores: Float[Array, "B P"]) -> Float[Array, "B P"]:
     start = index * per_image
     chunk = jax.lax.dynamic_slice_in_dim(features, start, per_image, axis=1)
-    # One comparison a change: an axis of them would be several times the memory.
-    masks = functools.reduce(
-      jnp.logical_xor, (numbers == chunk[:, :, change, None] for change in range(num_changes)), kept[:, None]
-    )
+    masks = kept[:, None] ^ (numbers == chunk[..., None])
     logits = logits_fn(masks.reshape(-1, num_features).astype(jnp.result_type(float)))
     chunk_scores = score_fn(logits.reshape(num_images, per_image, -1))
     return jax.lax.dynamic_update_slice_in_dim(scores, chunk_scores.astype(scores.dtype), start, axis=1)
 
-  scores = jnp.full(features.shape[:2], -jnp.inf, jnp.result_type(float))
+  scores = jnp.full(features.shape, -jnp.inf, jnp.result_type(float))
   num_calls = num_chunks if num_needed is None else -(-num_needed // per_image)
   return jax.lax.fori_loop(0, num_calls, score_chunk, scores)[:, :num_columns]
 

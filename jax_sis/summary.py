@@ -29,6 +29,8 @@ CERTIFIED_DTYPES = {
   "is_sufficient": "bool",
   "keeps_class": "bool",
   "is_minimal": "bool",
+  "is_smallest": "bool",
+  "has_smaller": "bool",
   "is_reproduced": "bool",
   "num_droppable": "int32",
 }
@@ -106,6 +108,8 @@ def make_answer(fields: Mapping[str, np.ndarray], i: int, answer: str, error: st
       is_reproduced=bool(of_answer["is_reproduced"]),
       is_sufficient=bool(of_answer["is_sufficient"]),
       is_minimal=bool(of_answer["is_minimal"]),
+      is_smallest=bool(of_answer["is_smallest"]),
+      has_smaller=bool(of_answer["has_smaller"]),
       num_droppable=int(of_answer["num_droppable"]),
     )
   else:

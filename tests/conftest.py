@@ -24,6 +24,7 @@ KERNEL_MODULES = (
   "scores",
   "validation",
   "search",
+  "local_search",
   "backselect",
   "forward",
   "subsets",

@@ -264,6 +264,16 @@ def forward(problem: Problem, candidates: int, threshold: float, max_features: i
   return Growth(tuple(added), tuple(confidences))
 
 
+def smallest_size(problem: Problem, threshold: float) -> int:
+  """The size of the smallest sufficient subset there is, by trying all of them."""
+  everything = range(problem.num_features)
+  return next(
+    size
+    for size in range(problem.num_features + 1)
+    if any(problem.probability(set(subset)) >= threshold for subset in itertools.combinations(everything, size))
+  )
+
+
 def can_be_exchanged(problem: Problem, subset: set[int], threshold: float) -> bool:
   """Whether some two features of a subset can be replaced by one other feature, with the threshold still reached."""
   others = set(range(problem.num_features)) - subset

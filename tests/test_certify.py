@@ -22,14 +22,19 @@ THRESHOLD = 0.7
 
 @functools.cache
 def found(
-  seed: int, *, per_step: int = 3, num_images: int = 6, baseline: tuple[float, float] = (0.0, 0.0)
+  seed: int,
+  *,
+  per_step: int = 3,
+  num_images: int = 6,
+  baseline: tuple[float, float] = (0.0, 0.0),
+  threshold: float = THRESHOLD,
 ) -> tuple[Any, Any, jax_sis.Subsets]:
   """A random toy, a batch and its sufficient subsets."""
   images, params = toys.images_and_params(seed, num_images=num_images)
   order = jax_sis.backselect(
     toys.predict_tanh, params, images, search=jax_sis.Gradient(per_step=per_step), baseline=jnp.array(baseline)
   )
-  return params, images, jax_sis.sufficient_subsets(order, THRESHOLD)
+  return params, images, jax_sis.sufficient_subsets(order, threshold)
 
 
 def problem_of(params: Any, images: Any, subsets: jax_sis.Subsets, index: int, baseline: Any) -> reference.Problem:
@@ -231,3 +236,59 @@ def test_certified_inputs_must_be_floating_point():
   params, images, subsets = found(0)
   with pytest.raises(ValueError, match=r"^inputs must be floating point and normalised .*, got dtype uint8;"):
     jax_sis.certify(toys.predict_tanh, params, np.zeros(images.shape, np.uint8), subsets)
+
+
+def test_what_is_said_to_be_the_smallest_is_so_by_brute_force():
+  seen, threshold = set(), 0.9
+  for seed in range(6):
+    params, images, subsets = found(seed, per_step=1, num_images=12, threshold=threshold)
+    subsets = jax_sis.minimise(toys.predict_tanh, params, images, subsets, exchanges=())
+    screened, full = (
+      jax_sis.certify(toys.predict_tanh, params, images, subsets, pair_partners=count) for count in (0, NUM_FEATURES)
+    )
+    for index in np.flatnonzero(subsets.status == Status.OK):
+      problem = problem_of(params, images, subsets, int(index), (0.0, 0.0))
+      num_kept, smallest = int(subsets.num_kept[index]), reference.smallest_size(problem, threshold)
+      assert full.lower_bound[index] <= smallest
+      assert bool(screened.is_smallest[index]) == (num_kept == smallest and num_kept <= 2)
+      if num_kept <= 3:
+        assert bool(full.is_smallest[index]) == (num_kept == smallest)
+        assert bool(full.has_smaller[index]) == (num_kept > smallest)
+        seen.add((num_kept, num_kept == smallest))
+      assert full.num_pairs_tried[index] == (NUM_FEATURES * (NUM_FEATURES - 1) // 2 if num_kept == 3 else 0)
+  # Subsets of one to three features, and of two and three also some that are not the smallest.
+  assert seen >= {(1, True), (2, True), (2, False), (3, True), (3, False)}
+
+
+def test_some_pairs_disprove_but_do_not_prove():
+  # Log-odds add up; 0.99 needs 4.6. {0, 1, 2} has 4.8, and so has {3, 4}.
+  params = toys.linear_params([1.6, 1.6, 1.6, 2.4, 2.4])
+  order = jax_sis.FeatureOrder(
+    rank=jnp.array([[0, 1, 2, 3, 4]], jnp.int32),
+    confidence=jax.nn.sigmoid(jnp.array([[0, 1.6, 3.2, 4.8, 7.2, 9.6]])),
+    target=jnp.zeros(1, jnp.int32),
+    finite=jnp.ones(1, bool),
+    baseline=jnp.zeros((1, 1)),
+    sizes=(0, 1, 2, 3, 4, 5),
+    grid=(5,),
+    score="log_odds",
+  )
+  subsets = jax_sis.sufficient_subsets(order, 0.99)
+  check = functools.partial(jax_sis.certify, toys.predict_linear, params, jnp.ones((1, 5)), subsets)
+  assert check().describe(0) == "sufficient, 1-minimal"
+  assert check(pair_partners=1).describe(0) == "sufficient, a smaller exists, 4 pairs tried"
+  weaker = toys.linear_params([1.6, 1.6, 1.6, 2.4, 2.0])
+  check = functools.partial(jax_sis.certify, toys.predict_linear, weaker, jnp.ones((1, 5)), subsets)
+  assert check(pair_partners=2).describe(0) == "sufficient, 1-minimal, 7 pairs tried"
+  assert check(pair_partners=2).lower_bound.tolist() == [2]
+  assert check(pair_partners=5).describe(0) == "sufficient, no smaller exists, 10 pairs tried"
+  with pytest.raises(ValueError, match=r"^pair_partners must be an integer of at least 1, got -1\."):
+    check(pair_partners=-1)
+
+
+def test_a_single_feature_is_the_smallest_unless_nothing_is_needed():
+  params, image = toys.linear_params([5.0, 1.0]), jnp.ones((1, 2))
+  order = jax_sis.backselect(toys.predict_linear, params, image)
+  report = jax_sis.certify(toys.predict_linear, params, image, jax_sis.sufficient_subsets(order, 0.99))
+  assert report.describe(0) == "sufficient, no smaller exists"
+  assert report.lower_bound.tolist() == [1]

@@ -40,6 +40,11 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
   assert "invalid choice: 'serach'" in capsys.readouterr().err
 
 
+def test_thorough_needs_a_search_that_it_can_deepen(capsys: pytest.CaptureFixture[str]):
+  assert cli.main(["find", "--search", "gradient", "--thorough"]) == 2
+  assert "--thorough must come with --search both or smallest, got --search gradient." in capsys.readouterr().err
+
+
 def test_bench_prints_a_line_a_batch_size():
   command = [sys.executable, "-m", "jax_sis", "bench", "--batch", "1", "2", "--steps", "2", "--runs", "2"]
   finished = subprocess.run(command, capture_output=True, text=True, check=True)

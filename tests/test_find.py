@@ -34,7 +34,11 @@ pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
 
 def run_find(out: pathlib.Path, **options: Any) -> results.Results:
-  find.find(FindConfig(out=str(out), **{"patch": 8, "gallery": 0, "num_devices": 2, "batch_size": 3, **options}))
+  find.find(
+    FindConfig(
+      out=str(out), **{"patch": 8, "gallery": 0, "num_devices": 2, "batch_size": 3, "smallest": None, **options}
+    )
+  )
   return results.open_results(out)
 
 

@@ -18,6 +18,7 @@ ORDER = (
   "scores",
   "validation",
   "search",
+  "local_search",
   "backselect",
   "forward",
   "subsets",

@@ -17,7 +17,7 @@ from jax_sis import Status
 NUM_FEATURES = 10
 NUM_PAIRS = NUM_FEATURES * (NUM_FEATURES - 1) // 2
 THRESHOLD = 0.8
-EVERY_EXCHANGE = {"num_spared": NUM_FEATURES, "num_pairs": NUM_PAIRS, "candidates": NUM_FEATURES}
+EVERY_EXCHANGE = {"exchanges": ((2, NUM_PAIRS),), "candidates": NUM_FEATURES}
 
 
 def subsets_of(seed: int, *, per_step: int = 1, num_images: int = 12) -> tuple[Any, Any, Any, Any]:
@@ -77,7 +77,7 @@ def test_exchanges_find_what_pruning_cannot():
   with jax.enable_x64(True):
     for seed in range(8):
       params, images, _, subsets = subsets_of(seed)
-      pruned = minimise(params, images, subsets, num_spared=0)
+      pruned = minimise(params, images, subsets, exchanges=())
       exchanged = minimise(params, images, subsets, **EVERY_EXCHANGE)
       for name, found in (("start", subsets), ("pruned", pruned), ("exchanged", exchanged)):
         totals[name] += int(found.num_kept.sum())
@@ -105,8 +105,8 @@ def test_an_exchange_by_hand():
   subsets = jax_sis.sufficient_subsets(order, 0.97)
   assert subsets.mask.tolist() == [[True, True, False, False]]
   run = lambda **arguments: jax_sis.minimise(toys.predict_linear, params, images, subsets, **arguments)  # noqa: E731
-  assert run(num_spared=0).mask.tolist() == [[True, True, False, False]]
-  assert run(num_spared=2, num_pairs=1, candidates=1).mask.tolist() == [[False, False, False, True]]
+  assert run(exchanges=()).mask.tolist() == [[True, True, False, False]]
+  assert run(exchanges=((2, 1),), candidates=1).mask.tolist() == [[False, False, False, True]]
 
 
 @pytest.mark.parametrize("per_step", [3, 4])
@@ -168,7 +168,7 @@ def test_subsets_of_a_given_size_and_foreign_inputs_are_refused():
       minimise(params, images, subsets, order=other_order)
 
 
-@pytest.mark.parametrize("name", ["num_spared", "num_pairs", "candidates", "chunk_size"])
+@pytest.mark.parametrize("name", ["candidates", "chunk_size"])
 @pytest.mark.usefixtures("without_type_checks")
 def test_settings_out_of_range_are_refused(name: str):
   with jax.enable_x64(True):

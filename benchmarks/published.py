@@ -1,0 +1,26 @@
+"""What the comparisons on CIFAR-10 run on: the published ResNet-20 and test images by id."""
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from jax_sis import classifiers, data, torch_weights
+from jax_sis.config import Normalisation
+from jax_sis.types import Params, PredictFn
+
+IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+  """Where the classifier and the images are."""
+  parser.add_argument("--weights", required=True, help="the published ResNet-20 state dict, resnet20-12fca82f.th")
+  parser.add_argument("--data-dir", required=True, help="the TFDS folder with cifar10")
+
+
+def load(options: argparse.Namespace) -> tuple[PredictFn, Params, Any]:
+  """The frozen classifier `(predict_fn, params)`, and all test images by id as inputs `[10000, 32, 32, 3]`."""
+  module = torch_weights.load_resnet_cifar("resnet20", torch_weights.read_state_dict(options.weights))
+  predict_fn, params = classifiers.freeze(module)
+  pixels, _, _ = data.load_arrays("cifar10", "test", data_dir=options.data_dir)
+  return predict_fn, params, IMAGENET_NORMALISATION.apply(pixels, dtype=np.float32)
