@@ -7,6 +7,7 @@ report = jax_sis.certify(predict_fn, params, images, subsets)
 
 from jax_sis.backselect import backselect
 from jax_sis.certify import Certificate, certify
+from jax_sis.collection import sis_collection
 from jax_sis.forward import forward_select
 from jax_sis.masking import mask_inputs
 from jax_sis.minimise import minimise
@@ -34,5 +35,6 @@ __all__ = [
   "keep_fraction",
   "mask_inputs",
   "minimise",
+  "sis_collection",
   "sufficient_subsets",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_sis import validation
 from jax_sis.local_search import Exchanges
-from jax_sis.minimise import DEFAULT_EXCHANGES
+from jax_sis.minimise import DEFAULT_SETTINGS
 from jax_sis.search import BackwardSearch, Forward, Gradient
 from jax_sis.types import ScoreName
 
@@ -105,7 +105,7 @@ class Effort(NamedTuple):
   exchanges: Exchanges
 
 
-QUICK = Effort(Forward(candidates=64), DEFAULT_EXCHANGES)
+QUICK = Effort(Forward(candidates=DEFAULT_SETTINGS.candidates), DEFAULT_SETTINGS.exchanges)
 THOROUGH = Effort(Forward(candidates=256), ((2, 8), (4, 16), (6, 16)))
 
 

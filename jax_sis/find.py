@@ -23,7 +23,7 @@ from jax_sis.minimise import run_smallest
 from jax_sis.progress import Progress
 from jax_sis.scores import log_odds, predict_logits
 from jax_sis.search import BackwardSearch, Forward
-from jax_sis.subsets import Status, Subsets, sufficient_subsets
+from jax_sis.subsets import Subsets, explain_unsearched, sufficient_subsets
 from jax_sis.summary import (
   ANSWERS,
   CERTIFIED_DTYPES,
@@ -234,9 +234,7 @@ def find_smallest(
     grid=plan.grid,
     score=config.score,
   )
-  is_below = ~is_asked & (subsets.status == Status.NOT_REACHED)
-  status = jnp.where(is_below, Status.BELOW_THRESHOLD, subsets.status).astype(subsets.status.dtype)
-  return dataclasses.replace(subsets, status=status)
+  return explain_unsearched(subsets, is_asked)
 
 
 def certified_fields(

@@ -19,7 +19,7 @@ from jax_sis.search import Forward, MaskedLogitsFn, ScoreFn, check_positive_inte
 from jax_sis.subsets import Status, Subsets, sufficient_subsets
 from jax_sis.types import Params, PredictFn, ScoreName
 
-DEFAULT_EXCHANGES = ((2, 4), (4, 8))
+DEFAULT_SETTINGS = Settings(candidates=64, chunk_size=64, is_pruned=True, exchanges=((2, 4), (4, 8)))
 
 
 def minimise(
@@ -29,10 +29,10 @@ def minimise(
   subsets: Subsets,
   *,
   order: FeatureOrder | None = None,
-  exchanges: Sequence[tuple[int, int]] = DEFAULT_EXCHANGES,
-  candidates: int = 64,
+  exchanges: Sequence[tuple[int, int]] = DEFAULT_SETTINGS.exchanges,
+  candidates: int = DEFAULT_SETTINGS.candidates,
   available: Bool[Array, "B ..."] | Bool[np.ndarray, "B ..."] | None = None,
-  chunk_size: int = 64,
+  chunk_size: int = DEFAULT_SETTINGS.chunk_size,
 ) -> Subsets:
   """Makes each sufficient subset smaller, until the local search below finds nothing more to drop.
 

@@ -82,6 +82,13 @@ def sufficient_subsets(order: FeatureOrder, threshold: float | Float[Array, ""])
   return make_subsets(order, sizes[first], confidence, status, threshold)
 
 
+def explain_unsearched(subsets: Subsets, is_searched: Bool[Array, "B"]) -> Subsets:
+  """Says BELOW_THRESHOLD of images that a forward search was not asked to look at, for they do not pass as a whole."""
+  is_below = ~is_searched & (subsets.status == Status.NOT_REACHED)
+  status = jnp.where(is_below, Status.BELOW_THRESHOLD, subsets.status).astype(subsets.status.dtype)
+  return dataclasses.replace(subsets, status=status)
+
+
 def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
   """The most needed `fraction` of the features, their number rounded up: 0.05 of 1,024 are 52.
 

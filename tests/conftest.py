@@ -29,6 +29,7 @@ KERNEL_MODULES = (
   "forward",
   "subsets",
   "minimise",
+  "collection",
   "certify",
 )
 TYPE_CHECKED_MODULES = (*KERNEL_MODULES, "classifiers", "torch_weights")

@@ -292,6 +292,20 @@ def find_sis(selection: Selection, threshold: float) -> frozenset[int] | None:
   return None
 
 
+def sis_collection(
+  problem: Problem, select_fn: Callable[[Problem], Selection], threshold: float
+) -> list[frozenset[int]]:
+  """SIS-collection: subsets found one after the other, each in what the earlier ones left, while that suffices."""
+  left = frozenset(range(problem.num_features) if problem.available is None else problem.available)
+  found = []
+  while problem.probability(set(left)) >= threshold > problem.probability(set()):
+    subset = find_sis(select_fn(dataclasses.replace(problem, available=left)), threshold)
+    assert subset is not None
+    found.append(subset)
+    left -= subset
+  return found
+
+
 def droppable(problem: Problem, subset: set[int], threshold: float) -> set[int]:
   """The features of a subset each of which could be masked alone, with the threshold still reached."""
   return {feature for feature in subset if problem.probability(subset - {feature}) >= threshold}

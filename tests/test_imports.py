@@ -23,6 +23,7 @@ ORDER = (
   "forward",
   "subsets",
   "minimise",
+  "collection",
   "certify",
   "__init__",
   "config",

@@ -1,0 +1,233 @@
+"""Disjoint sufficient subsets: one is found, its features are taken away for good, and the next is looked for."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int8, Shaped
+
+from jax_sis import masking, validation
+from jax_sis.backselect import Question, check_question, run_backward
+from jax_sis.forward import run_forward
+from jax_sis.minimise import DEFAULT_SETTINGS, run_minimise, run_smallest
+from jax_sis.scores import log_odds
+from jax_sis.search import BackwardSearch, Forward, Gradient, check_positive_integer, make_logits_fn
+from jax_sis.subsets import Status, Subsets, explain_unsearched, sufficient_subsets
+from jax_sis.types import Params, PredictFn, ScoreName
+
+# The round of a feature that is in none of an image's subsets.
+IN_NO_SUBSET = -1
+
+
+def sis_collection(
+  predict_fn: PredictFn,
+  params: Any,
+  inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
+  targets: Int[Array, "B"] | Int[np.ndarray, "B"] | None = None,
+  *,
+  threshold: float = 0.99,
+  search: BackwardSearch | Forward = Gradient(),
+  max_subsets: int = 8,
+  minimised: bool = False,
+  batch_size: int = 8,
+  baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
+  grid: tuple[int, ...] | None = None,
+  available: Bool[Array, "B ..."] | Bool[np.ndarray, "B ..."] | None = None,
+  score: ScoreName = "log_odds",
+) -> tuple[Subsets, ...]:
+  """Disjoint sufficient subsets of each image, one after the other (SIS-collection, Carter et al. 2019, section 3).
+
+  A subset is searched, its features are masked for good, and the next one is searched in what is left, until what is
+  left does not suffice. All of it runs on the device. Images need different numbers of rounds: each round works on the
+  first `batch_size` images that are not done, so that the batch is full until the last few.
+
+  Works under `jit`, `vmap` and `pmap`, as `backselect` does.
+
+  >>> import jax.numpy as jnp
+  >>> def predict_fn(weights, inputs):
+  ...   return inputs @ weights
+  >>> weights = jnp.array([[5.0, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
+  >>> collection = sis_collection(predict_fn, weights, jnp.ones((1, 4)), max_subsets=3)
+  >>> [subsets.mask.tolist() for subsets in collection]
+  [[[True, False, False, False]], [[False, True, True, False]], [[False, False, False, False]]]
+
+  Args:
+    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are.
+    params: the model's arrays.
+    inputs: normalised inputs, floating point, with a leading batch axis.
+    targets: the class in question; by default the class predicted on the whole input.
+    threshold: the softmax probability that every subset must reach, strictly between 0 and 1. It stands in for that of
+      a `Forward` search.
+    search: how each subset is found: `Gradient`, `Screened`, `Exact` or `Forward`.
+    max_subsets: rounds after which an image is done.
+    minimised: make each subset smaller by `minimise` with its defaults before its features are taken away.
+    batch_size: images searched at a time.
+    baseline: as for `backselect`.
+    grid: as for `backselect`.
+    available: features that subsets may hold, `[B, F]` or `[B, *grid]`.
+    score: as for `backselect`.
+
+  Returns:
+    The subsets by round, `max_subsets` of them. An image that has no more says why in `status`, from that round on; one
+    that is OK in the last round may have more.
+
+  Raises:
+    ValueError: as for `backselect`, or a setting is out of range.
+  """
+  validation.check_threshold(threshold)
+  check_positive_integer("max_subsets", max_subsets)
+  check_positive_integer("batch_size", batch_size)
+  question = check_question(predict_fn, params, inputs, targets, baseline, grid, available, score)
+  state = run_collection(
+    predict_fn,
+    params,
+    question.arrays,
+    threshold=threshold,
+    grid=question.grid,
+    score=score,
+    search=dataclasses.replace(search, threshold=threshold) if isinstance(search, Forward) else search,
+    max_subsets=max_subsets,
+    minimised=minimised,
+    batch_size=min(batch_size, question.arrays[0].shape[0]),
+  )
+  return tuple(read_round(state, number, question, threshold) for number in range(max_subsets))
+
+
+class CollectionState(NamedTuple):
+  """Where each image stands.
+
+  Attributes:
+    round_of: the round that took a feature, or IN_NO_SUBSET.
+    num_rounds: how many rounds there were.
+    is_done: whether the last round found none, or was the last one allowed.
+    status: of each round.
+    confidence: of each round's subset.
+  """
+
+  round_of: Int[Array, "B F"]
+  num_rounds: Int[Array, "B"]
+  is_done: Bool[Array, "B"]
+  status: Int8[Array, "B R"]
+  confidence: Float[Array, "B R"]
+
+
+@functools.partial(
+  jax.jit,
+  static_argnums=0,
+  static_argnames=("threshold", "grid", "score", "search", "max_subsets", "minimised", "batch_size"),
+)
+def run_collection(
+  predict_fn: PredictFn,
+  params: Params,
+  arrays: tuple[Array, ...],
+  *,
+  threshold: float,
+  grid: tuple[int, ...],
+  score: ScoreName,
+  search: BackwardSearch | Forward,
+  max_subsets: int,
+  minimised: bool,
+  batch_size: int,
+) -> CollectionState:
+  """`sis_collection` on checked arguments; `arrays` are those of a Question."""
+  num_images, num_features = arrays[0].shape[0], masking.num_features(grid)
+
+  def goes_on(state: CollectionState) -> Bool[Array, ""]:
+    return ~state.is_done.all()
+
+  def advance_batch(state: CollectionState) -> CollectionState:
+    # A stable sort: the images that are not done come first, in their order.
+    batch = jnp.argsort(state.is_done, stable=True)[:batch_size]
+    (inputs, targets, baseline, available), batch_state = jax.tree.map(lambda array: array[batch], (arrays, state))
+    # A batch that is filled up with images that are done has nothing to search in them.
+    is_left = available & (batch_state.round_of == IN_NO_SUBSET) & ~batch_state.is_done[:, None]
+    subsets = find_subsets(
+      predict_fn,
+      params,
+      (inputs, targets, baseline, is_left),
+      threshold=threshold,
+      grid=grid,
+      score=score,
+      search=search,
+      minimised=minimised,
+    )
+    masks = subsets.mask.reshape(-1, num_features)
+    advanced = jax.vmap(add_round)(batch_state, masks, subsets.status, subsets.confidence)
+    return jax.tree.map(lambda array, values: array.at[batch].set(values), state, advanced)
+
+  state = CollectionState(
+    round_of=jnp.full((num_images, num_features), IN_NO_SUBSET, jnp.int32),
+    num_rounds=jnp.zeros(num_images, jnp.int32),
+    is_done=jnp.zeros(num_images, bool),
+    status=jnp.zeros((num_images, max_subsets), jnp.int8),
+    confidence=jnp.full((num_images, max_subsets), jnp.nan, jnp.result_type(float)),
+  )
+  return jax.lax.while_loop(goes_on, advance_batch, state)
+
+
+def add_round(
+  state: CollectionState, mask: Bool[Array, "F"], status: Int8[Array, ""], confidence: Float[Array, ""]
+) -> CollectionState:
+  """One image after a round. The status of a round without a subset stands for all rounds after it."""
+  number, max_subsets = state.num_rounds, state.status.size
+  is_ok = status == Status.OK
+  rounds = jnp.arange(max_subsets, dtype=jnp.int32)
+  added = CollectionState(
+    round_of=jnp.where(mask & is_ok, number, state.round_of),
+    num_rounds=number + 1,
+    is_done=~is_ok | (number + 1 == max_subsets),
+    status=jnp.where(rounds >= number, status, state.status),
+    confidence=jnp.where(rounds == number, confidence.astype(state.confidence.dtype), state.confidence),
+  )
+  return jax.tree.map(functools.partial(jnp.where, state.is_done), state, added)
+
+
+def read_round(state: CollectionState, number: int, question: Question, threshold: float) -> Subsets:
+  """The subsets of one round."""
+  _, targets, baseline, _ = question.arrays
+  mask = state.round_of == number
+  confidence = state.confidence[:, number]
+  return Subsets(
+    mask=mask.reshape(-1, *question.grid),
+    num_kept=mask.sum(1, dtype=jnp.int32),
+    confidence=confidence,
+    target=targets,
+    threshold=jnp.full(targets.shape, threshold, confidence.dtype),
+    status=state.status[:, number],
+    baseline=baseline,
+  )
+
+
+def find_subsets(
+  predict_fn: PredictFn,
+  params: Params,
+  arrays: tuple[Array, ...],
+  *,
+  threshold: float,
+  grid: tuple[int, ...],
+  score: ScoreName,
+  search: BackwardSearch | Forward,
+  minimised: bool,
+) -> Subsets:
+  """One subset of the available features of each image, by any search; `arrays` as in a Question."""
+  inputs, targets, baseline, available = arrays
+  settings = DEFAULT_SETTINGS
+  if isinstance(search, Forward):
+    # A backward search sees by itself that all features together do not suffice; a forward one must be told.
+    logits = make_logits_fn(predict_fn, params, inputs, baseline, grid)(available.astype(jnp.result_type(float)))
+    suffices = jax.nn.sigmoid(log_odds(logits, targets)) >= threshold
+    question = predict_fn, params, inputs, targets, baseline, available & suffices[:, None]
+    if minimised:
+      subsets = run_smallest(*question, search=search, exchanges=settings.exchanges, grid=grid, score=score)
+    else:
+      subsets = sufficient_subsets(run_forward(*question, search=search, grid=grid, score=score), threshold)
+    return explain_unsearched(subsets, suffices)
+  phases = search.phases(masking.num_features(grid))
+  order = run_backward(predict_fn, params, *arrays, grid=grid, score=score, phases=phases)
+  subsets = sufficient_subsets(order, threshold)
+  if not minimised:
+    return subsets
+  return run_minimise(predict_fn, params, inputs, subsets, order, available, settings=settings)
