@@ -129,27 +129,28 @@ def run_backward(
 
   def step(
     search: BackwardSearch,
-    carry: tuple[Bool[Array, "B F"], Int[Array, "B F"], Bool[Array, "B"]],
+    carry: tuple[Bool[Array, "B F"], Int[Array, "B F"], Bool[Array, "B"], Float[Array, "B F"]],
     next_size: Int[Array, ""],
   ) -> tuple[Any, Float[Array, "B"]]:
-    kept, rank, finite = carry
-    evaluation = search.evaluate(logits_fn, score_fn, kept)
+    kept, rank, finite, remembered = carry
+    evaluation = search.evaluate(logits_fn, score_fn, kept, remembered)
     finite = finite & is_finite(evaluation, kept)
     remove = functools.partial(remove_features, next_size=next_size, per_step=search.per_step)
     kept, rank = jax.vmap(remove)(kept, rank, evaluation.preference)
-    return (kept, rank, finite), jax.nn.sigmoid(log_odds(evaluation.logits, targets))
+    return (kept, rank, finite, evaluation.remembered), jax.nn.sigmoid(log_odds(evaluation.logits, targets))
 
   sizes = tuple(size for phase in reversed(phases) for size in phase.sizes)
   # The last evaluation, at the smallest size, removes nothing.
   next_sizes = iter((*sizes[-2::-1], sizes[0]))
   rank = jnp.full(available.shape, NOT_RANKED, jnp.int32)
-  carry = available, rank, jnp.ones(inputs.shape[0], bool)
+  remembered = jnp.full(available.shape, jnp.nan, jnp.result_type(float))
+  carry = available, rank, jnp.ones(inputs.shape[0], bool), remembered
   confidences = []
   for phase in phases:
     following = jnp.asarray(list(itertools.islice(next_sizes, len(phase.sizes))), jnp.int32)
     carry, confidence = jax.lax.scan(functools.partial(step, phase.search), carry, following)
     confidences.append(confidence)
-  _, rank, finite = carry
+  _, rank, finite, _ = carry
   confidence = jnp.concatenate(confidences)
   return FeatureOrder(
     rank=rank,

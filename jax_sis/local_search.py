@@ -19,10 +19,10 @@ from jaxtyping import Array, Bool, Float, Int, Int8
 from jax_sis.order import NOT_RANKED
 from jax_sis.scores import to_probability
 from jax_sis.search import (
-  Gradient,
   MaskedLogitsFn,
   ScoreFn,
   best_features,
+  differentiate_score,
   make_logits_fn,
   make_score_fn,
   score_flips,
@@ -183,12 +183,11 @@ def try_changes(
 ) -> Trial:
   """Scores what each image could do next: keep one feature more while it grows, one less while it is pruned."""
   num_features = state.kept.shape[1]
-  logits, preference = Gradient().evaluate(logits_fn, score_fn, state.kept)
+  logits, gradient = differentiate_score(logits_fn, score_fn, state.kept)
   score = score_fn(logits[:, None])[:, 0]
   # Features that an exchange has just dropped stay out.
   addable = available & ~state.kept & ~state.smallest
-  # Gradient prefers what costs least to mask; what would add most is at the other end.
-  added = best_features(-preference, addable, settings.candidates)
+  added = best_features(gradient, addable, settings.candidates)
   added = jnp.pad(added, ((0, 0), (0, num_features - added.shape[1])), constant_values=num_features)
   # Kept features first, in ascending order.
   dropped = jnp.argsort(~state.kept, axis=1, stable=True).astype(added.dtype)
@@ -200,7 +199,7 @@ def try_changes(
   scores = score_flips(logits_fn, score_fn, state.kept, features, chunk_size=settings.chunk_size, num_needed=num_needed)
   return Trial(
     score=score,
-    is_finite=jnp.isfinite(score) & jnp.isfinite(preference).all(1, where=addable),
+    is_finite=jnp.isfinite(score) & jnp.isfinite(gradient).all(1, where=addable),
     features=features,
     scores=jnp.where(is_tried & ~jnp.isnan(scores), scores, -jnp.inf),
     are_finite=jnp.isfinite(scores).all(1, where=is_tried),

@@ -58,10 +58,17 @@ def repeat_images(array: Shaped[Array, "B ..."], repeats: int) -> Shaped[Array, 
 
 
 class Evaluation(NamedTuple):
-  """What a search sees at the current mask."""
+  """What a search sees at the current mask.
+
+  Attributes:
+    logits: on what is kept.
+    preference: the higher, the earlier a feature is masked.
+    remembered: what the search wants to be given at the next step; NaN at the first.
+  """
 
   logits: Float[Array, "B K"]
   preference: Float[Array, "B F"]
+  remembered: Float[Array, "B F"]
 
 
 class Phase(NamedTuple):
@@ -100,25 +107,27 @@ class Gradient:
     """One way to choose throughout."""
     return (Phase(self, backward_sizes(num_features, self.per_step)),)
 
-  def evaluate(self, logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Bool[Array, "B F"]) -> Evaluation:
+  def evaluate(
+    self,
+    logits_fn: MaskedLogitsFn,
+    score_fn: ScoreFn,
+    kept: Bool[Array, "B F"],
+    remembered: Float[Array, "B F"],
+  ) -> Evaluation:
     """Logits at the current mask, and minus the gradient of the score."""
-
-    def total_score(mask: Float[Array, "B F"]) -> tuple[Float[Array, ""], Float[Array, "B K"]]:
-      logits = logits_fn(mask)
-      return score_fn(logits[:, None]).sum(), logits
-
-    gradient, logits = jax.grad(total_score, has_aux=True)(kept.astype(jnp.result_type(float)))
-    return Evaluation(logits, -gradient)
+    logits, gradient = differentiate_score(logits_fn, score_fn, kept)
+    return Evaluation(logits, -gradient, remembered)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Screened:
   """Much smaller subsets than the gradient's, for a small part of the exact cost: it names, forward passes choose.
 
-  At each step the `candidates` features whose loss costs least by the gradient are tried, each masked alone, and the
-  one whose loss leaves the score highest is masked. Far from the end the choice matters little, so that a plain
-  gradient search may lead down to `gradient_until` features first. With as many candidates as features and no gradient
-  phase this is `Exact`. Not in the papers.
+  At each step the `candidates` features that seem to cost least are tried, each masked alone, and the one whose loss
+  leaves the score highest is masked. What a feature seems to cost is the mean of the gradient's answer and of what its
+  loss really cost when it was last tried; the gradient's alone where it never was. Far from the end the choice matters
+  less, so that a plain gradient search may lead down to `gradient_until` features first. With as many candidates as
+  features and no gradient phase this is `Exact`. Not in the papers.
 
   Attributes:
     candidates: features tried at each step.
@@ -152,14 +161,25 @@ class Screened:
     leading_sizes = backward_sizes(num_features, leading.per_step, self.gradient_until)[1:]
     return Phase(leading, leading_sizes), Phase(self, backward_sizes(self.gradient_until, 1))
 
-  def evaluate(self, logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Bool[Array, "B F"]) -> Evaluation:
-    """Logits at the current mask, and the score without each candidate."""
-    logits, preference = Gradient().evaluate(logits_fn, score_fn, kept)
-    candidates = best_features(preference, kept, self.candidates)
+  def evaluate(
+    self,
+    logits_fn: MaskedLogitsFn,
+    score_fn: ScoreFn,
+    kept: Bool[Array, "B F"],
+    remembered: Float[Array, "B F"],
+  ) -> Evaluation:
+    """Logits at the current mask, the score without each candidate, and the changes of the score last measured."""
+    logits, gradient = differentiate_score(logits_fn, score_fn, kept)
+    estimate = jnp.where(jnp.isnan(remembered), -gradient, (remembered - gradient) / 2)
+    candidates = best_features(estimate, kept, self.candidates)
     scores = score_flips(logits_fn, score_fn, kept, candidates, chunk_size=self.chunk_size)
+    changes = (scores - score_fn(logits[:, None])).astype(remembered.dtype)
+    images = jnp.arange(kept.shape[0])[:, None]
     # A gradient that is no number must show in the result, as it does in a plain gradient search.
-    scores = jnp.where(jnp.isfinite(preference).all(1, where=kept)[:, None], scores, jnp.nan)
-    return Evaluation(logits, spread_scores(scores, candidates, kept))
+    scores = jnp.where(jnp.isfinite(gradient).all(1, where=kept)[:, None], scores, jnp.nan)
+    return Evaluation(
+      logits, spread_scores(scores, candidates, kept), remembered.at[images, candidates].set(changes, mode="drop")
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,10 +206,17 @@ class Exact:
     """One way to choose throughout."""
     return (Phase(self, backward_sizes(num_features, 1)),)
 
-  def evaluate(self, logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Bool[Array, "B F"]) -> Evaluation:
+  def evaluate(
+    self,
+    logits_fn: MaskedLogitsFn,
+    score_fn: ScoreFn,
+    kept: Bool[Array, "B F"],
+    remembered: Float[Array, "B F"],
+  ) -> Evaluation:
     """Logits at the current mask, and the score without each kept feature."""
     logits = logits_fn(kept.astype(jnp.result_type(float)))
-    return Evaluation(logits, scores_without_each(logits_fn, score_fn, kept, chunk_size=self.chunk_size))
+    scores = scores_without_each(logits_fn, score_fn, kept, chunk_size=self.chunk_size)
+    return Evaluation(logits, scores, remembered)
 
 
 BackwardSearch = Gradient | Screened | Exact
@@ -221,6 +248,19 @@ class Forward:
     check_positive_integer("Forward.max_features", self.max_features)
     check_positive_integer("Forward.chunk_size", self.chunk_size)
     validation.check_threshold(self.threshold, "Forward.threshold")
+
+
+def differentiate_score(
+  logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Bool[Array, "B F"]
+) -> tuple[Float[Array, "B K"], Float[Array, "B F"]]:
+  """The logits at a mask, and the gradient of each image's score with respect to it."""
+
+  def total_score(mask: Float[Array, "B F"]) -> tuple[Float[Array, ""], Float[Array, "B K"]]:
+    logits = logits_fn(mask)
+    return score_fn(logits[:, None]).sum(), logits
+
+  gradient, logits = jax.grad(total_score, has_aux=True)(kept.astype(jnp.result_type(float)))
+  return logits, gradient
 
 
 def best_features(preference: Float[Array, "B F"], allowed: Bool[Array, "B F"], count: int) -> Int[Array, "B P"]:

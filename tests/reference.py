@@ -220,8 +220,9 @@ def by_gradient(problem: Problem, kept: list[int]) -> list[int]:
 
 
 def screened(problem: Problem, candidates: int, gradient_until: int | None, gradient_per_step: int) -> Selection:
-  """Of the few features that the gradient would remove first, remove the one without which the score is highest.
+  """Of the few features that seem to cost least, remove the one without which the score is highest.
 
+  A feature seems to cost what the gradient foresees; once tried, the mean of that and of what it cost when last tried.
   Down to `gradient_until` features a plain gradient search leads.
   """
   until = problem.num_features if gradient_until is None else gradient_until
@@ -230,12 +231,17 @@ def screened(problem: Problem, candidates: int, gradient_until: int | None, grad
     return min(gradient_per_step, size - until) if size > until else 1
 
   def choose(problem: Problem, kept: list[int]) -> list[int]:
-    few = by_gradient(problem, kept)
     # Where fewer features are available than the size says, the phase still follows the size.
     if sizes.pop(0) > until:
-      return few
-    return sorted(few[:candidates], key=lambda feature: (-problem.score_of(set(kept) - {feature}), feature))[:1]
+      return by_gradient(problem, kept)
+    loss = problem.loss_of_each(set(kept))
+    seems = {feature: (loss[feature] + cost.get(feature, loss[feature])) / 2 for feature in kept}
+    few = sorted(kept, key=lambda feature: (seems[feature], feature))[:candidates]
+    scores = {feature: problem.score_of(set(kept) - {feature}) for feature in few}
+    cost.update({feature: problem.score_of(set(kept)) - scores[feature] for feature in few})
+    return sorted(few, key=lambda feature: (-scores[feature], feature))[:1]
 
+  cost: dict[int, float] = {}
   sizes = [problem.num_features]
   while sizes[-1] > 0:
     sizes.append(max(sizes[-1] - num_removed_at(sizes[-1]), 0))
