@@ -109,6 +109,45 @@ def test_an_exchange_by_hand():
   assert run(exchanges=((2, 1),), candidates=1).mask.tolist() == [[False, False, False, True]]
 
 
+def test_three_features_are_exchanged_for_two_of_those_that_are_available():
+  # Log-odds of 1.6 and 2.4; 0.99 needs 4.6: three of 1.6, or two of 2.4, or one of 2.4 and two of 1.6.
+  params, images = toys.linear_params([1.6, 1.6, 1.6, 2.4, 2.4]), jnp.ones((2, 5))
+  mask = jnp.tile(jnp.array([[True, True, True, False, False]]), (2, 1))
+  subsets = jax_sis.Subsets(
+    mask=mask,
+    num_kept=mask.sum(1, dtype=jnp.int32),
+    confidence=jax.nn.sigmoid(jnp.full(2, 4.8)),
+    target=jnp.zeros(2, jnp.int32),
+    threshold=jnp.full(2, 0.99),
+    status=jnp.full(2, Status.OK, jnp.int8),
+    baseline=jnp.zeros((2, 1)),
+  )
+  run = lambda **arguments: jax_sis.minimise(toys.predict_linear, params, images, subsets, **arguments)  # noqa: E731
+  assert run(exchanges=((2, 3),)).num_kept.tolist() == [3, 3]
+  found = run(exchanges=((2, 3), (3, 1)), available=jnp.array([[True] * 5, [True] * 4 + [False]]))
+  assert found.mask.tolist() == [[False, False, False, True, True], [True, True, True, False, False]]
+  np.testing.assert_allclose(found.confidence, jax.nn.sigmoid(jnp.full(2, 4.8)), rtol=1e-6)
+  assert run(exchanges=((9, 2),)).num_kept.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 500])
+def test_how_many_images_are_worked_on_at_a_time_changes_nothing(chunk_size: int):
+  with jax.enable_x64(True):
+    params, images, _, subsets = subsets_of(3)
+    expected = minimise(params, images, subsets, candidates=3)
+    actual = minimise(params, images, subsets, candidates=3, chunk_size=chunk_size)
+  np.testing.assert_array_equal(actual.mask, expected.mask)
+
+
+@pytest.mark.parametrize("exchanges", [((1, 4),), ((2, 0),), ((2,),), (2, 4), ((2, 4.0),)])
+@pytest.mark.usefixtures("without_type_checks")
+def test_exchanges_that_are_none_are_refused(exchanges: Any):
+  with jax.enable_x64(True):
+    params, images, _, subsets = subsets_of(0)
+    with pytest.raises(ValueError, match=r"^exchanges must be pairs of how many features are taken out, at least 2"):
+      minimise(params, images, subsets, exchanges=exchanges)
+
+
 @pytest.mark.parametrize("per_step", [3, 4])
 def test_the_exact_size_inside_a_group_is_the_shortest_prefix_that_passes(per_step: int):
   num_shortened = 0
