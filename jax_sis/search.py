@@ -125,9 +125,9 @@ class Screened:
 
   At each step the `candidates` features that seem to cost least are tried, each masked alone, and the one whose loss
   leaves the score highest is masked. What a feature seems to cost is the mean of the gradient's answer and of what its
-  loss really cost when it was last tried; the gradient's alone where it never was. Far from the end the choice matters
-  less, so that a plain gradient search may lead down to `gradient_until` features first. With as many candidates as
-  features and no gradient phase this is `Exact`. Not in the papers.
+  loss really cost when it was last tried; the gradient's alone where it never was. A plain gradient search may lead
+  down to `gradient_until` features first: faster, and the subsets are larger. With as many candidates as features and
+  no gradient phase this is `Exact`. Not in the papers.
 
   Attributes:
     candidates: features tried at each step.
@@ -136,10 +136,10 @@ class Screened:
     chunk_size: masked copies a model call, over all images of the batch together; it bounds the memory.
   """
 
-  candidates: int = 32
-  gradient_until: int | None = 256
+  candidates: int = 16
+  gradient_until: int | None = None
   gradient_per_step: int = 4
-  chunk_size: int = 128
+  chunk_size: int = 64
 
   def __post_init__(self) -> None:
     check_positive_integer("Screened.candidates", self.candidates)
