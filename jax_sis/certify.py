@@ -39,7 +39,7 @@ class Certificate:
     is_sufficient: whether the confidence reaches the subset's threshold; False where it has none.
     is_droppable: the kept features each of which could be masked alone with the rest still sufficient.
     is_minimal: sufficient, and no kept feature is droppable (1-minimal). It does not exclude a smaller subset.
-    lower_bound: no subset of fewer features suffices: all of them were tried, see `certify`.
+    lower_bound: no subset of fewer features suffices: all of them were tried, see `certify`. 0 without a threshold.
     is_smallest: sufficient, and of as many features as the lower bound: no smaller subset exists.
     has_smaller: a smaller subset that was tried suffices.
     num_pairs_tried: pairs of features that were tried in search of one.
@@ -215,7 +215,7 @@ def run_certify(
 
 
 class Smaller(NamedTuple):
-  """What was found out about subsets that are smaller than those to certify; the first three as in Certificate."""
+  """What was found out about subsets that are smaller than those to certify; see Certificate."""
 
   lower_bound: Int[Array, "B"]
   is_found: Bool[Array, "B"]
@@ -261,7 +261,7 @@ def score_smaller(
     [jnp.ones_like(is_paired), is_single_tried, is_paired & (num_pairs == num_features * (num_features - 1) // 2)]
   )
   # A larger size is excluded only where all smaller ones are.
-  is_excluded = jax.lax.cummin((is_all & is_number & ~passes).astype(jnp.int32))
+  is_excluded = jax.lax.cummin((is_all & is_number & ~passes & ~jnp.isnan(threshold)[None]).astype(jnp.int32))
   smaller = Smaller(
     lower_bound=is_excluded.sum(0),
     is_found=passes.any(0),

@@ -77,7 +77,10 @@ def sis_collection(
   Raises:
     ValueError: as for `backselect`, or a setting is out of range.
   """
+  if not validation.is_concrete(threshold):
+    raise ValueError("threshold must be a number when sis_collection is traced, got a traced array; close over it.")
   validation.check_threshold(threshold)
+  threshold = float(threshold)
   check_positive_integer("max_subsets", max_subsets)
   check_positive_integer("batch_size", batch_size)
   question = check_question(predict_fn, params, inputs, targets, baseline, grid, available, score)

@@ -144,7 +144,7 @@ def test_every_status_but_ok_has_its_words():
 def test_the_share_of_a_budget_is_certified_without_a_threshold():
   images, params = toys.images_and_params(1)
   order = jax_sis.backselect(toys.predict_tanh, params, images, search=jax_sis.Gradient(per_step=5))
-  for fraction in (0.5, 7 / NUM_FEATURES):
+  for fraction in (0.5, 7 / NUM_FEATURES, 2 / NUM_FEATURES):
     subsets = jax_sis.keep_fraction(order, fraction)
     report = jax_sis.certify(toys.predict_tanh, params, images, subsets)
     for index in range(3):
@@ -153,7 +153,7 @@ def test_the_share_of_a_budget_is_certified_without_a_threshold():
       assert report.confidence[index] == pytest.approx(problem.probability(kept), abs=1e-5)
       assert report.predicted[index] == problem.logits(kept).argmax()
     np.testing.assert_array_equal(report.keeps_class, report.predicted == subsets.target)
-    for name in ("is_sufficient", "is_minimal", "is_droppable"):
+    for name in ("is_sufficient", "is_minimal", "is_droppable", "is_smallest", "has_smaller", "lower_bound"):
       assert not getattr(report, name).any(), name
     assert report.is_reproduced.all()
 

@@ -149,6 +149,13 @@ def test_it_works_under_jit_and_pmap_and_is_certified():
     np.testing.assert_array_equal(report.is_sufficient, first.status == Status.OK)
 
 
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_traced_threshold_is_refused():
+  images, params = toys.images_and_params(2, num_images=2)
+  with pytest.raises(ValueError, match=r"^threshold must be a number when sis_collection is traced"):
+    jax.jit(lambda threshold: jax_sis.sis_collection(toys.predict_tanh, params, images, threshold=threshold))(0.5)
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
