@@ -21,14 +21,15 @@ examples:
   jax-sis bench --batch 8 32                          how fast this machine is
 """
 FIND_DESCRIPTION = """\
-Finds the sufficient input subset of every image, prints a table as it goes and writes a folder: gallery.png (image,
-subset, order), summary.csv, summary.json, and results.zarr with the whole order and its confidences. The same command
-again goes on with an unfinished run.
+Finds the sufficient input subset of every image and the smallest evidence for the same answer, prints a table as it
+goes and writes a folder: gallery.png (image, subsets, order), summary.csv, summary.json, and results.zarr with the
+whole order, its confidences and the smallest subsets. The same command again goes on with an unfinished run.
 
 Columns of the table: confidence is that of the target class on the whole image. For each kind of subset (SIS: read from
 the search's order of all pixels; smallest: the smallest evidence found) pixels and share are its size, and "alone" is
-the confidence on the subset with the rest masked, from a fresh evaluation. The certificate says whether that suffices
-and how many of the pixels could each be dropped (1-minimal: none).
+the confidence on the subset with the rest masked, from a fresh evaluation. The certificate says whether that suffices,
+and how many of the pixels could each be dropped (1-minimal: none) or that no smaller subset exists (known of one pixel,
+and of two once every single pixel was tried).
 """
 FIND_EPILOG = """\
 examples:
@@ -116,10 +117,10 @@ def add_find(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     "--search",
     choices=("gradient", "screened", "exact", "smallest", "both"),
     default="both",
-    help="gradient: one gradient ranks all pixels (the paper's; seconds an image); screened: the gradient names a few "
-    "pixels, forward passes choose (smaller; tens of seconds); exact: every pixel is tried at every step "
-    "(minutes); smallest: pixels are added to the masked image, then dropped and exchanged (the smallest subsets; "
-    "seconds, no order); both: gradient and smallest side by side (default: %(default)s)",
+    help="gradient: one gradient ranks all pixels (the paper's; seconds an image); screened: the gradient and earlier "
+    "trials name a few pixels, forward passes choose (exact's size; some ten seconds); exact: every pixel is tried "
+    "at every step (minutes); smallest: pixels are added to the masked image, then dropped and exchanged (the smallest "
+    "subsets; seconds, no order); both: gradient and smallest side by side (default: %(default)s)",
   )
   how.add_argument(
     "--thorough",
@@ -212,6 +213,8 @@ def run_find(options: argparse.Namespace) -> None:
   finds_smallest = options.search in ("both", "smallest")
   if options.thorough and not finds_smallest:
     raise ValueError(f"--thorough must come with --search both or smallest, got --search {options.search}.")
+  if options.per_step != 1 and options.search not in ("both", "gradient"):
+    raise ValueError(f"--per-step must come with --search both or gradient, got --search {options.search}.")
   devices.use_one_cpu_device_per_core(options.devices)
   from jax_sis import find
   from jax_sis.config import QUICK, THOROUGH, FindConfig

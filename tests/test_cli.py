@@ -45,6 +45,11 @@ def test_thorough_needs_a_search_that_it_can_deepen(capsys: pytest.CaptureFixtur
   assert "--thorough must come with --search both or smallest, got --search gradient." in capsys.readouterr().err
 
 
+def test_per_step_needs_the_gradient_search(capsys: pytest.CaptureFixture[str]):
+  assert cli.main(["find", "--search", "smallest", "--per-step", "4"]) == 2
+  assert "--per-step must come with --search both or gradient, got --search smallest." in capsys.readouterr().err
+
+
 def test_bench_prints_a_line_a_batch_size():
   command = [sys.executable, "-m", "jax_sis", "bench", "--batch", "1", "2", "--steps", "2", "--runs", "2"]
   finished = subprocess.run(command, capture_output=True, text=True, check=True)
