@@ -1,9 +1,12 @@
 """`jax-sis`: parsing only; each subcommand is a program of its own."""
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from jax_sis import devices
 from jax_sis.version import __version__
@@ -16,7 +19,7 @@ set shows nothing that a person could recognise, the classifier overinterprets (
 EPILOG = """\
 examples:
   jax-sis find                                        the embedded ResNet-20 on 24 CIFAR-10 test images
-  jax-sis find --search both --out both               the smallest evidence beside the paper's subset
+  jax-sis find --search smallest --out small          only the smallest evidence
   jax-sis find --data photos/ --resize --out answer   your own images
   jax-sis bench --batch 8 32                          how fast this machine is
 """
@@ -47,23 +50,58 @@ Trains a classifier as a configuration file says and writes a checkpoint that `f
 every epoch; the same command again goes on from there.
 """
 INTERRUPTED_EXIT_CODE = 130
+SECONDS_TO_UNWIND = 3.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs a command line and returns its exit code."""
   options = make_parser().parse_args(arguments)
   try:
-    options.run(options)
+    with interrupted_for_sure(options.command):
+      options.run(options)
   except ValueError as error:
     print(f"jax-sis {options.command}: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print(f"\njax-sis {options.command}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Devices may still be computing, and Python crashes if it is taken down under them. Finished units are on disk.
-    os._exit(INTERRUPTED_EXIT_CODE)
+    leave(options.command)
   return 0
+
+
+@contextlib.contextmanager
+def interrupted_for_sure(command: str) -> Iterator[None]:
+  """Ends the process within seconds of Ctrl-C, and at once after a second one, whatever the main thread is at.
+
+  KeyboardInterrupt alone may get lost: Python drops what is raised in a callback of the garbage collector, and JAX has
+  such a callback.
+  """
+  if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    yield
+    return
+  last_resort = threading.Timer(SECONDS_TO_UNWIND, leave, [command])
+  last_resort.daemon = True
+
+  def interrupt(*_: object) -> None:
+    if last_resort.ident is not None:
+      leave(command)
+    last_resort.start()
+    raise KeyboardInterrupt
+
+  signal.signal(signal.SIGINT, interrupt)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def leave(command: str) -> None:
+  """Says that the run was interrupted, and ends the process.
+
+  Devices may still be computing, and Python crashes if it is taken down under them. Finished units are on disk.
+  """
+  print(f"\njax-sis {command}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(INTERRUPTED_EXIT_CODE)
 
 
 def make_parser() -> argparse.ArgumentParser:

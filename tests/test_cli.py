@@ -45,6 +45,27 @@ def test_thorough_needs_a_search_that_it_can_deepen(capsys: pytest.CaptureFixtur
   assert "--thorough must come with --search both or smallest, got --search gradient." in capsys.readouterr().err
 
 
+def test_an_interrupt_that_gets_lost_ends_the_run_all_the_same():
+  # As in JAX's callback of the garbage collector: what is raised there is reported and dropped.
+  code = """
+import gc, signal, sys, time
+from jax_sis import cli
+def run(options):
+  gc.callbacks.append(lambda phase, _: phase == "start" and signal.raise_signal(signal.SIGINT))
+  gc.collect()
+  gc.callbacks.clear()
+  print("lost", flush=True)
+  time.sleep(60)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.run_bench = run
+sys.exit(cli.main(["bench"]))
+"""
+  finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+  assert finished.stdout == "lost\n"
+  assert finished.returncode == 130
+  assert "jax-sis bench: interrupted; the same command goes on where it stopped." in finished.stderr
+
+
 def test_per_step_needs_the_gradient_search(capsys: pytest.CaptureFixture[str]):
   assert cli.main(["find", "--search", "smallest", "--per-step", "4"]) == 2
   assert "--per-step must come with --search both or gradient, got --search smallest." in capsys.readouterr().err
