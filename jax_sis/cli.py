@@ -3,9 +3,7 @@
 import argparse
 import contextlib
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 
 from jax_sis import devices
@@ -50,14 +48,13 @@ Trains a classifier as a configuration file says and writes a checkpoint that `f
 every epoch; the same command again goes on from there.
 """
 INTERRUPTED_EXIT_CODE = 130
-SECONDS_TO_UNWIND = 3.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs a command line and returns its exit code."""
   options = make_parser().parse_args(arguments)
   try:
-    with interrupted_for_sure(options.command):
+    with no_interrupt_lost(options.command):
       options.run(options)
   except ValueError as error:
     print(f"jax-sis {options.command}: {error}", file=sys.stderr)
@@ -68,29 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def interrupted_for_sure(command: str) -> Iterator[None]:
-  """Ends the process within seconds of Ctrl-C, and at once after a second one, whatever the main thread is at.
+def no_interrupt_lost(command: str) -> Iterator[None]:
+  """Ends the process also where Python would report and drop KeyboardInterrupt.
 
-  KeyboardInterrupt alone may get lost: Python drops what is raised in a callback of the garbage collector, and JAX has
-  such a callback.
+  It does so with all that is raised in a callback of the garbage collector, of which JAX has one.
   """
-  if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-    yield
-    return
-  last_resort = threading.Timer(SECONDS_TO_UNWIND, leave, [command])
-  last_resort.daemon = True
+  report = sys.unraisablehook
 
-  def interrupt(*_: object) -> None:
-    if last_resort.ident is not None:
+  def leave_or_report(unraisable: "sys.UnraisableHookArgs") -> None:
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
       leave(command)
-    last_resort.start()
-    raise KeyboardInterrupt
+    report(unraisable)
 
-  signal.signal(signal.SIGINT, interrupt)
+  sys.unraisablehook = leave_or_report
   try:
     yield
   finally:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = report
 
 
 def leave(command: str) -> None:
