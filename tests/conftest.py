@@ -32,7 +32,7 @@ KERNEL_MODULES = (
   "collection",
   "certify",
 )
-TYPE_CHECKED_MODULES = (*KERNEL_MODULES, "classifiers", "torch_weights")
+TYPE_CHECKED_MODULES = (*KERNEL_MODULES, "classifiers", "state_dicts", "torch_weights")
 
 jaxtyping.install_import_hook([f"jax_sis.{name}" for name in TYPE_CHECKED_MODULES], "beartype.beartype")
 
@@ -68,10 +68,10 @@ def shared_dir(pytestconfig: pytest.Config) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def published_module(shared_dir: pathlib.Path) -> Any:
   """The published ResNet-20, trainable form, in evaluation mode."""
-  from jax_sis import torch_weights
+  from jax_sis import state_dicts, torch_weights
 
   with jax.numpy_rank_promotion("allow"):
-    return torch_weights.load_resnet_cifar("resnet20", torch_weights.read_state_dict(shared_dir / WEIGHTS_FILE))
+    return torch_weights.load_resnet_cifar("resnet20", state_dicts.read_state_dict(shared_dir / WEIGHTS_FILE))
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ ORDER = (
   "progress",
   "devices",
   "classifiers",
+  "state_dicts",
   "torch_weights",
   "checkpoint",
   "data",
