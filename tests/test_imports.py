@@ -34,6 +34,7 @@ ORDER = (
   "torch_weights",
   "checkpoint",
   "data",
+  "cifar_archives",
   "results",
   "summary",
   "figures",
