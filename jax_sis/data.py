@@ -7,6 +7,7 @@ the reason where the image cannot be used. One bad image never stops the others.
 import dataclasses
 import os
 import pathlib
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypedDict
 
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
+from tensorflow_datasets.core import constants
 
 from jax_sis.config import Normalisation
 from jax_sis.validation import first_line
@@ -25,6 +27,7 @@ CIFAR_NORMALISATION = Normalisation(
 NO_LABEL = -1
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+PREPARED_BY_US = ("cifar10", "cifar100")
 SAMPLE_DIR = pathlib.Path(__file__).parent / "assets" / "cifar10_test_sample"
 
 
@@ -248,8 +251,24 @@ def open_data_source(name: str, split: str, data_dir: str | os.PathLike[str] | N
     place = f"--data-dir {str(data_dir)!r}" if data_dir else "the default TFDS folder (name one by --data-dir)"
     raise ValueError(
       f"--data must be a TFDS data set prepared as array_record, with the split asked for; {name!r}, split {split!r}, "
-      f"could not be opened in {place}: {first_line(error)}"
+      f"could not be opened in {place}: {advise_on_missing(name, data_dir) or first_line(error)}"
     ) from error
+
+
+def advise_on_missing(name: str, data_dir: str | os.PathLike[str] | None) -> str:
+  """That a data set is not there and how to get it; nothing where it is there in some form."""
+  root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
+  # A TFDS name may go on with a configuration and a version.
+  folder = root / name.partition(":")[0].partition("/")[0]
+  if any(folder.rglob("dataset_info.json")):
+    return ""
+  if folder.name in PREPARED_BY_US:
+    archive = f"cifar-{folder.name.removeprefix('cifar')}"
+    return (
+      f"it is not there. Make it from the original archive, {archive}-binary.tar.gz or -python.tar.gz, by "
+      f"jax-sis data prepare {folder.name} --from ARCHIVE --data-dir {shlex.quote(str(root))}"
+    )
+  return f"it is not there. Put its files into {str(folder / 'VERSION')!r}, dataset_info.json among them."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ ORDER = (
   "checkpoint",
   "data",
   "cifar_archives",
+  "prepare",
   "results",
   "summary",
   "figures",
