@@ -1,9 +1,10 @@
-"""A convolution whose input gradient stays fast inside XLA:CPU loops."""
+"""A convolution whose input gradient stays fast inside XLA:CPU loops, and whose kernel gradient is fast at all."""
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,45 +16,58 @@ DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 SLOW_WIDTH = 16
 # With input channels that are no multiple of four, as those of a picture, YNNPACK in its turn is slow below 64.
 SLOW_WIDTH_OF_ODD_INPUTS = 63
+# Numbers gathered at a time for a kernel's gradient: what stays in a core's cache.
+GATHERED_AT_ONCE = 2**18
 # Up to this many input channels, an input gradient sums products instead of convolving for a handful of channels.
 FEW_INPUTS = 4
 
 
+Padding: TypeAlias = int | tuple[int, int]
+
+
 def conv2d(
-  inputs: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"], *, stride: int = 1, padding: int = 0
+  inputs: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"], *, stride: int = 1, padding: Padding = 0
 ) -> Float[Array, "B P Q D"]:
-  """2-D convolution with the same stride and zero padding on both axes.
+  """2-D convolution with the same stride on both axes.
 
   JAX's own input gradient hands XLA a kernel with swapped feature axes. At the top level XLA:CPU turns it back;
   inside a loop it does not, and falls to a naive convolution, many times slower (jax-ml/jax#12868). Here the gradient
-  is a plain HWIO convolution like the forward pass, and both are given a form that XLA:CPU is fast at.
+  is a plain HWIO convolution like the forward pass, and both are given a form that XLA:CPU is fast at. The kernel's
+  gradient is a sum of matrix products there, because the convolution that JAX would take transposes whole activations.
   For float64, which serves to check results, XLA:CPU has no fast convolution at all; there it is one matrix product.
 
   Args:
     inputs: images or feature maps.
     kernel: weights.
     stride: step in pixels.
-    padding: zeros on each side, in pixels.
+    padding: zeros on each side in pixels: a number, or one for rows and one for columns.
   """
+  pads = (padding, padding) if isinstance(padding, int) else padding
   if inputs.dtype == jnp.float64:
-    return matmul_conv2d(inputs, kernel, stride=stride, padding=padding)
-  return _conv2d(stride, padding, inputs, kernel)
+    return matmul_conv2d(inputs, kernel, stride=stride, padding=pads)
+  return _conv2d(stride, pads, inputs, kernel)
 
 
 def matmul_conv2d(
-  inputs: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"], *, stride: int, padding: int
+  inputs: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"], *, stride: int, padding: tuple[int, int]
 ) -> Float[Array, "B P Q D"]:
   """The same by gathering each output's window and multiplying it with the kernel as a matrix."""
-  kernel_height, kernel_width, _, out_width = kernel.shape
-  padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-  rows = padded.shape[1] - kernel_height + 1
-  columns = padded.shape[2] - kernel_width + 1
+  windows = gather_windows(inputs, kernel.shape[:2], stride=stride, padding=padding)
+  return windows @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def gather_windows(
+  inputs: Float[Array, "B H W C"], kernel_size: tuple[int, ...], *, stride: int, padding: tuple[int, int]
+) -> Float[Array, "B P Q N"]:
+  """The inputs that each output position sees, in the order of a kernel's axes: N = h * w * C."""
+  padded = jnp.pad(inputs, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+  rows, columns = (padded.shape[1 + axis] - kernel_size[axis] + 1 for axis in (0, 1))
   windows = [
     padded[:, row : row + rows : stride, column : column + columns : stride]
-    for row in range(kernel_height)
-    for column in range(kernel_width)
+    for row in range(kernel_size[0])
+    for column in range(kernel_size[1])
   ]
-  return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, out_width)
+  return jnp.concatenate(windows, axis=-1)
 
 
 def run_conv(
@@ -100,7 +114,7 @@ def input_gradient(
   kernel: Float[Array, "h w C D"],
   *,
   stride: int,
-  padding: int,
+  padding: tuple[int, int],
   size: tuple[int, int],
 ) -> Float[Array, "B H W C"]:
   """The gradient with respect to inputs of height and width `size`, in a form that is fast on the platform."""
@@ -112,7 +126,11 @@ def input_gradient(
 
 
 def summed_gradient(
-  cotangent: Float[Array, "B P Q D"], kernel: Float[Array, "h w C D"], *, padding: int, size: tuple[int, int]
+  cotangent: Float[Array, "B P Q D"],
+  kernel: Float[Array, "h w C D"],
+  *,
+  padding: tuple[int, int],
+  size: tuple[int, int],
 ) -> Float[Array, "B H W C"]:
   """The input gradient of stride 1: all taps' products as one matrix product, each then added where it belongs.
 
@@ -121,7 +139,7 @@ def summed_gradient(
   height, width, in_width, out_width = kernel.shape
   products = lax.dot_general(kernel.reshape(-1, out_width), cotangent, (((1,), (3,)), ((), ())))
   products = products.reshape(height, width, in_width, *cotangent.shape[:3])
-  margins = [(length - 1 - padding, length - 1 - padding, 0) for length in (height, width)]
+  margins = [(length - 1 - pad, length - 1 - pad, 0) for length, pad in zip((height, width), padding, strict=True)]
   products = lax.pad(products, jnp.zeros((), products.dtype), [(0, 0, 0)] * 4 + margins)
   shifted = [
     products[row, column, :, :, height - 1 - row :, width - 1 - column :][..., : size[0], : size[1]]
@@ -136,7 +154,7 @@ def convolved_gradient(
   kernel: Float[Array, "h w C D"],
   *,
   stride: int,
-  padding: int,
+  padding: tuple[int, int],
   size: tuple[int, int],
 ) -> Float[Array, "B H W C"]:
   """The input gradient as a plain convolution of the cotangent.
@@ -144,7 +162,7 @@ def convolved_gradient(
   Input rows of one remainder modulo the stride meet the same kernel rows. So each cotangent position yields a square
   of `stride` x `stride` input positions as channels, which are then laid out in space.
   """
-  rows, columns = (meeting_taps(kernel.shape[axis], stride, padding) for axis in (0, 1))
+  rows, columns = (meeting_taps(kernel.shape[axis], stride, padding[axis]) for axis in (0, 1))
   empty = jnp.zeros(kernel.shape[:1:-1], kernel.dtype)
   # Stacked tap by tap: XLA moves a stack out of loops, but not a reversal and a transposition.
   phases = jnp.stack(
@@ -192,33 +210,95 @@ def meeting_taps(kernel_size: int, stride: int, padding: int) -> MeetingTaps:
   return MeetingTaps(span[0], [[by_offset.get(offset) for offset in span] for by_offset in offsets])
 
 
-def _run_conv2d(stride: int, padding: int, inputs: Array, kernel: Array) -> Array:
-  return run_conv(inputs, kernel, stride, ((padding, padding),) * 2)
+def kernel_gradient(
+  inputs: Float[Array, "B H W C"],
+  cotangent: Float[Array, "B P Q D"],
+  *,
+  kernel_size: tuple[int, int],
+  stride: int,
+  padding: tuple[int, int],
+) -> Float[Array, "h w C D"]:
+  """The gradient with respect to a kernel of this height and width, in a form that is fast on the platform."""
+  options = {"kernel_size": kernel_size, "stride": stride, "padding": padding}
+  return lax.platform_dependent(
+    inputs,
+    cotangent,
+    cpu=functools.partial(gathered_kernel_gradient, **options),
+    default=functools.partial(convolved_kernel_gradient, **options),
+  )
+
+
+def convolved_kernel_gradient(
+  inputs: Float[Array, "B H W C"],
+  cotangent: Float[Array, "B P Q D"],
+  *,
+  kernel_size: tuple[int, int],
+  stride: int,
+  padding: tuple[int, int],
+) -> Float[Array, "h w C D"]:
+  """JAX's own: a convolution of the inputs with the cotangent, the batch in the place of the channels."""
+
+  def convolve(kernel: Array) -> Array:
+    pads = [(pad, pad) for pad in padding]
+    return lax.conv_general_dilated(inputs, kernel, (stride, stride), pads, dimension_numbers=DIMENSION_NUMBERS)
+
+  kernel_shape = (*kernel_size, inputs.shape[-1], cotangent.shape[-1])
+  (gradient,) = jax.linear_transpose(convolve, jax.ShapeDtypeStruct(kernel_shape, inputs.dtype))(cotangent)
+  return gradient
+
+
+def gathered_kernel_gradient(
+  inputs: Float[Array, "B H W C"],
+  cotangent: Float[Array, "B P Q D"],
+  *,
+  kernel_size: tuple[int, int],
+  stride: int,
+  padding: tuple[int, int],
+) -> Float[Array, "h w C D"]:
+  """The sum over a few images at a time of the cotangent's product with the windows that it comes from.
+
+  The cotangent stands on the left: XLA:CPU transposes that side, and it is the narrower one.
+  """
+  in_width, out_width = inputs.shape[-1], cotangent.shape[-1]
+  window_size = math.prod(kernel_size) * in_width
+  num_gathered = math.prod(cotangent.shape[1:3]) * window_size
+  most = max(1, GATHERED_AT_ONCE // num_gathered)
+  num_images = next(count for count in range(min(most, len(inputs)), 0, -1) if len(inputs) % count == 0)
+
+  def add_images(index: Array, total: Array) -> Array:
+    some_inputs, some_cotangent = (
+      lax.dynamic_slice_in_dim(array, index * num_images, num_images) for array in (inputs, cotangent)
+    )
+    windows = gather_windows(some_inputs, kernel_size, stride=stride, padding=padding)
+    return total + lax.dot_general(some_cotangent, windows, (((0, 1, 2), (0, 1, 2)), ((), ())))
+
+  start = jnp.zeros((out_width, window_size), inputs.dtype)
+  total = lax.fori_loop(0, len(inputs) // num_images, add_images, start)
+  return total.T.reshape(*kernel_size, in_width, out_width)
+
+
+def _run_conv2d(stride: int, padding: tuple[int, int], inputs: Array, kernel: Array) -> Array:
+  return run_conv(inputs, kernel, stride, [(pad, pad) for pad in padding])
 
 
 _conv2d = jax.custom_vjp(_run_conv2d, nondiff_argnums=(0, 1))
 
 
-def _conv2d_forward(stride: int, padding: int, inputs: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+def _conv2d_forward(
+  stride: int, padding: tuple[int, int], inputs: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
   return _run_conv2d(stride, padding, inputs, kernel), (inputs, kernel)
 
 
 def _conv2d_backward(
-  stride: int, padding: int, residuals: tuple[Array, Array], cotangent: Array
+  stride: int, padding: tuple[int, int], residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
   inputs, kernel = residuals
-  size = inputs.shape[1], inputs.shape[2]
+  height, width = inputs.shape[1], inputs.shape[2]
   # Where only the input gradient is asked for, XLA drops the kernel's as dead code.
-  _, kernel_vjp_fn = jax.vjp(functools.partial(_plain_conv2d, stride, padding, inputs), kernel)
   return (
-    input_gradient(cotangent, kernel, stride=stride, padding=padding, size=size),
-    kernel_vjp_fn(cotangent)[0],
-  )
-
-
-def _plain_conv2d(stride: int, padding: int, inputs: Array, kernel: Array) -> Array:
-  return lax.conv_general_dilated(
-    inputs, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=DIMENSION_NUMBERS
+    input_gradient(cotangent, kernel, stride=stride, padding=padding, size=(height, width)),
+    kernel_gradient(inputs, cotangent, kernel_size=(kernel.shape[0], kernel.shape[1]), stride=stride, padding=padding),
   )
 
 
