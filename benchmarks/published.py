@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def load(options: argparse.Namespace) -> tuple[PredictFn, Params, Any]:
   """The frozen classifier `(predict_fn, params)`, and all test images by id as inputs `[10000, 32, 32, 3]`."""
-  module = torch_weights.load_resnet_cifar("resnet20", state_dicts.read_state_dict(options.weights))
+  module = torch_weights.load_module("resnet20", state_dicts.read_state_dict(options.weights))
   predict_fn, params = classifiers.freeze(module)
   pixels, _, _ = data.load_arrays("cifar10", "test", data_dir=options.data_dir)
   return predict_fn, params, IMAGENET_NORMALISATION.apply(pixels, dtype=np.float32)

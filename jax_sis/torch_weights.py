@@ -1,62 +1,290 @@
-"""PyTorch state dicts -> our modules, by tables of names; PyTorch itself is not needed."""
+"""PyTorch state dicts -> our modules, by tables of names.
 
-import jax
+Each table says for the parts of our modules (a convolution with its norm, a norm, a linear layer) what PyTorch's
+convolution or linear layer, and its norm, are called.
+"""
+
+import dataclasses
+import functools
+import re
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jax_sis import classifiers
 
+Shapes = dict[str, tuple[int, ...]]
+Parts = dict[str, tuple[str | None, str | None]]
 
-def load_resnet_cifar(model_name: str, state_dict: dict[str, np.ndarray]) -> classifiers.ResNetCifar:
-  """Builds a CIFAR ResNet from a state dict in the names of Idelbayev's `pytorch_resnet_cifar10`.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Naming:
+  """How one family of repositories names the parts of an architecture.
+
+  Attributes:
+    source: whose names these are.
+    parts: the path of a part of ours -> the names of its convolution or linear layer, and of its norm; None where it
+      has none. `{a}` stands for one step of a path, and `{a+1}` for that number counted from one.
+    not_used: beginnings of names that evaluation does not need.
+  """
+
+  source: str
+  parts: Parts
+  not_used: tuple[str, ...] = ()
+
+
+# A block's two or three convolutions are numbered from one.
+RESNET_PARTS: Parts = {
+  "stem": ("conv1", "bn1"),
+  "stages.{s}.{b}.convs.{c}": ("layer{s+1}.{b}.conv{c+1}", "layer{s+1}.{b}.bn{c+1}"),
+}
+RESNET_NAMINGS = (
+  Naming(
+    source="pytorch_resnet_cifar10 (Idelbayev) and pytorch-cifar (kuangliu)",
+    parts=RESNET_PARTS
+    | {
+      "stages.{s}.{b}.shortcut": ("layer{s+1}.{b}.shortcut.0", "layer{s+1}.{b}.shortcut.1"),
+      "head": ("linear", None),
+    },
+  ),
+  Naming(
+    source="torchvision and timm",
+    parts=RESNET_PARTS
+    | {
+      "stages.{s}.{b}.shortcut": ("layer{s+1}.{b}.downsample.0", "layer{s+1}.{b}.downsample.1"),
+      "head": ("fc", None),
+    },
+  ),
+)
+# Pooling and rectifiers count among the numbered features.
+VGG16_FEATURES = {
+  "stages.0.0": 0,
+  "stages.0.1": 3,
+  "stages.1.0": 7,
+  "stages.1.1": 10,
+  "stages.2.0": 14,
+  "stages.2.1": 17,
+  "stages.2.2": 20,
+  "stages.3.0": 24,
+  "stages.3.1": 27,
+  "stages.3.2": 30,
+  "stages.4.0": 34,
+  "stages.4.1": 37,
+  "stages.4.2": 40,
+}
+VGG_PARTS: Parts = {path: (f"features.{number}", f"features.{number + 1}") for path, number in VGG16_FEATURES.items()}
+VGG_NAMINGS = (Naming(source="pytorch-cifar (kuangliu)", parts=VGG_PARTS | {"head": ("classifier", None)}),)
+WIDE_RESNET_NAMINGS = (
+  Naming(
+    source="WideResNet-pytorch (xternalz)",
+    parts={
+      "stem": ("conv1", None),
+      "stages.{s}.{b}.norm": (None, "block{s+1}.layer.{b}.bn1"),
+      "stages.{s}.{b}.conv1": ("block{s+1}.layer.{b}.conv1", "block{s+1}.layer.{b}.bn2"),
+      "stages.{s}.{b}.conv2": ("block{s+1}.layer.{b}.conv2", None),
+      "stages.{s}.{b}.shortcut": ("block{s+1}.layer.{b}.convShortcut", None),
+      "norm": (None, "bn1"),
+      "head": ("fc", None),
+    },
+  ),
+)
+INCEPTION_NAMINGS = (
+  Naming(
+    source="torchvision",
+    parts={
+      "stem.{conv}": ("{conv}.conv", "{conv}.bn"),
+      "mixed.{layer}.layers.{conv}": ("{layer}.{conv}.conv", "{layer}.{conv}.bn"),
+      "head": ("fc", None),
+    },
+    not_used=("AuxLogits.",),
+  ),
+)
+NAMINGS: dict[type, tuple[Naming, ...]] = {
+  classifiers.ResNetConfig: RESNET_NAMINGS,
+  classifiers.VggConfig: VGG_NAMINGS,
+  classifiers.WideResNetConfig: WIDE_RESNET_NAMINGS,
+  classifiers.InceptionConfig: INCEPTION_NAMINGS,
+}
+# Our variable of a part -> whether it belongs to the norm, and PyTorch's name of it.
+VARIABLES = {
+  ("kernel",): (False, "weight"),
+  ("bias",): (False, "bias"),
+  ("norm", "scale"): (True, "weight"),
+  ("norm", "bias"): (True, "bias"),
+  ("norm", "mean"): (True, "running_mean"),
+  ("norm", "var"): (True, "running_var"),
+}
+# A counter that PyTorch keeps for norms without a momentum; evaluation does not use it.
+COUNTER = "num_batches_tracked"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Match:
+  """How well a state dict fits an architecture under one naming.
+
+  Attributes:
+    model_name: a key of `classifiers.ARCHITECTURES`.
+    naming: the table.
+    num_classes: K, as the last layer of the state dict has it.
+    missing: names that the architecture needs and the state dict lacks.
+    unused: names that the state dict has and the architecture does not need.
+    misshapen: name -> the shape that it must have, PyTorch's way.
+    num_fitting: names that are there in the right shape.
+  """
+
+  model_name: str
+  naming: Naming
+  num_classes: int
+  missing: tuple[str, ...]
+  unused: tuple[str, ...]
+  misshapen: Shapes
+  num_fitting: int
+
+  @property
+  def is_exact(self) -> bool:
+    """Every array has its place."""
+    return not (self.missing or self.unused or self.misshapen)
+
+  @property
+  def likeness(self) -> float:
+    """The share of all names, here or needed, that fit."""
+    num_wrong = len(self.missing) + len(self.unused) + len(self.misshapen)
+    return self.num_fitting / max(1, self.num_fitting + num_wrong)
+
+
+def load_module(model_name: str, state_dict: dict[str, np.ndarray]) -> Any:
+  """Builds an architecture of ours with the arrays of a PyTorch state dict, in evaluation mode.
+
+  Args:
+    model_name: a key of `classifiers.ARCHITECTURES`.
+    state_dict: names -> arrays, as `state_dicts.read_state_dict` gives them; the last layer tells the number of
+      classes.
 
   Raises:
-    ValueError: a key is missing or left over, or an array has another shape.
+    ValueError: no such architecture; a name is missing, not needed or of another shape. All of them are listed, with
+      the architecture that the state dict looks like, before anything is built.
   """
-  # A counter that PyTorch keeps for norms without a momentum; evaluation does not use it.
-  state_dict = {name: array for name, array in state_dict.items() if not name.endswith("num_batches_tracked")}
-  module = classifiers.build(model_name, num_classes=len(state_dict.get("linear.bias", range(10))))
-  names = resnet_cifar_names(module)
-  missing, unused = sorted(set(names) - set(state_dict)), sorted(set(state_dict) - set(names))
-  if missing or unused:
-    raise ValueError(
-      f"state_dict must hold exactly the arrays of {model_name}; "
-      f"missing: {missing or 'none'}; not used: {unused or 'none'}."
-    )
-  for name, variable in names.items():
-    array = jnp.asarray(state_dict[name].T if state_dict[name].ndim == 2 else to_hwio(state_dict[name]))
-    if array.shape != variable.shape:
-      raise ValueError(f"state_dict[{name!r}] must have the shape {variable.shape} in our layout, got {array.shape}.")
-    variable[...] = array.astype(variable.dtype)
+  match = best_match(state_dict, model_names=(model_name,))
+  if not match.is_exact:
+    raise ValueError(explain(match, state_dict))
+  module = abstract_module(model_name, match.num_classes)
+  graphdef, state = nnx.split(module)
+  names = torch_names(model_name, match.naming, match.num_classes)
+  flat_state = dict(nnx.to_flat_state(state))
+  arrays = {
+    path: variable.replace(jnp.asarray(to_our_layout(state_dict[names[path]]), variable.dtype))
+    for path, variable in flat_state.items()
+  }
+  module = nnx.merge(graphdef, nnx.from_flat_state(arrays))
   module.eval()
   return module
 
 
-def resnet_cifar_names(module: classifiers.ResNetCifar) -> dict[str, nnx.Variable[jax.Array]]:
-  """PyTorch's name of every array -> our variable."""
-  names = {"conv1.weight": module.stem_conv.kernel, **norm_names("bn1", module.stem_norm)}
-  blocks_per_stage = module.config.blocks_per_stage
-  for index, block in enumerate(module.blocks):
-    prefix = f"layer{index // blocks_per_stage + 1}.{index % blocks_per_stage}"
-    for number, conv, norm in ((1, block.conv1, block.norm1), (2, block.conv2, block.norm2)):
-      names[f"{prefix}.conv{number}.weight"] = conv.kernel
-      names |= norm_names(f"{prefix}.bn{number}", norm)
-  return names | {"linear.weight": module.head.kernel, "linear.bias": module.head.bias}
+def identify(state_dict: dict[str, np.ndarray]) -> str:
+  """The architecture whose state dict this is.
+
+  Raises:
+    ValueError: it is none of ours; the message names the one that it looks like most, and what differs.
+  """
+  match = best_match(state_dict)
+  if not match.is_exact:
+    raise ValueError(explain(match, state_dict))
+  return match.model_name
 
 
-def norm_names(prefix: str, norm: nnx.BatchNorm) -> dict[str, nnx.Variable[jax.Array]]:
-  """The names of one batch norm."""
-  # Flax types its scale and bias as optional; ours always has them.
-  assert norm.scale is not None and norm.bias is not None
-  return {
-    f"{prefix}.weight": norm.scale,
-    f"{prefix}.bias": norm.bias,
-    f"{prefix}.running_mean": norm.mean,
-    f"{prefix}.running_var": norm.var,
+def best_match(state_dict: dict[str, np.ndarray], *, model_names: tuple[str, ...] | None = None) -> Match:
+  """The architecture and naming that a state dict fits best, of all or of those named."""
+  names = tuple(classifiers.ARCHITECTURES) if model_names is None else model_names
+  matches = [
+    compare(state_dict, name, naming) for name in names for naming in NAMINGS[type(classifiers.architecture(name))]
+  ]
+  return max(matches, key=lambda match: match.likeness)
+
+
+def compare(state_dict: dict[str, np.ndarray], model_name: str, naming: Naming) -> Match:
+  """Names and shapes of a state dict against those that an architecture needs."""
+  present = {
+    name: array.shape
+    for name, array in state_dict.items()
+    if not name.endswith(COUNTER) and not name.startswith(naming.not_used or ("\0",))
   }
+  head, _ = naming.parts["head"]
+  num_classes = present.get(f"{head}.bias", (classifiers.architecture(model_name).num_classes,))[0]
+  needed = needed_shapes(model_name, naming, num_classes)
+  misshapen = {name: shape for name, shape in needed.items() if name in present and present[name] != shape}
+  return Match(
+    model_name=model_name,
+    naming=naming,
+    num_classes=num_classes,
+    missing=tuple(name for name in needed if name not in present),
+    unused=tuple(name for name in present if name not in needed),
+    misshapen=misshapen,
+    num_fitting=sum(present.get(name) == shape for name, shape in needed.items()),
+  )
 
 
-def to_hwio(array: np.ndarray) -> np.ndarray:
-  """OIHW kernels -> HWIO; anything else as it is."""
-  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+def explain(match: Match, state_dict: dict[str, np.ndarray]) -> str:
+  """Why a state dict does not fit, name by name, and what it looks like instead."""
+  lines = [f"state_dict must hold exactly the arrays of {match.model_name}, in the names of {match.naming.source}"]
+  if match.missing:
+    lines.append(f"missing: {', '.join(match.missing)}")
+  if match.unused:
+    lines.append(f"not used: {', '.join(match.unused)}")
+  for name, shape in match.misshapen.items():
+    lines.append(f"{name} must have the shape {shape}, got {state_dict[name].shape}")
+  likely = best_match(state_dict)
+  if likely.model_name != match.model_name and likely.likeness > match.likeness:
+    how = "is" if likely.is_exact else f"looks most like ({likely.likeness:.0%} of the names fit)"
+    lines.append(f"it {how} a state dict of {likely.model_name} in the names of {likely.naming.source}")
+  return "; ".join(lines) + "."
+
+
+def needed_shapes(model_name: str, naming: Naming, num_classes: int) -> Shapes:
+  """PyTorch's names -> shapes, PyTorch's way, of all that an architecture needs."""
+  names = torch_names(model_name, naming, num_classes)
+  state = nnx.state(abstract_module(model_name, num_classes))
+  return {names[path]: torch_shape(variable.shape) for path, variable in nnx.to_flat_state(state)}
+
+
+def torch_names(model_name: str, naming: Naming, num_classes: int) -> dict[tuple[Any, ...], str]:
+  """The path of each of our variables -> PyTorch's name."""
+  names = {}
+  for path, _ in nnx.to_flat_state(nnx.state(abstract_module(model_name, num_classes))):
+    tail = path[-2:] if path[-2:] in VARIABLES and path[-1:] not in (("kernel",),) else path[-1:]
+    is_norm, suffix = VARIABLES[tail]
+    part = ".".join(map(str, path[: -len(tail)]))
+    names[path] = f"{part_names(naming, part)[is_norm]}.{suffix}"
+  return names
+
+
+def part_names(naming: Naming, part: str) -> tuple[str | None, str | None]:
+  """PyTorch's names for a part of ours."""
+  for pattern, names in naming.parts.items():
+    found = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^.]+)", re.escape(pattern)), part)
+    if found:
+      conv_name, norm_name = (name and fill_in(name, found.groupdict()) for name in names)
+      return conv_name, norm_name
+  raise KeyError(f"{naming.source} has no name for {part}")
+
+
+def fill_in(name: str, steps: dict[str, str]) -> str:
+  """`layer{s+1}.{b}` with `s=0, b=2` -> `layer1.2`."""
+  return re.sub(r"\{(\w+)(\+1)?\}", lambda found: str(int(steps[found[1]]) + 1) if found[2] else steps[found[1]], name)
+
+
+@functools.cache
+def abstract_module(model_name: str, num_classes: int) -> Any:
+  """The architecture with shapes in place of arrays."""
+  return nnx.eval_shape(lambda: classifiers.build(model_name, num_classes=num_classes))
+
+
+def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """HWIO -> OIHW, and linear layers transposed."""
+  return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+def to_our_layout(array: np.ndarray) -> np.ndarray:
+  """OIHW kernels -> HWIO, and linear layers transposed."""
+  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

@@ -71,7 +71,7 @@ def published_module(shared_dir: pathlib.Path) -> Any:
   from jax_sis import state_dicts, torch_weights
 
   with jax.numpy_rank_promotion("allow"):
-    return torch_weights.load_resnet_cifar("resnet20", state_dicts.read_state_dict(shared_dir / WEIGHTS_FILE))
+    return torch_weights.load_module("resnet20", state_dicts.read_state_dict(shared_dir / WEIGHTS_FILE))
 
 
 @pytest.fixture(scope="session")

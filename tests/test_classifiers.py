@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 from flax import nnx
 from jax import lax
 
-from jax_sis import classifiers
-from jax_sis.classifiers import resnet
-from jax_sis.classifiers.conv import DIMENSION_NUMBERS, conv2d
+import jax_sis
+from jax_sis import classifiers, scores, torch_weights
+from jax_sis.classifiers import conv, layers, resnet
+from jax_sis.classifiers.conv import DIMENSION_NUMBERS, Padding, conv2d
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
-TINY = resnet.ResNetCifarConfig(blocks_per_stage=1, widths=(4, 6, 12), num_classes=5)
+SMALL_INPUTS = {"resnet50": 64, "inception_v3": 75}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -36,10 +38,13 @@ TINY = resnet.ResNetCifarConfig(blocks_per_stage=1, widths=(4, 6, 12), num_class
     ((9, 8), (5, 3), 2, 2),
     ((8, 9), (2, 2), 2, 0),
     ((5, 12), (3, 3), 1, 1),
+    ((8, 9), (1, 7), 1, (0, 3)),
+    ((9, 8), (7, 1), 1, (3, 0)),
+    ((9, 8), (3, 5), 2, (0, 2)),
   ],
 )
 def test_a_convolution_and_both_its_gradients_equal_jaxs_own(
-  size: tuple[int, int], kernel_size: tuple[int, int], stride: int, padding: int, dtype: str
+  size: tuple[int, int], kernel_size: tuple[int, int], stride: int, padding: Padding, dtype: str
 ):
   check_convolution(size, kernel_size, stride, padding, dtype, widths=(3, 4))
 
@@ -57,13 +62,14 @@ def check_convolution(
   size: tuple[int, int],
   kernel_size: tuple[int, int],
   stride: int,
-  padding: int,
+  padding: Padding,
   dtype: str,
   *,
   widths: tuple[int, int],
 ) -> None:
   """Outputs and gradients, ours and JAX's."""
   rng = np.random.default_rng(0)
+  pads = [(pad, pad) for pad in ((padding, padding) if isinstance(padding, int) else padding)]
   with jax.enable_x64(dtype == "float64"):
     inputs = jnp.asarray(rng.normal(size=(2, *size, widths[0])), dtype)
     kernel = jnp.asarray(rng.normal(size=(*kernel_size, *widths)), dtype)
@@ -72,9 +78,7 @@ def check_convolution(
       return conv2d(inputs, kernel, stride=stride, padding=padding)
 
     def theirs(inputs: Any, kernel: Any) -> Any:
-      return lax.conv_general_dilated(
-        inputs, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=DIMENSION_NUMBERS
-      )
+      return lax.conv_general_dilated(inputs, kernel, (stride, stride), pads, dimension_numbers=DIMENSION_NUMBERS)
 
     def value_and_gradients(conv_fn: Any, inputs: Any, kernel: Any, cotangent: Any) -> Any:
       outputs, vjp_fn = jax.vjp(conv_fn, inputs, kernel)
@@ -95,6 +99,18 @@ def check_convolution(
       np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
+def test_the_kernel_gradient_sums_over_all_groups_of_images(monkeypatch: pytest.MonkeyPatch):
+  rng = np.random.default_rng(5)
+  inputs, cotangent = (jnp.asarray(rng.normal(size=(6, 8, 8, width)), jnp.float32) for width in (4, 5))
+  options = {"kernel_size": (3, 3), "stride": 1, "padding": (1, 1)}
+  expected = conv.convolved_kernel_gradient(inputs, cotangent, **options)
+  # Numbers in the windows of one image: 8 * 8 * 9 * 4. Groups of 1, 2, 3 (as 4 and 5 do not divide 6) and 6.
+  for num_images in (0, 1, 2, 4, 5, 7):
+    monkeypatch.setattr(conv, "GATHERED_AT_ONCE", num_images * 2304)
+    actual = conv.gathered_kernel_gradient(inputs, cotangent, **options)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_gradients_are_right_inside_a_scan():
   rng = np.random.default_rng(1)
   inputs = jnp.asarray(rng.normal(size=(2, 7, 7, 3)), jnp.float32)
@@ -113,41 +129,27 @@ def test_the_gradients_are_right_inside_a_scan():
   np.testing.assert_allclose(looped(ours)(inputs), looped(theirs)(inputs), rtol=1e-4, atol=1e-5)
 
 
-def randomise_norms(module: resnet.ResNetCifar, seed: int = 0) -> None:
-  """Batch statistics, scales and biases that differ from those of a fresh module."""
-  rng = np.random.default_rng(seed)
-  norms = [module.stem_norm, *(norm for block in module.blocks for norm in (block.norm1, block.norm2))]
-  for norm in norms:
-    assert norm.scale is not None
-    assert norm.bias is not None
-    width = norm.mean.shape
-    norm.mean[...] = jnp.asarray(rng.normal(size=width), jnp.float32)
-    norm.var[...] = jnp.asarray(rng.uniform(0.2, 3, width), jnp.float32)
-    norm.scale[...] = jnp.asarray(rng.uniform(-1.5, 1.5, width), jnp.float32)
-    norm.bias[...] = jnp.asarray(rng.normal(size=width), jnp.float32)
-
-
-def logits_of_both(module: resnet.ResNetCifar, images: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+def logits_of_both(module: Any, images: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
   """Logits of the trainable module in evaluation mode, and of its frozen form, all in this dtype."""
   with jax.enable_x64(dtype == "float64"):
     graph, state = nnx.split(module)
     module = nnx.merge(graph, jax.tree.map(lambda array: jnp.asarray(array, dtype), state))
     predict_fn, params = classifiers.freeze(module)
     inputs = jnp.asarray(images, dtype)
-    trainable, frozen = jax.jit(module)(inputs), jax.jit(predict_fn)(params, inputs)
+    # Layer by layer, since deep networks repeat shapes and compile slowly as a whole.
+    trainable, frozen = module(inputs), predict_fn(params, inputs)
     assert trainable.dtype == frozen.dtype == dtype
     return np.asarray(trainable), np.asarray(frozen)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
-def test_a_frozen_network_has_the_logits_of_the_trainable_one(dtype: str, tolerance: float):
-  module = resnet.ResNetCifar(TINY, rngs=nnx.Rngs(0))
-  randomise_norms(module)
-  module.eval()
-  images = np.random.default_rng(2).normal(size=(3, 9, 8, 3))
+@pytest.mark.parametrize("model_name", classifiers.ARCHITECTURES)
+def test_a_frozen_network_has_the_logits_of_the_trainable_one(model_name: str, dtype: str, tolerance: float):
+  module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
+  size = SMALL_INPUTS.get(model_name, 32)
+  images = np.random.default_rng(2).normal(size=(1, size, size, 3))
   trainable, frozen = logits_of_both(module, images, dtype)
-  assert trainable.shape == (3, 5)
-  assert np.ptp(trainable, axis=0).max() > 0.1
+  assert np.ptp(trainable) > 0.1
   np.testing.assert_allclose(frozen, trainable, rtol=0, atol=tolerance)
 
 
@@ -158,6 +160,52 @@ def test_the_published_network_keeps_its_logits_when_frozen(published_module: An
   np.testing.assert_allclose(frozen, trainable, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("model_name", classifiers.ARCHITECTURES)
+def test_the_kernel_runs_on_every_frozen_network(model_name: str):
+  module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
+  predict_fn, params = classifiers.freeze(module)
+  size, grid = SMALL_INPUTS.get(model_name, 32), (5, 5, 1) if model_name == "inception_v3" else (4, 4, 1)
+  inputs = jnp.asarray(np.random.default_rng(6).normal(size=(2, size, size, 3)), jnp.float32)
+  num_features = grid[0] * grid[1]
+  order = jax_sis.backselect(predict_fn, params, inputs, search=jax_sis.Gradient(per_step=5), grid=grid)
+  assert order.finite.all()
+  np.testing.assert_array_equal(np.sort(order.rank), [np.arange(num_features)] * 2)
+
+
+@pytest.mark.parametrize("model_name", ["resnet20", "vgg16", "wrn28_10"])
+def test_the_kernel_masks_first_what_the_trainable_network_can_spare(model_name: str):
+  module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
+  predict_fn, params = classifiers.freeze(module)
+  grid, num_features = (4, 4, 1), 16
+  inputs = jnp.asarray(np.random.default_rng(9).normal(size=(2, 32, 32, 3)), jnp.float32)
+  order = jax_sis.backselect(predict_fn, params, inputs, search=jax_sis.Gradient(per_step=5), grid=grid)
+
+  def log_odds(kept: Any) -> Any:
+    masked = inputs * jnp.repeat(jnp.repeat(kept, 8, 1), 8, 2)
+    return scores.log_odds(module(masked), order.target).sum()
+
+  gradient = np.asarray(jax.jit(jax.grad(log_odds))(jnp.ones((2, *grid)))).reshape(2, -1)
+  removed_first = np.argsort(gradient, axis=1)[:, :5]
+  expected = np.sort(np.take_along_axis(np.asarray(order.rank), removed_first, 1), axis=1)
+  np.testing.assert_array_equal(expected, [np.arange(num_features - 5, num_features)] * 2)
+
+
+def test_equal_architectures_share_a_predict_fn():
+  first, second = (classifiers.freeze(classifiers.build("resnet20", num_classes=3, seed=seed))[0] for seed in (0, 1))
+  assert first == second
+  assert hash(first) == hash(second)
+  assert first != classifiers.freeze(classifiers.build("resnet32", num_classes=3))[0]
+
+
+def test_freezing_leaves_the_module_trainable():
+  module = classifiers.build("wrn28_10", num_classes=3)
+  module.train()
+  classifiers.freeze(module)
+  assert module.stages[0][0].conv1.norm is not None
+  assert module.stages[0][0].norm.norm is not None
+  assert not module.norm.norm.use_running_average
+
+
 def test_new_channels_of_a_shortcut_are_zero_on_both_sides():
   inputs = jnp.asarray(np.random.default_rng(4).normal(size=(1, 5, 4, 2)), jnp.float32)
   outputs = np.asarray(resnet.subsample_and_pad(inputs, 2, 5))
@@ -166,18 +214,52 @@ def test_new_channels_of_a_shortcut_are_zero_on_both_sides():
   assert not outputs[..., [0, 3, 4]].any()
 
 
-def test_resnet20_has_its_twenty_layers_and_published_number_of_parameters():
-  module = classifiers.build("resnet20", num_classes=10)
-  # He et al. 2016, table 6: 0.27 million.
-  assert sum(array.size for array in jax.tree.leaves(nnx.state(module, nnx.Param))) == 269_722
-  kernels = [module.stem_conv, *(conv for block in module.blocks for conv in (block.conv1, block.conv2)), module.head]
-  assert len(kernels) == 20
+@pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 2, 0), (3, 1, 1)])
+def test_pooling_equals_jaxs_own(size: int, stride: int, padding: int):
+  inputs = jnp.asarray(np.random.default_rng(7).normal(size=(2, 8, 9, 3)), jnp.float32)
+  window, strides = (1, size, size, 1), (1, stride, stride, 1)
+  pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+  np.testing.assert_array_equal(
+    layers.max_pool(inputs, size, stride=stride, padding=padding),
+    lax.reduce_window(inputs, -jnp.inf, lax.max, window, strides, pads),
+  )
+  np.testing.assert_allclose(
+    layers.mean_pool(inputs, size, stride=stride, padding=padding),
+    lax.reduce_window(inputs, 0.0, lax.add, window, strides, pads) / size**2,
+    rtol=1e-5,
+    atol=1e-6,
+  )
+
+
+@pytest.mark.parametrize(
+  ("model_name", "num_classes", "num_parameters"),
+  [
+    # He et al. 2016, table 6 says 0.27, 0.46, 0.66 and 0.85 million.
+    ("resnet20", 10, 269_722),
+    ("resnet32", 10, 464_154),
+    ("resnet44", 10, 658_586),
+    ("resnet56", 10, 853_018),
+    ("resnet18", 10, 11_173_962),
+    ("vgg16", 10, 14_728_266),
+    # Zagoruyko and Komodakis 2016, table 5 says 36.5 million.
+    ("wrn28_10", 10, 36_479_194),
+    # torchvision's model page.
+    ("resnet50", 1000, 25_557_032),
+    # torchvision's 27,161,264 include 3,326,696 of the auxiliary head.
+    ("inception_v3", 1000, 23_834_568),
+  ],
+)
+def test_every_architecture_has_its_published_number_of_parameters(
+  model_name: str, num_classes: int, num_parameters: int
+):
+  module = nnx.eval_shape(lambda: classifiers.build(model_name, num_classes=num_classes))
+  assert sum(variable.size for _, variable in nnx.to_flat_state(nnx.state(module, nnx.Param))) == num_parameters
 
 
 def test_a_seed_decides_the_initial_weights():
   first, again, other = (classifiers.build("resnet20", num_classes=3, seed=seed) for seed in (1, 1, 2))
-  np.testing.assert_array_equal(first.stem_conv.kernel[...], again.stem_conv.kernel[...])
-  assert (first.stem_conv.kernel[...] != other.stem_conv.kernel[...]).any()
+  np.testing.assert_array_equal(first.stem.kernel[...], again.stem.kernel[...])
+  assert (first.stem.kernel[...] != other.stem.kernel[...]).any()
   assert first.head.kernel.shape == (64, 3)
 
 
@@ -185,3 +267,28 @@ def test_an_unknown_architecture_is_refused():
   message = f"model must be one of {sorted(classifiers.ARCHITECTURES)}, got 'resnet19'."
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     classifiers.build("resnet19", num_classes=10)
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_an_ensemble_averages_what_it_says(average: classifiers.Average):
+  members = [classifiers.build("resnet20", num_classes=3, seed=seed) for seed in range(3)]
+  ensemble = classifiers.Ensemble(members, classifiers.EnsembleConfig(average=average))
+  ensemble.eval()
+  inputs = jnp.asarray(10 * np.random.default_rng(8).normal(size=(4, 8, 8, 3)), jnp.float32)
+  member_logits = np.stack([np.asarray(member(inputs), np.float64) for member in members])
+  if average == "logits":
+    expected = member_logits.mean(0)
+  else:
+    exponentials = np.exp(member_logits)
+    expected = np.log((exponentials / exponentials.sum(-1, keepdims=True)).mean(0))
+  np.testing.assert_allclose(ensemble(inputs), expected, rtol=1e-4, atol=1e-4)
+  predict_fn, params = classifiers.freeze(ensemble)
+  np.testing.assert_allclose(predict_fn(params, inputs), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_an_ensemble_of_nothing_or_of_an_unknown_mean_is_refused():
+  with pytest.raises(ValueError, match=r"^members must hold at least one classifier, got none\.$"):
+    classifiers.Ensemble([], classifiers.EnsembleConfig())
+  with pytest.raises(ValueError, match=r"^average must be 'logits' or 'probabilities', got 'votes'\.$"):
+    classifiers.EnsembleConfig(average="votes")  # pyright: ignore[reportArgumentType]

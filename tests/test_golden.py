@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jax_sis
-from jax_sis.classifiers import resnet
+from jax_sis import classifiers
 from jax_sis.config import Normalisation
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("allow_rank_promotion")]
@@ -17,12 +17,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("allow_rank_promotion")]
 # The published network's own, see shared/README.md.
 NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 NUM_FEATURES = 32 * 32
-
-
-def predict_scaled(params: Any, inputs: Any) -> Any:
-  """Logits scaled down, so that no probability saturates and rounding decides nothing."""
-  network, logit_scale = params
-  return resnet.predict(network, inputs) * logit_scale
 
 
 # Unchecked, since under pmap the fields of the result have one axis more.
@@ -37,8 +31,13 @@ def test_orders_are_those_of_the_authors_code_in_float64(
   with jax.enable_x64(True):
     # Folded in float64, as float32 folding would move the logits by more than the golden arrays allow.
     module = jax.tree.map(lambda array: jnp.asarray(array, jnp.float64), published_module)
-    _, network = resnet.freeze(module)
+    predict_fn, network = classifiers.freeze(module)
     inputs = NORMALISATION.apply(cifar_test[0][golden["test_index"]], np.float64)
+
+    def predict_scaled(params: Any, inputs: Any) -> Any:
+      """Logits scaled down, so that no probability saturates and rounding decides nothing."""
+      network, logit_scale = params
+      return predict_fn(network, inputs) * logit_scale
 
     def run(params: Any, batch: Any) -> jax_sis.FeatureOrder:
       return jax_sis.backselect(

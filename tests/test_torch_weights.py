@@ -1,83 +1,119 @@
-"""From PyTorch's names to our modules."""
+"""PyTorch's arrays go to their places, to the same logits, and whatever does not fit is named."""
 
-import functools
-import pathlib
 import re
-from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 
-from jax_sis import classifiers, state_dicts, torch_weights
+from jax_sis import classifiers, torch_weights
+
+pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
+
+MODEL_NAMES = {"resnet18_torchvision": "resnet18"}
+CIFAR_REPOSITORIES = "pytorch_resnet_cifar10 (Idelbayev) and pytorch-cifar (kuangliu)"
 
 
-def refuses(message: str) -> Any:
+def golden_state_dict(name: str = "resnet20") -> dict[str, np.ndarray]:
+  """A state dict under PyTorch's names, with random arrays."""
+  return random_weights.read_golden_logits(name).state_dict()
+
+
+@pytest.mark.parametrize("name", random_weights.golden_names())
+def test_logits_are_those_of_pytorch(name: str):
+  golden = random_weights.read_golden_logits(name)
+  model_name = torch_weights.identify(golden.state_dict())
+  assert model_name == MODEL_NAMES.get(name, name)
+  module = torch_weights.load_module(model_name, golden.state_dict())
+  inputs = jnp.asarray(golden.inputs().transpose(0, 2, 3, 1), jnp.float32)
+  np.testing.assert_allclose(jax.jit(module)(inputs), golden.logits, rtol=0, atol=1e-4)
+
+
+def test_the_last_layer_tells_the_number_of_classes():
+  state_dict = golden_state_dict()
+  state_dict["linear.weight"], state_dict["linear.bias"] = np.ones((7, 64), np.float32), np.ones(7, np.float32)
+  module = torch_weights.load_module("resnet20", state_dict)
+  assert module.head.kernel.shape == (64, 7)
+
+
+def test_arrays_keep_their_numbers_and_the_module_evaluates():
+  state_dict = golden_state_dict()
+  module = torch_weights.load_module("resnet20", state_dict)
+  conv = module.stages[1][0].convs[1]
+  np.testing.assert_array_equal(conv.kernel[...], np.einsum("oihw->hwio", state_dict["layer2.0.conv2.weight"]))
+  np.testing.assert_array_equal(conv.norm.scale[...], state_dict["layer2.0.bn2.weight"])
+  np.testing.assert_array_equal(conv.norm.bias[...], state_dict["layer2.0.bn2.bias"])
+  np.testing.assert_array_equal(conv.norm.mean[...], state_dict["layer2.0.bn2.running_mean"])
+  np.testing.assert_array_equal(conv.norm.var[...], state_dict["layer2.0.bn2.running_var"])
+  np.testing.assert_array_equal(module.head.kernel[...], state_dict["linear.weight"].T)
+  assert conv.norm.use_running_average
+
+
+def refuses(message: str) -> pytest.RaisesExc[ValueError]:
   return pytest.raises(ValueError, match=f"^{re.escape(message)}$")
 
 
-@functools.cache
-def our_shapes(num_classes: int) -> dict[str, tuple[int, ...]]:
-  """PyTorch's name of every array -> the shape of ours."""
-  names = torch_weights.resnet_cifar_names(classifiers.build("resnet20", num_classes=num_classes))
-  return {name: variable.shape for name, variable in names.items()}
-
-
-def make_state_dict(num_classes: int = 10) -> dict[str, np.ndarray]:
-  """Random arrays under PyTorch's names and in its layout."""
-  rng = np.random.default_rng(0)
-  state_dict = {}
-  for name, shape in our_shapes(num_classes).items():
-    torch_shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-    state_dict[name] = rng.normal(size=torch_shape).astype(np.float32)
-  return state_dict
-
-
-def test_arrays_go_to_their_places_in_our_layout():
-  state_dict = make_state_dict(num_classes=7)
-  module = torch_weights.load_resnet_cifar("resnet20", state_dict)
-  block = module.blocks[3]
-  assert block.norm2.scale is not None
-  assert block.norm2.bias is not None
-  np.testing.assert_array_equal(block.conv1.kernel[...], np.einsum("oihw->hwio", state_dict["layer2.0.conv1.weight"]))
-  np.testing.assert_array_equal(module.stem_conv.kernel[0, 2, 1], state_dict["conv1.weight"][:, 1, 0, 2])
-  np.testing.assert_array_equal(block.norm2.scale[...], state_dict["layer2.0.bn2.weight"])
-  np.testing.assert_array_equal(block.norm2.bias[...], state_dict["layer2.0.bn2.bias"])
-  np.testing.assert_array_equal(block.norm2.mean[...], state_dict["layer2.0.bn2.running_mean"])
-  np.testing.assert_array_equal(block.norm2.var[...], state_dict["layer2.0.bn2.running_var"])
-  np.testing.assert_array_equal(module.head.kernel[...], state_dict["linear.weight"].T)
-  assert module.head.bias is not None
-  np.testing.assert_array_equal(module.head.bias[...], state_dict["linear.bias"])
-  assert block.norm2.use_running_average
-
-
-def test_missing_and_unused_keys_are_listed():
-  state_dict = make_state_dict()
+def test_every_missing_unused_and_misshapen_array_is_named():
+  state_dict = golden_state_dict()
   del state_dict["conv1.weight"], state_dict["layer1.0.bn1.bias"]
-  state_dict["fc.weight"] = np.zeros((10, 64), np.float32)
-  with refuses(
-    "state_dict must hold exactly the arrays of resnet20; missing: ['conv1.weight', 'layer1.0.bn1.bias']; "
-    "not used: ['fc.weight']."
-  ):
-    torch_weights.load_resnet_cifar("resnet20", state_dict)
-  state_dict = make_state_dict() | {"extra": np.zeros(1, np.float32)}
-  with refuses("state_dict must hold exactly the arrays of resnet20; missing: none; not used: ['extra']."):
-    torch_weights.load_resnet_cifar("resnet20", state_dict)
-
-
-def test_an_array_of_another_shape_is_refused():
-  state_dict = make_state_dict()
+  state_dict["extra.a"] = state_dict["extra.b"] = np.zeros(1, np.float32)
   state_dict["layer3.0.conv1.weight"] = np.zeros((64, 16, 3, 3), np.float32)
   with refuses(
-    "state_dict['layer3.0.conv1.weight'] must have the shape (3, 3, 32, 64) in our layout, got (3, 3, 16, 64)."
+    f"state_dict must hold exactly the arrays of resnet20, in the names of {CIFAR_REPOSITORIES}; "
+    "missing: layer1.0.bn1.bias, conv1.weight; not used: extra.a, extra.b; "
+    "layer3.0.conv1.weight must have the shape (64, 32, 3, 3), got (64, 16, 3, 3)."
   ):
-    torch_weights.load_resnet_cifar("resnet20", state_dict)
+    torch_weights.load_module("resnet20", state_dict)
 
 
-def test_the_published_file_holds_resnet20(shared_dir: pathlib.Path):
-  tensors = state_dicts.read_state_dict(shared_dir / "data/weights/resnet20-12fca82f.th")
-  assert set(tensors) == set(our_shapes(10))
-  assert tensors["conv1.weight"].shape == (16, 3, 3, 3)
-  assert all(np.isfinite(array).all() and array.dtype == np.float32 for array in tensors.values())
-  assert all((array > 0).all() for name, array in tensors.items() if name.endswith("running_var"))
-  module = torch_weights.load_resnet_cifar("resnet20", tensors)
-  np.testing.assert_array_equal(module.head.kernel[...], tensors["linear.weight"].T)
+@pytest.mark.parametrize(
+  ("asked", "given", "source"),
+  [
+    ("resnet20", "resnet56", CIFAR_REPOSITORIES),
+    ("resnet56", "resnet20", CIFAR_REPOSITORIES),
+    ("resnet50", "inception_v3", "torchvision"),
+    ("vgg16", "wrn28_10", "WideResNet-pytorch (xternalz)"),
+    ("resnet20", "resnet18_torchvision", "torchvision and timm"),
+  ],
+)
+def test_a_state_dict_of_another_architecture_is_recognised(asked: str, given: str, source: str):
+  message = f"; it is a state dict of {MODEL_NAMES.get(given, given)} in the names of {source}."
+  with pytest.raises(ValueError, match=f"^state_dict must hold exactly the arrays of {asked}, .*{re.escape(message)}$"):
+    torch_weights.load_module(asked, golden_state_dict(given))
+
+
+def test_a_damaged_state_dict_of_another_architecture_is_recognised():
+  state_dict = golden_state_dict("resnet32")
+  del state_dict["conv1.weight"]
+  with pytest.raises(
+    ValueError, match=r"; it looks most like \(9\d% of the names fit\) a state dict of resnet32 in the names of .*\.$"
+  ):
+    torch_weights.load_module("resnet20", state_dict)
+
+
+def test_a_foreign_state_dict_says_what_it_looks_like_most():
+  state_dict = golden_state_dict("resnet20") | {"layer2.0.downsample.0.weight": np.zeros((32, 16, 1, 1), np.float32)}
+  with pytest.raises(ValueError, match=r"arrays of resnet20, .* not used: layer2\.0\.downsample\.0\.weight\.$"):
+    torch_weights.identify(state_dict)
+
+
+def test_nothing_is_built_from_a_state_dict_that_does_not_fit(monkeypatch: pytest.MonkeyPatch):
+  built = []
+  monkeypatch.setattr(torch_weights.nnx, "merge", lambda *arguments: built.append(arguments))
+  with pytest.raises(ValueError, match="must hold exactly"):
+    torch_weights.load_module("resnet20", {"a": np.zeros(1, np.float32)})
+  assert built == []
+
+
+def test_every_part_of_every_architecture_has_a_name_of_its_own():
+  for model_name in classifiers.ARCHITECTURES:
+    for naming in torch_weights.NAMINGS[type(classifiers.architecture(model_name))]:
+      names = torch_weights.torch_names(model_name, naming, 10)
+      assert len(set(names.values())) == len(names)
+
+
+def test_an_unknown_architecture_is_refused():
+  with pytest.raises(ValueError, match=r"^model must be one of \[.*\], got 'alexnet'\.$"):
+    torch_weights.load_module("alexnet", golden_state_dict())

@@ -1,16 +1,59 @@
 """Flax NNX classifiers. Each gives a trainable module and a frozen `(predict_fn, params)` for the search."""
 
 import dataclasses
+from typing import Any
 
 from flax import nnx
 
-from jax_sis.classifiers.resnet import ResNetCifar, ResNetCifarConfig, freeze
+from jax_sis.classifiers.ensemble import Average, Ensemble, EnsembleConfig
+from jax_sis.classifiers.frozen import FrozenParams, FrozenPredictor, freeze
+from jax_sis.classifiers.inception import Inception, InceptionConfig
+from jax_sis.classifiers.resnet import ResNet, ResNetConfig
+from jax_sis.classifiers.vgg import Vgg, VggConfig
+from jax_sis.classifiers.wide_resnet import WideResNet, WideResNetConfig
 from jax_sis.config import Normalisation
 
-__all__ = ["ARCHITECTURES", "Classifier", "ResNetCifar", "ResNetCifarConfig", "build", "freeze"]
+__all__ = [
+  "ARCHITECTURES",
+  "Average",
+  "Classifier",
+  "Ensemble",
+  "EnsembleConfig",
+  "FrozenParams",
+  "FrozenPredictor",
+  "Inception",
+  "InceptionConfig",
+  "ResNet",
+  "ResNetConfig",
+  "Vgg",
+  "VggConfig",
+  "WideResNet",
+  "WideResNetConfig",
+  "architecture",
+  "build",
+  "freeze",
+]
 
-ARCHITECTURES = {
-  "resnet20": ResNetCifarConfig(blocks_per_stage=3),
+ArchitectureConfig = ResNetConfig | VggConfig | WideResNetConfig | InceptionConfig
+
+ARCHITECTURES: dict[str, ArchitectureConfig] = {
+  "resnet20": ResNetConfig(blocks=(3, 3, 3), widths=(16, 32, 64)),
+  "resnet32": ResNetConfig(blocks=(5, 5, 5), widths=(16, 32, 64)),
+  "resnet44": ResNetConfig(blocks=(7, 7, 7), widths=(16, 32, 64)),
+  "resnet56": ResNetConfig(blocks=(9, 9, 9), widths=(16, 32, 64)),
+  "resnet18": ResNetConfig(blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512), projection=True),
+  "resnet50": ResNetConfig(
+    blocks=(3, 4, 6, 3), widths=(64, 128, 256, 512), stem="large", bottleneck=True, projection=True, num_classes=1000
+  ),
+  "vgg16": VggConfig(widths=((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)),
+  "wrn28_10": WideResNetConfig(),
+  "inception_v3": InceptionConfig(),
+}
+MODULES: dict[type, Any] = {
+  ResNetConfig: ResNet,
+  VggConfig: Vgg,
+  WideResNetConfig: WideResNet,
+  InceptionConfig: Inception,
 }
 
 
@@ -27,19 +70,28 @@ class Classifier:
   """
 
   model_name: str
-  module: ResNetCifar
+  module: nnx.Module
   class_names: tuple[str, ...]
   normalisation: Normalisation
   input_shape: tuple[int, ...]
 
 
-def build(model_name: str, *, num_classes: int, seed: int = 0) -> ResNetCifar:
-  """A freshly initialised module.
+def build(model_name: str, *, num_classes: int, seed: int = 0) -> Any:
+  """A freshly initialised module: normalised images `[B, H, W, 3]` -> logits `[B, K]`.
 
   Raises:
     ValueError: no such architecture.
   """
+  config = dataclasses.replace(architecture(model_name), num_classes=num_classes)
+  return MODULES[type(config)](config, rngs=nnx.Rngs(seed))
+
+
+def architecture(model_name: str) -> ArchitectureConfig:
+  """The shape of the architecture of this name.
+
+  Raises:
+    ValueError: there is none.
+  """
   if model_name not in ARCHITECTURES:
     raise ValueError(f"model must be one of {sorted(ARCHITECTURES)}, got {model_name!r}.")
-  config = dataclasses.replace(ARCHITECTURES[model_name], num_classes=num_classes)
-  return ResNetCifar(config, rngs=nnx.Rngs(seed))
+  return ARCHITECTURES[model_name]

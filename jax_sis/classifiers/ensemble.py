@@ -1,0 +1,50 @@
+"""An ensemble: several classifiers of the same classes, whose answers are averaged."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+Average = Literal["logits", "probabilities"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnsembleConfig:
+  """What is averaged; by `probabilities` a softmax of the ensemble's logits is the mean of the members' softmaxes."""
+
+  average: Average = "probabilities"
+
+  def __post_init__(self) -> None:
+    if self.average not in ("logits", "probabilities"):
+      raise ValueError(f"average must be 'logits' or 'probabilities', got {self.average!r}.")
+
+
+class Ensemble(nnx.Module):
+  """Normalised images `[B, H, W, C]` -> logits `[B, K]`; all members see the same input.
+
+  Args:
+    members: classifiers with the same input and classes.
+    config: what is averaged.
+
+  Raises:
+    ValueError: there is no member.
+  """
+
+  def __init__(self, members: Sequence[nnx.Module], config: EnsembleConfig):
+    if not members:
+      raise ValueError("members must hold at least one classifier, got none.")
+    self.config = config
+    self.members = nnx.List(members)
+
+  def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+    """The mean logits, or the logarithm of the mean probabilities."""
+    logits = jnp.stack([member(inputs) for member in self.members])
+    if self.config.average == "logits":
+      return logits.mean(0)
+    # A sum of exponentials of log-probabilities, so that no small probability is rounded to zero.
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(len(self.members))

@@ -1,0 +1,46 @@
+"""VGG with batch norm (Simonyan and Zisserman 2015) for 32x32 images: one linear layer behind the convolutions."""
+
+import dataclasses
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jax_sis.classifiers.layers import ConvNorm, max_pool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VggConfig:
+  """Channels of the 3x3 convolutions, stage by stage; each stage ends by halving the resolution."""
+
+  widths: tuple[tuple[int, ...], ...]
+  num_classes: int = 10
+
+
+class Vgg(nnx.Module):
+  """Normalised images `[B, H, W, 3]`, H and W multiples of 2 to the number of stages, -> logits `[B, K]`.
+
+  What is left of the resolution (one pixel, of 32x32 images) is averaged.
+  """
+
+  def __init__(self, config: VggConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    width = 3
+    stages: list[nnx.List] = []
+    for stage_widths in config.widths:
+      convs: list[ConvNorm] = []
+      for conv_width in stage_widths:
+        convs.append(ConvNorm(width, conv_width, 3, padding=1, has_bias=True, rngs=rngs))
+        width = conv_width
+      stages.append(nnx.List(convs))
+    self.stages = nnx.List(stages)
+    self.head = nnx.Linear(width, config.num_classes, rngs=rngs)
+
+  def __call__(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
+    """Logits of a batch."""
+    hidden = inputs
+    for stage in self.stages:
+      for conv in stage:
+        hidden = jax.nn.relu(conv(hidden))
+      hidden = max_pool(hidden, 2, stride=2)
+    return self.head(hidden.mean((1, 2)))

@@ -1,0 +1,65 @@
+"""Wide residual networks (Zagoruyko and Komodakis 2016), whose norms precede the convolutions."""
+
+import dataclasses
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jax_sis.classifiers.layers import ConvNorm, PreNorm
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WideResNetConfig:
+  """Depth and width: `6 * blocks_per_stage + 4` layers, `factor` times as wide as the CIFAR ResNet."""
+
+  blocks_per_stage: int = 4
+  factor: int = 10
+  num_classes: int = 10
+
+
+class PreActivationBlock(nnx.Module):
+  """Norm, rectifier, convolution, twice; the shortcut leaves before the norm, or after it where it is a convolution."""
+
+  def __init__(self, in_width: int, width: int, stride: int, *, rngs: nnx.Rngs):
+    self.norm = PreNorm(in_width, rngs=rngs)
+    # The norm in the middle follows a convolution and can be folded into it.
+    self.conv1 = ConvNorm(in_width, width, 3, stride=stride, padding=1, rngs=rngs)
+    self.conv2 = ConvNorm(width, width, 3, padding=1, has_norm=False, rngs=rngs)
+    self.shortcut = nnx.data(
+      ConvNorm(in_width, width, 1, stride=stride, has_norm=False, rngs=rngs) if in_width != width else None
+    )
+
+  def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+    """The block's output."""
+    hidden = jax.nn.relu(self.norm(inputs))
+    shortcut = inputs if self.shortcut is None else self.shortcut(hidden)
+    return self.conv2(jax.nn.relu(self.conv1(hidden))) + shortcut
+
+
+class WideResNet(nnx.Module):
+  """Normalised images `[B, H, W, 3]` -> logits `[B, K]`."""
+
+  def __init__(self, config: WideResNetConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    width = 16
+    self.stem = ConvNorm(3, width, 3, padding=1, has_norm=False, rngs=rngs)
+    stages: list[nnx.List] = []
+    for stage in range(3):
+      blocks: list[PreActivationBlock] = []
+      for index in range(config.blocks_per_stage):
+        out_width = 16 * 2**stage * config.factor
+        blocks.append(PreActivationBlock(width, out_width, 2 if stage > 0 and index == 0 else 1, rngs=rngs))
+        width = out_width
+      stages.append(nnx.List(blocks))
+    self.stages = nnx.List(stages)
+    self.norm = PreNorm(width, rngs=rngs)
+    self.head = nnx.Linear(width, config.num_classes, rngs=rngs)
+
+  def __call__(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
+    """Logits of a batch."""
+    hidden = self.stem(inputs)
+    for stage in self.stages:
+      for block in stage:
+        hidden = block(hidden)
+    return self.head(jax.nn.relu(self.norm(hidden)).mean((1, 2)))
