@@ -131,25 +131,40 @@ def create_or_resume(
   directory = pathlib.Path(directory)
   full_spec = {"format": FORMAT, **spec, "num_images": num_images, "unit_size": unit_size}
   full_spec["fields"] = {name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in fields.items()}
-  full_spec = json.loads(json.dumps(full_spec))
+  full_spec = settle_spec(directory, full_spec)
+  return Results(directory, full_spec, open_arrays(directory, full_spec, create=True))
+
+
+def settle_spec(directory: pathlib.Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+  """Writes the specification of a run into its folder, or finds the same one there.
+
+  Args:
+    directory: the run's folder, which is made.
+    spec: what fixes the results; `format` names the kind of run.
+
+  Returns:
+    The specification as JSON gives it back.
+
+  Raises:
+    ValueError: the folder belongs to another run, whose differences are named, or cannot be written.
+  """
+  spec = json.loads(json.dumps(spec))
   path = directory / SPEC_FILE
   if path.exists():
-    stored = read_spec(directory)
-    if stored != full_spec:
-      keys = sorted(key for key in {*stored, *full_spec} if stored.get(key) != full_spec.get(key))
-      differences = "; ".join(f"{key}: {stored.get(key)!r} there, {full_spec.get(key)!r} asked" for key in keys)
+    stored = read_spec(directory, spec["format"])
+    if stored != spec:
+      keys = sorted(key for key in {*stored, *spec} if stored.get(key) != spec.get(key))
+      differences = "; ".join(f"{key}: {stored.get(key)!r} there, {spec.get(key)!r} asked" for key in keys)
       raise ValueError(
         f"out {str(directory)!r} holds a run of another kind ({differences}); name another folder, or remove this one."
       )
-  else:
-    try:
-      directory.mkdir(parents=True, exist_ok=True)
-      write_atomically(path, json.dumps(full_spec, indent=2).encode() + b"\n")
-    except OSError as error:
-      raise ValueError(
-        f"out must be a folder that can be written, but {str(directory)!r}: {error.strerror}."
-      ) from error
-  return Results(directory, full_spec, open_arrays(directory, full_spec, create=True))
+    return stored
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(spec, indent=2).encode() + b"\n")
+  except OSError as error:
+    raise ValueError(f"out must be a folder that can be written, but {str(directory)!r}: {error.strerror}.") from error
+  return spec
 
 
 def open_results(directory: str | os.PathLike[str]) -> Results:
@@ -165,7 +180,7 @@ def open_results(directory: str | os.PathLike[str]) -> Results:
   return Results(directory, spec, open_arrays(directory, spec, create=False))
 
 
-def read_spec(directory: pathlib.Path) -> dict[str, Any]:
+def read_spec(directory: pathlib.Path, expected_format: str = FORMAT) -> dict[str, Any]:
   """The specification of the run in this folder.
 
   Raises:
@@ -176,8 +191,8 @@ def read_spec(directory: pathlib.Path) -> dict[str, Any]:
     spec = json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise ValueError(f"{str(path)!r} must be the specification of a run, but cannot be read: {error}.") from error
-  if not isinstance(spec, dict) or spec.get("format") != FORMAT:
-    raise ValueError(f"{str(path)!r} must be the specification of a run in the format {FORMAT!r}.")
+  if not isinstance(spec, dict) or spec.get("format") != expected_format:
+    raise ValueError(f"{str(path)!r} must be the specification of a run in the format {expected_format!r}.")
   return spec
 
 
