@@ -188,16 +188,18 @@ def smear(
 def zoom_blur(images: Pixels, generators: Generators, largest: float) -> Pixels:
   """The mean of the image, again, and magnified in steps of 1 % up to about `largest`."""
   del generators
+  values = to_unit(images)
+  total = values.copy()
   # The rounding of this very expression decides whether the largest factor is one of them.
   factors = np.arange(1, largest, 0.01)
-  matrices = np.stack([zoom_matrix(float(factor)) for factor in factors])
-  values = to_unit(images)
-  magnified = np.empty_like(values)
-  for image, output in zip(values, magnified, strict=True):
-    # Rows first, then columns, summed over the factors.
-    stretched = np.tensordot(matrices, image, (2, 0))
-    output[:] = np.tensordot(matrices, stretched, ((0, 2), (0, 2))).swapaxes(0, 1)
-  return to_pixels((values + magnified) / (len(factors) + 1))
+  for factor in factors:
+    magnified = values
+    for _ in range(2):
+      # Along the rows, then along the columns.
+      stretched = zoom_matrix(float(factor)) @ magnified.reshape(-1, SIDE, SIDE * 3)
+      magnified = stretched.reshape(values.shape).swapaxes(1, 2)
+    total += magnified
+  return to_pixels(total / (len(factors) + 1))
 
 
 @functools.cache
@@ -205,7 +207,7 @@ def zoom_matrix(factor: float) -> Float[np.ndarray, "32 32"]:
   """SciPy's linear zoom of the middle of an image to its old size, along one axis."""
   side = math.ceil(SIDE / factor)
   start = (SIDE - side) // 2
-  zoomed = ndimage.zoom(np.eye(SIDE)[start : start + side], (factor, 1), order=1)
+  zoomed = np.asarray(ndimage.zoom(np.eye(SIDE)[start : start + side], (factor, 1), order=1))
   start = (len(zoomed) - SIDE) // 2
   return zoomed[start : start + SIDE]
 
@@ -318,7 +320,8 @@ def pixelate(images: Pixels, generators: Generators, scale: float) -> Pixels:
   del generators
   side = int(SIDE * scale)
   box = Image.Resampling.BOX
-  return np.stack([Image.fromarray(image).resize((side, side), box).resize((SIDE, SIDE), box) for image in images])
+  shrunk = [Image.fromarray(image).resize((side, side), box) for image in images]
+  return np.stack([np.asarray(image.resize((SIDE, SIDE), box)) for image in shrunk])
 
 
 def jpeg_compression(images: Pixels, generators: Generators, quality: int) -> Pixels:

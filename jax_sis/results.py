@@ -148,23 +148,23 @@ def settle_spec(directory: pathlib.Path, spec: Mapping[str, Any]) -> dict[str, A
   Raises:
     ValueError: the folder belongs to another run, whose differences are named, or cannot be written.
   """
-  spec = json.loads(json.dumps(spec))
+  asked: dict[str, Any] = json.loads(json.dumps(spec))
   path = directory / SPEC_FILE
   if path.exists():
-    stored = read_spec(directory, spec["format"])
-    if stored != spec:
-      keys = sorted(key for key in {*stored, *spec} if stored.get(key) != spec.get(key))
-      differences = "; ".join(f"{key}: {stored.get(key)!r} there, {spec.get(key)!r} asked" for key in keys)
+    stored = read_spec(directory, asked["format"])
+    if stored != asked:
+      keys = sorted(key for key in {*stored, *asked} if stored.get(key) != asked.get(key))
+      differences = "; ".join(f"{key}: {stored.get(key)!r} there, {asked.get(key)!r} asked" for key in keys)
       raise ValueError(
         f"out {str(directory)!r} holds a run of another kind ({differences}); name another folder, or remove this one."
       )
     return stored
   try:
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(spec, indent=2).encode() + b"\n")
+    write_atomically(path, json.dumps(asked, indent=2).encode() + b"\n")
   except OSError as error:
     raise ValueError(f"out must be a folder that can be written, but {str(directory)!r}: {error.strerror}.") from error
-  return spec
+  return asked
 
 
 def open_results(directory: str | os.PathLike[str]) -> Results:

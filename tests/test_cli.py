@@ -9,7 +9,7 @@ from jax_sis import cli
 from jax_sis.version import __version__
 
 
-@pytest.mark.parametrize("command", [[], ["find"], ["bench"], ["train"]])
+@pytest.mark.parametrize("command", [[], ["find"], ["evaluate"], ["bench"], ["train"]])
 def test_help_explains_every_option(command: list[str], capsys: pytest.CaptureFixture[str]):
   with pytest.raises(SystemExit) as finished:
     cli.main([*command, "--help"])

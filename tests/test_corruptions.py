@@ -62,6 +62,14 @@ def test_an_image_does_not_depend_on_its_batch(images: np.ndarray, name: str):
 
 
 @pytest.mark.parametrize("name", corruptions.MADE_CORRUPTIONS)
+def test_black_and_white_images_are_no_special_case(name: str):
+  for value in (0, 255):
+    even = np.full((1, 32, 32, 3), value, np.uint8)
+    for severity in SEVERITIES:
+      assert corrupt(even, name, severity).shape == even.shape
+
+
+@pytest.mark.parametrize("name", corruptions.MADE_CORRUPTIONS)
 def test_the_images_passed_in_are_left_alone_and_changed_in_what_comes_back(images: np.ndarray, name: str):
   before = images.copy()
   after = corrupt(images, name, 5)
@@ -135,8 +143,8 @@ def slow_gaussian(image: np.ndarray, sigma: float) -> np.ndarray:
   weights = np.exp(-(offsets**2) / (2 * sigma**2))
   weights /= weights.sum()
   padded = np.pad(image / 255, ((radius, radius), (radius, radius), (0, 0)), mode="edge")
-  down = sum(weight * padded[place : place + 32] for place, weight in enumerate(weights))
-  both = sum(weight * down[:, place : place + 32] for place, weight in enumerate(weights))
+  down = np.sum([weight * padded[place : place + 32] for place, weight in enumerate(weights)], axis=0)
+  both = np.sum([weight * down[:, place : place + 32] for place, weight in enumerate(weights)], axis=0)
   return (np.clip(both, 0, 1) * 255).astype(np.uint8)
 
 

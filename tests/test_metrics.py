@@ -26,7 +26,7 @@ def test_the_ends_of_the_wilson_interval_are_z_standard_errors_from_what_was_see
   z = stats.norm.ppf(0.5 + level / 2)
 
   def excess(candidate: float) -> float:
-    return (candidate - share) ** 2 - z**2 * candidate * (1 - candidate) / num_examples
+    return float((candidate - share) ** 2 - z**2 * candidate * (1 - candidate) / num_examples)
 
   interval = metrics.wilson_interval(num_correct, num_examples, level)
   assert interval.low == pytest.approx(optimize.brentq(excess, 0, share, xtol=1e-15), abs=1e-12)
