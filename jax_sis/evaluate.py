@@ -13,7 +13,7 @@ import scipy
 from jaxtyping import Array, Bool, Float
 
 import jax_sis
-from jax_sis import checkpoint, cifar_c, classifiers, corruptions, data, devices, figures, report, results, validation
+from jax_sis import checkpoint, cifar_c, classifiers, corruptions, data, devices, report, results, validation
 from jax_sis.classifiers import Classifier
 from jax_sis.config import EvaluateConfig
 from jax_sis.find import check_writable, hash_params
@@ -91,7 +91,8 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
   rows.sort(key=lambda row: plan.conditions.index(row.condition))
   print_outcome(plan, rows)
   report.write_report(out_dir, rows, spec=spec, corruptions=describe_corruptions(plan))
-  pictures = write_figures(out_dir, plan, rows)
+  subject = f"{plan.classifier.model_name} on {describe_data(plan)}"
+  pictures = report.write_figures(out_dir, rows, subject=subject, what=plan.corruptions_title)
   print(f"Written to {out_dir}: metrics.json, metrics.csv, {', '.join(pictures)}", flush=True)
   return out_dir
 
@@ -387,41 +388,3 @@ def print_outcome(plan: Plan, rows: list[report.Row]) -> None:
   if len(rows) > 1:
     title = f"{plan.corruptions_title}: accuracy in % by severity, {rows[-1].num_examples:,} images each"
     report.print_table(rows[1:], f"{title} (clean: {100 * clean.accuracy:.2f})")
-
-
-def write_figures(out_dir: pathlib.Path, plan: Plan, rows: list[report.Row]) -> list[str]:
-  """Draws the reliability diagrams and the accuracies under corruption, and returns the files' names."""
-  clean, corrupted = rows[0], rows[1:]
-  main = report.main_rows(corrupted)
-  panels = [make_panel("clean", [clean])]
-  if main:
-    panels += [
-      make_panel(f"severity {severity}", [row for row in main if row.severity == severity])
-      for severity in report.SEVERITIES
-    ]
-  subject = f"{plan.classifier.model_name} on {describe_data(plan)}"
-  pooled = f"{plan.corruptions_title}: {len(report.corruptions_of(main))} of the benchmark's 15, pooled."
-  figures.save_reliability(
-    out_dir / "calibration.png", panels, title=f"Calibration of {subject}", note=pooled if main else ""
-  )
-  if not corrupted:
-    return ["calibration.png"]
-  left_out = [name for name in corruptions.ALL_CORRUPTIONS if name not in report.corruptions_of(corrupted)]
-  figures.save_accuracies(
-    out_dir / "corruptions.png",
-    {row.condition: row.accuracy for row in rows},
-    groups={**corruptions.FAMILIES, "extra": corruptions.EXTRA_CORRUPTIONS},
-    title=f"Accuracy of {subject}, in %",
-    note=plan.corruptions_title + (f", without {', '.join(left_out)}" if left_out else "") + ".",
-  )
-  return ["calibration.png", "corruptions.png"]
-
-
-def make_panel(title: str, rows: list[report.Row]) -> figures.ReliabilityPanel:
-  """The reliability diagram of some conditions together."""
-  return figures.ReliabilityPanel(
-    title=title,
-    calibration=report.pool_calibration(rows),
-    accuracy=report.mean_over(rows, "accuracy"),
-    is_pooled=len(rows) > 1,
-  )

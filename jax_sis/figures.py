@@ -263,7 +263,7 @@ def draw_cells(axis: Axes, lines: list[tuple[str, str, list[float]]], clean: flo
     places.append(place)
     for column, value in enumerate([*values, float(np.mean(values))]):
       left = column - 0.5 + 0.3 * (column == len(values))
-      colour = colours(value / clean)
+      colour = colours(value / clean if clean else 0.0)
       axis.add_patch(Rectangle((left, place - 0.5), 0.97, 0.95, color=colour, linewidth=0))
       is_dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < DARK_BELOW
       ink = "white" if is_dark else "black"

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from rich.table import Table
 
-from jax_sis import metrics, results
+from jax_sis import figures, metrics, results
 from jax_sis.corruptions import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, FAMILIES, MAIN_CORRUPTIONS, NUM_SEVERITIES
 
 CLEAN = "clean"
@@ -269,3 +269,49 @@ def write_report(
     "conditions": [dataclasses.asdict(row) for row in rows],
   }
   results.write_atomically(directory / "metrics.json", json.dumps(content, indent=2).encode() + b"\n")
+
+
+def write_figures(directory: pathlib.Path, rows: list[Row], *, subject: str, what: str) -> list[str]:
+  """Draws the reliability diagrams and, with corruptions, the accuracies under them.
+
+  Args:
+    directory: the run's folder.
+    rows: all conditions, clean first.
+    subject: the classifier and the data.
+    what: what the corruptions are.
+
+  Returns:
+    The files' names.
+  """
+  clean, corrupted = rows[0], rows[1:]
+  main = main_rows(corrupted)
+  panels = [make_panel(CLEAN, [clean])]
+  if main:
+    panels += [
+      make_panel(f"severity {severity}", [row for row in main if row.severity == severity]) for severity in SEVERITIES
+    ]
+  pooled = f"{what}: {len(corruptions_of(main))} of the benchmark's {len(MAIN_CORRUPTIONS)}, pooled."
+  figures.save_reliability(
+    directory / "calibration.png", panels, title=f"Calibration of {subject}", note=pooled if main else ""
+  )
+  if not corrupted:
+    return ["calibration.png"]
+  left_out = [name for name in ALL_CORRUPTIONS if name not in corruptions_of(corrupted)]
+  figures.save_accuracies(
+    directory / "corruptions.png",
+    {row.condition: row.accuracy for row in rows},
+    groups={**FAMILIES, "extra": EXTRA_CORRUPTIONS},
+    title=f"Accuracy of {subject}, in %",
+    note=what + (f", without {', '.join(left_out)}" if left_out else "") + ".",
+  )
+  return ["calibration.png", "corruptions.png"]
+
+
+def make_panel(title: str, rows: list[Row]) -> figures.ReliabilityPanel:
+  """The reliability diagram of some conditions together."""
+  return figures.ReliabilityPanel(
+    title=title,
+    calibration=pool_calibration(rows),
+    accuracy=mean_over(rows, "accuracy"),
+    is_pooled=len(rows) > 1,
+  )
