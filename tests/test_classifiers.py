@@ -14,6 +14,7 @@ from jax import lax
 import jax_sis
 from jax_sis import classifiers, scores, torch_weights
 from jax_sis.classifiers import conv, layers, resnet
+from jax_sis.classifiers.batch_norm import BatchNorm
 from jax_sis.classifiers.conv import DIMENSION_NUMBERS, Padding, conv2d
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -204,6 +205,28 @@ def test_freezing_leaves_the_module_trainable():
   assert module.stages[0][0].conv1.norm is not None
   assert module.stages[0][0].norm.norm is not None
   assert not module.norm.norm.use_running_average
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (16, 3)])
+def test_batch_norm_and_its_gradients_equal_flaxs_own(shape: tuple[int, ...]):
+  rng = np.random.default_rng(10)
+  inputs, cotangent = (jnp.asarray(2 + 3 * rng.normal(size=shape), jnp.float32) for _ in range(2))
+  results = []
+  for norm_class in (BatchNorm, nnx.BatchNorm):
+    norm: Any = norm_class(3, momentum=0.8, epsilon=1e-3, rngs=nnx.Rngs(0))
+    norm.scale[...] = jnp.asarray([1.5, -0.5, 2.0], jnp.float32)
+    norm.bias[...] = jnp.asarray([0.1, 0.2, 0.3], jnp.float32)
+    graphdef, params, stats = nnx.split(norm, nnx.Param, nnx.BatchStat)
+
+    def run(params: Any, inputs: Any, graphdef: Any = graphdef, stats: Any = stats) -> Any:
+      norm = nnx.merge(graphdef, params, stats, copy=True)
+      return norm(inputs), nnx.state(norm, nnx.BatchStat)
+
+    outputs, vjp_fn, new_stats = jax.vjp(run, params, inputs, has_aux=True)
+    results.append(jax.tree.leaves((outputs, vjp_fn(cotangent), new_stats)))
+  for ours, flaxs in zip(*results, strict=True):
+    assert np.abs(flaxs).max() > 1e-3
+    np.testing.assert_allclose(ours, flaxs, rtol=1e-4, atol=1e-5)
 
 
 def test_new_channels_of_a_shortcut_are_zero_on_both_sides():

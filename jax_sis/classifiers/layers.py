@@ -10,6 +10,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from jax_sis.classifiers.batch_norm import BatchNorm
 from jax_sis.classifiers.conv import Padding, conv2d
 
 # The defaults of PyTorch, whose `momentum` is the share of the new value.
@@ -87,9 +88,9 @@ class PreNorm(nnx.Module):
     self.norm = nnx.data(None)
 
 
-def make_norm(width: int, epsilon: float, rngs: nnx.Rngs) -> nnx.BatchNorm:
+def make_norm(width: int, epsilon: float, rngs: nnx.Rngs) -> BatchNorm:
   """Batch norm over all axes but the last."""
-  return nnx.BatchNorm(width, momentum=BATCH_NORM_MOMENTUM, epsilon=epsilon, rngs=rngs)
+  return BatchNorm(width, momentum=BATCH_NORM_MOMENTUM, epsilon=epsilon, rngs=rngs)
 
 
 def scale_and_shift(
