@@ -1,0 +1,184 @@
+"""A user's Flax NNX, Linen or Equinox model -> the pair `(predict_fn, params)` that searches take.
+
+The pair runs at the search's speed: convolutions, whatever library wrote them, are exchanged for ours, whose input
+gradient stays fast inside XLA:CPU loops. Batch norm is not folded, as that needs to know what follows what.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+from flax import linen, nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from jax_sis.classifiers.conv import conv2d
+from jax_sis.classifiers.frozen import FrozenPredictor
+from jax_sis.types import Params, PredictFn
+
+# Calls whose inside is treated as if it stood outside; JAX has renamed the first.
+INLINED = frozenset({"jit", "pjit", "closed_call", "checkpoint", "remat2"})
+
+
+def from_nnx(module: nnx.Module) -> tuple[PredictFn, Params]:
+  """The pair for an NNX module that maps `[B, ...]` to logits `[B, K]`; the module itself is left as it is.
+
+  `module.eval()` decides what dropout and batch norm do, and is called on a copy.
+
+  >>> predict_fn, params = from_nnx(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+  >>> predict_fn(params, jnp.ones((2, 4))).shape
+  (2, 3)
+  """
+  graphdef, state = nnx.split(module)
+  copy = nnx.merge(graphdef, state, copy=True)
+  copy.eval()
+  graphdef, state = nnx.split(copy)
+  return use_fast_convolutions(FrozenPredictor(graphdef)), nnx.to_pure_dict(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenPredictor:
+  """`predict_fn(variables, inputs)` of a Linen module: pure, and equal for equal modules and options."""
+
+  module: linen.Module
+  options: tuple[tuple[str, Any], ...]
+
+  def __call__(self, variables: Params, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
+    """Normalised inputs -> logits."""
+    logits: Any = self.module.apply(variables, inputs, **dict(self.options))
+    return logits
+
+
+def from_linen(module: linen.Module, variables: Params, **options: Any) -> tuple[PredictFn, Params]:
+  """The pair for a Linen module that maps `[B, ...]` to logits `[B, K]`.
+
+  Args:
+    module: the module.
+    variables: what `init` gave and training changed: `{"params": ..., "batch_stats": ...}`.
+    **options: arguments of its `__call__` that make it evaluate, such as `train=False`.
+
+  >>> module = linen.Dense(3)
+  >>> predict_fn, params = from_linen(module, module.init(jax.random.key(0), jnp.ones((1, 4))))
+  >>> predict_fn(params, jnp.ones((2, 4))).shape
+  (2, 3)
+  """
+  return use_fast_convolutions(LinenPredictor(module, tuple(sorted(options.items())))), variables
+
+
+@dataclasses.dataclass(frozen=True)
+class EquinoxPredictor:
+  """`predict_fn(params, inputs)` of an Equinox module, which sees one example at a time."""
+
+  treedef: Any
+  static_leaves: tuple[Any, ...]
+  channels_first: bool
+  is_stateful: bool
+
+  def __call__(self, params: Params, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
+    """Normalised inputs -> logits."""
+    import equinox
+
+    arrays, state = params
+    model = equinox.combine(arrays, jax.tree.unflatten(self.treedef, self.static_leaves))
+    if self.channels_first:
+      inputs = jnp.moveaxis(inputs, -1, 1)
+    if self.is_stateful:
+      return jax.vmap(lambda example: model(example, state)[0])(inputs)
+    return jax.vmap(model)(inputs)
+
+
+def from_equinox(model: Any, state: Any = None, *, channels_first: bool = True) -> tuple[PredictFn, Params]:
+  """The pair for an Equinox module that maps one example to logits `[K]`.
+
+  Args:
+    model: the module; `equinox.nn.inference_mode` is applied.
+    state: the `equinox.nn.State` of a module with batch norm, which is called as `model(example, state)`.
+    channels_first: the module takes examples `[C, H, W]`, as Equinox's convolutions do; searches give `[H, W, C]`.
+  """
+  import equinox
+
+  arrays, static = equinox.partition(equinox.nn.inference_mode(model), equinox.is_array)
+  static_leaves, treedef = jax.tree.flatten(static)
+  predictor = EquinoxPredictor(treedef, tuple(static_leaves), channels_first, state is not None)
+  return use_fast_convolutions(predictor), (arrays, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class FastPredictor:
+  """A `predict_fn` whose convolutions are ours."""
+
+  predict_fn: PredictFn
+
+  def __call__(self, params: Params, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
+    """The same as `predict_fn`, up to rounding."""
+    closed = jax.make_jaxpr(self.predict_fn)(params, inputs)
+    (logits,) = evaluate(closed.jaxpr, closed.consts, jax.tree.leaves((params, inputs)))
+    return logits
+
+
+def use_fast_convolutions(predict_fn: PredictFn) -> PredictFn:
+  """The same function with every plain two-dimensional convolution exchanged for ours, wherever it comes from.
+
+  Those with groups, dilation or unequal strides stay as they are.
+  """
+  return FastPredictor(predict_fn)
+
+
+def evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+  """Runs a traced program, but for its convolutions."""
+  values: dict[Any, Any] = {}
+
+  def read(variable: Any) -> Any:
+    return variable.val if isinstance(variable, jax.extend.core.Literal) else values[variable]
+
+  values.update(zip(jaxpr.constvars, consts, strict=True))
+  values.update(zip(jaxpr.invars, arguments, strict=True))
+  for equation in jaxpr.eqns:
+    inputs = [read(variable) for variable in equation.invars]
+    primitive: Any = equation.primitive
+    inner = equation.params.get("jaxpr")
+    if primitive.name == "conv_general_dilated" and is_plain(equation.params):
+      images, kernel = inputs
+      outputs = [convolve(images, kernel, equation.params)]
+    elif primitive.name in INLINED and inner is not None:
+      is_closed = isinstance(inner, jax.extend.core.ClosedJaxpr)
+      outputs = evaluate(inner.jaxpr, inner.consts, inputs) if is_closed else evaluate(inner, (), inputs)
+    else:
+      parameters = primitive.get_bind_params(equation.params)
+      # Earlier versions of JAX give functions apart from parameters.
+      functions, parameters = parameters if isinstance(parameters, tuple) else ((), parameters)
+      result = primitive.bind(*functions, *inputs, **parameters)
+      outputs = result if primitive.multiple_results else [result]
+    values.update(zip(equation.outvars, outputs, strict=True))
+  return [read(variable) for variable in jaxpr.outvars]
+
+
+def is_plain(params: dict[str, Any]) -> bool:
+  """The convolution is one that `conv2d` can do."""
+  strides = params["window_strides"]
+  return (
+    len(strides) == 2
+    and strides[0] == strides[1]
+    and params["feature_group_count"] == params["batch_group_count"] == 1
+    and set(params["lhs_dilation"]) == set(params["rhs_dilation"]) == {1}
+    and min(pad for pads in params["padding"] for pad in pads) >= 0
+  )
+
+
+def convolve(inputs: Array, kernel: Array, params: dict[str, Any]) -> Array:
+  """A plain convolution of any layout by `conv2d`."""
+  layout = params["dimension_numbers"]
+  inputs = inputs.transpose(layout.lhs_spec[0], *layout.lhs_spec[2:], layout.lhs_spec[1])
+  kernel = kernel.transpose(*layout.rhs_spec[2:], layout.rhs_spec[1], layout.rhs_spec[0])
+  symmetric = tuple(min(pads) for pads in params["padding"])
+  if any(low != high for low, high in params["padding"]):
+    extra = [(low - pad, high - pad, 0) for (low, high), pad in zip(params["padding"], symmetric, strict=True)]
+    inputs = lax.pad(inputs, jnp.zeros((), inputs.dtype), [(0, 0, 0), *extra, (0, 0, 0)])
+  outputs = conv2d(inputs, kernel, stride=params["window_strides"][0], padding=symmetric)
+  # Where each axis of the result, in its own layout, stands in ours.
+  order = np.argsort([layout.out_spec[0], *layout.out_spec[2:], layout.out_spec[1]])
+  return outputs.transpose(*order.tolist())
