@@ -4,10 +4,12 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 from types import TracebackType
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
@@ -23,11 +25,14 @@ FORMAT = "jax_sis.classifier/1"
 
 
 class TrainingCheckpoints:
-  """The last two epochs of a training run, each saved whole or not at all."""
+  """The last two states of a training run, each saved whole or not at all."""
 
   def __init__(self, directory: str | os.PathLike[str]):
+    self._directory = pathlib.Path(directory).absolute()
     self._manager = ocp.CheckpointManager(
-      pathlib.Path(directory).absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
+      self._directory,
+      item_names=("arrays", "position"),
+      options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False),
     )
 
   def __enter__(self) -> Self:
@@ -38,29 +43,61 @@ class TrainingCheckpoints:
   ) -> None:
     self._manager.close()
 
-  def save(self, num_epochs: int, state: Any) -> None:
-    """Saves `state` as it is after `num_epochs` epochs and waits until it is on disk."""
-    leaves = {f"{i:04}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-    self._manager.save(num_epochs, args=ocp.args.StandardSave(leaves))
-    self._manager.wait_until_finished()
+  def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
+    """Saves what a run needs to go on from `step`: arrays, and where it is, as JSON has it.
 
-  def restore_latest(self, state: Any) -> tuple[int, Any]:
-    """The number of finished epochs and the state after them; `(0, state)` where nothing is saved yet."""
-    num_epochs = self._manager.latest_step()
-    if num_epochs is None:
-      return 0, state
+    Raises:
+      ValueError: it could not be written; the states saved before stay.
+    """
+    leaves = {f"{i:04}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    try:
+      self._manager.save(
+        step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(leaves), position=ocp.args.JsonSave(position))
+      )
+    except Exception as error:
+      kept = [kept_step for kept_step in self._manager.all_steps(read=True) if kept_step != step]
+      raise ValueError(
+        f"the state of step {step} could not be saved in {str(self._directory)!r} "
+        f"({type(error).__name__}: {first_line(error)}); "
+        f"{f'that of step {max(kept)} stays' if kept else 'no earlier one is there'}. "
+        "Free some space, and the same command goes on from there."
+      ) from error
+
+  def restore_latest(self, state: Any) -> tuple[Any, dict[str, Any] | None]:
+    """The last saved state and position; `(state, None)` where nothing is saved yet.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    step = self._manager.latest_step()
+    if step is None:
+      return state, None
     leaves, treedef = jax.tree.flatten(state)
     target = {f"{i:04}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-    restored = self._manager.restore(num_epochs, args=ocp.args.StandardRestore(target))
-    return num_epochs, jax.tree.unflatten(treedef, [restored[key] for key in sorted(restored)])
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(arrays=ocp.args.StandardRestore(target), position=ocp.args.JsonRestore()),
+      )
+    except Exception as error:
+      raise ValueError(
+        f"the state of step {step} in {str(self._directory)!r} cannot be read ({type(error).__name__}: "
+        f"{first_line(error)}); delete its folder, {step}, to go on from the one before."
+      ) from error
+    arrays = [restored["arrays"][key] for key in sorted(restored["arrays"])]
+    return jax.tree.unflatten(treedef, arrays), dict(restored["position"])
 
 
 def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.Classifier) -> None:
-  """Writes a classifier: its arrays by Orbax, and `classifier.json`, which says what they are."""
+  """Writes a classifier: its arrays by Orbax, and `classifier.json`, which says what they are.
+
+  A classifier that is there already is replaced once the new one is complete.
+
+  Raises:
+    ValueError: it could not be written.
+  """
   directory = pathlib.Path(directory).absolute()
-  directory.mkdir(parents=True, exist_ok=True)
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(directory / VARIABLES_DIR, pure_variables(classifier.module), force=True)
+  new, old = (directory.with_name(f".{directory.name}.{suffix}") for suffix in ("new", "old"))
   description = {
     "format": FORMAT,
     "model": classifier.model_name,
@@ -68,7 +105,21 @@ def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.C
     "input_shape": list(classifier.input_shape),
     "normalisation": dataclasses.asdict(classifier.normalisation),
   }
-  (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+  try:
+    for leftover in (new, old):
+      shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(new / VARIABLES_DIR, jax.device_get(pure_variables(classifier.module)))
+    (new / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    if directory.exists():
+      directory.rename(old)
+    new.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+  except Exception as error:
+    raise ValueError(
+      f"the classifier could not be written to {str(directory)!r} ({type(error).__name__}: {first_line(error)})."
+    ) from error
 
 
 def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier:
@@ -98,8 +149,14 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
       f"checkpoint {str(directory)!r} must hold the arrays of {description['model']}, but {VARIABLES_DIR} is missing, "
       f"damaged or of another model ({type(error).__name__}: {first_line(error)}); copy or train it again."
     ) from error
+  expected, found = (jax.tree.map(np.shape, tree) for tree in (pure_variables(module), variables))
+  if expected != found:
+    raise ValueError(
+      f"checkpoint {str(directory)!r} must hold the arrays of {description['model']} with "
+      f"{len(class_names)} classes, but the shapes of some in {VARIABLES_DIR} are others; copy or train it again."
+    )
   state = nnx.state(module, (nnx.Param, nnx.BatchStat))
-  nnx.replace_by_pure_dict(state, variables)
+  nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, variables))
   nnx.update(module, state)
   module.eval()
   return classifiers.Classifier(

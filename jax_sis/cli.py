@@ -65,8 +65,8 @@ Times the gradient search on all local devices and prints image-steps a second f
 forward pass and an input gradient of one image. A 32x32 image at one pixel a step takes 1,025 of them.
 """
 TRAIN_DESCRIPTION = """\
-Trains a classifier as a configuration file says and writes a checkpoint that `find` takes. The state is saved after
-every epoch; the same command again goes on from there.
+Trains a classifier as a configuration file says and writes a checkpoint that `find` and `evaluate` take. The state is
+saved after every epoch; the same command again goes on from there and, on the same machine, ends with the same bits.
 """
 DATA_DESCRIPTION = """\
 Data sets on this machine. `find --data` and `train` read TFDS data sets in array_record form; nothing here needs
@@ -311,6 +311,16 @@ def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
   parser.add_argument("config", help="a Python file that binds `config`, such as configs/cifar10_resnet20.py")
   parser.add_argument("--data-dir", metavar="DIR", help="the folder that holds the TFDS data set (default: TFDS's own)")
   parser.add_argument("--out", required=True, metavar="DIR", help="gets the state, the metrics and the classifier")
+  parser.add_argument(
+    "--set",
+    action="append",
+    default=[],
+    metavar="NAME=VALUE",
+    help="changes a setting of the configuration, such as seed=1 or num_devices=4; may come several times",
+  )
+  parser.add_argument(
+    "--tensorboard", action="store_true", help="also write TensorBoard events (needs jax_sis[tensorboard])"
+  )
 
 
 def add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -450,9 +460,9 @@ def run_train(options: argparse.Namespace) -> None:
   from jax_sis import train
   from jax_sis.config import load_config
 
-  config = load_config(options.config)
-  devices.use_one_cpu_device_per_core(config.num_shards)
-  directory = train.train(config, data_dir=options.data_dir, out_dir=options.out)
+  config = load_config(options.config, options.set)
+  devices.use_one_cpu_device_per_core(config.num_devices)
+  directory = train.train(config, data_dir=options.data_dir, out_dir=options.out, tensorboard=options.tensorboard)
   print(f"Written to {directory}; use it by jax-sis find --checkpoint {directory}")
 
 

@@ -1,8 +1,12 @@
 """Settings of the programs: frozen dataclasses that check themselves, and the loader of `configs/*.py`."""
 
+import ast
 import dataclasses
+import difflib
 import pathlib
+import re
 import runpy
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,53 +28,6 @@ class Stage:
   def __post_init__(self) -> None:
     require_positive("Stage.epochs", self.epochs)
     require_positive("Stage.resolution", self.resolution)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-  """One training run: the model, the data and the recipe.
-
-  The learning rate rises linearly for `warmup_epochs`, then falls linearly to zero. Images are shifted by up to
-  `crop_padding` pixels and flipped; each image is flipped in every second epoch, starting at random, so that two
-  epochs in a row show both sides. `stages` gives the resolution, low ones first, because they are cheap.
-  """
-
-  model: str
-  dataset: str
-  split: str = "train"
-  stages: tuple[Stage, ...]
-  batch_size: int = 128
-  num_shards: int = 2
-  peak_learning_rate: float = 0.1
-  warmup_epochs: float = 2.0
-  momentum: float = 0.9
-  weight_decay: float = 5e-4
-  crop_padding: int = 4
-  seed: int = 0
-
-  def __post_init__(self) -> None:
-    if not self.stages:
-      raise ValueError("TrainConfig.stages must name at least one Stage, got none.")
-    require_positive("TrainConfig.batch_size", self.batch_size)
-    require_positive("TrainConfig.num_shards", self.num_shards)
-    require_positive("TrainConfig.peak_learning_rate", self.peak_learning_rate)
-    if self.batch_size % self.num_shards:
-      raise ValueError(
-        f"TrainConfig.batch_size must be a multiple of num_shards, got {self.batch_size} and {self.num_shards}."
-      )
-
-  @property
-  def num_epochs(self) -> int:
-    """Epochs of all stages together."""
-    return sum(stage.epochs for stage in self.stages)
-
-  def resolution(self, epoch: int) -> int:
-    """Pixels a side in the 0-based `epoch`."""
-    for stage in self.stages:
-      if epoch < stage.epochs:
-        return stage.resolution
-      epoch -= stage.epochs
-    raise ValueError(f"epoch must be below num_epochs ({self.num_epochs}), got {epoch + self.num_epochs}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +53,175 @@ class Normalisation:
   def invert(self, inputs: Any) -> Any:
     """Normalised inputs -> pixels as floats in 0..255."""
     return (inputs * np.asarray(self.std, inputs.dtype) + np.asarray(self.mean, inputs.dtype)) * 255
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TriangularSchedule:
+  """A learning rate that rises linearly to `peak` for `warmup_epochs`, then falls linearly to zero."""
+
+  peak: float
+  warmup_epochs: float = 0.0
+
+  def __post_init__(self) -> None:
+    require_positive("TriangularSchedule.peak", self.peak)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CosineSchedule:
+  """A learning rate that rises linearly to `peak` for `warmup_epochs`, then falls to zero along a half cosine."""
+
+  peak: float
+  warmup_epochs: float = 0.0
+
+  def __post_init__(self) -> None:
+    require_positive("CosineSchedule.peak", self.peak)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepSchedule:
+  """A learning rate that is multiplied by `factor` after each number of epochs in `milestones`."""
+
+  initial: float = 0.1
+  milestones: tuple[int, ...] = (60, 120, 160)
+  factor: float = 0.2
+
+  def __post_init__(self) -> None:
+    require_positive("StepSchedule.initial", self.initial)
+    require_positive("StepSchedule.factor", self.factor)
+    if list(self.milestones) != sorted(set(self.milestones)):
+      raise ValueError(f"StepSchedule.milestones must ascend, got {self.milestones}.")
+
+
+Schedule = TriangularSchedule | CosineSchedule | StepSchedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pgd:
+  """Adversarial training by projected gradient descent (Madry et al. 2018), L-infinity, in pixels of 0..1.
+
+  Attributes:
+    radius: how far each channel of a pixel may move.
+    num_steps: gradient steps, from a random point within the radius.
+    step_size: how far each step moves.
+  """
+
+  radius: float = 8 / 255
+  num_steps: int = 7
+  step_size: float = 2 / 255
+
+  def __post_init__(self) -> None:
+    require_positive("Pgd.radius", self.radius)
+    require_positive("Pgd.num_steps", self.num_steps)
+    require_positive("Pgd.step_size", self.step_size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmentation:
+  """How training images are varied: shifted by up to `crop_padding` pixels, and flipped.
+
+  Attributes:
+    crop_padding: pixels on each side before the random crop; 0 leaves it out.
+    border: what the padding shows: `zero` (black pixels, as most recipes have it) or `reflect`.
+    flip: `random` (each time with probability 1/2), `alternating` (in every second epoch, starting at random, so that
+      two epochs in a row show both sides) or `none`.
+  """
+
+  crop_padding: int = 4
+  border: Literal["zero", "reflect"] = "zero"
+  flip: Literal["random", "alternating", "none"] = "random"
+
+  def __post_init__(self) -> None:
+    if self.crop_padding < 0:
+      raise ValueError(f"Augmentation.crop_padding must not be negative, got {self.crop_padding}.")
+    require_one_of("Augmentation.border", self.border, ("zero", "reflect"))
+    require_one_of("Augmentation.flip", self.flip, ("random", "alternating", "none"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+  """One training run: the model, the data and the recipe. SGD with Nesterov momentum and L2 weight decay.
+
+  Attributes:
+    model: a key of `classifiers.ARCHITECTURES`.
+    dataset: a TFDS name, or a folder of images with one directory a class.
+    split: the TFDS split.
+    num_validation: images of it that are held out, by seed; `best` is the classifier that does best on them.
+    image_size: pixels a side; random crops are brought to it in training, and the centre elsewhere. None for data sets
+      whose images have one size.
+    normalisation: how the classifier's input is made; None for the data set's own.
+    on_error: `refuse` a data set with an image that cannot be read, or `skip` the image: the next one takes its place.
+    stages: resolutions and epochs; low resolutions first, because they are cheap.
+    batch_size: images a step, on all devices together.
+    num_devices: devices that share a batch, each with batch statistics of its own part; None for all.
+    schedule: the learning rate.
+    momentum: of the gradient.
+    weight_decay: of all parameters, as part of the gradient.
+    label_smoothing: the share of a label that is spread over all classes.
+    augmentation: how images are varied.
+    keep_pixels: input dropout: the probability that a training image's pixel is kept, all channels together; others
+      show the mean colour (Carter et al. 2021, section 4.5, use 0.8).
+    adversarial: train on adversarial examples.
+    gradient_norm_limit: training stops where a gradient's norm passes this.
+    evaluate_every: epochs between evaluations on the held-out images.
+    save_every_steps: steps between saved states; None for the end of each epoch only.
+    seed: of initial weights, order, augmentation and all else that is random.
+  """
+
+  model: str
+  dataset: str
+  split: str = "train"
+  num_validation: int = 0
+  image_size: int | None = None
+  normalisation: Normalisation | None = None
+  on_error: Literal["refuse", "skip"] = "refuse"
+  stages: tuple[Stage, ...]
+  batch_size: int = 128
+  num_devices: int | None = None
+  schedule: Schedule
+  momentum: float = 0.9
+  weight_decay: float = 5e-4
+  label_smoothing: float = 0.0
+  augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+  keep_pixels: float = 1.0
+  adversarial: Pgd | None = None
+  gradient_norm_limit: float = 1e4
+  evaluate_every: int = 1
+  save_every_steps: int | None = None
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    if not self.stages:
+      raise ValueError("TrainConfig.stages must name at least one Stage, got none.")
+    require_positive("TrainConfig.batch_size", self.batch_size)
+    require_positive("TrainConfig.gradient_norm_limit", self.gradient_norm_limit)
+    require_positive("TrainConfig.evaluate_every", self.evaluate_every)
+    for name in ("num_devices", "image_size", "save_every_steps"):
+      if getattr(self, name) is not None:
+        require_positive(f"TrainConfig.{name}", getattr(self, name))
+    if self.num_validation < 0:
+      raise ValueError(f"TrainConfig.num_validation must not be negative, got {self.num_validation}.")
+    if not 0 < self.keep_pixels <= 1:
+      raise ValueError(f"TrainConfig.keep_pixels must be above 0 and at most 1, got {self.keep_pixels}.")
+    if not 0 <= self.label_smoothing < 1:
+      raise ValueError(f"TrainConfig.label_smoothing must be at least 0 and below 1, got {self.label_smoothing}.")
+    require_one_of("TrainConfig.on_error", self.on_error, ("refuse", "skip"))
+    if self.num_devices is not None and self.batch_size % self.num_devices:
+      raise ValueError(
+        f"TrainConfig.batch_size must be a multiple of num_devices, got {self.batch_size} and {self.num_devices}."
+      )
+
+  @property
+  def num_epochs(self) -> int:
+    """Epochs of all stages together."""
+    return sum(stage.epochs for stage in self.stages)
+
+  def resolution(self, epoch: int) -> int:
+    """Pixels a side in the 0-based `epoch`."""
+    for stage in self.stages:
+      if epoch < stage.epochs:
+        return stage.resolution
+      epoch -= stage.epochs
+    raise ValueError(f"epoch must be below num_epochs ({self.num_epochs}), got {epoch + self.num_epochs}.")
 
 
 class Effort(NamedTuple):
@@ -224,16 +350,52 @@ def require_positive(name: str, value: float) -> None:
     raise ValueError(f"{name} must be positive, got {value!r}.")
 
 
-def load_config(path: str | pathlib.Path) -> TrainConfig:
+def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+  """Raises ValueError unless `value` is one of those allowed."""
+  if value not in allowed:
+    raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+
+
+def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig:
   """Runs a Python file and returns the TrainConfig that it binds to `config`.
 
+  Args:
+    path: the file.
+    overrides: fields to change, each as `name=value`, the value a Python literal or a plain word.
+
   Raises:
-    ValueError: there is no such file, or it binds no TrainConfig.
+    ValueError: there is no such file, it binds no TrainConfig, or a setting is unknown.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise ValueError(f"config must be an existing Python file, got {str(path)!r}.")
-  config = runpy.run_path(str(path)).get("config")
+  try:
+    config = runpy.run_path(str(path)).get("config")
+  except TypeError as error:
+    raise ValueError(f"config file {str(path)!r}: {explain_unknown_setting(error)}") from error
   if not isinstance(config, TrainConfig):
     raise ValueError(f"config file {str(path)!r} must bind `config` to a TrainConfig, got {type(config).__name__}.")
+  for override in overrides:
+    name, separator, text = override.partition("=")
+    if not separator:
+      raise ValueError(f"--set must be name=value, got {override!r}.")
+    try:
+      value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+      value = text
+    try:
+      config = dataclasses.replace(config, **{name: value})
+    except TypeError as error:
+      raise ValueError(f"--set {override}: {explain_unknown_setting(error)}") from error
   return config
+
+
+def explain_unknown_setting(error: TypeError) -> str:
+  """The error of a wrong keyword of one of this module's classes, with the nearest right one; others as they are."""
+  found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+  settings = globals().get(found[1]) if found else None
+  if found is None or not dataclasses.is_dataclass(settings):
+    return str(error)
+  known = [field.name for field in dataclasses.fields(settings)]
+  nearest = difflib.get_close_matches(found[2], known, n=1, cutoff=0)[0]
+  return f"{found[1]} has no setting {found[2]!r}; did you mean {nearest!r}? It has {', '.join(known)}."

@@ -26,6 +26,8 @@ CIFAR_NORMALISATION = Normalisation(
 )
 NO_LABEL = -1
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# What Pillow raises for a file that is no image, or a damaged one.
+UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 PREPARED_BY_US = ("cifar10", "cifar100")
 SAMPLE_DIR = pathlib.Path(__file__).parent / "assets" / "cifar10_test_sample"
@@ -154,17 +156,14 @@ class FileSource:
     image, error = np.zeros(self._input_shape, np.uint8), ""
     try:
       image = self._decode(path)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
+    except UNREADABLE as problem:
       error = str(problem).replace(str(path), path.name)
     label = self.class_names.index(path.parent.name) if path.parent.name in self.class_names else NO_LABEL
     return Record(index=index, id=self._ids[index], image=image, label=label, error=error)
 
   def _decode(self, path: pathlib.Path) -> UInt8[np.ndarray, "H W C"]:
     height, width, _ = self._input_shape
-    with Image.open(path) as file:
-      if file.mode not in EIGHT_BIT_MODES:
-        raise ValueError(f"pixels of mode {file.mode}; convert the image to 8 bits a channel")
-      rgb = file.convert("RGB")
+    rgb = Image.fromarray(read_image(path))
     if rgb.size != (width, height):
       if not self._resize:
         raise ValueError(f"{rgb.width}x{rgb.height} pixels, but the classifier takes {width}x{height}; use --resize")
@@ -214,6 +213,19 @@ def open_source(
       f"({', '.join(class_names[:3])}, ...)."
     )
   return source
+
+
+def read_image(path: pathlib.Path) -> UInt8[np.ndarray, "H W 3"]:
+  """The pixels of an image file as RGB.
+
+  Raises:
+    ValueError: it has more than 8 bits a channel.
+    UNREADABLE: Pillow cannot read it.
+  """
+  with Image.open(path) as file:
+    if file.mode not in EIGHT_BIT_MODES:
+      raise ValueError(f"pixels of mode {file.mode}; convert the image to 8 bits a channel")
+    return np.asarray(file.convert("RGB"))
 
 
 def find_image_files(folder: pathlib.Path) -> list[pathlib.Path]:

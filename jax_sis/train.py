@@ -1,178 +1,346 @@
-"""Trains a classifier: SGD with Nesterov momentum, data-parallel by `pmap`, restartable at every epoch."""
+"""Trains a classifier, restartable to the bit: the same command goes on from the last saved state."""
 
+import collections
+import dataclasses
 import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Int
 
-from jax_sis import checkpoint, classifiers, data, devices
+from jax_sis import checkpoint, classifiers, devices, training_data
 from jax_sis.config import Normalisation, TrainConfig
+from jax_sis.metrics_log import MetricsLog
 from jax_sis.progress import Progress
+from jax_sis.results import write_atomically
+from jax_sis.train_step import (
+  DEVICE_AXIS,
+  StepMetrics,
+  TrainState,
+  make_optimizer,
+  make_schedule,
+  make_train_step,
+)
 
-DEVICE_AXIS = "devices"
+RECIPE_FILE = "recipe.json"
 
 
-class TrainState(NamedTuple):
-  """Everything that a resumed run needs besides the epoch number."""
+@dataclasses.dataclass(kw_only=True)
+class Totals:
+  """What an epoch has added up to so far; saved with the state, so that a resumed epoch reports the same."""
 
-  params: Any
-  batch_stats: Any
-  opt_state: Any
+  num_images: int = 0
+  num_correct: int = 0
+  loss: float = 0.0
+  largest_gradient_norm: float = 0.0
+  seconds: float = 0.0
 
 
-def augment(
-  images: UInt8[Array, "B H W 3"],
-  indices: Int[Array, "B"],
-  epoch: Int[Array, ""],
-  *,
-  seed: int,
-  crop_padding: int,
-) -> UInt8[Array, "B H W 3"]:
-  """Shifts each image by up to `crop_padding` pixels (the border is mirrored) and flips it in every second epoch.
+@dataclasses.dataclass(kw_only=True)
+class Position:
+  """Where a run is: finished steps, the epoch's totals, the order's iterator, and the best accuracy so far."""
 
-  The draw of an image depends on the seed, the epoch and its index alone, never on the batch it is in.
+  step: int = 0
+  totals: Totals = dataclasses.field(default_factory=Totals)
+  iterator: dict[str, Any] | None = None
+  best_accuracy: float | None = None
+
+  @classmethod
+  def from_dict(cls, values: dict[str, Any]) -> "Position":
+    """The inverse of `dataclasses.asdict`."""
+    return cls(**{**values, "totals": Totals(**values["totals"])})
+
+
+class Plan(NamedTuple):
+  """A recipe with everything that it names opened.
+
+  Attributes:
+    training_set: the images.
+    train_indices: the places to train on.
+    validation_indices: the places that are held out.
+    normalisation: how inputs are made.
+    local_devices: where it runs.
+    graphdef: the module without its arrays.
+    initial_state: the arrays before the first step.
+    schedule: the learning rate by step.
+    train_step_fn: the compiled step, see `train_step.make_train_step`.
+    evaluate_fn: the compiled evaluation, see `make_evaluate_step`.
+    steps_per_epoch: full batches.
   """
-  height, width = images.shape[1:3]
 
-  def augment_one(image: Array, index: Array) -> Array:
-    key = jax.random.fold_in(jax.random.key(seed), index)
-    first_flip = jax.random.bernoulli(key).astype(jnp.int32)
-    shift_key = jax.random.fold_in(key, epoch)
-    rows, columns = jax.random.randint(shift_key, (2,), 0, 2 * crop_padding + 1)
-    padded = jnp.pad(image, ((crop_padding, crop_padding), (crop_padding, crop_padding), (0, 0)), mode="reflect")
-    shifted = jax.lax.dynamic_slice(padded, (rows, columns, 0), (height, width, 3))
-    return jnp.where((epoch + first_flip) % 2 == 1, shifted[:, ::-1], shifted)
-
-  return jax.vmap(augment_one)(images, indices)
-
-
-def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-  """SGD with Nesterov momentum and L2 weight decay under a triangular learning rate."""
-  warmup_steps = round(config.warmup_epochs * steps_per_epoch)
-  schedule = optax.join_schedules(
-    [
-      optax.linear_schedule(0.0, config.peak_learning_rate, warmup_steps),
-      optax.linear_schedule(config.peak_learning_rate, 0.0, config.num_epochs * steps_per_epoch - warmup_steps),
-    ],
-    [warmup_steps],
-  )
-  return optax.chain(
-    optax.add_decayed_weights(config.weight_decay),
-    optax.sgd(schedule, momentum=config.momentum, nesterov=True),
-  )
+  training_set: training_data.TrainingSet
+  train_indices: Int[np.ndarray, "N"]
+  validation_indices: Int[np.ndarray, "M"]
+  normalisation: Normalisation
+  local_devices: list[devices.Device]
+  graphdef: Any
+  initial_state: TrainState
+  schedule: optax.Schedule
+  train_step_fn: Callable[..., tuple[TrainState, StepMetrics]]
+  evaluate_fn: Callable[..., tuple[Array, Array]]
+  steps_per_epoch: int
 
 
-def make_train_step(
-  config: TrainConfig, graphdef: Any, optimizer: optax.GradientTransformation, normalisation: Normalisation
-) -> Any:
-  """Returns the pmapped step `(state, images, labels, indices, epoch, resolution) -> (state, loss, num_correct)`."""
-
-  def loss_fn(params: Any, batch_stats: Any, inputs: Array, labels: Array) -> tuple[Array, tuple[Any, Array]]:
-    model = nnx.merge(graphdef, params, batch_stats, copy=True)
-    model.train()
-    logits = model(inputs)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    num_correct = (logits.argmax(-1) == labels).sum()
-    return loss, (nnx.state(model, nnx.BatchStat), num_correct)
-
-  def train_step(
-    state: TrainState, images: Array, labels: Array, indices: Array, epoch: Array, resolution: int
-  ) -> tuple[TrainState, Float[Array, ""], Int[Array, ""]]:
-    images = augment(images, indices, epoch, seed=config.seed, crop_padding=config.crop_padding)
-    inputs = normalisation.apply(images)
-    if resolution != inputs.shape[1]:
-      inputs = jax.image.resize(inputs, (inputs.shape[0], resolution, resolution, 3), "linear", antialias=True)
-    (loss, (batch_stats, num_correct)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      state.params, state.batch_stats, inputs, labels
-    )
-    grads, batch_stats, loss = jax.lax.pmean((grads, batch_stats, loss), DEVICE_AXIS)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(params, batch_stats, opt_state), loss, jax.lax.psum(num_correct, DEVICE_AXIS)
-
-  return jax.pmap(
-    train_step,
-    axis_name=DEVICE_AXIS,
-    in_axes=(0, 0, 0, 0, None, None),
-    static_broadcasted_argnums=5,
-    donate_argnums=0,
-    devices=devices.local_devices(config.num_shards),
-  )
-
-
-def epoch_batches(num_examples: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[Int[np.ndarray, "B"]]:
-  """The shuffled indices of one epoch in full batches; the remainder waits for another epoch's shuffle."""
-  order = np.random.default_rng([seed, epoch]).permutation(num_examples)
-  for start in range(0, num_examples - batch_size + 1, batch_size):
-    yield order[start : start + batch_size]
-
-
-def train(config: TrainConfig, *, data_dir: str | None, out_dir: str | os.PathLike[str]) -> pathlib.Path:
+def train(
+  config: TrainConfig,
+  *,
+  data_dir: str | None,
+  out_dir: str | os.PathLike[str],
+  tensorboard: bool = False,
+) -> pathlib.Path:
   """Runs (or resumes) the training that `config` describes and returns the folder of the final classifier.
 
-  The state is saved after every epoch; the same command again goes on from the last one.
+  The state is saved after every epoch, and every `save_every_steps`; the same command again goes on from the last one
+  and, on the same machine, ends with the same bits.
 
   Args:
     config: the recipe.
     data_dir: the TFDS data folder; None for TFDS's own default.
-    out_dir: gets `state/` (resumable), `metrics.jsonl` and, at the end, `classifier/`.
+    out_dir: gets `state/` (resumable), `metrics.jsonl`, at the end `classifier/` and, where images are held out,
+      `best/`, the classifier that did best on them.
+    tensorboard: write the metrics as TensorBoard events, too, into `tensorboard/`.
+
+  Raises:
+    ValueError: the data or the devices do not fit, the folder holds a run of another recipe, training diverged, or a
+      state could not be saved.
   """
   out_dir = pathlib.Path(out_dir)
-  out_dir.mkdir(parents=True, exist_ok=True)
-  images, labels, info = data.load_arrays(config.dataset, config.split, data_dir=data_dir)
-  model = classifiers.build(config.model, num_classes=info.num_classes, seed=config.seed)
-  graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-  steps_per_epoch = len(images) // config.batch_size
-  optimizer = make_optimizer(config, steps_per_epoch)
-  state = TrainState(params, batch_stats, optimizer.init(params))
-  train_step = make_train_step(config, graphdef, optimizer, info.normalisation)
-
-  with checkpoint.TrainingCheckpoints(out_dir / "state") as checkpoints:
-    first_epoch, state = checkpoints.restore_latest(state)
-    state = devices.stack_replicas(state, config.num_shards)
-    total = config.num_epochs * steps_per_epoch
-    with Progress("train", total=total, start=first_epoch * steps_per_epoch, unit="step") as progress:
-      for epoch in range(first_epoch, config.num_epochs):
-        started = time.perf_counter()
-        losses, counts = [], []
-        for indices in epoch_batches(len(images), config.batch_size, seed=config.seed, epoch=epoch):
-          batch = devices.shard((images[indices], labels[indices], indices.astype(np.int32)), config.num_shards)
-          state, loss, num_correct = train_step(state, *batch, np.int32(epoch), config.resolution(epoch))
-          losses.append(loss)
-          counts.append(num_correct)
-          if len(losses) > 1:
-            losses[-2].block_until_ready()
-          progress.advance(1)
-        record = {
-          "epoch": epoch + 1,
-          "resolution": config.resolution(epoch),
-          "train_loss": float(np.mean([loss[0] for loss in losses])),
-          "train_accuracy": float(np.sum([count[0] for count in counts])) / (steps_per_epoch * config.batch_size),
-          "seconds": time.perf_counter() - started,
-        }
-        if not np.isfinite(record["train_loss"]):
-          raise ValueError(f"training loss is {record['train_loss']} in epoch {epoch + 1}; lower peak_learning_rate.")
-        checkpoints.save(epoch + 1, devices.first_replica(state))
-        with open(out_dir / "metrics.jsonl", "a") as metrics_file:
-          metrics_file.write(json.dumps(record) + "\n")
-        progress.log(json.dumps(record))
-
-  final = devices.first_replica(state)
-  classifier = classifiers.Classifier(
-    model_name=config.model,
-    module=nnx.merge(graphdef, final.params, final.batch_stats),
-    class_names=info.class_names,
-    normalisation=info.normalisation,
-    input_shape=images.shape[1:],
-  )
-  checkpoint.save_classifier(out_dir / "classifier", classifier)
+  plan = open_plan(config, data_dir)
+  claim_folder(out_dir, config, plan)
+  with (
+    checkpoint.TrainingCheckpoints(out_dir / "state") as checkpoints,
+    MetricsLog(out_dir, tensorboard=tensorboard) as log,
+  ):
+    state, values = checkpoints.restore_latest(plan.initial_state)
+    position = Position() if values is None else Position.from_dict(values)
+    log.forget_after(position.step)
+    state = run(config, plan, state, position, checkpoints=checkpoints, log=log, out_dir=out_dir)
+  checkpoint.save_classifier(out_dir / "classifier", make_classifier(config, plan, state))
   return out_dir / "classifier"
+
+
+def open_plan(config: TrainConfig, data_dir: str | None) -> Plan:
+  """Opens and checks the data and the devices, and builds the module."""
+  local_devices = devices.local_devices(config.num_devices)
+  if config.batch_size % len(local_devices):
+    raise ValueError(
+      f"batch_size must be a multiple of the {len(local_devices)} devices, got {config.batch_size}; "
+      "set num_devices, or another batch_size."
+    )
+  training_set = training_data.open_training_set(
+    config.dataset, config.split, data_dir=data_dir, image_size=config.image_size, on_error=config.on_error
+  )
+  train_indices, validation_indices = training_data.split_off_validation(
+    len(training_set), config.num_validation, seed=config.seed
+  )
+  steps_per_epoch = len(train_indices) // config.batch_size
+  if not steps_per_epoch:
+    raise ValueError(
+      f"batch_size must be at most the {len(train_indices)} images to train on, got {config.batch_size}."
+    )
+  module = classifiers.build(config.model, num_classes=len(training_set.class_names), seed=config.seed)
+  graphdef, params, batch_stats = nnx.split(module, nnx.Param, nnx.BatchStat)
+  normalisation = config.normalisation or training_set.normalisation
+  optimizer = make_optimizer(config, steps_per_epoch)
+  return Plan(
+    training_set=training_set,
+    train_indices=train_indices,
+    validation_indices=validation_indices,
+    normalisation=normalisation,
+    local_devices=local_devices,
+    graphdef=graphdef,
+    initial_state=TrainState(params, batch_stats, optimizer.init(params)),
+    schedule=make_schedule(config.schedule, steps_per_epoch=steps_per_epoch, num_epochs=config.num_epochs),
+    train_step_fn=make_train_step(config, graphdef, optimizer, normalisation, local_devices),
+    evaluate_fn=make_evaluate_step(graphdef, normalisation, local_devices),
+    steps_per_epoch=steps_per_epoch,
+  )
+
+
+def claim_folder(out_dir: pathlib.Path, config: TrainConfig, plan: Plan) -> None:
+  """Writes the recipe into a new folder, or makes sure that the folder's run has the same one.
+
+  Raises:
+    ValueError: it has another one; what differs is named.
+  """
+  recipe = {
+    **dataclasses.asdict(config),
+    "num_devices": len(plan.local_devices),
+    "num_images": len(plan.training_set),
+    "class_names": plan.training_set.class_names,
+    "image_shape": plan.training_set.image_shape,
+    "normalisation": dataclasses.asdict(plan.normalisation),
+  }
+  recipe = json.loads(json.dumps(recipe))
+  path = out_dir / RECIPE_FILE
+  if not path.exists():
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(recipe, indent=2) + "\n").encode())
+    return
+  earlier = json.loads(path.read_text())
+  different = [name for name in sorted(recipe | earlier) if recipe.get(name) != earlier.get(name)]
+  if different:
+    changes = "; ".join(f"{name} was {earlier.get(name)} and is {recipe.get(name)}" for name in different)
+    raise ValueError(f"--out {str(out_dir)!r} holds a run of another recipe ({changes}); name another folder.")
+
+
+def run(
+  config: TrainConfig,
+  plan: Plan,
+  state: TrainState,
+  position: Position,
+  *,
+  checkpoints: checkpoint.TrainingCheckpoints,
+  log: MetricsLog,
+  out_dir: pathlib.Path,
+) -> TrainState:
+  """All steps that are left; the arrays after the last one."""
+  batches = training_data.training_batches(
+    plan.training_set,
+    plan.train_indices,
+    batch_size=config.batch_size,
+    num_epochs=config.num_epochs,
+    seed=config.seed,
+  )
+  if position.iterator is not None:
+    batches.set_state(position.iterator)
+  num_devices = len(plan.local_devices)
+  num_steps = config.num_epochs * plan.steps_per_epoch
+  state = devices.stack_replicas(state, num_devices)
+  unchecked: collections.deque[StepMetrics] = collections.deque()
+  saved_step = position.step
+  images_before = position.step * config.batch_size
+  with Progress("train", total=num_steps * config.batch_size, start=images_before, unit="image") as progress:
+    plan.training_set.report_fn = progress.log
+    started = time.perf_counter()
+    while position.step < num_steps:
+      epoch = position.step // plan.steps_per_epoch
+      batch = devices.shard(next(batches), num_devices)
+      state, metrics = plan.train_step_fn(
+        state,
+        batch.images,
+        batch.labels,
+        batch.indices,
+        np.int32(epoch),
+        np.int32(position.step),
+        config.resolution(epoch),
+      )
+      unchecked.append(metrics)
+      position.step += 1
+      ends_epoch = position.step % plan.steps_per_epoch == 0
+      saves = ends_epoch or (config.save_every_steps and position.step % config.save_every_steps == 0)
+      # One step is left to run while the host looks at the one before.
+      while len(unchecked) > (0 if saves else 1):
+        add_step(position.totals, unchecked.popleft(), config, step=position.step - len(unchecked), saved=saved_step)
+      progress.advance(config.batch_size)
+      if not saves:
+        continue
+      position.totals.seconds += time.perf_counter() - started
+      if ends_epoch:
+        record = end_epoch(config, plan, state, position, out_dir=out_dir)
+        log.write(record)
+        progress.log(json.dumps(record))
+        position.totals = Totals()
+      position.iterator = batches.get_state()
+      checkpoints.save(position.step, devices.first_replica(state), dataclasses.asdict(position))
+      saved_step = position.step
+      started = time.perf_counter()
+  return devices.first_replica(state)
+
+
+def add_step(totals: Totals, metrics: StepMetrics, config: TrainConfig, *, step: int, saved: int) -> None:
+  """Counts one finished step.
+
+  Raises:
+    ValueError: its loss or gradient is not finite, or the gradient too large.
+  """
+  loss, gradient_norm = float(metrics.loss[0]), float(metrics.gradient_norm[0])
+  if not (np.isfinite(loss) and gradient_norm <= config.gradient_norm_limit):
+    raise ValueError(
+      f"training diverged at step {step}: the loss is {loss:.6g} and the gradient's norm {gradient_norm:.6g} "
+      f"(gradient_norm_limit is {config.gradient_norm_limit:.6g}). The state of step {saved} stays as it was saved; "
+      "start again elsewhere with a lower learning rate or a longer warm-up."
+    )
+  totals.num_images += config.batch_size
+  totals.num_correct += int(metrics.num_correct[0])
+  totals.loss += loss
+  totals.largest_gradient_norm = max(totals.largest_gradient_norm, gradient_norm)
+
+
+def end_epoch(
+  config: TrainConfig, plan: Plan, state: TrainState, position: Position, *, out_dir: pathlib.Path
+) -> dict[str, Any]:
+  """The epoch's line of metrics; evaluates where it is due, and keeps the best classifier."""
+  epoch = position.step // plan.steps_per_epoch
+  totals = position.totals
+  record = {
+    "epoch": epoch,
+    "step": position.step,
+    "resolution": config.resolution(epoch - 1),
+    "learning_rate": float(np.asarray(plan.schedule(position.step - 1))),
+    "train_loss": totals.loss * config.batch_size / totals.num_images,
+    "train_accuracy": totals.num_correct / totals.num_images,
+    "largest_gradient_norm": totals.largest_gradient_norm,
+    "seconds": totals.seconds,
+    "images_per_second": totals.num_images / totals.seconds,
+  }
+  is_due = epoch % config.evaluate_every == 0 or epoch == config.num_epochs
+  if not (len(plan.validation_indices) and is_due):
+    return record
+  accuracy, loss = evaluate(plan, state, batch_size=config.batch_size)
+  if position.best_accuracy is None or accuracy > position.best_accuracy:
+    position.best_accuracy = accuracy
+    checkpoint.save_classifier(out_dir / "best", make_classifier(config, plan, devices.first_replica(state)))
+  return record | {
+    "validation_accuracy": accuracy,
+    "validation_loss": loss,
+    "best_validation_accuracy": position.best_accuracy,
+  }
+
+
+def make_evaluate_step(
+  graphdef: Any, normalisation: Normalisation, local_devices: list[devices.Device]
+) -> Callable[..., tuple[Array, Array]]:
+  """The pmapped `(state, images, labels, valid) -> (images right, summed loss in nats)`, in evaluation mode."""
+
+  def evaluate_step(state: TrainState, images: Array, labels: Array, valid: Bool[Array, "B"]) -> tuple[Array, Array]:
+    model = nnx.merge(graphdef, state.params, state.batch_stats, copy=True)
+    model.eval()
+    logits = model(normalisation.apply(images))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    num_correct = ((logits.argmax(-1) == labels) & valid).sum()
+    return jax.lax.psum((num_correct, (losses * valid.astype(losses.dtype)).sum()), DEVICE_AXIS)
+
+  return jax.pmap(evaluate_step, axis_name=DEVICE_AXIS, devices=local_devices)
+
+
+def evaluate(plan: Plan, state: TrainState, *, batch_size: int) -> tuple[float, float]:
+  """Accuracy and mean loss (nats) on the held-out images, of the arrays of all devices."""
+  num_correct, total_loss = 0, 0.0
+  for start in range(0, len(plan.validation_indices), batch_size):
+    indices = plan.validation_indices[start : start + batch_size]
+    padded = np.resize(indices, batch_size)
+    _, images, labels = plan.training_set.read(padded, None)
+    valid = np.arange(batch_size) < len(indices)
+    correct, loss = plan.evaluate_fn(state, *devices.shard((images, labels, valid), len(plan.local_devices)))
+    num_correct += int(correct[0])
+    total_loss += float(loss[0])
+  return num_correct / len(plan.validation_indices), total_loss / len(plan.validation_indices)
+
+
+def make_classifier(config: TrainConfig, plan: Plan, state: TrainState) -> classifiers.Classifier:
+  """The trained module with what one must know to use it."""
+  return classifiers.Classifier(
+    model_name=config.model,
+    module=nnx.merge(plan.graphdef, state.params, state.batch_stats),
+    class_names=plan.training_set.class_names,
+    normalisation=plan.normalisation,
+    input_shape=plan.training_set.image_shape,
+  )

@@ -1,112 +1,245 @@
-"""Training: a killed run ends bitwise where an undisturbed one does, and augmentation does what it says."""
+"""Training: killed anywhere, it ends bitwise where an undisturbed run does; what goes wrong is named."""
 
 import dataclasses
+import itertools
 import json
+import os
 import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_sis import checkpoint, config, train
-from jax_sis.config import Stage, TrainConfig
+from jax_sis import checkpoint, classifiers, config, train
+from jax_sis.config import Augmentation, Stage, StepSchedule, TrainConfig, TriangularSchedule
 
+DRIVER = pathlib.Path(__file__).parent / "training_driver.py"
 TINY = TrainConfig(
   model="resnet20",
   dataset="cifar10",
   split="train[:48]",
-  stages=(Stage(epochs=2, resolution=8), Stage(epochs=1, resolution=16)),
   batch_size=16,
-  num_shards=2,
-  warmup_epochs=1,
+  num_devices=2,
+  stages=(Stage(epochs=1, resolution=8),),
+  schedule=StepSchedule(initial=0.1, milestones=()),
 )
 CONFIG_TEXT = """
-from jax_sis.config import Stage, TrainConfig
-config = TrainConfig(model="resnet20", dataset="cifar10", split="train[:48]", batch_size=16, num_shards=2,
-  stages=(Stage(epochs=2, resolution=8), Stage(epochs=1, resolution=16)), warmup_epochs=1)
+from jax_sis.config import Stage, StepSchedule, TrainConfig
+config = TrainConfig(model="resnet20", dataset="cifar10", split="train[:48]", batch_size=16, num_devices=2,
+  stages=(Stage(epochs=1, resolution=8),), schedule=StepSchedule(initial=0.1, milestones=()))
 """
+# Each kill is of a run that resumed after the one before. The epochs end at steps 6, 12 and 18; every fourth is saved.
+KILLS = (
+  ("mid_step", 2),
+  ("before_save", 4),
+  ("mid_save", 6),
+  ("before_commit", 8),
+  ("after_commit", 12),
+  ("mid_classifier", 18),
+)
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
 
-def test_a_killed_training_ends_bitwise_where_an_undisturbed_one_does(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
-  (tmp_path / "config.py").write_text(CONFIG_TEXT)
-  assert config.load_config(tmp_path / "config.py") == TINY
-  data_dir = str(shared_dir / "data/tfds")
-  command = [sys.executable, "-m", "jax_sis", "train", str(tmp_path / "config.py"), "--data-dir", data_dir, "--out"]
-  subprocess.run([*command, str(tmp_path / "undisturbed")], check=True, capture_output=True)
-  undisturbed = checkpoint.load_classifier(tmp_path / "undisturbed" / "classifier")
-  command.append(str(tmp_path / "killed"))
-  with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-    assert process.stderr is not None
-    for line in process.stderr:
-      if line.startswith('{"epoch": 1'):
-        break
-    process.kill()
-  assert not (tmp_path / "killed" / "classifier").exists()
-  subprocess.run(command, check=True, capture_output=True)
-  resumed = checkpoint.load_classifier(tmp_path / "killed" / "classifier")
-  expected = jax.tree.leaves(checkpoint.pure_variables(undisturbed.module))
-  actual = jax.tree.leaves(checkpoint.pure_variables(resumed.module))
-  for left, right in zip(actual, expected, strict=True):
-    np.testing.assert_array_equal(left, right)
-  records = [json.loads(line) for line in (tmp_path / "undisturbed" / "metrics.jsonl").read_text().splitlines()]
-  assert [(record["epoch"], record["resolution"]) for record in records] == [(1, 8), (2, 8), (3, 16)]
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+  """What the driver runs in: compiled programs are kept between its runs."""
+  cache = {
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  return {**os.environ, **cache, "PYTHONPATH": os.pathsep.join([str(DRIVER.parents[1]), *sys.path[1:]])}
 
 
-def augment(images: np.ndarray, indices: list[int], epoch: int, *, crop_padding: int = 3) -> np.ndarray:
-  return np.asarray(
-    train.augment(jnp.asarray(images), jnp.array(indices), jnp.int32(epoch), seed=0, crop_padding=crop_padding)
+def drive(
+  out_dir: pathlib.Path,
+  shared_dir: pathlib.Path,
+  num_devices: int,
+  environment: dict[str, str],
+  *kill: object,
+  **options: Any,
+) -> subprocess.CompletedProcess[str]:
+  """One run of the driver."""
+  command = [sys.executable, str(DRIVER), str(out_dir), str(shared_dir / "data/tfds"), str(num_devices)]
+  return subprocess.run(
+    [*command, *map(str, kill)], check=False, env=environment, capture_output=True, text=True, timeout=300, **options
   )
 
 
-def test_each_image_is_flipped_in_every_second_epoch():
-  images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3), np.uint8)
-  indices = list(range(32))
-  first, second, third = (augment(images, indices, epoch, crop_padding=0) for epoch in range(3))
-  flipped = [bool((first[i] == images[i, :, ::-1]).all()) for i in indices]
-  assert 4 < sum(flipped) < 28
-  for i in indices:
-    np.testing.assert_array_equal(first[i], images[i, :, ::-1] if flipped[i] else images[i])
-  np.testing.assert_array_equal(second, first[:, :, ::-1])
-  np.testing.assert_array_equal(third, first)
+def assert_same_run(actual: pathlib.Path, expected: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+  """Classifiers to the bit, and metrics but for times."""
+  monkeypatch.setitem(classifiers.ARCHITECTURES, "tiny", classifiers.ResNetConfig(blocks=(1, 1), widths=(4, 8)))
+  for name in ("classifier", "best"):
+    leaves = [
+      jax.tree.leaves(checkpoint.pure_variables(checkpoint.load_classifier(directory / name).module))
+      for directory in (actual, expected)
+    ]
+    for left, right in zip(*leaves, strict=True):
+      np.testing.assert_array_equal(left, right)
+  records = [
+    [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    for directory in (actual, expected)
+  ]
+  for record in itertools.chain(*records):
+    del record["seconds"], record["images_per_second"]
+  assert records[0] == records[1]
+  assert [(record["epoch"], record["step"], record["resolution"]) for record in records[0]] == [
+    (1, 6, 8), (2, 12, 8), (3, 18, 16)
+  ]  # fmt: skip
 
 
-def test_shifts_reach_from_end_to_end_and_mirror_the_border():
-  # Far enough from the border not to be mirrored.
-  image = np.zeros((1, 16, 16, 3), np.uint8)
-  image[0, 8, 8] = 255
-  shifted = augment(np.repeat(image, 400, axis=0), list(range(400)), 0)[..., 0]
-  rows, columns = np.nonzero(shifted == 255)[1:]
-  assert len(rows) == 400
-  assert set(rows - 8) == set(range(-3, 4))
-  # Unflipped around 8, flipped around 7.
-  assert set(columns) == set(range(4, 12))
-  corner = np.zeros((1, 16, 16, 3), np.uint8)
-  corner[0, 1, 8] = 255
-  assert max((augment(corner, [index], 0) == 255).sum() for index in range(40)) == 2 * 3
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_a_run_killed_at_every_point_ends_bitwise_where_an_undisturbed_one_does(
+  num_devices: int,
+  tmp_path: pathlib.Path,
+  shared_dir: pathlib.Path,
+  environment: dict[str, str],
+  monkeypatch: pytest.MonkeyPatch,
+):
+  undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+  drive(undisturbed, shared_dir, num_devices, environment).check_returncode()
+  # What is saved after each kill.
+  saved = []
+  for kill in KILLS:
+    result = drive(killed, shared_dir, num_devices, environment, *kill)
+    assert result.returncode == -9, (kill, result.stderr)
+    saved.append(sorted(int(path.name) for path in (killed / "state").glob("*") if path.name.isdigit()))
+  assert saved == [[], [], [4], [4, 6], [8, 12], [16, 18]]
+  assert not (killed / "classifier").exists()
+  drive(killed, shared_dir, num_devices, environment).check_returncode()
+  assert_same_run(killed, undisturbed, monkeypatch)
+  leftovers = [path.name for path in (*killed.iterdir(), *(killed / "state").iterdir()) if "tmp" in path.name]
+  assert leftovers == []
 
 
-def test_augmentation_does_not_depend_on_the_batch():
-  images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
-  together = augment(images, [5, 6, 7, 8], 3)
-  np.testing.assert_array_equal(augment(images[2:3], [7], 3)[0], together[2])
+def test_a_full_disk_leaves_the_last_state_and_is_said(
+  tmp_path: pathlib.Path, shared_dir: pathlib.Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+  undisturbed, limited = tmp_path / "undisturbed", tmp_path / "limited"
+  drive(undisturbed, shared_dir, 1, environment).check_returncode()
+  assert drive(limited, shared_dir, 1, environment, "after_commit", 6).returncode == -9
+  result = drive(limited, shared_dir, 1, environment, "full_disk", 4000)
+  assert result.returncode == 1
+  assert re.search(
+    r"ValueError: the state of step 8 could not be saved in '.*state' \(.*\); that of step 6 stays\. "
+    r"Free some space, and the same command goes on from there\.",
+    result.stderr,
+  ), result.stderr
+  drive(limited, shared_dir, 1, environment).check_returncode()
+  assert_same_run(limited, undisturbed, monkeypatch)
 
 
-def test_an_epoch_visits_every_example_once_in_a_new_order():
-  epochs = [np.concatenate(list(train.epoch_batches(12, 4, seed=0, epoch=epoch))) for epoch in range(2)]
-  assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2
-  assert epochs[0].tolist() != epochs[1].tolist()
+def run_tiny(tmp_path: pathlib.Path, shared_dir: pathlib.Path, **changes: Any) -> pathlib.Path:
+  return train.train(
+    dataclasses.replace(TINY, **changes), data_dir=str(shared_dir / "data/tfds"), out_dir=tmp_path / "run"
+  )
 
 
-def test_the_shipped_configuration_loads(repository: pathlib.Path):
+@pytest.fixture
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.setitem(classifiers.ARCHITECTURES, "resnet20", classifiers.ResNetConfig(blocks=(1,), widths=(4,)))
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_a_loss_that_is_not_finite_names_the_step_and_nothing_of_it_is_saved(
+  tmp_path: pathlib.Path, shared_dir: pathlib.Path
+):
+  schedule = StepSchedule(initial=1e30, milestones=())
+  with pytest.raises(
+    ValueError, match=r"^training diverged at step [23]: the loss is (nan|inf|\d).* The state of step 0"
+  ):
+    run_tiny(tmp_path, shared_dir, schedule=schedule)
+  assert not (tmp_path / "run" / "classifier").exists()
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_a_gradient_above_the_limit_names_the_step(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
+  with pytest.raises(
+    ValueError,
+    match=r"^training diverged at step 1: the loss is .* and the gradient's norm .* \(gradient_norm_limit is 1e-06\)",
+  ):
+    run_tiny(tmp_path, shared_dir, gradient_norm_limit=1e-6)
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_a_folder_with_a_run_of_another_recipe_is_refused(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
+  run_tiny(tmp_path, shared_dir)
+  with pytest.raises(
+    ValueError, match=r"holds a run of another recipe \(seed was 0 and is 1\); name another folder\.$"
+  ):
+    run_tiny(tmp_path, shared_dir, seed=1)
+  # The same recipe again is done at once.
+  assert run_tiny(tmp_path, shared_dir) == tmp_path / "run" / "classifier"
+
+
+@pytest.mark.usefixtures("tiny_network")
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (
+      {"batch_size": 15, "num_devices": None},
+      "batch_size must be a multiple of the 8 devices, got 15; set num_devices,",
+    ),
+    ({"batch_size": 64}, "batch_size must be at most the 48 images to train on, got 64."),
+    ({"num_validation": 48}, "num_validation must be below the 48 images of the split, got 48."),
+    ({"dataset": "no/folder"}, "dataset must be an existing folder or the name of a TFDS data set, got 'no/folder'."),
+  ],
+)
+def test_data_that_do_not_fit_are_refused(
+  changes: dict[str, Any], message: str, tmp_path: pathlib.Path, shared_dir: pathlib.Path
+):
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+    run_tiny(tmp_path, shared_dir, **changes)
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_held_out_images_choose_the_best_classifier(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
+  run_tiny(tmp_path, shared_dir, num_validation=16, stages=(Stage(epochs=4, resolution=8),), evaluate_every=2)
+  records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+  accuracies = [record.get("validation_accuracy") for record in records]
+  assert accuracies[0] is accuracies[2] is None
+  best = checkpoint.load_classifier(tmp_path / "run" / "best")
+  # The held-out images are read as they are, at full resolution.
+  plan = train.open_plan(dataclasses.replace(TINY, num_validation=16), str(shared_dir / "data/tfds"))
+  _, images, labels = plan.training_set.read(plan.validation_indices, None)
+  predicted = np.asarray(best.module(jnp.asarray(best.normalisation.apply(images)))).argmax(1)
+  assert (predicted == labels).mean() == max(accuracies[1], accuracies[3]) == records[3]["best_validation_accuracy"]
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_an_adversarial_training_with_dropout_runs(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
+  run_tiny(tmp_path, shared_dir, adversarial=config.Pgd(num_steps=2), keep_pixels=0.8)
+  (record,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+  assert np.isfinite(record["train_loss"])
+
+
+@pytest.mark.usefixtures("tiny_network")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboardX")
+def test_tensorboard_events_hold_the_metrics(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
+  train.train(TINY, data_dir=str(shared_dir / "data/tfds"), out_dir=tmp_path / "run", tensorboard=True)
+  (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+  assert b"train_loss" in events.read_bytes()
+  assert b"images_per_second" in events.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["cifar10_resnet20", "cifar10_resnet18", "cifar10_vgg16", "cifar10_wrn28_10"])
+def test_shipped_configurations_load(repository: pathlib.Path, name: str):
+  shipped = config.load_config(repository / "configs" / f"{name}.py")
+  assert shipped.model == name.removeprefix("cifar10_")
+  assert shipped.model in classifiers.ARCHITECTURES
+
+
+def test_the_budget_recipe_sees_small_images_first(repository: pathlib.Path):
   shipped = config.load_config(repository / "configs" / "cifar10_resnet20.py")
   assert shipped.num_epochs == 32
   assert [shipped.resolution(epoch) for epoch in (0, 17, 18, 31)] == [24, 24, 32, 32]
+  with pytest.raises(ValueError, match=r"^epoch must be below num_epochs \(32\), got 32\.$"):
+    shipped.resolution(32)
 
 
 @pytest.mark.parametrize(
@@ -114,13 +247,49 @@ def test_the_shipped_configuration_loads(repository: pathlib.Path):
   [
     ({"stages": ()}, "TrainConfig.stages must name at least one Stage, got none."),
     ({"batch_size": 0}, "TrainConfig.batch_size must be positive, got 0."),
-    ({"batch_size": 15}, "TrainConfig.batch_size must be a multiple of num_shards, got 15 and 2."),
-    ({"peak_learning_rate": -1.0}, "TrainConfig.peak_learning_rate must be positive, got -1.0."),
+    ({"batch_size": 15}, "TrainConfig.batch_size must be a multiple of num_devices, got 15 and 2."),
+    ({"num_devices": 0}, "TrainConfig.num_devices must be positive, got 0."),
+    ({"keep_pixels": 0.0}, "TrainConfig.keep_pixels must be above 0 and at most 1, got 0.0."),
+    ({"label_smoothing": 1.0}, "TrainConfig.label_smoothing must be at least 0 and below 1, got 1.0."),
+    ({"num_validation": -1}, "TrainConfig.num_validation must not be negative, got -1."),
+    ({"on_error": "stop"}, "TrainConfig.on_error must be one of refuse, skip, got 'stop'."),
   ],
 )
-def test_a_wrong_recipe_is_refused(changes: dict[str, object], message: str):
-  with pytest.raises(ValueError, match=re.escape(message)):
+def test_a_wrong_recipe_is_refused(changes: dict[str, Any], message: str):
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     dataclasses.replace(TINY, **changes)
+
+
+def test_wrong_parts_of_a_recipe_are_refused():
+  with pytest.raises(ValueError, match=r"^TriangularSchedule\.peak must be positive, got -1\.0\.$"):
+    TriangularSchedule(peak=-1.0)
+  with pytest.raises(ValueError, match=r"^StepSchedule\.milestones must ascend, got \(3, 2\)\.$"):
+    StepSchedule(milestones=(3, 2))
+  with pytest.raises(ValueError, match=r"^Augmentation\.border must be one of zero, reflect, got 'blue'\.$"):
+    Augmentation(border="blue")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_configuration_file_is_read_with_its_overrides(tmp_path: pathlib.Path):
+  path = tmp_path / "config.py"
+  path.write_text(CONFIG_TEXT)
+  assert config.load_config(path) == TINY
+  changed = config.load_config(path, ["seed=3", "dataset=cifar100", "momentum=0.5"])
+  assert changed == dataclasses.replace(TINY, seed=3, dataset="cifar100", momentum=0.5)
+
+
+def test_an_unknown_setting_names_the_nearest_one(tmp_path: pathlib.Path):
+  path = tmp_path / "config.py"
+  path.write_text(CONFIG_TEXT.replace("batch_size", "bach_size"))
+  with pytest.raises(ValueError, match=r"TrainConfig has no setting 'bach_size'; did you mean 'batch_size'\? It has"):
+    config.load_config(path)
+  path.write_text(CONFIG_TEXT.replace("initial=0.1", "inital=0.1"))
+  with pytest.raises(ValueError, match="StepSchedule has no setting 'inital'; did you mean 'initial'"):
+    config.load_config(path)
+  path.write_text(CONFIG_TEXT)
+  with pytest.raises(ValueError, match=r"^--set sede=1: TrainConfig has no setting 'sede'; did you mean 'seed'"):
+    config.load_config(path, ["sede=1"])
+  with pytest.raises(ValueError, match=r"^--set must be name=value, got 'seed'\.$"):
+    config.load_config(path, ["seed"])
 
 
 def test_a_configuration_file_must_bind_config(tmp_path: pathlib.Path):

@@ -70,7 +70,7 @@ class Classifier:
   """
 
   model_name: str
-  module: nnx.Module
+  module: Any
   class_names: tuple[str, ...]
   normalisation: Normalisation
   input_shape: tuple[int, ...]

@@ -1,0 +1,210 @@
+"""One step of training: augmentation, input dropout, adversarial examples, SGD; data-parallel by `pmap`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from jax_sis.config import Augmentation, CosineSchedule, Normalisation, Pgd, Schedule, StepSchedule, TrainConfig
+
+DEVICE_AXIS = "devices"
+# What each use of randomness folds into the run's key, so that no two share a draw.
+CROPS, DROPOUT, ATTACK = 1, 2, 3
+
+
+class TrainState(NamedTuple):
+  """Everything that a step changes."""
+
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+
+
+class StepMetrics(NamedTuple):
+  """What a step says of itself, over all devices: mean loss (nats), images right, and the gradient's norm."""
+
+  loss: Float[Array, ""]
+  num_correct: Int[Array, ""]
+  gradient_norm: Float[Array, ""]
+
+
+def make_schedule(schedule: Schedule, *, steps_per_epoch: int, num_epochs: int) -> optax.Schedule:
+  """The learning rate by step."""
+  if isinstance(schedule, StepSchedule):
+    boundaries = {milestone * steps_per_epoch: schedule.factor for milestone in schedule.milestones}
+    return optax.piecewise_constant_schedule(schedule.initial, boundaries)
+  num_warmup = round(schedule.warmup_epochs * steps_per_epoch)
+  num_decay = max(1, num_epochs * steps_per_epoch - num_warmup)
+  if isinstance(schedule, CosineSchedule):
+    decay = optax.cosine_decay_schedule(schedule.peak, num_decay)
+  else:
+    decay = optax.linear_schedule(schedule.peak, 0.0, num_decay)
+  return optax.join_schedules([optax.linear_schedule(0.0, schedule.peak, num_warmup), decay], [num_warmup])
+
+
+def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+  """SGD with Nesterov momentum and L2 weight decay."""
+  schedule = make_schedule(config.schedule, steps_per_epoch=steps_per_epoch, num_epochs=config.num_epochs)
+  return optax.chain(
+    optax.add_decayed_weights(config.weight_decay),
+    optax.sgd(schedule, momentum=config.momentum, nesterov=True),
+  )
+
+
+def augment(
+  images: UInt8[Array, "B H W 3"],
+  indices: Int[Array, "B"],
+  epoch: Int[Array, ""],
+  *,
+  seed: int,
+  augmentation: Augmentation,
+) -> UInt8[Array, "B H W 3"]:
+  """Shifts each image by up to `crop_padding` pixels and flips it.
+
+  The draw of an image depends on the seed, the epoch and its index alone, never on the batch it is in.
+  """
+  height, width = images.shape[1:3]
+  padding = augmentation.crop_padding
+
+  def augment_one(image: Array, index: Array) -> Array:
+    image_key = jax.random.fold_in(jax.random.key(seed), index)
+    epoch_key = jax.random.fold_in(jax.random.fold_in(image_key, CROPS), epoch)
+    shift_key, flip_key = jax.random.split(epoch_key)
+    if padding:
+      mode = "constant" if augmentation.border == "zero" else "reflect"
+      rows, columns = jax.random.randint(shift_key, (2,), 0, 2 * padding + 1)
+      padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode=mode)
+      image = jax.lax.dynamic_slice(padded, (rows, columns, 0), (height, width, 3))
+    if augmentation.flip == "none":
+      return image
+    if augmentation.flip == "random":
+      flipped = jax.random.bernoulli(flip_key)
+    else:
+      first_flip = jax.random.bernoulli(image_key).astype(jnp.int32)
+      flipped = (epoch + first_flip) % 2 == 1
+    return jnp.where(flipped, image[:, ::-1], image)
+
+  return jax.vmap(augment_one)(images, indices)
+
+
+def drop_pixels(
+  inputs: Float[Array, "B H W C"],
+  indices: Int[Array, "B"],
+  epoch: Int[Array, ""],
+  *,
+  seed: int,
+  keep_pixels: float,
+) -> Float[Array, "B H W C"]:
+  """Input dropout: each pixel is kept with this probability, all channels together; others become 0, the mean colour.
+
+  What is kept is not scaled up, because a search masks pixels in the same way. The draw of an image depends on the
+  seed, the epoch and its index alone.
+  """
+
+  def kept(index: Array) -> Array:
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), index), DROPOUT), epoch)
+    return jax.random.bernoulli(key, keep_pixels, (*inputs.shape[1:3], 1))
+
+  return jnp.where(jax.vmap(kept)(indices), inputs, 0)
+
+
+def attack(
+  loss_fn: Callable[[Array], Float[Array, ""]],
+  inputs: Float[Array, "B H W C"],
+  key: Array,
+  *,
+  pgd: Pgd,
+  normalisation: Normalisation,
+) -> Float[Array, "B H W C"]:
+  """Adversarial examples by projected gradient descent (Madry et al. 2018, section 2.1).
+
+  Each step moves every channel of every pixel by `step_size` where the loss rises, and back into the radius around the
+  image and into 0..1. Radius and step are in pixels of 0..1, and so differ from channel to channel in normalised units.
+
+  Args:
+    loss_fn: normalised inputs -> their mean loss.
+    inputs: normalised images.
+    key: of the random start.
+    pgd: radius, steps and step size.
+    normalisation: how the inputs were made.
+  """
+  std = jnp.asarray(normalisation.std, inputs.dtype)
+  black, white = ((value - jnp.asarray(normalisation.mean, inputs.dtype)) / std for value in (0.0, 1.0))
+  radius, step_size = pgd.radius / std, pgd.step_size / std
+  lowest = jnp.maximum(inputs - radius, black)
+  highest = jnp.minimum(inputs + radius, white)
+  start = inputs + radius * jax.random.uniform(key, inputs.shape, inputs.dtype, -1.0, 1.0)
+
+  def step(_: Array, adversarial: Array) -> Array:
+    gradient = jax.grad(loss_fn)(adversarial)
+    return jnp.clip(adversarial + step_size * jnp.sign(gradient), lowest, highest)
+
+  return jax.lax.fori_loop(0, pgd.num_steps, step, jnp.clip(start, lowest, highest))
+
+
+def smooth_cross_entropy(
+  logits: Float[Array, "B K"], labels: Int[Array, "B"], *, label_smoothing: float
+) -> Float[Array, ""]:
+  """The mean cross-entropy, in nats, with labels of which `label_smoothing` is spread evenly over all classes."""
+  targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), label_smoothing)
+  return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def make_train_step(
+  config: TrainConfig,
+  graphdef: Any,
+  optimizer: optax.GradientTransformation,
+  normalisation: Normalisation,
+  devices: list[Any],
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+  """The pmapped step `(state, images, labels, indices, epoch, step, resolution) -> (state, metrics)`.
+
+  Batches have a leading device axis; epoch and step are 0-based numbers, the resolution is a Python number of pixels.
+  """
+
+  def loss_fn(params: Any, batch_stats: Any, inputs: Array, labels: Array) -> tuple[Array, tuple[Any, Array]]:
+    model = nnx.merge(graphdef, params, batch_stats, copy=True)
+    model.train()
+    logits = model(inputs)
+    loss = smooth_cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    return loss, (nnx.state(model, nnx.BatchStat), (logits.argmax(-1) == labels).sum())
+
+  def train_step(
+    state: TrainState, images: Array, labels: Array, indices: Array, epoch: Array, step: Array, resolution: int
+  ) -> tuple[TrainState, StepMetrics]:
+    images = augment(images, indices, epoch, seed=config.seed, augmentation=config.augmentation)
+    inputs = normalisation.apply(images)
+    if resolution != inputs.shape[1]:
+      inputs = jax.image.resize(inputs, (len(inputs), resolution, resolution, 3), "linear", antialias=True)
+    if config.adversarial is not None:
+      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), ATTACK), step)
+      inputs = attack(
+        lambda moved: loss_fn(state.params, state.batch_stats, moved, labels)[0],
+        inputs,
+        jax.random.fold_in(key, jax.lax.axis_index(DEVICE_AXIS)),
+        pgd=config.adversarial,
+        normalisation=normalisation,
+      )
+    if config.keep_pixels < 1:
+      inputs = drop_pixels(inputs, indices, epoch, seed=config.seed, keep_pixels=config.keep_pixels)
+    (loss, (batch_stats, num_correct)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      state.params, state.batch_stats, inputs, labels
+    )
+    grads, batch_stats, loss = jax.lax.pmean((grads, batch_stats, loss), DEVICE_AXIS)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = StepMetrics(loss, jax.lax.psum(num_correct, DEVICE_AXIS), optax.tree.norm(grads))
+    return TrainState(params, batch_stats, opt_state), metrics
+
+  return jax.pmap(
+    train_step,
+    axis_name=DEVICE_AXIS,
+    in_axes=(0, 0, 0, 0, None, None, None),
+    static_broadcasted_argnums=6,
+    donate_argnums=0,
+    devices=devices,
+  )

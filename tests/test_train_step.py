@@ -1,0 +1,216 @@
+"""The parts of a training step, each against what it says it does."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jax_sis import classifiers, data, devices, train_step
+from jax_sis.config import (
+  Augmentation,
+  CosineSchedule,
+  Normalisation,
+  Pgd,
+  Schedule,
+  Stage,
+  StepSchedule,
+  TrainConfig,
+  TriangularSchedule,
+)
+
+pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
+
+ALTERNATING = Augmentation(crop_padding=0, flip="alternating")
+
+
+def augment(
+  images: np.ndarray, indices: list[int], epoch: int, augmentation: Augmentation, seed: int = 0
+) -> np.ndarray:
+  return np.asarray(
+    train_step.augment(jnp.asarray(images), jnp.array(indices), jnp.int32(epoch), seed=seed, augmentation=augmentation)
+  )
+
+
+def test_alternating_flips_show_both_sides_in_two_epochs():
+  images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3), np.uint8)
+  indices = list(range(32))
+  first, second, third = (augment(images, indices, epoch, ALTERNATING) for epoch in range(3))
+  flipped = [bool((first[i] == images[i, :, ::-1]).all()) for i in indices]
+  assert 4 < sum(flipped) < 28
+  for i in indices:
+    np.testing.assert_array_equal(first[i], images[i, :, ::-1] if flipped[i] else images[i])
+  np.testing.assert_array_equal(second, first[:, :, ::-1])
+  np.testing.assert_array_equal(third, first)
+
+
+def test_random_flips_come_half_of_the_time_and_change_between_epochs():
+  images = np.random.default_rng(0).integers(0, 256, (400, 4, 4, 3), np.uint8)
+  random = Augmentation(crop_padding=0, flip="random")
+  flipped = np.array(
+    [
+      [bool((shown[i] == images[i, :, ::-1]).all()) for i in range(400)]
+      for shown in (augment(images, list(range(400)), epoch, random) for epoch in range(2))
+    ]
+  )
+  # Five standard deviations of a fair coin.
+  assert abs(flipped.mean(1) - 0.5).max() < 0.125
+  assert abs((flipped[0] == flipped[1]).mean() - 0.5) < 0.125
+  none = Augmentation(crop_padding=0, flip="none")
+  np.testing.assert_array_equal(augment(images, list(range(400)), 0, none), images)
+
+
+@pytest.mark.parametrize(("border", "copies"), [("reflect", 2), ("zero", 1)])
+def test_shifts_reach_from_end_to_end_and_show_the_border_asked_for(border: Any, copies: int):
+  augmentation = Augmentation(crop_padding=3, border=border, flip="alternating")
+  # Far enough from the border not to be mirrored.
+  image = np.zeros((1, 16, 16, 3), np.uint8)
+  image[0, 8, 8] = 255
+  shifted = augment(np.repeat(image, 400, axis=0), list(range(400)), 0, augmentation)[..., 0]
+  rows, columns = np.nonzero(shifted == 255)[1:]
+  assert len(rows) == 400
+  assert set(rows - 8) == set(range(-3, 4))
+  # Unflipped around 8, flipped around 7.
+  assert set(columns) == set(range(4, 12))
+  corner = np.zeros((1, 16, 16, 3), np.uint8)
+  corner[0, 1, 8] = 255
+  assert max((augment(corner, [index], 0, augmentation) == 255).sum() for index in range(40)) == copies * 3
+
+
+def test_augmentation_does_not_depend_on_the_batch():
+  images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+  together = augment(images, [5, 6, 7, 8], 3, Augmentation())
+  np.testing.assert_array_equal(augment(images[2:3], [7], 3, Augmentation())[0], together[2])
+  assert (augment(images, [5, 6, 7, 8], 4, Augmentation()) != together).any()
+  assert (augment(images, [5, 6, 7, 8], 3, Augmentation(), seed=1) != together).any()
+
+
+def test_dropped_pixels_lose_all_channels_and_are_not_made_up_for():
+  inputs = jnp.asarray(np.random.default_rng(1).normal(size=(16, 32, 32, 3)), jnp.float32)
+  indices = jnp.arange(16)
+
+  def drop(epoch: int, part: slice = slice(None)) -> np.ndarray:
+    return np.asarray(train_step.drop_pixels(inputs[part], indices[part], jnp.int32(epoch), seed=0, keep_pixels=0.8))
+
+  dropped = drop(0)
+  kept = (dropped != 0).all(-1)
+  np.testing.assert_array_equal(kept, (dropped != 0).any(-1))
+  np.testing.assert_array_equal(dropped[kept], np.asarray(inputs)[kept])
+  # Five standard deviations of 16,384 draws.
+  assert abs(kept.mean() - 0.8) < 0.016
+  np.testing.assert_array_equal(drop(0, slice(3, 5)), dropped[3:5])
+  assert (drop(1) != dropped).any()
+
+
+NORMALISATION = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.25, 0.5, 1.0))
+
+
+def test_an_attack_on_a_linear_loss_reaches_the_corner_of_the_radius():
+  weights = jnp.asarray(np.random.default_rng(2).normal(size=(4, 4, 3)), jnp.float32)
+  images = np.random.default_rng(3).integers(60, 200, (2, 4, 4, 3), np.uint8)
+  inputs = jnp.asarray(NORMALISATION.apply(images))
+  adversarial = train_step.attack(
+    lambda moved: (moved * weights).sum(),
+    inputs,
+    jax.random.key(0),
+    pgd=Pgd(radius=8 / 255, num_steps=8, step_size=2 / 255),
+    normalisation=NORMALISATION,
+  )
+  moved = (NORMALISATION.invert(np.asarray(adversarial)) - images) / 255
+  np.testing.assert_allclose(moved, np.broadcast_to(8 / 255 * np.sign(weights), moved.shape), atol=1e-5)
+
+
+def test_an_attack_stays_within_the_radius_and_the_range_of_pixels_and_raises_the_loss():
+  module = classifiers.build("resnet20", num_classes=10)
+  module.eval()
+  predict_fn, params = classifiers.freeze(module)
+  images = np.random.default_rng(4).integers(0, 256, (4, 32, 32, 3), np.uint8)
+  images[0], images[1] = 0, 255
+  labels = jnp.arange(4)
+  inputs = jnp.asarray(NORMALISATION.apply(images))
+
+  def loss_fn(moved: Any) -> Any:
+    return train_step.smooth_cross_entropy(predict_fn(params, moved), labels, label_smoothing=0.0)
+
+  def run(inputs: Any, key: Any) -> Any:
+    return train_step.attack(loss_fn, inputs, key, pgd=Pgd(), normalisation=NORMALISATION)
+
+  adversarial = jax.jit(run)(inputs, jax.random.key(0))
+  pixels = NORMALISATION.invert(np.asarray(adversarial)) / 255
+  assert pixels.min() > -1e-5
+  assert pixels.max() < 1 + 1e-5
+  distance = np.abs(pixels - images / 255)
+  assert 7.9 / 255 < distance.max() < 8 / 255 + 1e-5
+  assert loss_fn(adversarial) > loss_fn(inputs) + 0.01
+
+
+def test_labels_are_smoothed_over_all_classes():
+  logits = np.random.default_rng(5).normal(size=(6, 4))
+  labels = np.array([0, 1, 2, 3, 0, 1])
+  targets = 0.9 * np.eye(4)[labels] + 0.1 / 4
+  log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+  expected = -(targets * log_probabilities).sum(1).mean()
+  actual = train_step.smooth_cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), label_smoothing=0.1)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("schedule", "rates"),
+  [
+    (StepSchedule(initial=0.1, milestones=(2, 5), factor=0.2), {0: 0.1, 19: 0.1, 20: 0.02, 49: 0.02, 50: 0.004}),
+    (TriangularSchedule(peak=0.4, warmup_epochs=2), {0: 0.0, 10: 0.2, 20: 0.4, 60: 0.2, 99: 0.005}),
+    (CosineSchedule(peak=0.4, warmup_epochs=2), {0: 0.0, 20: 0.4, 60: 0.2, 40: 0.2 * (1 + 0.5**0.5)}),
+    (CosineSchedule(peak=0.4), {0: 0.4, 50: 0.2}),
+  ],
+)
+def test_learning_rates_follow_their_schedule(schedule: Schedule, rates: dict[int, float]):
+  rate_fn = train_step.make_schedule(schedule, steps_per_epoch=10, num_epochs=10)
+  for step, rate in rates.items():
+    np.testing.assert_allclose(rate_fn(step), rate, rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_is_sgd_with_nesterov_momentum_and_weight_decay_on_the_mean_gradient():
+  config = TrainConfig(
+    model="resnet20",
+    dataset="none",
+    stages=(Stage(epochs=1, resolution=8),),
+    batch_size=8,
+    schedule=StepSchedule(initial=0.1, milestones=()),
+    momentum=0.9,
+    weight_decay=0.01,
+    augmentation=Augmentation(crop_padding=0, flip="none"),
+  )
+  module = classifiers.ResNet(classifiers.ResNetConfig(blocks=(1,), widths=(4,), num_classes=3), rngs=nnx.Rngs(0))
+  graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
+  optimizer = train_step.make_optimizer(config, 10)
+  images = np.random.default_rng(6).integers(0, 256, (8, 8, 8, 3), np.uint8)
+  labels = np.arange(8, dtype=np.int32) % 3
+  local_devices = devices.local_devices(2)
+  step_fn = train_step.make_train_step(config, graphdef, optimizer, data.CIFAR_NORMALISATION, local_devices)
+  state = devices.stack_replicas(train_step.TrainState(params, stats, optimizer.init(params)), 2)
+  batch = devices.shard((images, labels, np.arange(8, dtype=np.int32)), 2)
+  losses = []
+  for step in range(2):
+    state, metrics = step_fn(state, *batch, np.int32(0), np.int32(step), 8)
+    losses.append(float(metrics.loss[0]))
+
+  # The same by hand: each device has batch statistics of its own half.
+  def loss_fn(params: Any, half: slice) -> Any:
+    model = nnx.merge(graphdef, params, stats, copy=True)
+    model.train()
+    logits = model(jnp.asarray(data.CIFAR_NORMALISATION.apply(images[half])))
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.asarray(labels[half])[:, None], 1).mean()
+
+  velocity = jax.tree.map(jnp.zeros_like, params)
+  for step in range(2):
+    halves = [jax.value_and_grad(loss_fn)(params, half) for half in (slice(0, 4), slice(4, 8))]
+    np.testing.assert_allclose(losses[step], (halves[0][0] + halves[1][0]) / 2, rtol=1e-5)
+    gradient = jax.tree.map(lambda p, a, b: (a + b) / 2 + 0.01 * p, params, halves[0][1], halves[1][1])
+    velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, gradient)
+    params = jax.tree.map(lambda p, v, g: p - 0.1 * (g + 0.9 * v), params, velocity, gradient)
+  for actual, expected in zip(
+    jax.tree.leaves(devices.first_replica(state.params)), jax.tree.leaves(params), strict=True
+  ):
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
