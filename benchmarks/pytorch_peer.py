@@ -87,6 +87,25 @@ class ResNet20(nn.Module):
     return self.linear(hidden.mean((2, 3)))
 
 
+def make_training_fn(batch_size: int, *, num_steps: int, channels_last: bool) -> Callable[[], float]:
+  """The seconds of steps of SGD with Nesterov momentum on one random batch, as a PyTorch user writes them."""
+  layout = torch.channels_last if channels_last else torch.contiguous_format
+  model = ResNet20().train().to(memory_format=layout)
+  optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+  images = torch.randn(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE).to(memory_format=layout)
+  labels = torch.randint(0, NUM_CLASSES, (batch_size,))
+
+  def run() -> float:
+    started = time.perf_counter()
+    for _ in range(num_steps):
+      optimizer.zero_grad()
+      functional.cross_entropy(model(images), labels).backward()
+      optimizer.step()
+    return time.perf_counter() - started
+
+  return run
+
+
 def make_stage(in_width: int, width: int, stride: int) -> nn.Sequential:
   """The blocks of one resolution; the first one changes it."""
   blocks = [BasicBlock(in_width, width, stride)]
