@@ -104,6 +104,7 @@ def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.C
     "class_names": list(classifier.class_names),
     "input_shape": list(classifier.input_shape),
     "normalisation": dataclasses.asdict(classifier.normalisation),
+    "ensemble": classifier.ensemble and dataclasses.asdict(classifier.ensemble),
   }
   try:
     for leftover in (new, old):
@@ -132,9 +133,7 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
   description = read_description(directory)
   try:
     # Shapes only: initial values would cost seconds and be overwritten.
-    module = nnx.eval_shape(
-      lambda: classifiers.build(description["model"], num_classes=len(description["class_names"]))
-    )
+    module, ensemble = build_abstract(description)
     normalisation = Normalisation(
       mean=tuple(description["normalisation"]["mean"]), std=tuple(description["normalisation"]["std"])
     )
@@ -165,7 +164,19 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
     class_names=class_names,
     normalisation=normalisation,
     input_shape=input_shape,
+    ensemble=ensemble,
   )
+
+
+def build_abstract(description: dict[str, Any]) -> tuple[Any, classifiers.EnsembleConfig | None]:
+  """The module of a description with shapes in place of arrays, and of what it is made if it is an ensemble."""
+  num_classes = len(description["class_names"])
+  if not description.get("ensemble"):
+    return nnx.eval_shape(lambda: classifiers.build(description["model"], num_classes=num_classes)), None
+  config = classifiers.EnsembleConfig(
+    members=tuple(description["ensemble"]["members"]), average=description["ensemble"]["average"]
+  )
+  return nnx.eval_shape(lambda: classifiers.build_ensemble(config, num_classes=num_classes)), config
 
 
 def read_description(directory: pathlib.Path) -> dict[str, Any]:

@@ -295,7 +295,8 @@ def test_an_unknown_architecture_is_refused():
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_an_ensemble_averages_what_it_says(average: classifiers.Average):
   members = [classifiers.build("resnet20", num_classes=3, seed=seed) for seed in range(3)]
-  ensemble = classifiers.Ensemble(members, classifiers.EnsembleConfig(average=average))
+  config = classifiers.EnsembleConfig(members=("resnet20",) * 3, average=average)
+  ensemble = classifiers.Ensemble(members, config)
   ensemble.eval()
   inputs = jnp.asarray(10 * np.random.default_rng(8).normal(size=(4, 8, 8, 3)), jnp.float32)
   member_logits = np.stack([np.asarray(member(inputs), np.float64) for member in members])
@@ -312,6 +313,6 @@ def test_an_ensemble_averages_what_it_says(average: classifiers.Average):
 @pytest.mark.usefixtures("without_type_checks")
 def test_an_ensemble_of_nothing_or_of_an_unknown_mean_is_refused():
   with pytest.raises(ValueError, match=r"^members must hold at least one classifier, got none\.$"):
-    classifiers.Ensemble([], classifiers.EnsembleConfig())
+    classifiers.EnsembleConfig(members=())
   with pytest.raises(ValueError, match=r"^average must be 'logits' or 'probabilities', got 'votes'\.$"):
-    classifiers.EnsembleConfig(average="votes")  # pyright: ignore[reportArgumentType]
+    classifiers.EnsembleConfig(members=("resnet20",), average="votes")  # pyright: ignore[reportArgumentType]

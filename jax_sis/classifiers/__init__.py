@@ -31,6 +31,7 @@ __all__ = [
   "WideResNetConfig",
   "architecture",
   "build",
+  "build_ensemble",
   "freeze",
 ]
 
@@ -62,11 +63,12 @@ class Classifier:
   """A trained module and what one must know to use it.
 
   Attributes:
-    model_name: a key of ARCHITECTURES.
+    model_name: a key of ARCHITECTURES, or what an ensemble is called.
     module: the trained module.
     class_names: a name for each logit.
     normalisation: how its input is made from pixels.
     input_shape: height, width and channels of an image.
+    ensemble: of what an ensemble is made; None for a single network.
   """
 
   model_name: str
@@ -74,6 +76,7 @@ class Classifier:
   class_names: tuple[str, ...]
   normalisation: Normalisation
   input_shape: tuple[int, ...]
+  ensemble: EnsembleConfig | None = None
 
 
 def build(model_name: str, *, num_classes: int, seed: int = 0) -> Any:
@@ -84,6 +87,16 @@ def build(model_name: str, *, num_classes: int, seed: int = 0) -> Any:
   """
   config = dataclasses.replace(architecture(model_name), num_classes=num_classes)
   return MODULES[type(config)](config, rngs=nnx.Rngs(seed))
+
+
+def build_ensemble(config: EnsembleConfig, *, num_classes: int) -> Ensemble:
+  """Freshly initialised members, each by a seed of its own.
+
+  Raises:
+    ValueError: no such architecture.
+  """
+  members = [build(name, num_classes=num_classes, seed=seed) for seed, name in enumerate(config.members)]
+  return Ensemble(members, config)
 
 
 def architecture(model_name: str) -> ArchitectureConfig:

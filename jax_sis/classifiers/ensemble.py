@@ -15,11 +15,19 @@ Average = Literal["logits", "probabilities"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnsembleConfig:
-  """What is averaged; by `probabilities` a softmax of the ensemble's logits is the mean of the members' softmaxes."""
+  """Of what an ensemble is made.
 
+  Attributes:
+    members: the members' architectures, keys of ARCHITECTURES.
+    average: what is averaged; by `probabilities` a softmax of the ensemble's logits is the mean of the members' own.
+  """
+
+  members: tuple[str, ...]
   average: Average = "probabilities"
 
   def __post_init__(self) -> None:
+    if not self.members:
+      raise ValueError("members must hold at least one classifier, got none.")
     if self.average not in ("logits", "probabilities"):
       raise ValueError(f"average must be 'logits' or 'probabilities', got {self.average!r}.")
 
@@ -29,15 +37,10 @@ class Ensemble(nnx.Module):
 
   Args:
     members: classifiers with the same input and classes.
-    config: what is averaged.
-
-  Raises:
-    ValueError: there is no member.
+    config: their architectures, and what is averaged.
   """
 
   def __init__(self, members: Sequence[nnx.Module], config: EnsembleConfig):
-    if not members:
-      raise ValueError("members must hold at least one classifier, got none.")
     self.config = config
     self.members = nnx.List(members)
 

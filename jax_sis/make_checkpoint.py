@@ -1,0 +1,127 @@
+"""Classifiers made of what is there already: a file of PyTorch's weights, or several classifiers as one ensemble."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from jax_sis import checkpoint, classifiers, data, state_dicts, torch_weights, training_data
+from jax_sis.config import Normalisation
+
+# Pixels a side that the published weights were trained on; others 32.
+IMAGE_SIZES = {"resnet50": 224, "inception_v3": 299}
+
+
+def import_weights(
+  path: str | os.PathLike[str],
+  *,
+  out_dir: str | os.PathLike[str],
+  normalisation: Normalisation,
+  model_name: str | None = None,
+  class_names: Sequence[str] | None = None,
+  image_size: int | None = None,
+  key: str | None = None,
+) -> classifiers.Classifier:
+  """Writes the classifier whose PyTorch state dict a file holds, and returns it.
+
+  Args:
+    path: a `.pt`, `.pth`, `.th`, `.npz` or `.safetensors` file.
+    out_dir: the classifier's folder.
+    normalisation: how its input is made; nothing in the file says so.
+    model_name: a key of `classifiers.ARCHITECTURES`; None recognises it.
+    class_names: a name for each logit; None numbers them.
+    image_size: pixels a side; None for what the published weights of the architecture take.
+    key: which state dict of the file, where it holds several.
+
+  Raises:
+    ValueError: the file cannot be read, does not hold that architecture, or there are more or fewer names than classes.
+  """
+  state_dict = state_dicts.read_state_dict(path, key=key)
+  if model_name is None:
+    model_name = torch_weights.identify(state_dict)
+  module = torch_weights.load_module(model_name, state_dict)
+  num_classes = module.head.kernel.shape[1]
+  if class_names is None:
+    class_names = [str(number) for number in range(num_classes)]
+  if len(class_names) != num_classes:
+    raise ValueError(f"class_names must have a name for each of the {num_classes} classes, got {len(class_names)}.")
+  size = image_size or IMAGE_SIZES.get(model_name, 32)
+  classifier = classifiers.Classifier(
+    model_name=model_name,
+    module=module,
+    class_names=tuple(class_names),
+    normalisation=normalisation,
+    input_shape=(size, size, 3),
+  )
+  checkpoint.save_classifier(out_dir, classifier)
+  return classifier
+
+
+def parse_normalisation(text: str) -> Normalisation:
+  """A data set's normalisation by its name, or that of six numbers separated by commas: means, then deviations.
+
+  Raises:
+    ValueError: it is neither.
+  """
+  if text in training_data.NORMALISATIONS:
+    return training_data.NORMALISATIONS[text]
+  try:
+    numbers = [float(number) for number in text.split(",")]
+  except ValueError:
+    numbers = []
+  if len(numbers) != 6:
+    raise ValueError(
+      f"--normalisation must be one of {', '.join(training_data.NORMALISATIONS)} or six numbers separated by commas, "
+      f"got {text!r}."
+    )
+  return Normalisation(mean=tuple(numbers[:3]), std=tuple(numbers[3:]))
+
+
+def read_class_names(source: str, *, data_dir: str | None) -> tuple[str, ...]:
+  """The class names that a text file holds, one a line, or those of a TFDS data set.
+
+  Raises:
+    ValueError: there is neither.
+  """
+  path = pathlib.Path(source)
+  if path.is_file():
+    return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+  return tuple(data.open_data_source(source, "test", data_dir).dataset_info.features["label"].names)
+
+
+def join_ensemble(
+  directories: Sequence[str | os.PathLike[str]], *, average: classifiers.Average, out_dir: str | os.PathLike[str]
+) -> classifiers.Classifier:
+  """Writes the ensemble of several classifiers, their arrays included, and returns it.
+
+  Args:
+    directories: the members' folders, at least two.
+    average: what of the members is averaged: logits or probabilities.
+    out_dir: the ensemble's folder.
+
+  Raises:
+    ValueError: there are fewer than two, one is an ensemble itself, or they differ in classes, input or normalisation.
+  """
+  if len(directories) < 2:
+    raise ValueError(f"an ensemble must have at least two members, got {len(directories)}.")
+  members = [checkpoint.load_classifier(directory) for directory in directories]
+  first = members[0]
+  for directory, member in zip(directories, members, strict=True):
+    if member.ensemble is not None:
+      raise ValueError(f"members must be single classifiers, but {str(directory)!r} is an ensemble; name its members.")
+    for field in ("class_names", "input_shape", "normalisation"):
+      if getattr(member, field) != getattr(first, field):
+        raise ValueError(
+          f"members must have the same {field}, got {getattr(first, field)} in {str(directories[0])!r} and "
+          f"{getattr(member, field)} in {str(directory)!r}."
+        )
+  config = classifiers.EnsembleConfig(members=tuple(member.model_name for member in members), average=average)
+  classifier = classifiers.Classifier(
+    model_name=f"ensemble of {len(members)}",
+    module=classifiers.Ensemble([member.module for member in members], config),
+    class_names=first.class_names,
+    normalisation=first.normalisation,
+    input_shape=first.input_shape,
+    ensemble=config,
+  )
+  checkpoint.save_classifier(out_dir, classifier)
+  return classifier

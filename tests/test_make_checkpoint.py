@@ -1,0 +1,130 @@
+"""Classifiers made of PyTorch's weights, and of other classifiers: on disk as they should be."""
+
+import pathlib
+import re
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import random_weights
+
+from jax_sis import checkpoint, classifiers, cli, make_checkpoint, torch_weights
+from jax_sis.config import Normalisation
+
+pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
+
+NORMALISATION = Normalisation(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+WEIGHTS_FILE = "data/weights/resnet20-12fca82f.th"
+
+
+@pytest.fixture
+def weights_file(tmp_path: pathlib.Path) -> pathlib.Path:
+  """A state dict of ResNet-20, as NumPy keeps it."""
+  arrays: dict[str, Any] = {**random_weights.read_golden_logits("resnet20").state_dict()}
+  np.savez(tmp_path / "weights.npz", **arrays)
+  return tmp_path / "weights.npz"
+
+
+def make_classifier(seed: int, *, class_names: tuple[str, ...] = ("a", "b", "c")) -> classifiers.Classifier:
+  module = classifiers.build("resnet20", num_classes=len(class_names), seed=seed)
+  module.eval()
+  return classifiers.Classifier(
+    model_name="resnet20",
+    module=module,
+    class_names=class_names,
+    normalisation=NORMALISATION,
+    input_shape=(32, 32, 3),
+  )
+
+
+def test_imported_weights_give_pytorchs_logits_after_a_round_trip(weights_file: pathlib.Path, tmp_path: pathlib.Path):
+  make_checkpoint.import_weights(weights_file, out_dir=tmp_path / "out", normalisation=NORMALISATION)
+  loaded = checkpoint.load_classifier(tmp_path / "out")
+  assert loaded.model_name == "resnet20"
+  assert loaded.class_names == tuple("0123456789")
+  assert loaded.normalisation == NORMALISATION
+  assert loaded.input_shape == (32, 32, 3)
+  golden = random_weights.read_golden_logits("resnet20")
+  inputs = jnp.asarray(golden.inputs().transpose(0, 2, 3, 1), jnp.float32)
+  np.testing.assert_allclose(loaded.module(inputs), golden.logits, rtol=0, atol=1e-4)
+
+
+def test_class_names_and_architecture_must_fit(weights_file: pathlib.Path, tmp_path: pathlib.Path):
+  options = {"out_dir": tmp_path / "out", "normalisation": NORMALISATION}
+  with pytest.raises(ValueError, match=r"^class_names must have a name for each of the 10 classes, got 2\.$"):
+    make_checkpoint.import_weights(weights_file, class_names=("a", "b"), **options)
+  with pytest.raises(ValueError, match=r"^state_dict must hold exactly the arrays of vgg16, .* it is a state dict of"):
+    make_checkpoint.import_weights(weights_file, model_name="vgg16", **options)
+  assert not (tmp_path / "out").exists()
+
+
+def test_the_published_weights_are_imported_from_the_command_line(
+  shared_dir: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+  out, data_dir = tmp_path / "out", shared_dir / "data/tfds"
+  command = ["checkpoint", "import", str(shared_dir / WEIGHTS_FILE), "--normalisation", "imagenet2012"]
+  assert cli.main([*command, "--classes", "cifar10", "--data-dir", str(data_dir), "--out", str(out)]) == 0
+  assert capsys.readouterr().out == f"resnet20, 10 classes; use it by --checkpoint {out}\n"
+  loaded = checkpoint.load_classifier(out)
+  assert loaded.class_names[3] == "cat"
+  assert loaded.normalisation.mean == (0.485, 0.456, 0.406)
+
+
+def test_class_names_come_from_a_file(tmp_path: pathlib.Path):
+  (tmp_path / "names.txt").write_text("red fox\n arctic fox \n\n")
+  assert make_checkpoint.read_class_names(str(tmp_path / "names.txt"), data_dir=None) == ("red fox", "arctic fox")
+  with pytest.raises(ValueError, match="'no_such_set'"):
+    make_checkpoint.read_class_names("no_such_set", data_dir=str(tmp_path))
+
+
+def test_a_normalisation_is_a_name_or_six_numbers():
+  assert make_checkpoint.parse_normalisation("cifar10").mean[0] == 125.3 / 255
+  assert make_checkpoint.parse_normalisation("0.1,0.2,0.3,0.4,0.5,0.6") == NORMALISATION
+  for text in ("mnist", "1,2,3", "a,b,c,d,e,f"):
+    message = (
+      "--normalisation must be one of cifar10, cifar100, imagenet2012 or six numbers separated by commas, "
+      f"got {text!r}."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+      make_checkpoint.parse_normalisation(text)
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_an_ensemble_on_disk_answers_with_the_mean_of_its_members(average: classifiers.Average, tmp_path: pathlib.Path):
+  members = [make_classifier(seed) for seed in range(2)]
+  folders = [tmp_path / name for name in ("first", "second")]
+  for folder, member in zip(folders, members, strict=True):
+    checkpoint.save_classifier(folder, member)
+  out = tmp_path / "ensemble"
+  assert cli.main(["checkpoint", "ensemble", *map(str, folders), "--average", average, "--out", str(out)]) == 0
+  loaded = checkpoint.load_classifier(out)
+  assert loaded.model_name == "ensemble of 2"
+  assert loaded.ensemble == classifiers.EnsembleConfig(members=("resnet20", "resnet20"), average=average)
+  inputs = jnp.asarray(np.random.default_rng(0).normal(size=(3, 32, 32, 3)), jnp.float32)
+  logits = np.stack([np.asarray(member.module(inputs), np.float64) for member in members])
+  if average == "probabilities":
+    logits = np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
+    expected = np.log(np.exp(logits).mean(0))
+  else:
+    expected = logits.mean(0)
+  predict_fn, params = classifiers.freeze(loaded.module)
+  np.testing.assert_allclose(predict_fn(params, inputs), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_members_that_do_not_fit_together_are_refused(tmp_path: pathlib.Path):
+  first, second, both = (tmp_path / name for name in ("first", "second", "both"))
+  checkpoint.save_classifier(first, make_classifier(0))
+  checkpoint.save_classifier(second, make_classifier(1, class_names=("a", "b", "d")))
+  with pytest.raises(ValueError, match=r"^an ensemble must have at least two members, got 1\.$"):
+    make_checkpoint.join_ensemble([first], average="logits", out_dir=both)
+  with pytest.raises(ValueError, match=r"^members must have the same class_names, got \('a', 'b', 'c'\) in "):
+    make_checkpoint.join_ensemble([first, second], average="logits", out_dir=both)
+  make_checkpoint.join_ensemble([first, first], average="logits", out_dir=both)
+  with pytest.raises(ValueError, match=r"^members must be single classifiers, but '.*both' is an ensemble; name its"):
+    make_checkpoint.join_ensemble([first, both], average="logits", out_dir=tmp_path / "more")
+
+
+def test_identify_and_load_agree_with_the_file(weights_file: pathlib.Path):
+  with np.load(weights_file) as file:
+    assert torch_weights.identify(dict(file)) == "resnet20"
