@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from jax_sis import cli
+from jax_sis import arguments, cli
 from jax_sis.version import __version__
 
 
-@pytest.mark.parametrize("command", [[], ["find"], ["evaluate"], ["bench"], ["train"]])
+@pytest.mark.parametrize("command", [[], ["find"], ["evaluate"], ["bench"], ["train"], ["checkpoint"], ["data"]])
 def test_help_explains_every_option(command: list[str], capsys: pytest.CaptureFixture[str]):
   with pytest.raises(SystemExit) as finished:
     cli.main([*command, "--help"])
@@ -17,13 +17,13 @@ def test_help_explains_every_option(command: list[str], capsys: pytest.CaptureFi
   text = capsys.readouterr().out
   assert text.startswith("usage: jax-sis")
   assert max(map(len, text.splitlines())) <= 120
-  parser = cli.make_parser()
+  parser = arguments.make_parser()
   for action in parser._subparsers._group_actions[0].choices[command[0]]._actions if command else parser._actions:  # pyright: ignore
     assert action.help or action.dest == "command", action
 
 
 def test_help_does_not_load_the_programs():
-  code = "import sys; from jax_sis import cli; cli.make_parser(); sys.exit('flax' in sys.modules)"
+  code = "import sys; from jax_sis import arguments, cli; arguments.make_parser(); sys.exit('flax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -57,7 +57,7 @@ def run(options):
   print("lost", flush=True)
   time.sleep(60)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-cli.run_bench = run
+cli.RUNNERS["bench"] = run
 sys.exit(cli.main(["bench"]))
 """
   finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
