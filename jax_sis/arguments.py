@@ -130,7 +130,9 @@ def add_find(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
   )
   what.add_argument("--data-dir", metavar="DIR", help="the folder that holds the TFDS data set (default: TFDS's own)")
   what.add_argument("--split", default="test", help="the TFDS split, for example 'test[:64]' (default: %(default)s)")
-  what.add_argument("--resize", action="store_true", help="bring image files of another size to the classifier's")
+  what.add_argument(
+    "--resize", action="store_true", help="show the middle of images of another size, brought to the classifier's"
+  )
   how = parser.add_argument_group("the question and the search")
   how.add_argument(
     "--threshold",
@@ -208,7 +210,9 @@ def add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
   )
   what.add_argument("--data-dir", metavar="DIR", help="the folder that holds the TFDS data set (default: TFDS's own)")
   what.add_argument("--split", default="test", help="the TFDS split, for example 'test[:64]' (default: %(default)s)")
-  what.add_argument("--resize", action="store_true", help="bring image files of another size to the classifier's")
+  what.add_argument(
+    "--resize", action="store_true", help="show the middle of images of another size, brought to the classifier's"
+  )
   what.add_argument(
     "--limit",
     type=int,

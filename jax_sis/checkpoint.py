@@ -104,6 +104,7 @@ def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.C
     "class_names": list(classifier.class_names),
     "input_shape": list(classifier.input_shape),
     "normalisation": dataclasses.asdict(classifier.normalisation),
+    "crop": classifier.crop,
     "ensemble": classifier.ensemble and dataclasses.asdict(classifier.ensemble),
   }
   try:
@@ -138,6 +139,7 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
       mean=tuple(description["normalisation"]["mean"]), std=tuple(description["normalisation"]["std"])
     )
     class_names, input_shape = tuple(description["class_names"]), tuple(description["input_shape"])
+    crop = float(description.get("crop", 1.0))
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(f"checkpoint {str(directory)!r} has a {DESCRIPTION_FILE} that does not fit: {error}.") from error
   try:
@@ -164,15 +166,16 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
     class_names=class_names,
     normalisation=normalisation,
     input_shape=input_shape,
+    crop=crop,
     ensemble=ensemble,
   )
 
 
 def build_abstract(description: dict[str, Any]) -> tuple[Any, classifiers.EnsembleConfig | None]:
   """The module of a description with shapes in place of arrays, and of what it is made if it is an ensemble."""
-  num_classes = len(description["class_names"])
+  model_name, num_classes = description["model"], len(description["class_names"])
   if not description.get("ensemble"):
-    return nnx.eval_shape(lambda: classifiers.build(description["model"], num_classes=num_classes)), None
+    return nnx.eval_shape(lambda: classifiers.build(model_name, num_classes=num_classes)), None
   config = classifiers.EnsembleConfig(
     members=tuple(description["ensemble"]["members"]), average=description["ensemble"]["average"]
   )

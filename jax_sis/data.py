@@ -71,19 +71,27 @@ class TfdsSource:
     split: a TFDS split such as `test` or `test[:64]`.
     data_dir: the TFDS folder that holds it; None for TFDS's default.
     input_shape: height, width and channels that the classifier takes.
+    crop: the share that is shown of an image of another size, see `central_crop`; None rejects such images.
 
   Raises:
     ValueError: no such data set or split here, or one that does not hold images with labels of that shape.
   """
 
   def __init__(
-    self, name: str, split: str, *, data_dir: str | os.PathLike[str] | None, input_shape: tuple[int, ...]
+    self,
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None,
+    input_shape: tuple[int, ...],
+    crop: float | None = None,
   ) -> None:
     self._source = open_data_source(name, split, data_dir)
     features = self._source.dataset_info.features
     if features is None or not {"image", "label"} <= set(features):
       raise ValueError(f"data {name!r} must have the features image and label, got {sorted(features or ())}.")
     self._input_shape = input_shape
+    self._crop = crop
     self.class_names = tuple(features["label"].names)
     self.description = {
       "data": name,
@@ -91,6 +99,8 @@ class TfdsSource:
       "version": str(self._source.dataset_info.version),
       "num_images": len(self),
     }
+    if crop is not None:
+      self.description["crop"] = crop
     if not len(self):
       raise ValueError(f"split must hold at least one image, got {split!r} of {name!r}, which is empty.")
 
@@ -102,10 +112,10 @@ class TfdsSource:
     """The image at this place; an image of another shape is an error of that image."""
     example = self._source[index]
     raw_id = example.get("id", f"{index:08}")
-    image, error = example["image"], ""
-    if image.shape != self._input_shape:
-      error = f"shape {image.shape}, but the classifier takes {self._input_shape}"
-      image = np.zeros(self._input_shape, np.uint8)
+    try:
+      image, error = fit(example["image"], self._input_shape, crop=self._crop), ""
+    except ValueError as problem:
+      image, error = np.zeros(self._input_shape, np.uint8), str(problem)
     return Record(
       index=index,
       id=raw_id.decode() if isinstance(raw_id, bytes) else str(raw_id),
@@ -125,7 +135,7 @@ class FileSource:
     ids: a name for each.
     class_names: the classifier's classes.
     input_shape: height, width and channels that the classifier takes.
-    resize: bring images of another size to the classifier's, instead of rejecting them.
+    crop: the share that is shown of an image of another size, see `central_crop`; None rejects such images.
     description: what the files are.
   """
 
@@ -136,15 +146,15 @@ class FileSource:
     *,
     class_names: tuple[str, ...],
     input_shape: tuple[int, ...],
-    resize: bool = False,
+    crop: float | None = None,
     description: str,
   ) -> None:
     self._paths = paths
     self._ids = ids
     self._input_shape = input_shape
-    self._resize = resize
+    self._crop = crop
     self.class_names = class_names
-    self.description = {"data": description, "num_images": len(paths), "resize": resize}
+    self.description = {"data": description, "num_images": len(paths), "crop": crop}
 
   def __len__(self) -> int:
     """The number of files."""
@@ -162,13 +172,7 @@ class FileSource:
     return Record(index=index, id=self._ids[index], image=image, label=label, error=error)
 
   def _decode(self, path: pathlib.Path) -> UInt8[np.ndarray, "H W C"]:
-    height, width, _ = self._input_shape
-    rgb = Image.fromarray(read_image(path))
-    if rgb.size != (width, height):
-      if not self._resize:
-        raise ValueError(f"{rgb.width}x{rgb.height} pixels, but the classifier takes {width}x{height}; use --resize")
-      rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(rgb)
+    return fit(read_image(path), self._input_shape, crop=self._crop)
 
 
 def open_source(
@@ -178,7 +182,7 @@ def open_source(
   data_dir: str | os.PathLike[str] | None,
   class_names: tuple[str, ...],
   input_shape: tuple[int, ...],
-  resize: bool = False,
+  crop: float | None = None,
 ) -> ImageSource:
   """The source that `data` names: `sample`, an image file, a folder of images, or a TFDS data set.
 
@@ -192,7 +196,7 @@ def open_source(
       [path.stem for path in paths],
       class_names=class_names,
       input_shape=input_shape,
-      resize=resize,
+      crop=crop,
       description="sample",
     )
   path = pathlib.Path(data)
@@ -200,12 +204,10 @@ def open_source(
     paths = [path] if path.is_file() else find_image_files(path)
     root = path.parent if path.is_file() else path
     ids = [str(file.relative_to(root)) for file in paths]
-    return FileSource(
-      paths, ids, class_names=class_names, input_shape=input_shape, resize=resize, description=str(path)
-    )
+    return FileSource(paths, ids, class_names=class_names, input_shape=input_shape, crop=crop, description=str(path))
   if os.sep in data or path.suffix.lower() in IMAGE_SUFFIXES:
     raise ValueError(f"--data must be an existing image file or folder, a TFDS data set or 'sample', got {data!r}.")
-  source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape)
+  source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape, crop=crop)
   if source.class_names != class_names:
     raise ValueError(
       f"the data set's classes must be the classifier's, got {len(source.class_names)} in {data} "
@@ -226,6 +228,47 @@ def read_image(path: pathlib.Path) -> UInt8[np.ndarray, "H W 3"]:
     if file.mode not in EIGHT_BIT_MODES:
       raise ValueError(f"pixels of mode {file.mode}; convert the image to 8 bits a channel")
     return np.asarray(file.convert("RGB"))
+
+
+def fit(image: UInt8[np.ndarray, "H W C"], shape: tuple[int, ...], *, crop: float | None) -> UInt8[np.ndarray, "h w C"]:
+  """An image as the classifier takes it.
+
+  Raises:
+    ValueError: it has another size and no crop is asked for, or other channels.
+  """
+  if image.shape == shape:
+    return image
+  if image.shape[2] != shape[2]:
+    raise ValueError(f"{image.shape[2]} channels, but the classifier takes {shape[2]}")
+  if crop is None:
+    raise ValueError(
+      f"{image.shape[1]}x{image.shape[0]} pixels, but the classifier takes {shape[1]}x{shape[0]}; use --resize"
+    )
+  return central_crop(image, (shape[0], shape[1]), crop=crop)
+
+
+def central_crop(
+  image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], *, crop: float
+) -> UInt8[np.ndarray, "h w 3"]:
+  """The middle of an image, in the ratio of `size` (height, width), brought to that size by bilinear interpolation.
+
+  Of the largest such part, it shows the share `crop` of each side: evaluation on ImageNet has 224 of 256 pixels, 0.875.
+  An image of this size stays as it is.
+  """
+  height, width = image.shape[:2]
+  if (height, width) == size:
+    return image
+  scale = crop * min(height / size[0], width / size[1])
+  shown_height, shown_width = size[0] * scale, size[1] * scale
+  left, top = (width - shown_width) / 2, (height - shown_height) / 2
+  return resize(image, size, (left, top, left + shown_width, top + shown_height))
+
+
+def resize(
+  image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], box: tuple[float, float, float, float]
+) -> UInt8[np.ndarray, "h w 3"]:
+  """The part of an image in `box` (left, top, right, bottom), brought to `size` (height, width), bilinearly."""
+  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
 
 
 def find_image_files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -110,7 +110,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     data_dir=config.data_dir,
     class_names=classifier.class_names,
     input_shape=classifier.input_shape,
-    resize=config.resize,
+    crop=classifier.crop if config.resize else None,
   )
   published = None
   names: tuple[str, ...] = ()

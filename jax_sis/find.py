@@ -128,7 +128,7 @@ def make_plan(config: FindConfig) -> Plan:
     data_dir=config.data_dir,
     class_names=classifier.class_names,
     input_shape=classifier.input_shape,
-    resize=config.resize,
+    crop=classifier.crop if config.resize else None,
   )
   predict_fn, params = classifiers.freeze(classifier.module)
   grid = make_grid(config.patch, classifier.input_shape)

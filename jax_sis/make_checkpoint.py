@@ -51,6 +51,7 @@ def import_weights(
     class_names=tuple(class_names),
     normalisation=normalisation,
     input_shape=(size, size, 3),
+    crop=training_data.CENTRAL_CROP if model_name in IMAGE_SIZES else 1.0,
   )
   checkpoint.save_classifier(out_dir, classifier)
   return classifier
@@ -108,7 +109,7 @@ def join_ensemble(
   for directory, member in zip(directories, members, strict=True):
     if member.ensemble is not None:
       raise ValueError(f"members must be single classifiers, but {str(directory)!r} is an ensemble; name its members.")
-    for field in ("class_names", "input_shape", "normalisation"):
+    for field in ("class_names", "input_shape", "normalisation", "crop"):
       if getattr(member, field) != getattr(first, field):
         raise ValueError(
           f"members must have the same {field}, got {getattr(first, field)} in {str(directories[0])!r} and "
@@ -121,6 +122,7 @@ def join_ensemble(
     class_names=first.class_names,
     normalisation=first.normalisation,
     input_shape=first.input_shape,
+    crop=first.crop,
     ensemble=config,
   )
   checkpoint.save_classifier(out_dir, classifier)

@@ -343,4 +343,5 @@ def make_classifier(config: TrainConfig, plan: Plan, state: TrainState) -> class
     class_names=plan.training_set.class_names,
     normalisation=plan.normalisation,
     input_shape=plan.training_set.image_shape,
+    crop=1.0 if config.image_size is None else training_data.CENTRAL_CROP,
   )

@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 import grain
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image
 
 from jax_sis import data
 from jax_sis.config import Normalisation
@@ -109,11 +108,12 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(kw_only=True)
 class Streamed:
-  """Images of any size, decoded when they are needed and cropped to one size.
+  """Images decoded when they are needed and, where they differ in size, cropped to one.
 
   Attributes:
     read_fn: place -> the image there; ValueError where it cannot be read.
     num_images: how many there are.
+    is_cropped: images are brought to `image_shape`; otherwise they have it already.
     on_error: `refuse` an image that cannot be read, or `skip` it: the next one that can be takes its place.
     report_fn: is told of every image that is skipped.
   """
@@ -123,6 +123,7 @@ class Streamed:
   class_names: tuple[str, ...]
   normalisation: Normalisation
   image_shape: tuple[int, int, int]
+  is_cropped: bool
   on_error: Literal["refuse", "skip"]
   report_fn: Callable[[str], None] = report_to_nobody
 
@@ -131,13 +132,19 @@ class Streamed:
     return self.num_images
 
   def read(self, indices: Int[np.ndarray, "B"], rng: np.random.Generator | None) -> Batch:
-    """The images at these places; with a generator each shows a random crop, else its centre."""
+    """The images at these places; cropped ones show a random part with a generator, else their centre."""
     examples = [self.read_one(int(index)) for index in indices]
-    size = self.image_shape[0]
-    images = [central_crop(image, size) if rng is None else random_crop(image, size, rng) for _, image, _ in examples]
+    images = [self.crop(example.image, rng) for example in examples]
     return Batch(
       indices.astype(np.int32), np.stack(images), np.array([example.label for example in examples], np.int32)
     )
+
+  def crop(self, image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator | None) -> UInt8[np.ndarray, "h w 3"]:
+    """The part of an image that a batch shows."""
+    if not self.is_cropped:
+      return image
+    size = self.image_shape[0]
+    return data.central_crop(image, (size, size), crop=CENTRAL_CROP) if rng is None else random_crop(image, size, rng)
 
   def read_one(self, index: int) -> Example:
     """The image at this place, or the next one that can be read."""
@@ -195,6 +202,7 @@ def open_training_set(
     class_names=class_names,
     normalisation=normalisation,
     image_shape=(image_size, image_size, 3) if image_size is not None else shape,
+    is_cropped=image_size is not None,
     on_error=on_error,
   )
 
@@ -263,6 +271,7 @@ def open_image_folder(
     class_names=class_names,
     normalisation=IMAGENET_NORMALISATION,
     image_shape=(image_size, image_size, 3),
+    is_cropped=True,
     on_error=on_error,
   )
 
@@ -278,25 +287,8 @@ def random_crop(
     crop_width, crop_height = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
     if 0 < crop_width <= width and 0 < crop_height <= height:
       left, top = rng.integers(width - crop_width + 1), rng.integers(height - crop_height + 1)
-      return resize(image, size, (left, top, left + crop_width, top + crop_height))
-  return central_crop(image, size)
-
-
-def central_crop(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-  """The central square, with the margin that evaluation on ImageNet has; an image of this size as it is."""
-  height, width = image.shape[:2]
-  if height == width == size:
-    return image
-  side = CENTRAL_CROP * min(height, width)
-  left, top = (width - side) / 2, (height - side) / 2
-  return resize(image, size, (left, top, left + side, top + side))
-
-
-def resize(
-  image: UInt8[np.ndarray, "H W 3"], size: int, box: tuple[float, float, float, float]
-) -> UInt8[np.ndarray, "size size 3"]:
-  """The part of the image in `box` (left, top, right, bottom), brought to `size` by bilinear interpolation."""
-  return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
+      return data.resize(image, (size, size), (left, top, left + crop_width, top + crop_height))
+  return data.central_crop(image, (size, size), crop=1.0)
 
 
 def split_off_validation(

@@ -22,6 +22,7 @@ def saved(tmp_path: pathlib.Path) -> tuple[pathlib.Path, classifiers.Classifier]
     class_names=("a", "b", "c", "d"),
     normalisation=Normalisation(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
     input_shape=(32, 32, 3),
+    crop=0.875,
   )
   checkpoint.save_classifier(tmp_path / "classifier", classifier)
   return tmp_path / "classifier", classifier
@@ -33,6 +34,7 @@ def test_a_classifier_is_read_as_it_was_written(saved: tuple[pathlib.Path, class
   assert loaded.class_names == classifier.class_names
   assert loaded.normalisation == classifier.normalisation
   assert loaded.input_shape == classifier.input_shape
+  assert loaded.crop == classifier.crop == 0.875
   expected = jax.tree.leaves(checkpoint.pure_variables(classifier.module))
   actual = jax.tree.leaves(checkpoint.pure_variables(loaded.module))
   assert len(actual) == len(expected) == 97

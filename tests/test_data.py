@@ -16,7 +16,7 @@ SHAPE = (32, 32, 3)
 
 
 def open_source(
-  name: str | pathlib.Path, *, split: str = "test", data_dir: pathlib.Path | None = None, **options: bool
+  name: str | pathlib.Path, *, split: str = "test", data_dir: pathlib.Path | None = None, **options: float
 ):
   return data.open_source(
     str(name), split=split, data_dir=data_dir, class_names=CIFAR_CLASSES, input_shape=SHAPE, **options
@@ -68,9 +68,36 @@ def test_grey_and_transparent_images_become_rgb(tmp_path: pathlib.Path, mode: st
 def test_an_image_of_another_size_says_what_to_do(tmp_path: pathlib.Path):
   save_image(tmp_path / "a.png", size=(50, 40))
   assert open_source(tmp_path)[0]["error"] == "50x40 pixels, but the classifier takes 32x32; use --resize"
-  resized = open_source(tmp_path, resize=True)[0]
+
+
+@pytest.mark.parametrize(("crop", "box"), [(1.0, (5, 0, 45, 40)), (0.875, (7.5, 2.5, 42.5, 37.5))])
+def test_an_image_of_another_size_shows_its_middle(
+  tmp_path: pathlib.Path, crop: float, box: tuple[float, float, float, float]
+):
+  pixels = save_image(tmp_path / "a.png", size=(50, 40))
+  resized = open_source(tmp_path, crop=crop)[0]
   assert resized["error"] == ""
-  assert resized["image"].shape == SHAPE
+  expected = Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR, box=box)
+  np.testing.assert_array_equal(resized["image"], np.asarray(expected))
+
+
+def test_the_middle_has_the_ratio_that_is_asked_for():
+  image = np.zeros((40, 60, 3), np.uint8)
+  image[10:30] = 200
+  middle = data.central_crop(image, (5, 15), crop=1.0)
+  assert middle.shape == (5, 15, 3)
+  # The outermost rows are blended with what lies beside them.
+  np.testing.assert_array_equal(middle[1:4], np.full((3, 15, 3), 200))
+  assert middle.min() > 150
+
+
+def test_images_of_tfds_are_cropped_as_well(shared_dir: pathlib.Path):
+  options = {"split": "test[:3]", "data_dir": shared_dir / "data/tfds", "class_names": CIFAR_CLASSES}
+  refused = data.open_source("cifar10", input_shape=(24, 24, 3), **options)[0]
+  assert refused["error"] == "32x32 pixels, but the classifier takes 24x24; use --resize"
+  cropped = data.open_source("cifar10", input_shape=(24, 24, 3), crop=0.75, **options)
+  whole = data.open_source("cifar10", input_shape=(32, 32, 3), **options)
+  np.testing.assert_array_equal(cropped[2]["image"], whole[2]["image"][4:28, 4:28])
 
 
 def test_a_truncated_image_is_an_error_of_that_image_alone(tmp_path: pathlib.Path):

@@ -226,7 +226,7 @@ def test_a_damaged_line_in_the_middle_is_refused(tmp_path: pathlib.Path, made_ru
   [
     ({"num_bins": 10}, "num_bins: 15 there, 10 asked"),
     ({"limit": 5}, "limit: None there, 5 asked"),
-    ({"data": str(SAMPLE)}, "data: {'data': 'sample', 'num_images': 24, 'resize': False} there, {'data': '"),
+    ({"data": str(SAMPLE)}, "data: {'data': 'sample', 'num_images': 24, 'crop': None} there, {'data': '"),
     ({"corruptions": "made"}, "corruptions: None there, {'what': \"Corruptions made by jax_sis"),
   ],
 )

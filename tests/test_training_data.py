@@ -97,7 +97,7 @@ def test_a_data_set_too_large_for_memory_is_streamed(
     "cifar10", "test[:6]", data_dir=shared_dir / "data/tfds", image_size=None, on_error="refuse"
   )
   assert isinstance(training_set, training_data.Streamed)
-  batch = training_set.read(np.arange(6), None)
+  batch = training_set.read(np.arange(6), np.random.default_rng(0))
   assert batch.images.shape == (6, 32, 32, 3)
   for image, label in zip(batch.images, batch.labels, strict=True):
     (place,) = np.flatnonzero((cifar_test[0] == image).all((1, 2, 3)))

@@ -68,6 +68,7 @@ class Classifier:
     class_names: a name for each logit.
     normalisation: how its input is made from pixels.
     input_shape: height, width and channels of an image.
+    crop: the share that is shown of an image of another size, see `data.central_crop`.
     ensemble: of what an ensemble is made; None for a single network.
   """
 
@@ -76,6 +77,7 @@ class Classifier:
   class_names: tuple[str, ...]
   normalisation: Normalisation
   input_shape: tuple[int, ...]
+  crop: float = 1.0
   ensemble: EnsembleConfig | None = None
 
 
