@@ -4,7 +4,6 @@ import fcntl
 import os
 import pathlib
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -313,10 +312,8 @@ def test_ctrl_c_leaves_nothing(tmp_path: pathlib.Path, archive: pathlib.Path):
 
 
 def test_a_file_that_cannot_be_written_is_an_error_that_leaves_nothing(tmp_path: pathlib.Path, archive: pathlib.Path):
-  def limit_file_size() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-  finished = run_small("cifar10", "--from", archive, "--data-dir", tmp_path / "data", preexec_fn=limit_file_size)
+  limit_file_size = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+  finished = run_small("cifar10", "--from", archive, "--data-dir", tmp_path / "data", code=limit_file_size)
   assert finished.returncode == 2
   assert finished.stdout == ""
   message = (
