@@ -1,0 +1,350 @@
+"""Runs the stages of a study in order: what is done already is not done again, what was interrupted goes on.
+
+The folder of a stage is named after the SHA-256 of its settings and of what its inputs hold, so that the same work has
+one place and other work another. `stage.json` is written last and says that a stage is done, by what and how long;
+`begun.json` says what was asked for, so that a stage that has to run again can say why.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+import jax_sis
+from jax_sis.reproduction.stages import Stage
+from jax_sis.run_spec import find_differences
+from jax_sis.storage import write_atomically
+
+STAGES_DIR = "stages"
+DONE_FILE, BEGUN_FILE, CLOCK_FILE = "stage.json", "begun.json", "clock.json"
+FORMAT = "jax_sis.stage/1"
+KEY_LENGTH = 12
+CLOCK_SECONDS = 10.0
+# An input gradient of one image by a ResNet-20 on two cores, until a study has timed stages of its own.
+SECONDS_PER_GRADIENT = 5.5e-4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Done:
+  """A finished stage.
+
+  Attributes:
+    stage: which.
+    folder: where its results are.
+    key: of its settings and inputs.
+    fingerprint: of its results.
+    seconds: how long it took, interrupted attempts included.
+    record: all of `stage.json`.
+  """
+
+  stage: Stage
+  folder: pathlib.Path
+  key: str
+  fingerprint: str
+  seconds: float
+  record: Mapping[str, Any]
+
+  @property
+  def product(self) -> pathlib.Path:
+    """What other stages take of it."""
+    return self.stage.product(self.folder)
+
+
+@contextlib.contextmanager
+def hold(directory: pathlib.Path) -> Iterator[None]:
+  """Keeps a study's folder to one process, as long as that lives.
+
+  Raises:
+    ValueError: another process has it, or the folder cannot be made.
+  """
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+  except OSError as error:
+    raise ValueError(f"--out must be a folder that can be written, got {str(directory)!r} ({error.strerror}).") from error
+  try:
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise ValueError(
+        f"--out {str(directory)!r} is being worked on by another process; wait for it, or name another folder."
+      ) from error
+    yield
+  finally:
+    os.close(descriptor)
+
+
+def run_stages(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str | None) -> dict[str, Done]:
+  """Runs all stages that are not done.
+
+  Args:
+    stages: each after those that it takes something from.
+    directory: the study's folder.
+    data_dir: the TFDS folder.
+
+  Returns:
+    What was done, by the stage's name.
+
+  Raises:
+    ValueError: a stage cannot be done; which, and why.
+  """
+  done: dict[str, Done] = {}
+  for number, stage in enumerate(stages, start=1):
+    description = describe_stage(stage, done, data_dir)
+    folder = place(directory, description)
+    found = read_done(stage, folder, done)
+    if found is None:
+      left = describe_seconds(estimate_seconds(stages[number - 1 :], done))
+      print(f"\n[{number}/{len(stages)}] {stage.name}: {stage.title}. About {left} left for all.", flush=True)
+      if reason := find_reason(folder, description):
+        print(f"It runs again: {reason}.", flush=True)
+      found = run_stage(stage, folder, description, done, data_dir)
+      print(f"[{number}/{len(stages)}] {stage.name}: done in {describe_seconds(found.seconds)}.", flush=True)
+    else:
+      print(
+        f"[{number}/{len(stages)}] {stage.name}: {stage.title}. Done already, in {describe_seconds(found.seconds)}.",
+        flush=True,
+      )
+    done[stage.name] = found
+  return done
+
+
+def list_stages(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str | None) -> None:
+  """Prints what `run_stages` would do."""
+  done: dict[str, Done] = {}
+  for number, stage in enumerate(stages, start=1):
+    state, found = "to do, after its inputs", None
+    if all(name in done for name in stage.inputs.values()):
+      description = describe_stage(stage, done, data_dir)
+      folder = place(directory, description)
+      found = read_done(stage, folder, done)
+      reason = find_reason(folder, description)
+      state = f"to do again: {reason}" if reason else "begun" if (folder / BEGUN_FILE).exists() else "to do"
+    if found is not None:
+      done[stage.name] = found
+      state = f"done in {describe_seconds(found.seconds)}"
+    print(f"[{number}/{len(stages)}] {stage.name}: {stage.title}. {state[0].upper()}{state[1:]}.")
+  left = [stage for stage in stages if stage.name not in done]
+  print(f"{len(done)} of {len(stages)} stages are done; the rest takes about", end=" ")
+  print(f"{describe_seconds(estimate_seconds(left, done))} at the speed of these, or else of two cores.")
+
+
+def describe_stage(stage: Stage, done: Mapping[str, Done], data_dir: str | None) -> dict[str, Any]:
+  """What fixes a stage's results, its key, and its name, in JSON types.
+
+  Raises:
+    ValueError: its settings do not fit what is there.
+  """
+  inputs = {
+    role: {"stage": name, "fingerprint": done[name].fingerprint, "key": done[name].key}
+    for role, name in stage.inputs.items()
+  }
+  with named(stage):
+    settings = json.loads(json.dumps(stage.settings(data_dir)))
+  content = {
+    "program": stage.program,
+    "settings": settings,
+    "inputs": {role: found["fingerprint"] for role, found in inputs.items()},
+  }
+  key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+  return {"format": FORMAT, "name": stage.name, "key": key, **content, "inputs": inputs}
+
+
+def place(directory: pathlib.Path, description: Mapping[str, Any]) -> pathlib.Path:
+  """The folder of a stage."""
+  return directory / STAGES_DIR / description["name"] / description["key"][:KEY_LENGTH]
+
+
+def read_done(stage: Stage, folder: pathlib.Path, done: Mapping[str, Done]) -> Done | None:
+  """What a stage has done in this folder; None if it is not finished, or its results are not what they were.
+
+  Results that were changed are moved aside, so that nothing is lost and nothing is built upon them.
+  """
+  record = read_json(folder / DONE_FILE)
+  if record is None:
+    return None
+  try:
+    fingerprint = stage.fingerprint(folder)
+  except (ValueError, OSError) as error:
+    fingerprint = f"unreadable: {error}"
+  if fingerprint == record["fingerprint"]:
+    return Done(
+      stage=stage,
+      folder=folder,
+      key=record["key"],
+      fingerprint=fingerprint,
+      seconds=record["seconds"],
+      record=record,
+    )
+  number = 1
+  while (aside := folder.with_name(f"{folder.name}.changed{number}")).exists():
+    number += 1
+  os.rename(folder, aside)
+  return None
+
+
+def find_reason(folder: pathlib.Path, description: Mapping[str, Any]) -> str | None:
+  """Why a stage that was begun before has to run from the start; None if it was not, or goes on where it was."""
+  if (folder / BEGUN_FILE).exists() or not folder.parent.is_dir():
+    return None
+  earlier = sorted(folder.parent.glob(f"*/{BEGUN_FILE}"), key=lambda path: path.stat().st_mtime)
+  if not earlier:
+    return None
+  last = earlier[-1]
+  before = read_json(last)
+  if before is None:
+    return f"what {last.parent.name} was made of cannot be read"
+  if before["key"] == description["key"]:
+    return f"its results were changed since it was done; they are in {last.parent.name}"
+  reasons = find_differences(before["settings"], description["settings"])
+  for role, now in description["inputs"].items():
+    then = before["inputs"].get(role)
+    if then is None or then["fingerprint"] != now["fingerprint"]:
+      reasons.append(f"its {role}, {now['stage']}, has other contents")
+  return "; ".join(reasons) or "it is another program"
+
+
+def run_stage(
+  stage: Stage, folder: pathlib.Path, description: Mapping[str, Any], done: Mapping[str, Done], data_dir: str | None
+) -> Done:
+  """Does one stage and writes its record.
+
+  Raises:
+    ValueError: it cannot be done, or made nothing.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  write_json(folder / BEGUN_FILE, description)
+  inputs = {role: done[name].product for role, name in stage.inputs.items()}
+  with named(stage), Clock(folder / CLOCK_FILE) as clock:
+    stage.run(folder, inputs, data_dir)
+    fingerprint = stage.fingerprint(folder)
+  # Each program's compiled code holds memory mappings, of which Linux allows a process some 65,000.
+  jax.clear_caches()
+  record = {
+    **description,
+    "title": stage.title,
+    "fingerprint": fingerprint,
+    "seconds": round(clock.seconds, 1),
+    "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    "versions": describe_versions(),
+    "devices": [device.device_kind for device in jax.local_devices()],
+  }
+  write_json(folder / DONE_FILE, record)
+  return Done(
+    stage=stage,
+    folder=folder,
+    key=description["key"],
+    fingerprint=fingerprint,
+    seconds=record["seconds"],
+    record=record,
+  )
+
+
+@contextlib.contextmanager
+def named(stage: Stage) -> Iterator[None]:
+  """Says of what cannot be done in which stage that is.
+
+  Raises:
+    ValueError: the work raised one, or an OSError.
+  """
+  try:
+    yield
+  except (ValueError, OSError) as error:
+    raise ValueError(f"stage {stage.name}: {error}") from error
+
+
+class Clock:
+  """Counts the seconds of a stage over all its attempts, also of those that are killed, to within some seconds.
+
+  Attributes:
+    seconds: so far.
+
+  Args:
+    path: where they are kept.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._before = float((read_json(path) or {}).get("seconds", 0.0))
+    self._started = time.monotonic()
+    self._stopped = threading.Event()
+    self._thread = threading.Thread(target=self._keep, name="clock", daemon=True)
+
+  @property
+  def seconds(self) -> float:
+    """So far."""
+    return self._before + time.monotonic() - self._started
+
+  def __enter__(self) -> "Clock":
+    self._thread.start()
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self._stopped.set()
+    self._thread.join()
+    self._write()
+
+  def _keep(self) -> None:
+    while not self._stopped.wait(CLOCK_SECONDS):
+      # A disk that is full must not end the stage: its own program says so.
+      with contextlib.suppress(OSError, ValueError):
+        self._write()
+
+  def _write(self) -> None:
+    write_json(self._path, {"seconds": round(self.seconds, 1)})
+
+
+def estimate_seconds(left: Sequence[Stage], done: Mapping[str, Done]) -> float:
+  """How long these stages take at the speed of those that are done."""
+  work_done = sum(one.stage.work for one in done.values())
+  seconds_done = sum(one.seconds for one in done.values())
+  speed = seconds_done / work_done if work_done else SECONDS_PER_GRADIENT
+  return speed * sum(stage.work for stage in left)
+
+
+def describe_seconds(seconds: float) -> str:
+  """A time in words."""
+  if seconds < 60:
+    return f"{seconds:.0f} s"
+  minutes = round(seconds / 60)
+  return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def describe_versions() -> dict[str, str]:
+  """Of what computes."""
+  return {
+    "jax_sis": jax_sis.__version__,
+    "jax": jax.__version__,
+    "flax": flax.__version__,
+    "numpy": np.__version__,
+    "python": platform.python_version(),
+  }
+
+
+def read_json(path: pathlib.Path) -> Any | None:
+  """What a file holds; None where it is missing or damaged."""
+  try:
+    return json.loads(path.read_bytes())
+  except (OSError, ValueError):
+    return None
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes a file, whole or not at all.
+
+  Raises:
+    StorageError: it cannot be written.
+  """
+  write_atomically(path, json.dumps(content, indent=2).encode() + b"\n")

@@ -1,0 +1,383 @@
+"""The kinds of stage: each is one of the package's programs, its settings, and the stages that it takes something from.
+
+In the settings of a stage, what another one makes is named by that stage: a classifier's folder in `checkpoint`, a run
+of `find` in `subset.run`, `run_dir` or `run_dirs`. The paths are filled in when the stage runs.
+"""
+
+import abc
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jax_sis import checkpoint, controls, data, evaluate, find, make_checkpoint, study, train
+from jax_sis.classifiers import Average
+from jax_sis.config import EvaluateConfig, PixelSubset, TrainConfig
+from jax_sis.controls import ControlsConfig
+from jax_sis.find_config import FindConfig, settings_to_json
+from jax_sis.progress import Progress
+from jax_sis.storage import write_atomically
+from jax_sis.study import StudyConfig
+
+DATA = "data"
+DATA_FILE = "data.json"
+# Where things lie, and what a stage takes from others: neither is part of what it is.
+PLACES = frozenset({"out", "data_dir", "checkpoint", "run_dir", "run_dirs"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage(abc.ABC):
+  """One step of a study.
+
+  Attributes:
+    name: names it in the study, and its folder.
+    title: what it does, in words.
+    work: how long it takes, in input gradients of one image by a ResNet-20.
+  """
+
+  program: ClassVar[str]
+  name: str
+  title: str
+  work: float
+
+  @property
+  @abc.abstractmethod
+  def inputs(self) -> dict[str, str]:
+    """The stages that this one takes something from, by what they are to it."""
+
+  @abc.abstractmethod
+  def settings(self, data_dir: str | None) -> dict[str, Any]:
+    """What fixes its results beside its inputs, in JSON types."""
+
+  @abc.abstractmethod
+  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+    """Does it, or goes on with it.
+
+    Args:
+      folder: its own.
+      inputs: what the other stages made, by what they are to it.
+      data_dir: the TFDS folder.
+
+    Raises:
+      ValueError: as the program does.
+    """
+
+  @abc.abstractmethod
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """A SHA-256 of what it has made; the same for the same results.
+
+    Raises:
+      ValueError: what it made is not there, or damaged.
+      OSError: likewise.
+    """
+
+  def product(self, folder: pathlib.Path) -> pathlib.Path:
+    """What other stages take of it."""
+    return folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data(Stage):
+  """Reads all images once: their number and a SHA-256 of ids, labels and pixels.
+
+  Attributes:
+    dataset: a TFDS name.
+    splits: its splits.
+  """
+
+  program: ClassVar[str] = "data"
+  dataset: str
+  splits: tuple[str, ...]
+
+  @property
+  def inputs(self) -> dict[str, str]:
+    """None."""
+    return {}
+
+  def settings(self, data_dir: str | None) -> dict[str, Any]:
+    """The data set's name and version, and the sizes of its files, so that other files are read again."""
+    files = {}
+    version = ""
+    for split in self.splits:
+      source = data.open_data_source(self.dataset, split, data_dir)
+      version = str(source.dataset_info.version)
+      paths = sorted(pathlib.Path(source.dataset_info.data_dir).iterdir())
+      files = {path.name: path.stat().st_size for path in paths if path.is_file()}
+    return {"dataset": self.dataset, "splits": list(self.splits), "version": version, "files": files}
+
+  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+    """See Stage."""
+    content = {split: hash_split(self.dataset, split, data_dir) for split in self.splits}
+    write_atomically(folder / DATA_FILE, json.dumps(content, indent=2).encode() + b"\n")
+
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """See Stage."""
+    return hash_file(folder / DATA_FILE)
+
+
+def hash_split(dataset: str, split: str, data_dir: str | None) -> dict[str, Any]:
+  """The number of images of a split, by class too, and a SHA-256 of ids, labels and pixels in stored order."""
+  source = data.open_data_source(dataset, split, data_dir)
+  names = source.dataset_info.features["label"].names
+  digest = hashlib.sha256()
+  counts = np.zeros(len(names), np.int64)
+  with Progress(f"reading {dataset} {split}", total=len(source), unit="image") as progress:
+    for index in range(len(source)):
+      example = source[index]
+      label = int(example["label"])
+      digest.update(data.tfds_id(example, index).encode() + b"\0" + label.to_bytes(4, "little"))
+      digest.update(np.ascontiguousarray(example["image"]).tobytes())
+      counts[label] += 1
+      progress.advance()
+  return {
+    "num_images": len(source),
+    "num_images_by_class": dict(zip(names, counts.tolist(), strict=True)),
+    "sha256": digest.hexdigest(),
+  }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(Stage):
+  """Trains a classifier.
+
+  Attributes:
+    config: the recipe; the run of a subset is a stage's name.
+  """
+
+  program: ClassVar[str] = "train"
+  config: TrainConfig
+
+  @property
+  def inputs(self) -> dict[str, str]:
+    """The data, and the run whose subsets are shown."""
+    return {"data": DATA, **subset_input(self.config.subset)}
+
+  def settings(self, data_dir: str | None) -> dict[str, Any]:
+    """The recipe."""
+    return plain_settings(self.config)
+
+  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+    """See Stage."""
+    config = dataclasses.replace(self.config, subset=place_subset(self.config.subset, inputs))
+    train.train(config, data_dir=data_dir, out_dir=folder)
+
+  def product(self, folder: pathlib.Path) -> pathlib.Path:
+    """The classifier."""
+    return folder / "classifier"
+
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """See Stage."""
+    return checkpoint.hash_params(checkpoint.load_classifier(self.product(folder)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ensemble(Stage):
+  """Joins classifiers.
+
+  Attributes:
+    members: the stages that made them.
+    average: what of the members is averaged.
+  """
+
+  program: ClassVar[str] = "checkpoint ensemble"
+  members: tuple[str, ...]
+  average: Average = "probabilities"
+
+  @property
+  def inputs(self) -> dict[str, str]:
+    """The members, by number."""
+    return {f"member {number}": name for number, name in enumerate(self.members)}
+
+  def settings(self, data_dir: str | None) -> dict[str, Any]:
+    """What is averaged."""
+    return {"average": self.average}
+
+  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+    """See Stage."""
+    make_checkpoint.join_ensemble(list(inputs.values()), average=self.average, out_dir=self.product(folder))
+
+  def product(self, folder: pathlib.Path) -> pathlib.Path:
+    """The classifier."""
+    return folder / "classifier"
+
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """See Stage."""
+    return checkpoint.hash_params(checkpoint.load_classifier(self.product(folder)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Find(Stage):
+  """Searches the subsets of images.
+
+  Attributes:
+    config: what is searched; its checkpoint is a stage's name.
+  """
+
+  program: ClassVar[str] = "find"
+  config: FindConfig
+
+  @property
+  def inputs(self) -> dict[str, str]:
+    """The data and the classifier."""
+    assert self.config.checkpoint is not None
+    return {"data": DATA, "checkpoint": self.config.checkpoint}
+
+  def settings(self, data_dir: str | None) -> dict[str, Any]:
+    """The settings of the search."""
+    return without_places(settings_to_json(self.config))
+
+  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+    """See Stage."""
+    placed = dataclasses.replace(
+      self.config, out=str(folder), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir
+    )
+    find.find(placed)
+
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """See Stage. The summary has the size, confidence and certificate of each image's subset."""
+    return hash_file(folder / "spec.json", folder / "summary.csv")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(Stage):
+  """Evaluates a classifier.
+
+  Attributes:
+    config: what is evaluated; its checkpoint and the run of its subset are stages' names.
+    trained_on: what the classifier was trained on, in words.
+    shown: what it is shown here, in words.
+  """
+
+  program: ClassVar[str] = "evaluate"
+  config: EvaluateConfig
+  trained_on: str
+  shown: str
+
+  @property
+  def model(self) -> str:
+    """The stage that made the classifier."""
+    assert self.config.checkpoint is not None
+    return self.config.checkpoint
+
+  @property
+  def inputs(self) -> dict[str, str]:
+    """The data, the classifier, and the run whose subsets are shown."""
+    return {"data": DATA, "checkpoint": self.model, **subset_input(self.config.subset)}
+
+  def settings(self, data_dir: str | None) -> dict[str, Any]:
+    """The settings of the evaluation."""
+    return plain_settings(self.config)
+
+  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+    """See Stage."""
+    placed = dataclasses.replace(
+      self.config,
+      out=str(folder),
+      checkpoint=str(inputs["checkpoint"]),
+      data_dir=data_dir,
+      subset=place_subset(self.config.subset, inputs),
+    )
+    evaluate.evaluate(placed)
+
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """See Stage."""
+    return hash_file(folder / "conditions.jsonl")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Analyse(Stage):
+  """Says what the subsets of runs show.
+
+  Attributes:
+    config: its runs are stages' names.
+  """
+
+  program: ClassVar[str] = "analyse"
+  config: StudyConfig
+
+  @property
+  def inputs(self) -> dict[str, str]:
+    """The runs, by number."""
+    return {f"run {number}": name for number, name in enumerate(self.config.run_dirs)}
+
+  def settings(self, data_dir: str | None) -> dict[str, Any]:
+    """The settings of the analysis."""
+    return plain_settings(self.config)
+
+  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+    """See Stage."""
+    study.analyse(dataclasses.replace(self.config, run_dirs=tuple(map(str, inputs.values())), out=str(folder)))
+
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """See Stage."""
+    return hash_file(folder / "analysis.json")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Controls(Stage):
+  """Takes away what may leak; the files stay in the run that is controlled, and a copy of the answer is kept here.
+
+  Attributes:
+    config: its run is a stage's name.
+  """
+
+  program: ClassVar[str] = "controls"
+  config: ControlsConfig
+
+  @property
+  def inputs(self) -> dict[str, str]:
+    """The data and the run."""
+    return {"data": DATA, "run": self.config.run_dir}
+
+  def settings(self, data_dir: str | None) -> dict[str, Any]:
+    """The settings of the controls."""
+    return plain_settings(self.config)
+
+  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+    """See Stage."""
+    answer = controls.controls(dataclasses.replace(self.config, run_dir=str(inputs["run"]), data_dir=data_dir))
+    write_atomically(folder / "controls.json", json.dumps(answer, indent=2).encode() + b"\n")
+    write_atomically(folder / "controls.png", (inputs["run"] / "controls.png").read_bytes())
+
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """See Stage."""
+    return hash_file(folder / "controls.json")
+
+
+def subset_input(subset: PixelSubset | None) -> dict[str, str]:
+  """The stage whose subsets are shown, if there is one."""
+  return {} if subset is None or subset.run is None else {"subset": subset.run}
+
+
+def place_subset(subset: PixelSubset | None, inputs: Mapping[str, pathlib.Path]) -> PixelSubset | None:
+  """The subset with its run's folder in the place of the stage's name."""
+  return subset if subset is None or subset.run is None else dataclasses.replace(subset, run=str(inputs["subset"]))
+
+
+def plain_settings(config: Any) -> dict[str, Any]:
+  """A frozen dataclass in JSON types, without places and the names of stages."""
+  settings = without_places(json.loads(json.dumps(dataclasses.asdict(config))))
+  if settings.get("subset") is not None:
+    del settings["subset"]["run"]
+  return settings
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Settings but for where things lie."""
+  return {name: value for name, value in settings.items() if name not in PLACES}
+
+
+def hash_file(*paths: pathlib.Path) -> str:
+  """The SHA-256 of one or several files, one after the other.
+
+  Raises:
+    OSError: one cannot be read.
+  """
+  digest = hashlib.sha256()
+  for path in paths:
+    digest.update(path.read_bytes())
+  return digest.hexdigest()
