@@ -249,6 +249,19 @@ def run_evaluate(options: argparse.Namespace) -> None:
   evaluate.evaluate(config)
 
 
+def run_reproduce(options: argparse.Namespace) -> None:
+  """Hands the options of `reproduce` over."""
+  devices.use_one_cpu_device_per_core()
+  devices.use_compilation_cache()
+  from jax_sis.reproduction import program
+
+  config = program.ReproduceConfig(preset=options.preset, out=options.out, data_dir=options.data_dir)
+  if options.plan:
+    program.show_plan(config)
+  else:
+    program.reproduce(config)
+
+
 def run_bench(options: argparse.Namespace) -> None:
   """Hands the options of `bench` over."""
   devices.use_one_cpu_device_per_core(options.devices)
@@ -323,6 +336,7 @@ RUNNERS: dict[str, Callable[[argparse.Namespace], int | None]] = {
   "bench": run_bench,
   "evaluate": run_evaluate,
   "train": run_train,
+  "reproduce": run_reproduce,
   "checkpoint import": run_import,
   "checkpoint ensemble": run_ensemble,
   "data prepare": run_data_prepare,

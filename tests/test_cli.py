@@ -22,6 +22,7 @@ COMMANDS = (
   "evaluate",
   "bench",
   "train",
+  "reproduce",
   "checkpoint",
   "data",
 )

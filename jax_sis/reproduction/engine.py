@@ -73,7 +73,9 @@ def hold(directory: pathlib.Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
   except OSError as error:
-    raise ValueError(f"--out must be a folder that can be written, got {str(directory)!r} ({error.strerror}).") from error
+    raise ValueError(
+      f"--out must be a folder that can be written, got {str(directory)!r} ({error.strerror})."
+    ) from error
   try:
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

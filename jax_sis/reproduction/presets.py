@@ -324,9 +324,7 @@ def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.Stage]:
   models = {names.full(0): "single", names.ensemble: "ensemble", names.dropout: "input dropout"}
   costs = {names.ensemble: len(members)}
   if preset.adversarial is not None:
-    made.append(
-      train_stage(preset, names, names.adversarial, "attacked images", adversarial=preset.adversarial)
-    )
+    made.append(train_stage(preset, names, names.adversarial, "attacked images", adversarial=preset.adversarial))
     models[names.adversarial] = "adversarial"
   words = {names.ensemble: FULL, names.dropout: "input dropout", names.adversarial: "attacked images"}
   for model in models:
@@ -408,9 +406,7 @@ def make_sample_stages(preset: Preset, names: Names) -> list[stages.Stage]:
       name=f"{names.architecture}-sample-compared",
       title="the orders of the sample compared",
       work=500,
-      config=StudyConfig(
-        run_dirs=tuple(runs), out="", labels=tuple(searches), thresholds=thresholds_below(preset)
-      ),
+      config=StudyConfig(run_dirs=tuple(runs), out="", labels=tuple(searches), thresholds=thresholds_below(preset)),
     )
   )
   return made

@@ -1,11 +1,24 @@
 """`jax-sis reproduce`: the paper's study of CIFAR-10, by stages that are done once and go on where they were."""
 
 import dataclasses
+import json
+import os
 import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jax_sis.config import require_one_of
-from jax_sis.reproduction import engine
-from jax_sis.reproduction.presets import PRESETS, make_stages
+from jax_sis.provenance import describe_checkout
+from jax_sis.reproduction import engine, tables
+from jax_sis.reproduction.engine import Done
+from jax_sis.reproduction.outcome import Outcome, read_outcome
+from jax_sis.reproduction.presets import PRESETS, Names, Preset, make_stages
+from jax_sis.reproduction.stages import DATA, DATA_FILE
+from jax_sis.storage import write_atomically
+
+FORMAT = "jax_sis.study/1"
+STUDY_FILE, TABLE_FILE = "study.json", "study.csv"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,9 +38,14 @@ class ReproduceConfig:
   def __post_init__(self) -> None:
     require_one_of("--preset", self.preset, tuple(PRESETS))
 
+  @property
+  def command(self) -> str:
+    """The command line that does the same, wherever the data lie."""
+    return shlex.join(["jax-sis", "reproduce", "--preset", self.preset, "--data-dir", "DATA", "--out", self.out])
+
 
 def reproduce(config: ReproduceConfig) -> pathlib.Path:
-  """Runs or resumes a study.
+  """Runs or resumes a study; prints its tables, and writes `study.json`, `study.csv` and the report.
 
   Args:
     config: which, see ReproduceConfig.
@@ -42,7 +60,16 @@ def reproduce(config: ReproduceConfig) -> pathlib.Path:
   preset = PRESETS[config.preset]
   print(f"Preset {preset.name}. {preset.purpose}", flush=True)
   with engine.hold(directory):
-    engine.run_stages(make_stages(preset), directory, config.data_dir)
+    done = engine.run_stages(make_stages(preset), directory, config.data_dir)
+    outcomes = [read_outcome(preset, Names(architecture=name), done) for name in preset.architectures]
+    for outcome in outcomes:
+      tables.print_outcome(outcome)
+    content = make_json(config, preset, done, outcomes)
+    write_atomically(directory / STUDY_FILE, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+    write_atomically(directory / TABLE_FILE, tables.make_csv(outcomes))
+  if preset.is_plumbing:
+    print(f"{preset.purpose} No number above says anything about a classifier.")
+  print(f"Written to {directory}: {STUDY_FILE}, {TABLE_FILE}", flush=True)
   return directory
 
 
@@ -55,3 +82,40 @@ def show_plan(config: ReproduceConfig) -> None:
   preset = PRESETS[config.preset]
   print(f"Preset {preset.name}. {preset.purpose}")
   engine.list_stages(make_stages(preset), pathlib.Path(config.out), config.data_dir)
+  for what, reason in preset.not_run:
+    print(f"Not run: {what}; {reason}.")
+
+
+def make_json(
+  config: ReproduceConfig, preset: Preset, done: Mapping[str, Done], outcomes: Sequence[Outcome]
+) -> dict[str, Any]:
+  """The study in JSON types: what was found, of what it was made and what is missing."""
+  directory = pathlib.Path(config.out)
+  return {
+    "format": FORMAT,
+    "preset": preset.name,
+    "purpose": preset.purpose,
+    "is_plumbing": preset.is_plumbing,
+    "seconds": sum(one.seconds for one in done.values()),
+    "provenance": {
+      "command": config.command,
+      "versions": engine.describe_versions(),
+      "commit": describe_checkout(),
+      "num_cores": os.cpu_count(),
+      "data": json.loads((done[DATA].folder / DATA_FILE).read_bytes()),
+      "settings": json.loads(json.dumps(dataclasses.asdict(preset))),
+    },
+    "outcomes": [dataclasses.asdict(outcome) for outcome in outcomes],
+    "not_run": [{"what": what, "reason": reason} for what, reason in preset.not_run],
+    "stages": [
+      {
+        "name": name,
+        "title": one.stage.title,
+        "program": one.stage.program,
+        "folder": one.folder.relative_to(directory).as_posix(),
+        "seconds": one.seconds,
+        **{key: one.record[key] for key in ("key", "fingerprint", "finished", "versions", "devices")},
+      }
+      for name, one in done.items()
+    ],
+  }

@@ -232,9 +232,7 @@ class Find(Stage):
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     """See Stage."""
-    placed = dataclasses.replace(
-      self.config, out=str(folder), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir
-    )
+    placed = dataclasses.replace(self.config, out=str(folder), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir)
     find.find(placed)
 
   def fingerprint(self, folder: pathlib.Path) -> str:

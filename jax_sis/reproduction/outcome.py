@@ -1,0 +1,365 @@
+"""What a study found: the table of who is right on what, the paper's claims beside our numbers, and the mitigations.
+
+Everything is read from the files of the stages. Images are the unit of every interval: of what a classifier says of
+the same images, differences are paired.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jax_sis import predictions
+from jax_sis.corruptions import MAIN_CORRUPTIONS
+from jax_sis.estimates import Mean, Share, difference_of, mean_of, share_of
+from jax_sis.predictions import Predictions
+from jax_sis.reproduction.engine import Done, read_json
+from jax_sis.reproduction.presets import Names, Preset
+from jax_sis.reproduction.stages import Evaluate
+
+AGREES, DISAGREES, OPEN, NOT_JUDGED = "agrees", "disagrees", "undecided", "not judged"
+# What the claims' words mean here, in shares of the images.
+NEARLY = 0.05
+FAR = 0.20
+NEAR_CHANCE = 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+  """What one classifier says of one kind of images.
+
+  Attributes:
+    model: the stage that made the classifier.
+    trained_on: what it was trained on, in words.
+    shown: what it is shown, in words.
+    accuracy: on the test images as they are.
+    negative_log_likelihood: there, in nats.
+    expected_calibration_error: there.
+    corrupted: the mean accuracy over corruptions and severities, over images; None where it was not evaluated.
+    num_corruptions: how many corruptions these are.
+  """
+
+  model: str
+  trained_on: str
+  shown: str
+  accuracy: Share
+  negative_log_likelihood: float
+  expected_calibration_error: float
+  corrupted: Mean | None
+  num_corruptions: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+  """A claim of the paper beside what was found here.
+
+  Attributes:
+    claim: what the paper says.
+    rule: what would agree with it, and what would not, in numbers.
+    verdict: `agrees`, `disagrees`, `undecided` where the interval holds both, or `not judged`.
+    found: the numbers, a sentence.
+    difference: the number that the rule is about, with its interval; a share of the images, or pixels.
+    unit: `share` or `pixels`.
+  """
+
+  claim: str
+  rule: str
+  verdict: str
+  found: str
+  difference: Mean
+  unit: str = "share"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mitigation:
+  """One way to train against overinterpretation, beside a single classifier on the same images.
+
+  Attributes:
+    label: which.
+    accuracy: on the test images.
+    accuracy_difference: minus the single classifier's, paired.
+    expected_calibration_error: on the test images.
+    negative_log_likelihood: likewise, in nats.
+    corrupted: mean accuracy on corrupted images; None where it was not evaluated.
+    sizes: by kind of subset (`sis`, `smallest`), the numbers of `comparison.ComparedSizes` as JSON has them.
+  """
+
+  label: str
+  accuracy: Share
+  accuracy_difference: Mean
+  expected_calibration_error: float
+  negative_log_likelihood: float
+  corrupted: Mean | None
+  sizes: dict[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+  """What a study found of one architecture.
+
+  Attributes:
+    architecture: a key of `classifiers.ARCHITECTURES`.
+    cells: the table.
+    claims: the paper's.
+    seeds: accuracies of the classifiers trained on whole images, by seed.
+    mitigations: the single classifier first.
+    sample: by search, what exact orders change: the comparison's JSON; None where the study has no sample of it.
+  """
+
+  architecture: str
+  cells: tuple[Cell, ...]
+  claims: tuple[Claim, ...]
+  seeds: tuple[float, ...]
+  mitigations: tuple[Mitigation, ...]
+  sample: dict[str, Any] | None
+
+
+def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outcome:
+  """What the finished stages of an architecture say."""
+  cells = make_cells(names, done)
+  return Outcome(
+    architecture=names.architecture,
+    cells=tuple(cells),
+    claims=tuple(make_claims(preset, names, done)),
+    seeds=tuple(
+      float(read_predictions(done, f"{names.full(seed)}-on-whole").is_correct.mean())
+      for seed in range(preset.num_seeds)
+    ),
+    mitigations=tuple(make_mitigations(names, done)),
+    sample=read_comparison(done, f"{names.architecture}-sample-compared"),
+  )
+
+
+def make_cells(names: Names, done: Mapping[str, Done]) -> list[Cell]:
+  """The table: a line an evaluation of the architecture's classifiers, with that on corrupted images beside it."""
+  cells = []
+  for name, one in done.items():
+    stage = one.stage
+    if not isinstance(stage, Evaluate) or stage.config.corruptions or not name.startswith(f"{names.architecture}-"):
+      continue
+    clean = read_metrics(one.folder)["clean"]
+    corrupted, num_corruptions = read_corrupted(done, name)
+    cells.append(
+      Cell(
+        model=stage.model,
+        trained_on=stage.trained_on,
+        shown=stage.shown,
+        accuracy=share_of(read_predictions(done, name).is_correct),
+        negative_log_likelihood=clean["negative_log_likelihood"],
+        expected_calibration_error=clean["expected_calibration_error"],
+        corrupted=None if corrupted is None else mean_of(corrupted),
+        num_corruptions=num_corruptions,
+      )
+    )
+  return cells
+
+
+def read_metrics(folder: pathlib.Path) -> dict[str, Any]:
+  """What an evaluation measured.
+
+  Raises:
+    ValueError: its file is not there.
+  """
+  metrics = read_json(folder / "metrics.json")
+  if metrics is None:
+    raise ValueError(f"{str(folder / 'metrics.json')!r} must hold what an evaluation measured, but cannot be read.")
+  return metrics
+
+
+def read_predictions(done: Mapping[str, Done], name: str) -> Predictions:
+  """What an evaluation predicted of the images as they are, in the order of their ids."""
+  found = predictions.read(done[name].folder)
+  return found.select(np.argsort(found.id, kind="stable"))
+
+
+def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarray, "N"] | None, int]:
+  """Of each image the share of its corruptions that are classified rightly, and the number of corruptions."""
+  one = done.get(f"{name}-corrupted")
+  if one is None:
+    return None, 0
+  conditions = [
+    (row["corruption"], row["severity"])
+    for row in read_metrics(one.folder)["conditions"]
+    if row["corruption"] in MAIN_CORRUPTIONS
+  ]
+  is_correct = []
+  for corruption, severity in conditions:
+    found = predictions.read(one.folder, corruption, severity)
+    is_correct.append(found.is_correct[np.argsort(found.id, kind="stable")])
+  return np.mean(is_correct, axis=0), len({corruption for corruption, _ in conditions})
+
+
+def make_claims(preset: Preset, names: Names, done: Mapping[str, Done]) -> list[Claim]:
+  """The paper's claims, in its order (sections 4.1 to 4.3)."""
+  share = f"{100 * preset.fraction:g} %"
+  full = names.full(0)
+  on_full, on_subsets, on_random = (
+    read_predictions(done, f"{full}-on-{view}").is_correct for view in ("whole", "subsets", "random")
+  )
+  subsets = read_predictions(done, f"{names.subsets}-on-subsets").is_correct
+  random = read_predictions(done, f"{names.random}-on-random").is_correct
+  num_classes = len(read_metrics(done[f"{full}-on-whole"].folder)["clean"]["class_count"])
+  loss, gap = difference_of(subsets, on_full), difference_of(subsets, random)
+  chance = difference_of(on_random, np.full(len(on_random), 1 / num_classes))
+  claims = [
+    Claim(
+      claim=f"A classifier trained and tested on the {share} of the pixels that another one needs most is nearly as "
+      "accurate as that one on whole images.",
+      rule=f"nearly: less than {100 * NEARLY:g} points below",
+      verdict=judge(loss, -NEARLY),
+      found=f"{percent(subsets)} against {percent(on_full)} (the classifier of whole images is right on "
+      f"{percent(on_subsets)} of these subsets itself).",
+      difference=loss,
+    ),
+    Claim(
+      claim=f"Trained and tested on {share} of the pixels at random, a classifier is far less accurate.",
+      rule=f"far: more than {100 * FAR:g} points below the one on the most needed pixels",
+      verdict=judge(gap, FAR),
+      found=f"{percent(random)} on random pixels against {percent(subsets)} on the most needed ones.",
+      difference=gap,
+    ),
+    Claim(
+      claim=f"Shown {share} of the pixels at random, the classifier of whole images is at chance.",
+      rule=f"at chance: less than {100 * NEAR_CHANCE:g} points above 1 in {num_classes}",
+      verdict=judge(dataclasses.replace(chance, low=negate(chance.high), high=negate(chance.low)), -NEAR_CHANCE),
+      found=f"It is right on {percent(on_random)} of them.",
+      difference=chance,
+    ),
+  ]
+  claims += [claim for claim in (wrong_claim(preset, names, done), *larger_claims(names, done)) if claim is not None]
+  if preset.is_plumbing:
+    return [dataclasses.replace(claim, verdict=NOT_JUDGED) for claim in claims]
+  return claims
+
+
+def wrong_claim(preset: Preset, names: Names, done: Mapping[str, Done]) -> Claim | None:
+  """At equal confidence, do wrong predictions rest on smaller subsets? At the lowest threshold analysed."""
+  analysis = read_analysis(done, f"{names.architecture}-analysis")
+  found = min(analysis["runs"][names.full(0)]["correctness"], key=lambda one: one["threshold"], default=None)
+  if found is None:
+    return None
+  matched = found["matched"]
+  difference = Mean(**matched["difference"])
+  return Claim(
+    claim="At the same confidence, wrong predictions rest on smaller sufficient subsets than right ones.",
+    rule="smaller: the mean of the wrong ones minus that of the right ones is below zero",
+    verdict=judge(dataclasses.replace(difference, low=negate(difference.high), high=negate(difference.low)), 0.0),
+    found=f"At threshold {found['threshold']:g}, {matched['num_wrong']} wrong predictions beside "
+    f"{matched['num_right']} right ones of the same confidence.",
+    difference=difference,
+    unit="pixels",
+  )
+
+
+def larger_claims(names: Names, done: Mapping[str, Done]) -> list[Claim]:
+  """Do an ensemble and input dropout need more pixels? By both kinds of subset."""
+  claims = []
+  for kind, what in (("sizes", "read from orders"), ("smallest", "the smallest evidence")):
+    comparison = read_comparison(done, f"{names.architecture}-{kind}-compared")
+    if comparison is None:
+      continue
+    for compared in comparison["sizes"][1:]:
+      difference = Mean(**compared["difference"])
+      claims.append(
+        Claim(
+          claim=f"The sufficient subsets of the classifier with {compared['label']} are larger ({what}).",
+          rule="larger: their mean minus the single classifier's, on images with a subset of each, is above zero",
+          verdict=judge(difference, 0.0),
+          found=f"Mean {number(compared['pixels']['mean'])} pixels against "
+          f"{number(comparison['sizes'][0]['pixels']['mean'])}; "
+          f"{100 * compared['with_subset']['share']:.0f} % of the images have a subset, "
+          f"{100 * comparison['sizes'][0]['with_subset']['share']:.0f} % for the single one.",
+          difference=difference,
+          unit="pixels",
+        )
+      )
+  return claims
+
+
+def judge(difference: Mean, bound: float) -> str:
+  """Whether a difference is above a bound, by its interval."""
+  if difference.low is None or difference.high is None:
+    return OPEN
+  if difference.low > bound:
+    return AGREES
+  return DISAGREES if difference.high < bound else OPEN
+
+
+def negate(value: float | None) -> float | None:
+  """The same on the other side of zero."""
+  return None if value is None else -value
+
+
+def percent(is_correct: np.ndarray) -> str:
+  """A share of images in words, with its interval and the number of images."""
+  share = share_of(is_correct)
+  assert share.share is not None and share.low is not None and share.high is not None
+  return f"{100 * share.share:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}] of {share.num_images:,}"
+
+
+def number(value: float | None) -> str:
+  """A number of pixels, or that there is none."""
+  return "no" if value is None else f"{value:.1f}"
+
+
+def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]:
+  """The single classifier and the others on the same images."""
+  comparisons = {kind: read_comparison(done, f"{names.architecture}-{kind}-compared") for kind in ("sizes", "smallest")}
+  single = read_predictions(done, f"{names.full(0)}-on-whole")
+  models = {
+    "single": names.full(0),
+    "ensemble": names.ensemble,
+    "input dropout": names.dropout,
+    "adversarial": names.adversarial,
+  }
+  found = []
+  for label, model in models.items():
+    name = f"{model}-on-whole"
+    if name not in done:
+      continue
+    clean = read_metrics(done[name].folder)["clean"]
+    predicted = read_predictions(done, name)
+    corrupted, _ = read_corrupted(done, name)
+    found.append(
+      Mitigation(
+        label=label,
+        accuracy=share_of(predicted.is_correct),
+        accuracy_difference=difference_of(predicted.is_correct, single.is_correct),
+        expected_calibration_error=clean["expected_calibration_error"],
+        negative_log_likelihood=clean["negative_log_likelihood"],
+        corrupted=None if corrupted is None else mean_of(corrupted),
+        sizes={
+          compared["answer"]: compared
+          for comparison in comparisons.values()
+          if comparison is not None
+          for compared in comparison["sizes"]
+          if compared["label"] == label
+        },
+      )
+    )
+  return found
+
+
+def read_analysis(done: Mapping[str, Done], name: str) -> dict[str, Any]:
+  """What `analyse` wrote.
+
+  Raises:
+    ValueError: its file is not there.
+  """
+  analysis = read_json(done[name].folder / "analysis.json")
+  if analysis is None:
+    raise ValueError(f"the stage {name} must have an analysis.json, but it cannot be read.")
+  return analysis
+
+
+def read_comparison(done: Mapping[str, Done], name: str) -> dict[str, Any] | None:
+  """What `analyse` found of several runs; None where the study has no such stage."""
+  return read_analysis(done, name)["comparison"] if name in done else None
+
+
+def total_seconds(done: Mapping[str, Done]) -> float:
+  """How long all stages took together."""
+  return sum(one.seconds for one in done.values())

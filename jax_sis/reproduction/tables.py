@@ -1,0 +1,200 @@
+"""The tables of a study: as text, for the screen and the CSV, and as rows for its report."""
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jax_sis.estimates import Mean, Share
+from jax_sis.reproduction.outcome import Cell, Claim, Mitigation, Outcome
+
+CELL_HEADER = ("classifier", "trained on", "shown", "accuracy, %", "NLL", "ECE", "corrupted, %")
+CLAIM_HEADER = ("the paper", "here", "numbers", "difference", "images")
+MITIGATION_HEADER = (
+  "classifier",
+  "accuracy, %",
+  "minus single",
+  "NLL",
+  "ECE",
+  "corrupted, %",
+  "SIS, pixels",
+  "minus single",
+  "with one, %",
+  "smallest, pixels",
+  "minus single",
+  "with one, %",
+)
+SAMPLE_HEADER = ("search", "images with a subset", "pixels", "median", "minus the first")
+
+
+def cell_rows(cells: Sequence[Cell]) -> list[list[str]]:
+  """A line a classifier and kind of images."""
+  return [
+    [
+      cell.model,
+      cell.trained_on,
+      cell.shown,
+      describe_share(cell.accuracy),
+      f"{cell.negative_log_likelihood:.3f}",
+      f"{cell.expected_calibration_error:.3f}",
+      "" if cell.corrupted is None else describe_percent(cell.corrupted),
+    ]
+    for cell in cells
+  ]
+
+
+def claim_rows(claims: Sequence[Claim]) -> list[list[str]]:
+  """A line a claim."""
+  return [
+    [claim.claim, claim.verdict, claim.found, describe_difference(claim), f"{claim.difference.num_images:,}"]
+    for claim in claims
+  ]
+
+
+def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
+  """A line a way to train."""
+  return [
+    [
+      one.label,
+      describe_share(one.accuracy),
+      "" if one.label == mitigations[0].label else describe_percent(one.accuracy_difference, is_signed=True),
+      f"{one.negative_log_likelihood:.3f}",
+      f"{one.expected_calibration_error:.3f}",
+      "" if one.corrupted is None else describe_percent(one.corrupted),
+      *size_cells(one, mitigations[0], "sis"),
+      *size_cells(one, mitigations[0], "smallest"),
+    ]
+    for one in mitigations
+  ]
+
+
+def size_cells(one: Mitigation, first: Mitigation, answer: str) -> list[str]:
+  """The size of the subsets, that minus the first one's, and how many images have one."""
+  compared = one.sizes.get(answer)
+  if compared is None:
+    return ["", "", ""]
+  is_first = one.label == first.label
+  return [
+    describe_pixels(Mean(**compared["pixels"])),
+    "" if is_first else describe_pixels(Mean(**compared["difference"]), is_signed=True),
+    describe_share(Share(**compared["with_subset"])),
+  ]
+
+
+def sample_rows(comparison: dict[str, Any]) -> list[list[str]]:
+  """A line a search of the sample."""
+  rows = []
+  for place, compared in enumerate(comparison["sizes"]):
+    share = compared["with_subset"]
+    rows.append(
+      [
+        compared["label"],
+        f"{share['count']} of {share['num_images']}",
+        describe_pixels(Mean(**compared["pixels"])),
+        "-" if compared["median_pixels"] is None else f"{compared['median_pixels']:g}",
+        "" if not place else describe_pixels(Mean(**compared["difference"]), is_signed=True),
+      ]
+    )
+  return rows
+
+
+def describe_difference(claim: Claim) -> str:
+  """The number that a claim's rule is about."""
+  if claim.unit == "share":
+    return f"{describe_percent(claim.difference, is_signed=True)} points"
+  return f"{describe_pixels(claim.difference, is_signed=True)} pixels"
+
+
+def describe_share(share: Share) -> str:
+  """A share in per cent, with its interval."""
+  if share.share is None or share.low is None or share.high is None:
+    return f"- ({share.reason})"
+  return f"{100 * share.share:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+
+
+def describe_percent(mean: Mean, *, is_signed: bool = False) -> str:
+  """A mean share in per cent, with its interval."""
+  return describe_mean(mean, 100.0, "+.1f" if is_signed else ".1f")
+
+
+def describe_pixels(mean: Mean, *, is_signed: bool = False) -> str:
+  """A mean number of pixels, with its interval."""
+  return describe_mean(mean, 1.0, "+.1f" if is_signed else ".1f")
+
+
+def describe_mean(mean: Mean, factor: float, form: str) -> str:
+  """A mean and its interval, or why there is none."""
+  if mean.mean is None:
+    return f"- ({mean.reason})"
+  if mean.low is None or mean.high is None:
+    return f"{factor * mean.mean:{form}} ({mean.reason})"
+  return f"{factor * mean.mean:{form}} [{factor * mean.low:{form}}, {factor * mean.high:{form}}]"
+
+
+def print_outcome(outcome: Outcome) -> None:
+  """All tables on the screen."""
+  console = Console(file=sys.stdout, highlight=False)
+  print_table(console, f"{outcome.architecture}: who is right on what", CELL_HEADER, cell_rows(outcome.cells))
+  print_table(console, "the paper's claims", CLAIM_HEADER, claim_rows(outcome.claims))
+  if len(outcome.mitigations) > 1:
+    print_table(console, "mitigations, on the same images", MITIGATION_HEADER, mitigation_rows(outcome.mitigations))
+  if outcome.sample is not None:
+    print_table(console, "what exact orders change, on a sample", SAMPLE_HEADER, sample_rows(outcome.sample))
+  seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in outcome.seeds)
+  print(f"Accuracy of the {len(outcome.seeds)} classifiers trained on whole images, by seed: {seeds} %.", flush=True)
+
+
+def print_table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+  """One table."""
+  table = Table(*header, title=title, title_justify="left")
+  for row in rows:
+    table.add_row(*row)
+  console.print(table)
+
+
+def make_csv(outcomes: Sequence[Outcome]) -> bytes:
+  """The table of cells, a line each, with plain numbers."""
+  text = io.StringIO()
+  writer = csv.writer(text)
+  writer.writerow(
+    [
+      "architecture",
+      "classifier",
+      "trained_on",
+      "shown",
+      "num_images",
+      "accuracy",
+      "accuracy_low",
+      "accuracy_high",
+      "negative_log_likelihood",
+      "expected_calibration_error",
+      "corrupted_accuracy",
+      "corrupted_low",
+      "corrupted_high",
+      "num_corrupted_images",
+    ]
+  )
+  for outcome in outcomes:
+    for cell in outcome.cells:
+      accuracy, corrupted = cell.accuracy, cell.corrupted
+      writer.writerow(
+        [
+          outcome.architecture,
+          cell.model,
+          cell.trained_on,
+          cell.shown,
+          accuracy.num_images,
+          accuracy.share,
+          accuracy.low,
+          accuracy.high,
+          cell.negative_log_likelihood,
+          cell.expected_calibration_error,
+          *(("", "", "", "") if corrupted is None else (corrupted.mean, corrupted.low, corrupted.high)),
+          *(() if corrupted is None else (corrupted.num_images,)),
+        ]
+      )
+  return text.getvalue().encode()
