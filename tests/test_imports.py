@@ -71,6 +71,7 @@ ORDER = (
   "overlap",
   "analysis",
   "comparison",
+  "page",
   "figures",
   "study_figures",
   "study_tables",
