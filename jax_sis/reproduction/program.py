@@ -10,7 +10,7 @@ from typing import Any
 
 from jax_sis.config import require_one_of
 from jax_sis.provenance import describe_checkout
-from jax_sis.reproduction import engine, tables
+from jax_sis.reproduction import engine, figure, report, tables
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.outcome import Outcome, read_outcome
 from jax_sis.reproduction.presets import PRESETS, Names, Preset, make_stages
@@ -18,7 +18,7 @@ from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.storage import write_atomically
 
 FORMAT = "jax_sis.study/1"
-STUDY_FILE, TABLE_FILE = "study.json", "study.csv"
+STUDY_FILE, TABLE_FILE, REPORT_FILE = "study.json", "study.csv", "report.html"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,9 +67,16 @@ def reproduce(config: ReproduceConfig) -> pathlib.Path:
     content = make_json(config, preset, done, outcomes)
     write_atomically(directory / STUDY_FILE, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
     write_atomically(directory / TABLE_FILE, tables.make_csv(outcomes))
+    num_classes = len(content["provenance"]["data"][preset.test_split]["num_images_by_class"])
+    pictures: dict[str, bytes] = {}
+    for outcome in outcomes:
+      pictures |= figure.draw_outcome(outcome, num_classes=num_classes)
+    for name, png in pictures.items():
+      write_atomically(directory / name, png)
+    write_atomically(directory / REPORT_FILE, report.make_report(content, preset, outcomes, done, pictures))
   if preset.is_plumbing:
     print(f"{preset.purpose} No number above says anything about a classifier.")
-  print(f"Written to {directory}: {STUDY_FILE}, {TABLE_FILE}", flush=True)
+  print(f"Written to {directory}: {', '.join([REPORT_FILE, STUDY_FILE, TABLE_FILE, *pictures])}", flush=True)
   return directory
 
 
