@@ -1,0 +1,398 @@
+"""Stages of a study: done once, resumed, run again where what they are made of changed; and what a study concludes."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from jax_sis import predictions, provenance
+from jax_sis.estimates import Mean
+from jax_sis.reproduction import engine, outcome, presets, tables
+from jax_sis.reproduction.engine import Done, run_stages
+from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE, Names, make_stages
+from jax_sis.reproduction.stages import Analyse, Controls, Evaluate, Find, Stage, Train, hash_file
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Note(Stage):
+  """Writes its text and those of its inputs, and counts how often it runs."""
+
+  program: ClassVar[str] = "note"
+  work: float = 1.0
+  text: str
+  of: tuple[str, ...] = ()
+
+  @property
+  def inputs(self) -> dict[str, str]:
+    """See Stage."""
+    return {f"source {number}": name for number, name in enumerate(self.of)}
+
+  def settings(self, data_dir: str | None) -> dict[str, Any]:
+    """See Stage."""
+    return {"text": self.text}
+
+  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+    """See Stage."""
+    if self.text == "bad":
+      raise ValueError("text must be good, got 'bad'; write another one.")
+    with (folder / "runs").open("a") as file:
+      file.write("once\n")
+    texts = [self.text, *((path / "text").read_text() for path in inputs.values())]
+    (folder / "text").write_text(" ".join(texts))
+
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """See Stage."""
+    return hash_file(folder / "text")
+
+
+def make_chain(first: str = "a", last: str = "c") -> list[Stage]:
+  """Three stages: the third takes from both others."""
+  return [
+    Note(name="first", title="the first", text=first),
+    Note(name="second", title="the second", text="b", of=("first",)),
+    Note(name="third", title="the third", text=last, of=("first", "second")),
+  ]
+
+
+def num_runs(done: Done) -> int:
+  return len((done.folder / "runs").read_text().splitlines())
+
+
+def test_stages_run_in_order_and_only_once(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
+  run_stages(make_chain(), tmp_path, None)
+  assert "[3/3] third: the third. About" in capsys.readouterr().out
+  done = run_stages(make_chain(), tmp_path, None)
+  assert (done["third"].product / "text").read_text() == "c a b a"
+  assert {name: num_runs(one) for name, one in done.items()} == {"first": 1, "second": 1, "third": 1}
+  assert capsys.readouterr().out.count("Done already") == 3
+
+
+def test_a_stage_whose_settings_changed_runs_again_and_says_why(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+  before = run_stages(make_chain(), tmp_path, None)
+  capsys.readouterr()
+  after = run_stages(make_chain(last="d"), tmp_path, None)
+  lines = capsys.readouterr().out
+  assert "It runs again: text: 'c' there, 'd' asked." in lines
+  assert lines.count("It runs again") == 1
+  assert after["second"].folder == before["second"].folder
+  assert after["third"].folder != before["third"].folder
+  # The first answer is still there: going back to it costs nothing.
+  again = run_stages(make_chain(), tmp_path, None)
+  assert num_runs(again["third"]) == 1
+
+
+def test_stages_run_again_only_where_what_they_take_has_other_contents(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+  run_stages(make_chain(), tmp_path, None)
+  capsys.readouterr()
+  run_stages(make_chain(first="A"), tmp_path, None)
+  lines = capsys.readouterr().out
+  assert "It runs again: text: 'a' there, 'A' asked." in lines
+  assert "It runs again: its source 0, first, has other contents." in lines
+  assert "It runs again: its source 0, first, has other contents; its source 1, second, has other contents." in lines
+
+
+def test_other_settings_with_the_same_result_leave_what_follows_alone(tmp_path: pathlib.Path):
+  """The key of a stage is made of what its inputs hold, and not of how that came about."""
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Shouting(Note):
+    def settings(self, data_dir: str | None) -> dict[str, Any]:
+      return {"text": self.text, "is_loud": False}
+
+  run_stages(make_chain(), tmp_path, None)
+  chain = [Shouting(name="first", title="the first", text="a"), *make_chain()[1:]]
+  done = run_stages(chain, tmp_path, None)
+  assert len(list((tmp_path / "stages" / "first").iterdir())) == 2
+  assert num_runs(done["second"]) == num_runs(done["third"]) == 1
+
+
+@pytest.mark.parametrize("harm", ["changed", "removed"])
+def test_results_that_were_changed_are_set_aside_and_made_again(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], harm: str
+):
+  before = run_stages(make_chain(), tmp_path, None)
+  text = before["second"].folder / "text"
+  if harm == "changed":
+    text.write_text("forged")
+  else:
+    text.unlink()
+  capsys.readouterr()
+  after = run_stages(make_chain(), tmp_path, None)
+  aside = before["second"].folder.name + ".changed1"
+  assert f"It runs again: its results were changed since it was done; they are in {aside}." in capsys.readouterr().out
+  assert (after["second"].folder / "text").read_text() == "b a"
+  if harm == "changed":
+    assert (before["second"].folder.with_name(aside) / "text").read_text() == "forged"
+  # What follows was made of the same contents.
+  assert num_runs(after["third"]) == 1
+
+
+def test_a_record_that_was_cut_off_counts_for_nothing(tmp_path: pathlib.Path):
+  before = run_stages(make_chain(), tmp_path, None)
+  record = before["third"].folder / "stage.json"
+  record.write_bytes(record.read_bytes()[:40])
+  assert num_runs(run_stages(make_chain(), tmp_path, None)["third"]) == 2
+
+
+def test_an_error_names_its_stage(tmp_path: pathlib.Path):
+  with pytest.raises(ValueError, match=r"^stage third: text must be good, got 'bad'; write another one\.$"):
+    run_stages(make_chain(last="bad"), tmp_path, None)
+  assert not list(tmp_path.glob("stages/third/*/stage.json"))
+  assert len(list(tmp_path.glob("stages/*/*/stage.json"))) == 2
+
+
+def test_the_plan_says_what_is_done_and_does_nothing(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
+  engine.list_stages(make_chain(), tmp_path / "new", None)
+  assert not (tmp_path / "new").exists()
+  run_stages(make_chain()[:1], tmp_path, None)
+  capsys.readouterr()
+  engine.list_stages(make_chain(), tmp_path, None)
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[:3] == [
+    "[1/3] first: the first. Done in 0 s.",
+    "[2/3] second: the second. To do.",
+    "[3/3] third: the third. To do, after its inputs.",
+  ]
+  assert lines[3].startswith("1 of 3 stages are done; the rest takes about 0 s")
+  run_stages(make_chain()[:2], tmp_path, None)
+  capsys.readouterr()
+  engine.list_stages(make_chain(first="A"), tmp_path, None)
+  assert "first: the first. To do again: text: 'a' there, 'A' asked." in capsys.readouterr().out
+
+
+SLOW_STAGE = """
+  import pathlib, sys, time
+  sys.path.insert(0, {tests!r})
+  from test_reproduction import Note, make_chain
+  from jax_sis.reproduction import engine
+
+  class Slow(Note):
+    def run(self, folder, inputs, data_dir):
+      (folder / "half").touch()
+      time.sleep(600)
+
+  engine.CLOCK_SECONDS = 0.05
+  chain = make_chain()
+  chain[1] = Slow(name="second", title="the second", text="b", of=("first",))
+  directory = pathlib.Path(sys.argv[1])
+  with engine.hold(directory):
+    engine.run_stages(chain, directory, None)
+"""
+
+
+@pytest.fixture
+def slow_study(tmp_path: pathlib.Path, repository: pathlib.Path):
+  """A process that is in the middle of the second of three stages."""
+  script = textwrap.dedent(SLOW_STAGE.format(tests=str(pathlib.Path(__file__).parent)))
+  process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=repository)
+  for _ in range(1200):
+    clocks = list(tmp_path.glob("stages/second/*/clock.json"))
+    if clocks and json.loads(clocks[0].read_bytes())["seconds"] >= 0.3:
+      break
+    assert process.poll() is None
+    time.sleep(0.05)
+  yield process
+  process.kill()
+  process.wait(timeout=60)
+
+
+def test_one_process_at_a_time_works_in_a_folder_and_a_killed_one_is_followed(
+  slow_study: subprocess.Popen[bytes], tmp_path: pathlib.Path
+):
+  with (
+    pytest.raises(ValueError, match=r"^--out '.*' is being worked on by another process; wait for it, or name another"),
+    engine.hold(tmp_path),
+  ):
+    pass
+  slow_study.send_signal(signal.SIGKILL)
+  assert slow_study.wait(timeout=60) == -signal.SIGKILL
+  with engine.hold(tmp_path):
+    done = run_stages(make_chain(), tmp_path, None)
+  assert (done["third"].folder / "text").read_text() == "c a b a"
+  assert num_runs(done["first"]) == 1
+  # It went on in the same folder, and the time before the kill is counted.
+  assert (done["second"].folder / "half").exists()
+  assert done["second"].seconds >= 0.3
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: pathlib.Path):
+  (tmp_path / "file").touch()
+  with (
+    pytest.raises(ValueError, match=r"^--out must be a folder that can be written, got '.*file.study' \(Not a dir"),
+    engine.hold(tmp_path / "file" / "study"),
+  ):
+    pass
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
+def test_stages_have_names_of_their_own_and_come_after_what_they_take_something_from(preset: presets.Preset):
+  stages = make_stages(preset)
+  names = [stage.name for stage in stages]
+  assert len(set(names)) == len(names)
+  for place, stage in enumerate(stages):
+    assert set(stage.inputs.values()) <= set(names[:place]), stage.name
+    assert stage.work > 0
+    assert not {"out", "data_dir", "checkpoint", "run_dir", "run_dirs"} & set(
+      json.loads(json.dumps(stage.settings(None))) if stage.name != "data" else ()
+    )
+
+
+def test_smoke_has_every_kind_of_stage_that_the_other_presets_have():
+  def kinds(preset: presets.Preset) -> set[tuple[str, ...]]:
+    found = set()
+    for stage in make_stages(preset):
+      kind = [stage.program]
+      if isinstance(stage, Train):
+        config = stage.config
+        kind += [str(bool(part)) for part in (config.subset, config.keep_pixels < 1, config.adversarial)]
+      if isinstance(stage, Evaluate):
+        kind += [str(bool(part)) for part in (stage.config.subset, stage.config.corruptions)]
+      found.add(tuple(kind))
+    return found
+
+  assert kinds(BUDGET) <= kinds(SMOKE)
+  assert kinds(PAPER) <= kinds(SMOKE)
+  assert ("train", "False", "False", "True") in kinds(SMOKE)
+
+
+def test_the_budget_has_what_the_study_needs():
+  stages = {stage.name: stage for stage in make_stages(BUDGET)}
+  for model, view in (("full-0", "whole"), ("subsets", "subsets"), ("random", "random"), ("full-0", "random")):
+    assert isinstance(stages[f"resnet20-{model}-on-{view}"], Evaluate)
+  transfer = stages["resnet20-full-1-on-resnet20-orders-test"]
+  assert transfer.inputs == {"data": "data", "checkpoint": "resnet20-full-1", "subset": "resnet20-orders-test"}
+  assert stages["resnet20-ensemble"].inputs == {
+    "member 0": "resnet20-full-0",
+    "member 1": "resnet20-full-1",
+    "member 2": "resnet20-full-2",
+  }
+  dropout = stages["resnet20-dropout"]
+  assert isinstance(dropout, Train)
+  assert dropout.config.keep_pixels == 0.8
+  controls = stages["resnet20-controls"]
+  assert isinstance(controls, Controls)
+  assert controls.config.limit >= 500
+  orders = stages["resnet20-orders-train"]
+  assert isinstance(orders, Find)
+  assert orders.config.split == "train"
+  assert "adversarial training" in dict(BUDGET.not_run)
+  compared = stages["resnet20-sizes-compared"]
+  assert isinstance(compared, Analyse)
+  assert compared.config.run_dirs[0] == "resnet20-orders-test"
+
+
+def test_trainings_of_a_preset_differ_in_nothing_but_what_is_compared():
+  trainings = [stage.config for stage in make_stages(BUDGET) if isinstance(stage, Train)]
+  neutral = {dataclasses.replace(config, seed=0, subset=None, keep_pixels=1.0) for config in trainings}
+  assert len(trainings) == 6
+  assert len(neutral) == 1
+
+
+@pytest.mark.parametrize(
+  ("low", "high", "bound", "verdict"),
+  [
+    (-0.04, -0.01, -0.05, "agrees"),
+    (-0.06, -0.01, -0.05, "undecided"),
+    (-0.09, -0.06, -0.05, "disagrees"),
+    (0.1, 0.3, 0.2, "undecided"),
+    (None, None, 0.2, "undecided"),
+  ],
+)
+def test_a_claim_is_judged_by_the_whole_interval(low: float | None, high: float | None, bound: float, verdict: str):
+  assert outcome.judge(Mean(mean=0.0, low=low, high=high, num_images=100), bound) == verdict
+
+
+def write_evaluation(folder: pathlib.Path, is_correct: np.ndarray) -> None:
+  """The files of an evaluation of images of class 0, of which these are right, in the opposite order of their places."""
+  ids = [f"test_{index}" for index in range(len(is_correct))]
+  logits = np.where(is_correct[:, None], [[2.0, 0.0]], [[0.0, 2.0]])
+  folder.mkdir(parents=True)
+  found = predictions.make_predictions(ids, logits, np.zeros(len(ids), np.int32))
+  predictions.write(folder, ("clean", 0), found.select(np.arange(len(ids))[::-1]))
+  clean = {"negative_log_likelihood": 0.5, "expected_calibration_error": 0.1, "class_count": {"a": 1, "b": 1}}
+  (folder / "metrics.json").write_text(json.dumps({"clean": clean, "conditions": []}))
+
+
+def make_study(tmp_path: pathlib.Path, right: Mapping[str, int], num_images: int) -> dict[str, Done]:
+  """Evaluations of the budget of which so many first images are right; `analyse` and all else is missing."""
+  done = {}
+  for stage in make_stages(BUDGET):
+    if isinstance(stage, Evaluate) and stage.name in right:
+      folder = tmp_path / stage.name
+      write_evaluation(folder, np.arange(num_images) < right[stage.name])
+      done[stage.name] = Done(stage=stage, folder=folder, key="", fingerprint="", seconds=1, record={})
+  return done
+
+
+def test_claims_are_what_the_predictions_say(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  right = {"full-0-on-whole": 180, "full-0-on-subsets": 150, "full-0-on-random": 104}
+  right |= {"subsets-on-subsets": 176, "random-on-random": 90}
+  done = make_study(tmp_path, {f"resnet20-{name}": count for name, count in right.items()}, 200)
+  monkeypatch.setattr(outcome, "wrong_claim", lambda *_: None)
+  nearly, far, chance = outcome.make_claims(BUDGET, Names(architecture="resnet20"), done)
+  assert nearly.difference.mean == pytest.approx(-0.02)
+  assert far.difference.mean == pytest.approx(0.43)
+  # Two classes.
+  assert chance.difference.mean == pytest.approx(104 / 200 - 0.5)
+  assert [claim.verdict for claim in (nearly, far, chance)] == ["agrees", "agrees", "undecided"]
+  assert nearly.found.startswith("88.0 % [82.8, 91.8] of 200 against 90.0 % [85.1, 93.4] of 200")
+  assert {claim.difference.num_images for claim in (nearly, far, chance)} == {200}
+  plumbing = dataclasses.replace(BUDGET, is_plumbing=True)
+  claims = outcome.make_claims(plumbing, Names(architecture="resnet20"), done)
+  assert {claim.verdict for claim in claims} == {"not judged"}
+
+
+def test_the_table_has_a_line_an_evaluation(tmp_path: pathlib.Path):
+  done = make_study(tmp_path, {"resnet20-full-0-on-whole": 180, "resnet20-random-on-random": 90}, 200)
+  cells = outcome.make_cells(Names(architecture="resnet20"), done)
+  assert [cell[:4] for cell in tables.cell_rows(cells)] == [
+    ["resnet20-full-0", "all pixels", "all pixels", "90.0 [85.1, 93.4]"],
+    ["resnet20-random", "5 % random", "5 % at random", "45.0 [38.3, 51.9]"],
+  ]
+  found = outcome.Outcome(
+    architecture="resnet20", cells=tuple(cells), claims=(), seeds=(0.9,), mitigations=(), sample=None
+  )
+  lines = tables.make_csv([found]).decode().splitlines()
+  assert lines[0].startswith("architecture,classifier,trained_on,shown,num_images,accuracy,")
+  assert lines[1].startswith("resnet20,resnet20-full-0,all pixels,all pixels,200,0.9,0.85")
+  assert len({line.count(",") for line in lines}) == 1
+
+
+def run_git(folder: pathlib.Path, *words: str) -> str:
+  identity = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+  names = {
+    f"GIT_{role}_{what}": "someone@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+  }
+  command = ["git", "-C", str(folder), *words]
+  return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | identity | names).stdout
+
+
+def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path: pathlib.Path):
+  package = tmp_path / "project" / "package"
+  package.mkdir(parents=True)
+  assert provenance.describe_checkout(package) is None
+  run_git(package.parent, "init", "-q")
+  (package / "code.py").write_text("1\n")
+  run_git(package.parent, "add", "-A")
+  run_git(package.parent, "commit", "-qm", "First")
+  commit = run_git(package.parent, "rev-parse", "HEAD").strip()
+  assert provenance.describe_checkout(package) == commit
+  (package / "code.py").write_text("2\n")
+  assert provenance.describe_checkout(package) == f"{commit}+changes"
+  installed = package.parent / "venv" / "package"
+  installed.mkdir(parents=True)
+  assert provenance.describe_checkout(installed) is None
