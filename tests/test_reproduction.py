@@ -317,7 +317,7 @@ def test_a_claim_is_judged_by_the_whole_interval(low: float | None, high: float 
 
 
 def write_evaluation(folder: pathlib.Path, is_correct: np.ndarray) -> None:
-  """The files of an evaluation of images of class 0, of which these are right, in the opposite order of their places."""
+  """The files of an evaluation of images of class 0, of which these are right; written in the opposite order."""
   ids = [f"test_{index}" for index in range(len(is_correct))]
   logits = np.where(is_correct[:, None], [[2.0, 0.0]], [[0.0, 2.0]])
   folder.mkdir(parents=True)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_sis.arguments import datasets, models, runs, searches, studies
+from jax_sis.arguments import datasets, models, runs, searches
 from jax_sis.version import __version__
 
 DESCRIPTION = """\
@@ -38,6 +38,6 @@ def make_parser() -> argparse.ArgumentParser:
   models.add_bench(commands)
   models.add_train(commands)
   models.add_checkpoint(commands)
-  studies.add_reproduce(commands)
+  reproduction.add_reproduce(commands)
   datasets.add_data(commands)
   return parser

@@ -111,7 +111,7 @@ SMOKE = Preset(
   exact_split="test[:8]",
   exact_patch=4,
   num_controlled=32,
-  num_wrong_class=4,
+  num_wrong_class=1,
   not_run=(("architectures other than ResNet-20", "smoke runs each kind of stage once"),),
 )
 BUDGET = Preset(
@@ -123,7 +123,7 @@ BUDGET = Preset(
   compared_split="test[:2000]",
   smallest_split="test[:100]",
   exact_split="test[:4]",
-  num_wrong_class=32,
+  num_wrong_class=16,
   not_run=(
     ("ResNet-18, VGG-16 and WideResNet-28-10", "ten epochs of the smallest of them take hours on two cores"),
     ("adversarial training", "ten epochs of seven-step attacks take two hours on two cores; smoke runs the kind"),
