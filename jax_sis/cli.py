@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jax_sis import arguments, devices, interrupts
 
@@ -114,6 +114,42 @@ def run_analyse(options: argparse.Namespace) -> None:
       seed=options.seed,
     )
   )
+
+
+def run_attributions(options: argparse.Namespace) -> None:
+  """Hands the options of `attributions` over."""
+  devices.use_one_cpu_device_per_core(options.devices)
+  devices.use_compilation_cache()
+  from jax_sis import attribution_study
+
+  attribution_study.attributions(
+    attribution_study.AttributionsConfig(
+      **image_set_options(options),
+      num_images=options.images,
+      methods=tuple(options.methods or attribution_study.DEFAULT_METHODS),
+      per_step=options.per_step,
+    )
+  )
+
+
+def image_set_options(options: argparse.Namespace) -> dict[str, Any]:
+  """The options on classifier, images and devices that studies without a run share."""
+  from jax_sis.find_config import read_ids
+
+  return {
+    "out": options.out,
+    "checkpoint": options.checkpoint,
+    "data": options.data,
+    "split": options.split,
+    "data_dir": options.data_dir,
+    "ids": read_ids(options.ids) if options.ids is not None else None,
+    "resize": options.resize,
+    "patch": options.patch,
+    "threshold": options.threshold,
+    "batch_size": options.batch,
+    "num_devices": options.devices,
+    "seed": options.seed,
+  }
 
 
 def make_find_config(options: argparse.Namespace) -> "FindConfig":
@@ -333,6 +369,7 @@ RUNNERS: dict[str, Callable[[argparse.Namespace], int | None]] = {
   "status": run_status,
   "export": run_export,
   "analyse": run_analyse,
+  "attributions": run_attributions,
   "bench": run_bench,
   "evaluate": run_evaluate,
   "train": run_train,

@@ -96,7 +96,7 @@ class FindConfig:
     validation.check_score(self.score)
     if self.search is None and self.smallest is None:
       raise ValueError("FindConfig.search and FindConfig.smallest must not both be None; there is nothing to find.")
-    self._check_ids()
+    check_ids(self.ids)
     require_positive("--patch", self.patch)
     for name, value in (("--batch", self.batch_size), ("--unit", self.unit_size), ("--devices", self.num_devices)):
       if value is not None:
@@ -110,15 +110,6 @@ class FindConfig:
     require_one_of("--certificate", self.certificate, ("full", "alone"))
     require_one_of("--precision", self.precision, PRECISIONS)
     self._check_masks()
-
-  def _check_ids(self) -> None:
-    if self.ids is None:
-      return
-    if not self.ids:
-      raise ValueError("--ids must name at least one image, got none.")
-    name, count = collections.Counter(self.ids).most_common(1)[0]
-    if count > 1:
-      raise ValueError(f"--ids must name each image once, got {name!r} {count} times.")
 
   def _check_masks(self) -> None:
     require_one_of("--save", self.saved, SAVED)
@@ -144,6 +135,17 @@ class FindConfig:
     if self.search is None or self.saved == "order":
       return ()
     return self.mask_thresholds if self.mask_thresholds or self.mask_fractions else (self.threshold,)
+
+
+def check_ids(ids: tuple[str, ...] | None) -> None:
+  """Raises ValueError unless these name at least one image, and each once; None is for all images."""
+  if ids is None:
+    return
+  if not ids:
+    raise ValueError("--ids must name at least one image, got none.")
+  name, count = collections.Counter(ids).most_common(1)[0]
+  if count > 1:
+    raise ValueError(f"--ids must name each image once, got {name!r} {count} times.")
 
 
 def read_ids(path: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ A condition is the data as it is (`clean`, severity 0), or one corruption of it 
 import csv
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from jax_sis import figures, metrics
 from jax_sis.corruptions import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, FAMILIES, MAIN_CORRUPTIONS, NUM_SEVERITIES
+from jax_sis.json_lines import append_record, read_records
 from jax_sis.storage import write_atomically
 
 CLEAN = "clean"
@@ -122,10 +122,7 @@ def none_for_nan(values: Float[np.ndarray, "M"]) -> list[float | None]:
 
 def append_row(directory: pathlib.Path, row: Row) -> None:
   """Writes a finished condition; it is on disk when this returns."""
-  with open(directory / CONDITIONS_FILE, "ab") as file:
-    file.write(json.dumps(dataclasses.asdict(row)).encode() + b"\n")
-    file.flush()
-    os.fsync(file.fileno())
+  append_record(directory / CONDITIONS_FILE, dataclasses.asdict(row))
 
 
 def read_rows(directory: pathlib.Path) -> list[Row]:
@@ -135,15 +132,9 @@ def read_rows(directory: pathlib.Path) -> list[Row]:
     ValueError: the file is damaged elsewhere.
   """
   path = directory / CONDITIONS_FILE
-  if not path.exists():
-    return []
-  content = path.read_bytes()
-  whole = content[: content.rfind(b"\n") + 1]
-  if whole != content:
-    os.truncate(path, len(whole))
   try:
-    return [Row(**json.loads(line)) for line in whole.splitlines()]
-  except (TypeError, ValueError) as error:
+    return [Row(**record) for record in read_records(path)]
+  except TypeError as error:
     raise ValueError(f"{str(path)!r} is damaged ({error}); remove it to evaluate again.") from error
 
 

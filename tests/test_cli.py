@@ -19,6 +19,7 @@ COMMANDS = (
   "status",
   "export",
   "analyse",
+  "attributions",
   "evaluate",
   "bench",
   "train",

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_sis.arguments import datasets, models, runs, searches
+from jax_sis.arguments import datasets, models, runs, searches, studies
 from jax_sis.version import __version__
 
 DESCRIPTION = """\
@@ -34,6 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
   runs.add_status(commands)
   runs.add_export(commands)
   runs.add_analyse(commands)
+  studies.add_attributions(commands)
   models.add_evaluate(commands)
   models.add_bench(commands)
   models.add_train(commands)

@@ -23,6 +23,13 @@ def add_image_options(group: "argparse._ArgumentGroup", *, kinds: str) -> None:
   )
 
 
+def add_ids_option(group: "argparse._ArgumentGroup") -> None:
+  """`--ids`."""
+  group.add_argument(
+    "--ids", metavar="FILE", help="only the images that this text file names, an id a line, in its order (default: all)"
+  )
+
+
 def add_device_options(parser: argparse.ArgumentParser, *, batch_default: int | tuple[int, ...]) -> None:
   """Options on where a search runs."""
   group = parser.add_argument_group("devices")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_sis.arguments.common import add_image_options, add_number_of_devices
+from jax_sis.arguments.common import add_ids_option, add_image_options, add_number_of_devices
 
 FIND_DESCRIPTION = """\
 Finds the sufficient input subset of every image and the smallest evidence for the same answer, prints a table as it
@@ -82,9 +82,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
   """Options on what is searched, how and where."""
   what = parser.add_argument_group("what to look at")
   add_image_options(what, kinds="an image file, a folder of images")
-  what.add_argument(
-    "--ids", metavar="FILE", help="only the images that this text file names, an id a line, in its order (default: all)"
-  )
+  add_ids_option(what)
   how = parser.add_argument_group("the question and the search")
   how.add_argument(
     "--threshold",

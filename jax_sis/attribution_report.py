@@ -1,0 +1,310 @@
+"""What `jax-sis attributions` found: summed up, printed, and as JSON, CSV and a figure."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import platform
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from jax_sis import attribution_figure
+from jax_sis.estimates import Mean, Share, difference_of, mean_of, share_of
+from jax_sis.results import SPEC_FILE
+from jax_sis.storage import Folder
+from jax_sis.study_tables import DASH, format_mean
+from jax_sis.validation import name_some
+
+Kind = Literal["search", "attribution", "chance"]
+LINE = "{:<25} {:>6} {:>22} {:>7} {:>22} {:>20} {:>20} {:>9}"
+WIDTH = 120
+MAX_NAMED = 5
+SECONDS_NOTE = (
+  "Core-seconds are the CPU time of all threads of this process for an image, compiling left out; on an accelerator "
+  "the seconds on the clock, in attributions.json, say more. They are of the scores, or of the search, alone. To "
+  "know sizes and areas, an order is then evaluated at every size twice, shown and masked"
+)
+AREA_NOTE = (
+  "The insertion area is the mean confidence while pixels are shown, the most needed first (larger is sooner "
+  "convinced), the deletion area that while they are masked (smaller is sooner lost)."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodTitle:
+  """What a method is called, and what kind of thing it is."""
+
+  title: str
+  kind: Kind
+
+
+METHODS = {
+  "sis": MethodTitle(title="SIS, gradient", kind="search"),
+  "sis_batched": MethodTitle(title="SIS, gradient, batched", kind="search"),
+  "screened": MethodTitle(title="SIS, screened", kind="search"),
+  "smallest": MethodTitle(title="smallest evidence", kind="search"),
+  "gradient_x_input": MethodTitle(title="gradient x input", kind="attribution"),
+  "integrated_gradients": MethodTitle(title="integrated gradients", kind="attribution"),
+  "grad_cam": MethodTitle(title="Grad-CAM", kind="attribution"),
+  "occlusion": MethodTitle(title="occlusion 1x1", kind="attribution"),
+  "occlusion_5x5": MethodTitle(title="occlusion 5x5", kind="attribution"),
+  "rise": MethodTitle(title="RISE", kind="attribution"),
+  "rise_log_odds": MethodTitle(title="RISE of the log-odds", kind="attribution"),
+  "random": MethodTitle(title="random order", kind="chance"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+  """What one method gave, a value an image in the order of the images; a line of the run's file.
+
+  Attributes:
+    method: a key of METHODS.
+    num_kept: pixels that suffice; None where none do, or a search gave up.
+    insertion_area: see `curves`; None for a method without an order, and where it is not finite.
+    deletion_area: likewise.
+    core_seconds: CPU time an image of the scores or the search.
+    seconds: the same on the clock.
+    evaluation_core_seconds: CPU time an image of both curves; None without an order.
+    evaluation_seconds: the same on the clock.
+  """
+
+  method: str
+  num_kept: list[int | None]
+  insertion_area: list[float | None] | None
+  deletion_area: list[float | None] | None
+  core_seconds: float
+  seconds: float
+  evaluation_core_seconds: float | None
+  evaluation_seconds: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Looked:
+  """The images that all methods are asked about.
+
+  Attributes:
+    images: index, id, label, predicted class and confidence of each.
+    inputs: the same normalised.
+    num_seen: images that were classified to find them.
+    unreadable: id and reason of those that could not be read.
+  """
+
+  images: list[dict[str, Any]]
+  inputs: Float[np.ndarray, "N H W C"]
+  num_seen: int
+  unreadable: dict[str, str]
+
+  def describe(self, threshold: float, *, asked: int) -> str:
+    """Which images these are, in a line."""
+    fewer = f" ({asked} were asked for)" if len(self.images) < asked else ""
+    text = (
+      f"{len(self.images)} images{fewer}: the first ones of which it is at least {threshold:g} confident, found among "
+      f"{self.num_seen}."
+    )
+    if self.unreadable:
+      named = name_some([f"{name} ({reason})" for name, reason in self.unreadable.items()], most=MAX_NAMED)
+      text += f" Not read: {named}."
+    return text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodSummary:
+  """One method over all images.
+
+  Attributes:
+    title: what tables call it.
+    kind: a search, an attribution, or chance.
+    with_subset: the share of the images in which some of its pixels suffice.
+    pixels: mean size of these subsets.
+    median_pixels: their median; None without one.
+    difference: the mean of size minus that of the reference, on the images where both have a subset.
+    insertion_area: mean over the images; None for a method without an order.
+    deletion_area: likewise.
+    insertion_difference: that area minus the reference's on the same images; None where either has no order.
+    deletion_difference: likewise.
+  """
+
+  title: str
+  kind: Kind
+  with_subset: Share
+  pixels: Mean
+  median_pixels: float | None
+  difference: Mean
+  insertion_area: Mean | None
+  deletion_area: Mean | None
+  insertion_difference: Mean | None
+  deletion_difference: Mean | None
+
+
+def summarise(judged: Mapping[str, Judged], *, seed: int) -> dict[str, MethodSummary]:
+  """All methods, each beside the first on the same images."""
+  reference = next(iter(judged.values()))
+  return {name: summarise_method(one, reference, seed=seed) for name, one in judged.items()}
+
+
+def summarise_method(judged: Judged, reference: Judged, *, seed: int) -> MethodSummary:
+  """One method beside the reference."""
+  sizes = [size for size in judged.num_kept if size is not None]
+  areas = {}
+  for name in ("insertion", "deletion"):
+    values, others = getattr(judged, f"{name}_area"), getattr(reference, f"{name}_area")
+    areas[f"{name}_area"] = values and mean_of(np.array([value for value in values if value is not None]), seed=seed)
+    areas[f"{name}_difference"] = values and others and difference_of(*pair_up(values, others), seed=seed)
+  return MethodSummary(
+    title=METHODS[judged.method].title,
+    kind=METHODS[judged.method].kind,
+    with_subset=share_of(np.array([size is not None for size in judged.num_kept])),
+    pixels=mean_of(np.array(sizes), seed=seed),
+    median_pixels=float(np.median(sizes)) if sizes else None,
+    difference=difference_of(*pair_up(judged.num_kept, reference.num_kept), seed=seed),
+    **areas,
+  )
+
+
+def pair_up(
+  values: Sequence[float | None], others: Sequence[float | None]
+) -> tuple[Float[np.ndarray, "M"], Float[np.ndarray, "M"]]:
+  """The numbers of the images that have both."""
+  pairs = [pair for pair in zip(values, others, strict=True) if None not in pair]
+  paired = np.array(pairs, np.float64).reshape(-1, 2)
+  return paired[:, 0], paired[:, 1]
+
+
+def make_table(summaries: Mapping[str, MethodSummary], judged: Mapping[str, Judged], threshold: float) -> str:
+  """A line a method."""
+  header = ("order", "with", f"mean at {threshold:g} [95 %]", "median", "difference [95 %]")
+  lines = [LINE.format(*header, "insertion area", "deletion area", "core-s")]
+  first = next(iter(summaries))
+  for name, summary in summaries.items():
+    areas = (summary.insertion_area, summary.deletion_area)
+    lines.append(
+      LINE.format(
+        summary.title,
+        summary.with_subset.count,
+        format_mean(summary.pixels),
+        DASH if summary.median_pixels is None else f"{summary.median_pixels:g}",
+        DASH if name == first else format_mean(summary.difference),
+        *(DASH if area is None else format_mean(area, digits=3) for area in areas),
+        f"{judged[name].core_seconds:.3f}",
+      )
+    )
+  return "\n".join(lines)
+
+
+def describe_reading(summaries: Mapping[str, MethodSummary], threshold: float, *, num_images: int) -> str:
+  """What the table says, in a sentence or two."""
+  first, *others = summaries.values()
+  text = (
+    f"On these {num_images} images the {threshold:g} is reached by {format_mean(first.pixels)} pixels of the order "
+    f"'{first.title}', in the mean."
+  )
+  groups: dict[str, list[str]] = {"fewer": [], "more": [], "no telling": []}
+  for summary in others:
+    low, high = summary.difference.low, summary.difference.high
+    if low is None or high is None:
+      verdict = "no telling"
+    else:
+      verdict = "fewer" if high < 0 else "more" if low > 0 else "no telling"
+    groups[verdict].append(f"{summary.title} ({format_mean(summary.difference)})")
+  for verdict, opening in (
+    ("fewer", "Fewer pixels, by an interval that leaves 0 out, are needed by"),
+    ("more", "More are needed by"),
+    ("no telling", "No difference that these images could tell:"),
+  ):
+    if groups[verdict]:
+      text += f" {opening} {', '.join(groups[verdict])}."
+  return text
+
+
+def describe_seconds(judged: Mapping[str, Judged]) -> str:
+  """What the seconds are of."""
+  evaluations = [one.evaluation_core_seconds for one in judged.values() if one.evaluation_core_seconds is not None]
+  cost = f", for {np.median(evaluations):.3f} core-seconds an image." if evaluations else "."
+  return f"{SECONDS_NOTE}{cost}"
+
+
+def write_report(
+  folder: Folder,
+  looked: Looked,
+  judged: Mapping[str, Judged],
+  *,
+  left_out: Mapping[str, str],
+  spec: Mapping[str, Any],
+  subject: str,
+  command: str,
+) -> dict[str, Any]:
+  """Prints what was found and writes it; the numbers last, so that who finds them finds all.
+
+  Args:
+    folder: gets the files.
+    looked: the images.
+    judged: by method, the first is what the others are compared with.
+    left_out: by method the reason.
+    spec: what fixed the results.
+    subject: the classifier and the data.
+    command: the command line.
+
+  Returns:
+    What `attributions.json` holds.
+  """
+  threshold, num_images = spec["threshold"], len(looked.images)
+  summaries = summarise(judged, seed=spec["seed"])
+  reading = describe_reading(summaries, threshold, num_images=num_images)
+  seconds = describe_seconds(judged)
+  print(f"\n{make_table(summaries, judged, threshold)}\n")
+  print("\n".join(textwrap.fill(text, WIDTH) for text in (reading, AREA_NOTE, seconds)))
+  answer = {
+    "format": spec["format"],
+    "provenance": {
+      "command": command,
+      "seed": spec["seed"],
+      "spec_sha256": hashlib.sha256(folder.read(SPEC_FILE) or b"").hexdigest(),
+      "versions": {**spec["versions"], "python": platform.python_version()},
+      "model": spec["model"],
+      "data": spec["data"],
+      "device": spec["device"],
+    },
+    "threshold": threshold,
+    "grid": spec["grid"],
+    "per_step": spec["per_step"],
+    "num_images": num_images,
+    "num_seen": looked.num_seen,
+    "unreadable": looked.unreadable,
+    "reference": next(iter(judged)),
+    "methods": {
+      name: {**dataclasses.asdict(summaries[name]), "per_image": dataclasses.asdict(one)}
+      for name, one in judged.items()
+    },
+    "left_out": dict(left_out),
+    "images": looked.images,
+    "reading": reading,
+    "notes": [AREA_NOTE, seconds],
+  }
+  folder.write("attributions.csv", make_csv(looked, judged).encode())
+  picture = io.BytesIO()
+  attribution_figure.save_attributions(
+    picture, summaries, title=f"Orders of pixels: {subject}", threshold=threshold, num_images=num_images
+  )
+  folder.write("attributions.png", picture.getvalue())
+  folder.write("attributions.json", json.dumps(answer, indent=2, allow_nan=False).encode() + b"\n")
+  print(f"Written to {folder.location}: attributions.json, attributions.csv, attributions.png", flush=True)
+  return answer
+
+
+def make_csv(looked: Looked, judged: Mapping[str, Judged]) -> str:
+  """A line a method and image; what is not there is empty."""
+  text = io.StringIO(newline="")
+  writer = csv.writer(text)
+  writer.writerow(("method", "image", "label", "predicted", "confidence", "pixels", "insertion_area", "deletion_area"))
+  for name, one in judged.items():
+    nothing = [None] * len(looked.images)
+    columns = (one.num_kept, one.insertion_area or nothing, one.deletion_area or nothing)
+    for image, *values in zip(looked.images, *columns, strict=True):
+      writer.writerow((name, *(image[key] for key in ("id", "label", "predicted", "confidence")), *values))
+  return text.getvalue()

@@ -1,0 +1,355 @@
+"""`jax-sis attributions`: what attributions are worth as orders of pixels, beside searches, on the same images.
+
+Whatever ranks pixels can be asked what a search is asked: how many of the first ones suffice, and how confidence goes
+while pixels are shown or masked in that order. Every order is evaluated at every size, so that sizes and areas are
+exact and none is owed to the step of a search.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import shlex
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jax_sis import attribution_report, classifiers, results
+from jax_sis.attribution import attribute, order_by_scores
+from jax_sis.attribution_methods import (
+  AttributionMethod,
+  GradCam,
+  GradientTimesInput,
+  IntegratedGradients,
+  Occlusion,
+  Rise,
+)
+from jax_sis.attribution_report import METHODS, Judged, Looked
+from jax_sis.backselect import backselect
+from jax_sis.config import require_positive
+from jax_sis.curves import deletion_area, deletion_confidence, insertion_area
+from jax_sis.find_config import QUICK
+from jax_sis.forward import forward_select
+from jax_sis.image_set import DeviceProgram, ImageSet, ImageSetConfig, describe_set, open_image_set
+from jax_sis.json_lines import append_record, read_records
+from jax_sis.minimise import minimise
+from jax_sis.progress import Progress
+from jax_sis.scores import log_odds, predict_logits
+from jax_sis.search import BackwardSearch, Gradient, Screened
+from jax_sis.storage import check_writable, open_folder
+from jax_sis.subsets import Status, Subsets, sufficient_subsets
+from jax_sis.types import Params, PredictFn, ScoreName
+
+FORMAT = "jax_sis.attributions/1"
+LINES_FILE = "attributions.jsonl"
+# Those that are only made when they are named: tens of core-seconds an image, or a second look at a first question.
+DEFAULT_METHODS = tuple(name for name in METHODS if name not in ("screened", "rise_log_odds"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttributionsConfig(ImageSetConfig):
+  """One run of `jax-sis attributions`; see ImageSetConfig for the images.
+
+  Attributes:
+    num_images: the first images of the data of which the classifier is `threshold` confident.
+    methods: keys of METHODS; the first is what the others are compared with.
+    per_step: pixels that a step of the batched gradient search masks.
+  """
+
+  num_images: int = 16
+  methods: tuple[str, ...] = DEFAULT_METHODS
+  per_step: int = 16
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    require_positive("--images", self.num_images)
+    require_positive("--per-step", self.per_step)
+    unknown = [name for name in self.methods if name not in METHODS]
+    if unknown or not self.methods:
+      raise ValueError(f"--methods must be of {', '.join(METHODS)}, got {unknown[0] if unknown else 'none'}.")
+    if len(set(self.methods)) < len(self.methods):
+      raise ValueError(f"--methods must name each method once, got {' '.join(self.methods)}.")
+
+  @property
+  def command(self) -> str:
+    """The command line that does the same."""
+    words = ["jax-sis", "attributions", *self.describe_options(), "--images", str(self.num_images)]
+    words += ["--per-step", str(self.per_step), "--methods", *self.methods]
+    return shlex.join(words)
+
+
+def attributions(config: AttributionsConfig) -> dict[str, Any]:
+  """Runs or resumes a comparison; prints the table and its reading, writes JSON, CSV and a figure.
+
+  Args:
+    config: what to compare, see AttributionsConfig.
+
+  Returns:
+    What `attributions.json` holds.
+
+  Raises:
+    ValueError: a setting is wrong or does not fit the checkpoint or the data, the classifier is confident of no image,
+      or the folder holds another run.
+    StorageError: the folder cannot be written.
+  """
+  folder = open_folder(config.out)
+  check_writable(folder)
+  images = open_image_set(config)
+  spec = results.settle_spec(config.out, make_spec(images, config))
+  methods, left_out = make_methods(images, config)
+  print(
+    f"Orders of pixels by {images.classifier.model_name} on images of {images.describe()}, "
+    f"{len(images.local_devices)} {images.local_devices[0].platform} device(s).",
+    flush=True,
+  )
+  for name, reason in left_out.items():
+    print(f"Left out: {METHODS[name].title} ({reason}).", flush=True)
+  looked = choose_images(images, config)
+  print(looked.describe(config.threshold, asked=config.num_images), flush=True)
+  lines = pathlib.Path(config.out) / LINES_FILE
+  judged = {record["method"]: Judged(**record) for record in read_records(lines)}
+  judge_missing(images, config, looked, {name: methods[name] for name in methods if name not in judged}, judged, lines)
+  return attribution_report.write_report(
+    folder,
+    looked,
+    {name: judged[name] for name in methods},
+    left_out=left_out,
+    spec=spec,
+    subject=f"{images.classifier.model_name} on {images.describe()}",
+    command=config.command,
+  )
+
+
+def make_spec(images: ImageSet, config: AttributionsConfig) -> dict[str, Any]:
+  """What fixes the results of a run, in JSON types. Methods may come to a run later."""
+  return {
+    "format": FORMAT,
+    **describe_set(images),
+    "num_images": config.num_images,
+    "threshold": config.threshold,
+    "per_step": config.per_step,
+    "seed": config.seed,
+  }
+
+
+class Search(NamedTuple):
+  """A backward search as a method."""
+
+  search: BackwardSearch
+
+  def __call__(
+    self, images: ImageSet, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
+  ) -> Float[Array, "B F"]:
+    """Scores that rank as the search does."""
+    order = backselect(images.predict_fn, params, inputs, search=self.search, grid=images.grid)
+    return -order.rank.astype(jnp.float32)
+
+
+class Attribution(NamedTuple):
+  """An attribution as a method."""
+
+  method: AttributionMethod
+  score: ScoreName = "log_odds"
+
+  def __call__(
+    self, images: ImageSet, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
+  ) -> Float[Array, "B F"]:
+    """Its scores."""
+    return attribute(
+      images.predict_fn, params, inputs, method=self.method, score=self.score, grid=images.grid, image_ids=numbers
+    )
+
+
+class Smallest(NamedTuple):
+  """The smallest evidence of `jax-sis find`, which comes without an order."""
+
+  threshold: float
+
+  def __call__(
+    self, images: ImageSet, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
+  ) -> Subsets:
+    """The subsets."""
+    search = dataclasses.replace(QUICK.forward, threshold=self.threshold)
+    order = forward_select(images.predict_fn, params, inputs, search=search, grid=images.grid)
+    subsets = sufficient_subsets(order, self.threshold)
+    return minimise(images.predict_fn, params, inputs, subsets, exchanges=QUICK.exchanges)
+
+
+class Random(NamedTuple):
+  """What chance gives, by the image's number."""
+
+  seed: int
+
+  def __call__(
+    self, images: ImageSet, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
+  ) -> Float[Array, "B F"]:
+    """Scores at random."""
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(self.seed)))(numbers)
+    return jax.vmap(lambda key: jax.random.uniform(key, (images.num_features,)))(keys)
+
+
+Method = Search | Attribution | Smallest | Random
+
+
+def make_methods(images: ImageSet, config: AttributionsConfig) -> tuple[dict[str, Method], dict[str, str]]:
+  """The methods that are asked for, and why others are left out."""
+  makers: Mapping[str, Callable[[], Method]] = {
+    "sis": lambda: Search(Gradient()),
+    "sis_batched": lambda: Search(Gradient(per_step=config.per_step)),
+    "screened": lambda: Search(Screened()),
+    "smallest": lambda: Smallest(config.threshold),
+    "gradient_x_input": lambda: Attribution(GradientTimesInput()),
+    "integrated_gradients": lambda: Attribution(IntegratedGradients()),
+    "grad_cam": lambda: Attribution(split_for_grad_cam(images)),
+    "occlusion": lambda: Attribution(Occlusion()),
+    "occlusion_5x5": lambda: Attribution(Occlusion(window=5)),
+    # Of the probability, as in its source.
+    "rise": lambda: Attribution(Rise(seed=config.seed), "probability"),
+    "rise_log_odds": lambda: Attribution(Rise(seed=config.seed)),
+    "random": lambda: Random(config.seed),
+  }
+  methods, left_out = {}, {}
+  for name in config.methods:
+    try:
+      methods[name] = makers[name]()
+    except ValueError as error:
+      left_out[name] = str(error).rstrip(".")
+  if not methods:
+    raise ValueError(f"--methods must name one that this classifier allows: {'; '.join(left_out.values())}.")
+  return methods, left_out
+
+
+def split_for_grad_cam(images: ImageSet) -> GradCam:
+  """The method on the parts of the classifier.
+
+  Raises:
+    ValueError: it cannot be split.
+  """
+  features_fn, head_fn = classifiers.split(images.predict_fn, images.params)
+  return GradCam(features_fn=features_fn, head_fn=head_fn)
+
+
+def choose_images(images: ImageSet, config: AttributionsConfig) -> Looked:
+  """The first images, in the data's order, of which the classifier is confident enough.
+
+  Raises:
+    ValueError: there is none.
+  """
+  program = DeviceProgram(functools.partial(classify, images.predict_fn), images)
+  rows: list[dict[str, Any]] = []
+  inputs, num_seen, unreadable = [], 0, {}
+  for batch in images.read(range(len(images.source))):
+    batch_inputs = images.normalise(batch["image"])
+    predicted, confidence = program.run(batch_inputs).found
+    for place in range(len(batch_inputs)):
+      num_seen += 1
+      if batch["error"][place]:
+        unreadable[str(batch["id"][place])] = str(batch["error"][place])
+      elif confidence[place] >= config.threshold and len(rows) < config.num_images:
+        inputs.append(batch_inputs[place])
+        rows.append(
+          {
+            "index": int(batch["index"][place]),
+            "id": str(batch["id"][place]),
+            "label": images.name_class(int(batch["label"][place])) or None,
+            "predicted": images.name_class(int(predicted[place])),
+            "confidence": float(confidence[place]),
+          }
+        )
+      if len(rows) == config.num_images:
+        return Looked(images=rows, inputs=np.stack(inputs), num_seen=num_seen, unreadable=unreadable)
+  if not rows:
+    raise ValueError(
+      f"--threshold must be one that the classifier reaches on an image, but of the {num_seen} images of --data it "
+      f"reaches {config.threshold:g} on none."
+    )
+  return Looked(images=rows, inputs=np.stack(inputs), num_seen=num_seen, unreadable=unreadable)
+
+
+def classify(
+  predict_fn: PredictFn, params: Params, inputs: Float[Array, "B H W C"]
+) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+  """The predicted class, and how confident the classifier is of it."""
+  logits = predict_logits(predict_fn, params, inputs)
+  predicted = logits.argmax(-1).astype(jnp.int32)
+  return predicted, jax.nn.sigmoid(log_odds(logits, predicted))
+
+
+def judge_missing(
+  images: ImageSet,
+  config: AttributionsConfig,
+  looked: Looked,
+  methods: Mapping[str, Method],
+  judged: dict[str, Judged],
+  lines: pathlib.Path,
+) -> None:
+  """Adds what is not there yet, a line of the file for each method."""
+  total = (len(judged) + len(methods)) * len(looked.images)
+  judge_program = DeviceProgram(functools.partial(judge, images, config.threshold), images)
+  numbers = np.array([hash_id(image["id"]) for image in looked.images], np.int32)
+  with Progress("orders", total=total, start=len(judged) * len(looked.images), unit="image") as progress:
+    for name, method in methods.items():
+      found = judge_method(images, method, judge_program, looked.inputs, numbers, progress.advance)
+      record = {"method": name, **found}
+      append_record(lines, record)
+      judged[name] = Judged(**record)
+      progress.log(f"{METHODS[name].title}: done")
+
+
+def hash_id(name: str) -> int:
+  """A number for an id, the same everywhere."""
+  return zlib.crc32(name.encode()) & 0x7FFFFFFF
+
+
+def judge_method(
+  images: ImageSet,
+  method: Method,
+  judge_program: DeviceProgram,
+  inputs: Float[np.ndarray, "N H W C"],
+  numbers: Int[np.ndarray, "N"],
+  advance_fn: Callable[[int], None],
+) -> dict[str, Any]:
+  """Sizes, areas and seconds of one method, in JSON types."""
+  program = DeviceProgram(functools.partial(method, images), images)
+  sizes: list[int | None] = []
+  areas: list[list[float | None]] = [[], []]
+  seconds: list[tuple[float, float]] = []
+  evaluation_seconds: list[tuple[float, float]] = []
+  for start in range(0, len(inputs), images.launch_size):
+    some = slice(start, start + images.launch_size)
+    subsets, *timing = program.run(inputs[some], numbers[some])
+    seconds.append((timing[0], timing[1]))
+    if not isinstance(subsets, Subsets):
+      (subsets, *found_areas), *timing = judge_program.run(inputs[some], subsets)
+      evaluation_seconds.append((timing[0], timing[1]))
+      for values, found in zip(areas, found_areas, strict=True):
+        values += [float(area) if np.isfinite(area) else None for area in found]
+    is_ok = np.asarray(subsets.status) == Status.OK
+    sizes += [int(size) if ok else None for size, ok in zip(subsets.num_kept, is_ok, strict=True)]
+    advance_fn(len(inputs[some]))
+  return {
+    "num_kept": sizes,
+    "insertion_area": areas[0] or None,
+    "deletion_area": areas[1] or None,
+    **name_seconds(seconds, ""),
+    **name_seconds(evaluation_seconds, "evaluation_"),
+  }
+
+
+def name_seconds(seconds: Sequence[tuple[float, float]], prefix: str) -> dict[str, float | None]:
+  """The means over launches of core-seconds and seconds an image."""
+  core_seconds, on_clock = np.mean(seconds, axis=0).tolist() if seconds else (None, None)
+  return {f"{prefix}core_seconds": core_seconds, f"{prefix}seconds": on_clock}
+
+
+def judge(
+  images: ImageSet, threshold: float, params: Params, inputs: Float[Array, "B H W C"], scores: Float[Array, "B F"]
+) -> tuple[Subsets, Float[Array, "B"], Float[Array, "B"]]:
+  """Subsets, insertion and deletion area of the order that scores make."""
+  order = order_by_scores(images.predict_fn, params, inputs, scores, grid=images.grid)
+  deletion = deletion_confidence(images.predict_fn, params, inputs, order)
+  return sufficient_subsets(order, threshold), insertion_area(order), deletion_area(order, deletion)

@@ -1,0 +1,243 @@
+"""A classifier and the images of a study of it: opened, read, and worked on by all local devices."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy
+from jaxtyping import Float, Int
+
+import jax_sis
+from jax_sis import checkpoint, classifiers, data, devices, masking, validation
+from jax_sis.classifiers import Classifier, FrozenPredictor
+from jax_sis.config import require_positive
+from jax_sis.find_config import check_ids
+from jax_sis.job import make_grid
+from jax_sis.types import Params
+
+# Float32 throughout, also where accelerators would compute in fewer bits by default.
+PRECISION = "highest"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSetConfig:
+  """Which classifier, which images, and where they are worked on.
+
+  Attributes:
+    out: the folder for the results; the same folder again goes on with an unfinished run.
+    checkpoint: a classifier's folder; None for the embedded one.
+    data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name.
+    split: the TFDS split.
+    data_dir: the TFDS folder; None for TFDS's default.
+    ids: the images of the data, in this order; None for all.
+    resize: bring images to the classifier's size.
+    patch: pixels a side of the squares that are masked together.
+    threshold: the confidence that a subset must reach.
+    batch_size: images a device at a time; it is part of what the run is.
+    num_devices: how many local devices; None for all.
+    seed: of all that is random.
+  """
+
+  out: str
+  checkpoint: str | None = None
+  data: str = "sample"
+  split: str = "test"
+  data_dir: str | None = None
+  ids: tuple[str, ...] | None = None
+  resize: bool = False
+  patch: int = 1
+  threshold: float = 0.99
+  batch_size: int = 4
+  num_devices: int | None = None
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    check_ids(self.ids)
+    require_positive("--patch", self.patch)
+    validation.check_threshold(self.threshold, "--threshold")
+    require_positive("--batch", self.batch_size)
+    if self.num_devices is not None:
+      require_positive("--devices", self.num_devices)
+    if not 0 <= self.seed < 2**31:
+      raise ValueError(f"--seed must lie in 0..2**31 - 1, got {self.seed}.")
+
+  def describe_options(self) -> list[str]:
+    """The options on the images as words of a command line."""
+    words = ["--checkpoint", self.checkpoint] if self.checkpoint else []
+    words += ["--data", self.data]
+    words += ["--data-dir", self.data_dir] if self.data_dir else []
+    words += ["--split", self.split] if self.data != "sample" else []
+    words += ["--ids", "FILE"] if self.ids is not None else []
+    words += ["--resize"] if self.resize else []
+    words += ["--patch", str(self.patch)] if self.patch != 1 else []
+    words += ["--threshold", f"{self.threshold:g}", "--batch", str(self.batch_size), "--seed", str(self.seed)]
+    return [*words, "--out", self.out]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSet:
+  """An ImageSetConfig with everything that it names opened and checked.
+
+  Attributes:
+    config: what was asked for.
+    classifier: the trained classifier.
+    predict_fn: its frozen form.
+    params: the arrays of that.
+    replicated: the same on every device.
+    source: the images.
+    grid: the mask's shape.
+    local_devices: where it runs.
+  """
+
+  config: ImageSetConfig
+  classifier: Classifier
+  predict_fn: FrozenPredictor
+  params: Params
+  replicated: Params
+  source: data.ImageSource
+  grid: tuple[int, ...]
+  local_devices: list[devices.Device]
+
+  @property
+  def num_features(self) -> int:
+    """F, the number of features of an image."""
+    return masking.num_features(self.grid)
+
+  @property
+  def launch_size(self) -> int:
+    """Images that all devices work on at once."""
+    return len(self.local_devices) * self.config.batch_size
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """A name for each class."""
+    return self.classifier.class_names
+
+  def read(self, indices: Sequence[int] | Int[np.ndarray, "N"]) -> Iterator[dict[str, np.ndarray]]:
+    """The images at these places, as many at a time as all devices take; see `data.iterate_batches`."""
+    return data.iterate_batches(self.source, indices, self.launch_size)
+
+  def normalise(self, images: Any) -> Float[np.ndarray, "N H W C"]:
+    """8-bit pixels -> inputs."""
+    return self.classifier.normalisation.apply(images)
+
+  def name_class(self, number: int) -> str:
+    """The name of a class; empty for none."""
+    return self.class_names[number] if 0 <= number < len(self.class_names) else ""
+
+  def describe(self) -> str:
+    """The data, in words."""
+    description = self.source.description
+    split = f" {description['split']}" if "split" in description else ""
+    return f"{description['data']}{split}"
+
+
+def open_image_set(config: ImageSetConfig) -> ImageSet:
+  """Opens what the settings name, and checks that it fits together.
+
+  Raises:
+    ValueError: a setting does not fit the checkpoint or the data, or the classifier mixes up the images of a batch.
+  """
+  classifier = checkpoint.load_classifier(config.checkpoint or checkpoint.EMBEDDED_CLASSIFIER)
+  source = data.open_source(
+    config.data,
+    split=config.split,
+    data_dir=config.data_dir,
+    class_names=classifier.class_names,
+    input_shape=classifier.input_shape,
+    crop=classifier.crop if config.resize else None,
+  )
+  predict_fn, params = classifiers.freeze(classifier.module)
+  noise = jnp.asarray(np.random.default_rng(0).normal(size=(2, *classifier.input_shape)).astype(np.float32))
+  validation.check_predict_fn(predict_fn, params, noise)
+  validation.check_examples_independent(predict_fn, params, noise, jnp.zeros_like(noise))
+  local_devices = devices.local_devices(config.num_devices)
+  return ImageSet(
+    config=config,
+    classifier=classifier,
+    predict_fn=predict_fn,
+    params=params,
+    replicated=devices.replicate(params, local_devices),
+    source=source if config.ids is None else data.SelectedSource(source, config.ids),
+    grid=make_grid(config.patch, classifier.input_shape),
+    local_devices=local_devices,
+  )
+
+
+def describe_set(images: ImageSet) -> dict[str, Any]:
+  """What fixes results on these images beside the settings of a study, in JSON types."""
+  return {
+    "model": {"name": images.classifier.model_name, "sha256": checkpoint.hash_params(images.classifier)},
+    "class_names": list(images.class_names),
+    "normalisation": dataclasses.asdict(images.classifier.normalisation),
+    "data": images.source.description,
+    "grid": list(images.grid),
+    "batch_size": images.config.batch_size,
+    "precision": PRECISION,
+    "versions": {
+      "jax_sis": jax_sis.__version__,
+      "jax": jax.__version__,
+      "numpy": np.__version__,
+      "scipy": scipy.__version__,
+    },
+    "device": images.local_devices[0].device_kind,
+  }
+
+
+class Launched(NamedTuple):
+  """What one launch gave.
+
+  Attributes:
+    found: the function's results, `[N, ...]`, in NumPy.
+    core_seconds: CPU time of all threads of this process for each image that was computed, padding among them.
+    seconds: time on the clock for each such image.
+  """
+
+  found: Any
+  core_seconds: float
+  seconds: float
+
+
+class DeviceProgram:
+  """A function of `(params, *arrays [B, ...])` on all devices, compiled when it is first run.
+
+  Args:
+    function: gives a pytree of arrays `[B, ...]`.
+    images: whose classifier and devices.
+  """
+
+  def __init__(self, function: Callable[..., Any], images: ImageSet):
+    self._function = function
+    self._images = images
+    self._compiled: jax.stages.Compiled | None = None
+
+  def run(self, *arrays: np.ndarray) -> Launched:
+    """Runs it once on at most `launch_size` images; fewer are filled up by repeating the last.
+
+    Raises:
+      ValueError: a batch does not fit the memory.
+    """
+    count, size = len(arrays[0]), self._images.launch_size
+    padded = [np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)]) for array in arrays]
+    shards = devices.shard(tuple(padded), len(self._images.local_devices))
+    compiled = self._compiled or self._compile(shards)
+    started, core_started = time.perf_counter(), time.process_time()
+    found = jax.block_until_ready(compiled(self._images.replicated, *shards))
+    core_seconds, seconds = time.process_time() - core_started, time.perf_counter() - started
+    joined = jax.tree.map(lambda array: np.asarray(array).reshape(size, *array.shape[2:])[:count], found)
+    return Launched(joined, core_seconds / size, seconds / size)
+
+  def _compile(self, shards: tuple[np.ndarray, ...]) -> jax.stages.Compiled:
+    images = self._images
+    with jax.default_matmul_precision(PRECISION):
+      mapped = jax.pmap(self._function, in_axes=(None, *(0 for _ in shards)), devices=images.local_devices)
+      compiled = mapped.lower(images.replicated, *shards).compile()
+    devices.check_memory(
+      compiled, batch_size=images.config.batch_size, devices=images.local_devices, argument="--batch"
+    )
+    self._compiled = compiled
+    return compiled
