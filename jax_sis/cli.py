@@ -132,6 +132,23 @@ def run_attributions(options: argparse.Namespace) -> None:
   )
 
 
+def run_disjoint(options: argparse.Namespace) -> None:
+  """Hands the options of `disjoint` over."""
+  devices.use_one_cpu_device_per_core(options.devices)
+  devices.use_compilation_cache()
+  from jax_sis import disjoint
+
+  disjoint.disjoint(
+    disjoint.DisjointConfig(
+      **image_set_options(options),
+      num_images=options.images,
+      per_step=options.per_step,
+      max_subsets=options.max_subsets,
+      is_minimised=options.minimised,
+    )
+  )
+
+
 def image_set_options(options: argparse.Namespace) -> dict[str, Any]:
   """The options on classifier, images and devices that studies without a run share."""
   from jax_sis.find_config import read_ids
@@ -370,6 +387,7 @@ RUNNERS: dict[str, Callable[[argparse.Namespace], int | None]] = {
   "export": run_export,
   "analyse": run_analyse,
   "attributions": run_attributions,
+  "disjoint": run_disjoint,
   "bench": run_bench,
   "evaluate": run_evaluate,
   "train": run_train,

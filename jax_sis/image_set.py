@@ -215,29 +215,35 @@ class DeviceProgram:
     self._images = images
     self._compiled: jax.stages.Compiled | None = None
 
-  def run(self, *arrays: np.ndarray) -> Launched:
-    """Runs it once on at most `launch_size` images; fewer are filled up by repeating the last.
+  def compile(self, *arrays: np.ndarray) -> None:
+    """Compiles it for arrays `[launch_size, ...]` such as these, so that the first run takes no longer than others.
 
     Raises:
       ValueError: a batch does not fit the memory.
     """
+    images = self._images
+    shards = devices.shard(arrays, len(images.local_devices))
+    with jax.default_matmul_precision(PRECISION):
+      mapped = jax.pmap(self._function, in_axes=(None, *(0 for _ in shards)), devices=images.local_devices)
+      self._compiled = mapped.lower(images.replicated, *shards).compile()
+    devices.check_memory(
+      self._compiled, batch_size=images.config.batch_size, devices=images.local_devices, argument="--batch"
+    )
+
+  def run(self, *arrays: np.ndarray) -> Launched:
+    """Runs it once on at most `launch_size` images; fewer are filled up by repeating the last.
+
+    Raises:
+      ValueError: as for `compile`, which it does where that was not done.
+    """
     count, size = len(arrays[0]), self._images.launch_size
-    padded = [np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)]) for array in arrays]
-    shards = devices.shard(tuple(padded), len(self._images.local_devices))
-    compiled = self._compiled or self._compile(shards)
+    padded = tuple(np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)]) for array in arrays)
+    if self._compiled is None:
+      self.compile(*padded)
+    compiled: Any = self._compiled
+    shards = devices.shard(padded, len(self._images.local_devices))
     started, core_started = time.perf_counter(), time.process_time()
     found = jax.block_until_ready(compiled(self._images.replicated, *shards))
     core_seconds, seconds = time.process_time() - core_started, time.perf_counter() - started
     joined = jax.tree.map(lambda array: np.asarray(array).reshape(size, *array.shape[2:])[:count], found)
     return Launched(joined, core_seconds / size, seconds / size)
-
-  def _compile(self, shards: tuple[np.ndarray, ...]) -> jax.stages.Compiled:
-    images = self._images
-    with jax.default_matmul_precision(PRECISION):
-      mapped = jax.pmap(self._function, in_axes=(None, *(0 for _ in shards)), devices=images.local_devices)
-      compiled = mapped.lower(images.replicated, *shards).compile()
-    devices.check_memory(
-      compiled, batch_size=images.config.batch_size, devices=images.local_devices, argument="--batch"
-    )
-    self._compiled = compiled
-    return compiled

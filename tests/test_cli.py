@@ -20,6 +20,7 @@ COMMANDS = (
   "export",
   "analyse",
   "attributions",
+  "disjoint",
   "evaluate",
   "bench",
   "train",

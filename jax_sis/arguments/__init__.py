@@ -35,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
   runs.add_export(commands)
   runs.add_analyse(commands)
   studies.add_attributions(commands)
+  studies.add_disjoint(commands)
   models.add_evaluate(commands)
   models.add_bench(commands)
   models.add_train(commands)

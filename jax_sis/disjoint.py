@@ -1,0 +1,209 @@
+"""`jax-sis disjoint`: how many disjoint sufficient subsets images have, how large, and how often their class is right.
+
+A classifier that has ten separate reasons for its answer is another one than a classifier that has one. Each subset is
+found in what the ones before it have left (SIS-collection, Carter et al. 2019).
+"""
+
+import dataclasses
+import pathlib
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jax_sis import disjoint_report, results
+from jax_sis.collection import sis_collection
+from jax_sis.config import require_positive
+from jax_sis.disjoint_report import Collected
+from jax_sis.image_set import DeviceProgram, ImageSet, ImageSetConfig, describe_set, open_image_set
+from jax_sis.json_lines import append_record, read_records
+from jax_sis.progress import Progress
+from jax_sis.scores import log_odds, predict_logits
+from jax_sis.search import Gradient
+from jax_sis.storage import check_writable, open_folder
+from jax_sis.subsets import Status
+from jax_sis.summary import NOT_SEARCHED, STATUS_NAMES
+from jax_sis.types import Params
+
+FORMAT = "jax_sis.disjoint/1"
+LINES_FILE = "disjoint.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DisjointConfig(ImageSetConfig):
+  """One run of `jax-sis disjoint`; see ImageSetConfig for the images.
+
+  Attributes:
+    num_images: the first images of the data; None for all.
+    per_step: pixels that a step of the gradient search masks.
+    max_subsets: the number at which the search in an image ends.
+    is_minimised: make each subset smaller by `minimise` before its pixels are taken away.
+    batch_size: images a device at a time, half of which are searched at once, so that few wait for the last.
+  """
+
+  num_images: int | None = None
+  per_step: int = 16
+  max_subsets: int = 16
+  is_minimised: bool = False
+  batch_size: int = 16
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.num_images is not None:
+      require_positive("--images", self.num_images)
+    require_positive("--per-step", self.per_step)
+    require_positive("--max-subsets", self.max_subsets)
+
+  @property
+  def command(self) -> str:
+    """The command line that does the same."""
+    words = ["jax-sis", "disjoint", *self.describe_options(), "--per-step", str(self.per_step)]
+    words += ["--max-subsets", str(self.max_subsets)]
+    words += ["--images", str(self.num_images)] if self.num_images is not None else []
+    return shlex.join([*words, *(["--minimised"] if self.is_minimised else [])])
+
+
+def disjoint(config: DisjointConfig) -> dict[str, Any]:
+  """Runs or resumes the search for disjoint subsets; prints tables and their reading, writes JSON, CSV and a figure.
+
+  Args:
+    config: what to search, see DisjointConfig.
+
+  Returns:
+    What `disjoint.json` holds.
+
+  Raises:
+    ValueError: a setting is wrong or does not fit the checkpoint or the data, or the folder holds another run.
+    StorageError: the folder cannot be written.
+  """
+  folder = open_folder(config.out)
+  check_writable(folder)
+  images = open_image_set(config)
+  num_images = min(len(images.source), config.num_images or len(images.source))
+  spec = results.settle_spec(config.out, make_spec(images, config))
+  minimised = ", each minimised" if config.is_minimised else ""
+  print(
+    f"Disjoint subsets that each make {images.classifier.model_name} at least {config.threshold:g} confident: "
+    f"{num_images} images of {images.describe()}, {Gradient(per_step=config.per_step)}{minimised}, at most "
+    f"{config.max_subsets} an image, {len(images.local_devices)} {images.local_devices[0].platform} device(s).",
+    flush=True,
+  )
+  lines = pathlib.Path(config.out) / LINES_FILE
+  done = read_records(lines)
+  if sum(len(record["images"]) for record in done) < num_images:
+    search_missing(images, config, num_images, done, lines)
+  collected = [Collected(**image) for record in done for image in record["images"]]
+  return disjoint_report.write_report(
+    folder,
+    collected,
+    spec=spec,
+    seed=config.seed,
+    subject=f"{images.classifier.model_name} on {images.describe()}",
+    command=config.command,
+  )
+
+
+def make_spec(images: ImageSet, config: DisjointConfig) -> dict[str, Any]:
+  """What fixes the results of a run, in JSON types."""
+  return {
+    "format": FORMAT,
+    **describe_set(images),
+    "num_images": config.num_images,
+    "threshold": config.threshold,
+    "per_step": config.per_step,
+    "max_subsets": config.max_subsets,
+    "is_minimised": config.is_minimised,
+  }
+
+
+def search_missing(
+  images: ImageSet, config: DisjointConfig, num_images: int, done: list[dict[str, Any]], lines: pathlib.Path
+) -> None:
+  """Searches the images that are not there yet, and adds a line of the file for each batch of a device.
+
+  What a line holds depends on its batch alone, so that neither a kill nor the number of devices can be seen in it.
+  """
+  num_done = sum(len(record["images"]) for record in done)
+  program = DeviceProgram(CollectionSearch(images, config), images)
+  with Progress("compiling", total=num_images, start=num_done, unit="image") as progress:
+    program.compile(np.zeros((images.launch_size, *images.classifier.input_shape), np.float32))
+    progress.restart("disjoint subsets")
+    for batch in images.read(range(num_done, num_images)):
+      found = program.run(images.normalise(batch["image"])).found
+      described = [describe_image(images, batch, found, place) for place in range(len(batch["id"]))]
+      for start in range(0, len(described), config.batch_size):
+        record = {"images": described[start : start + config.batch_size]}
+        append_record(lines, record)
+        done.append(record)
+      progress.advance(len(described))
+
+
+class CollectionSearch:
+  """What a device computes for its images.
+
+  Args:
+    images: the classifier and the grid.
+    config: what is searched.
+  """
+
+  def __init__(self, images: ImageSet, config: DisjointConfig):
+    self._predict_fn = images.predict_fn
+    self._grid = images.grid
+    self._config = config
+
+  def __call__(self, params: Params, inputs: Float[Array, "B H W C"]) -> dict[str, Array]:
+    """The predicted class and its confidence `[B]`; sizes, confidences and statuses of its subsets `[B, R]`."""
+    config = self._config
+    logits = predict_logits(self._predict_fn, params, inputs)
+    predicted = logits.argmax(-1).astype(jnp.int32)
+    collection = sis_collection(
+      self._predict_fn,
+      params,
+      inputs,
+      predicted,
+      threshold=config.threshold,
+      search=Gradient(per_step=config.per_step),
+      max_subsets=config.max_subsets,
+      minimised=config.is_minimised,
+      batch_size=-(-config.batch_size // 2),
+      grid=self._grid,
+    )
+    return {
+      "predicted": predicted,
+      "confidence": jax.nn.sigmoid(log_odds(logits, predicted)),
+      "num_kept": jnp.stack([subsets.num_kept for subsets in collection], axis=1),
+      "alone": jnp.stack([subsets.confidence for subsets in collection], axis=1),
+      "status": jnp.stack([subsets.status for subsets in collection], axis=1),
+    }
+
+
+def describe_image(
+  images: ImageSet, batch: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], place: int
+) -> dict[str, Any]:
+  """One image in JSON types, as Collected takes it."""
+  error = str(batch["error"][place])
+  described = {
+    "index": int(batch["index"][place]),
+    "id": str(batch["id"][place]),
+    "error": error,
+    "label": images.name_class(int(batch["label"][place])) or None,
+  }
+  if error:
+    nothing = {"predicted": None, "confidence": None, "num_kept": [], "alone": []}
+    return {**described, **nothing, "end": STATUS_NAMES[NOT_SEARCHED]}
+  is_ok = found["status"][place] == Status.OK
+  confidence = float(found["confidence"][place])
+  # The status of the first round without a subset; OK where the last round has one.
+  end = Status(int(found["status"][place][-1] if is_ok.all() else found["status"][place][~is_ok][0]))
+  return {
+    **described,
+    "predicted": images.name_class(int(found["predicted"][place])),
+    "confidence": confidence if np.isfinite(confidence) else None,
+    "num_kept": found["num_kept"][place][is_ok].tolist(),
+    "alone": found["alone"][place][is_ok].tolist(),
+    "end": STATUS_NAMES[end],
+  }

@@ -1,0 +1,337 @@
+"""What `jax-sis disjoint` found: summed up, printed, and as JSON, CSV and a figure."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import platform
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Shaped
+
+from jax_sis import disjoint_figure
+from jax_sis.estimates import MIN_IMAGES, TOO_FEW, Mean, Share, difference_of, mean_of, no_mean, share_of
+from jax_sis.matching import Matched, match_by_confidence
+from jax_sis.results import SPEC_FILE
+from jax_sis.storage import Folder
+from jax_sis.study_tables import format_mean, format_share
+from jax_sis.subsets import Status
+from jax_sis.summary import STATUS_NAMES
+from jax_sis.validation import name_some
+
+NUMBER_FORMAT = "{:<10} {:>7} {:>24} {:>12}"
+ROUND_FORMAT = "{:<10} {:>7} {:>24} {:>7} {:>24}"
+WIDTH = 120
+MAX_NAMED = 5
+NUM_RESAMPLES = 2_000
+ALL_ALIKE = "all images have the same number or confidence"
+# Images of these have no number of subsets: nothing is needed, or nothing could be searched.
+UNCOUNTED = ("not_searched", STATUS_NAMES[Status.BASELINE_SUFFICIENT], STATUS_NAMES[Status.NON_FINITE])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collected:
+  """The disjoint subsets of one image.
+
+  Attributes:
+    index: its place in the data.
+    id: its name.
+    error: why it could not be read; empty where it could.
+    label: the true class; None where it is not known.
+    predicted: the class that the subsets are for; None where it could not be read, as is the next.
+    confidence: in that class on the whole image; None also where it is not finite.
+    num_kept: pixels of each subset, in the order in which they were found.
+    alone: confidence on each of them alone.
+    end: why there is no further subset; `ok` where there may be one.
+  """
+
+  index: int
+  id: str
+  error: str
+  label: str | None
+  predicted: str | None
+  confidence: float | None
+  num_kept: list[int]
+  alone: list[float]
+  end: str
+
+  @property
+  def number(self) -> int:
+    """How many subsets were found."""
+    return len(self.num_kept)
+
+  @property
+  def is_counted(self) -> bool:
+    """Whether the image has a number of subsets, 0 among them."""
+    return self.number > 0 or self.end not in UNCOUNTED
+
+  @property
+  def is_censored(self) -> bool:
+    """Whether the search ended at the largest number allowed."""
+    return self.end == STATUS_NAMES[Status.OK]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NumberBin:
+  """The images with one number of subsets.
+
+  Attributes:
+    number: of disjoint subsets.
+    num_images: images that have so many.
+    accuracy: of the labelled ones, how many are classified rightly.
+    mean_confidence: on the whole images.
+  """
+
+  number: int
+  num_images: int
+  accuracy: Share
+  mean_confidence: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Round:
+  """The subsets that were found as the first, the second, ...
+
+  Attributes:
+    number: which, from 1.
+    pixels: mean size over the images that have one.
+    median_pixels: the median.
+    difference_to_first: the mean of size minus that of the first subset of the same image.
+  """
+
+  number: int
+  pixels: Mean
+  median_pixels: float
+  difference_to_first: Mean
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+  """What disjoint subsets say of a classifier.
+
+  Attributes:
+    num_images: images with a number of subsets, 0 among them.
+    num_censored: of these, images in which the search ended at the largest number allowed.
+    number: mean number of subsets; too low by what the censored ones have more.
+    ends: by status, how many images have no further subset for this reason.
+    by_number: a NumberBin for each number that occurs, ascending.
+    rounds: a Round for each number of subsets that an image has.
+    correctness: the number of wrong predictions beside right ones of the same confidence, of all labelled images.
+    correctness_with_subset: the same of those that have a subset at all, since images below the threshold have none
+      whatever they show.
+    rank_correlation: Spearman's, of number and confidence, with its bootstrap interval.
+  """
+
+  num_images: int
+  num_censored: int
+  number: Mean
+  ends: dict[str, int]
+  by_number: tuple[NumberBin, ...]
+  rounds: tuple[Round, ...]
+  correctness: Matched
+  correctness_with_subset: Matched
+  rank_correlation: Mean
+
+
+def summarise(collected: Sequence[Collected], *, seed: int) -> Summary:
+  """Sums up the images that have a number of subsets."""
+  counted = [image for image in collected if image.is_counted]
+  numbers = np.array([image.number for image in counted], np.int64)
+  confidence = np.array([image.confidence for image in counted], np.float64)
+  ends = [image.end for image in counted]
+  with_subset = [image for image in counted if image.number]
+  return Summary(
+    num_images=len(counted),
+    num_censored=sum(image.is_censored for image in counted),
+    number=mean_of(numbers, seed=seed),
+    ends={end: ends.count(end) for end in sorted(set(ends))},
+    by_number=tuple(
+      describe_number(number, [image for image in counted if image.number == number])
+      for number in np.unique(numbers).tolist()
+    ),
+    rounds=tuple(describe_round(place, counted, seed=seed) for place in range(max(numbers.tolist(), default=0))),
+    correctness=match(counted, seed=seed),
+    correctness_with_subset=match(with_subset, seed=seed),
+    rank_correlation=correlate_ranks(numbers, confidence, seed=seed),
+  )
+
+
+def describe_number(number: int, images: Sequence[Collected]) -> NumberBin:
+  """The images with this number."""
+  labelled = [image for image in images if image.label is not None]
+  return NumberBin(
+    number=number,
+    num_images=len(images),
+    accuracy=share_of(np.array([image.predicted == image.label for image in labelled], bool)),
+    mean_confidence=float(np.mean([image.confidence for image in images])),
+  )
+
+
+def describe_round(place: int, images: Sequence[Collected], *, seed: int) -> Round:
+  """The subsets found in one round, of the images that got there."""
+  sizes = np.array([image.num_kept[place] for image in images if image.number > place])
+  first = np.array([image.num_kept[0] for image in images if image.number > place])
+  return Round(
+    number=place + 1,
+    pixels=mean_of(sizes, seed=seed),
+    median_pixels=float(np.median(sizes)),
+    difference_to_first=difference_of(sizes, first, seed=seed),
+  )
+
+
+def match(images: Sequence[Collected], *, seed: int) -> Matched:
+  """The numbers of wrong beside right predictions."""
+  labelled = [image for image in images if image.label is not None]
+  return match_by_confidence(
+    np.array([image.number for image in labelled], np.int64),
+    np.array([image.predicted == image.label for image in labelled], bool),
+    np.array([image.confidence for image in labelled], np.float64),
+    seed=seed,
+  )
+
+
+def correlate_ranks(
+  first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, level: float = 0.95, seed: int = 0
+) -> Mean:
+  """Spearman's rank correlation with the percentile bootstrap interval of resampled images."""
+  if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
+    return no_mean(ALL_ALIKE, len(first))
+  # In an order of their own, so that the resamples do not depend on that of the images.
+  order = np.lexsort((second, first))
+  first, second = first[order], second[order]
+  whole = rank_correlation(first, second)
+  if len(first) < MIN_IMAGES:
+    return Mean(mean=whole, low=None, high=None, num_images=len(first), reason=TOO_FEW)
+  rng = np.random.default_rng(seed)
+  draws = (rng.integers(0, len(first), len(first)) for _ in range(NUM_RESAMPLES))
+  found = [rank_correlation(first[drawn], second[drawn]) for drawn in draws]
+  low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2]).tolist()
+  return Mean(mean=whole, low=low, high=high, num_images=len(first))
+
+
+def rank_correlation(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"]) -> float:
+  """Spearman's correlation; NaN where all of either are alike, as a resample may be."""
+  ranks = [scipy.stats.rankdata(values) - (len(values) + 1) / 2 for values in (first, second)]
+  scale = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
+  return float(ranks[0] @ ranks[1] / scale) if scale > 0 else np.nan
+
+
+def describe_summary(summary: Summary) -> str:
+  """The tables: a line a number of subsets, and a line a round."""
+  lines = [NUMBER_FORMAT.format("subsets", "images", "accuracy [95 %]", "confidence")]
+  for one in summary.by_number:
+    cells = one.num_images, format_share(one.accuracy), f"{one.mean_confidence:.4f}"
+    lines.append(NUMBER_FORMAT.format(one.number, *cells))
+  if summary.rounds:
+    titles = ("found as", "images", "mean pixels [95 %]", "median", "minus the first [95 %]")
+    lines += ["", ROUND_FORMAT.format(*titles)]
+  for one in summary.rounds:
+    cells = one.pixels.num_images, format_mean(one.pixels), f"{one.median_pixels:g}"
+    difference = "-" if one.number == 1 else format_mean(one.difference_to_first)
+    lines.append(ROUND_FORMAT.format(one.number, *cells, difference))
+  return "\n".join(lines)
+
+
+def describe_reading(summary: Summary, max_subsets: int) -> str:
+  """What the tables say, in some sentences."""
+  if not summary.num_images:
+    return "No image has a number of subsets."
+  images = f"{summary.num_images} image{'' if summary.num_images == 1 else 's'}"
+  text = f"{images} have {format_mean(summary.number)} disjoint subsets each, in the mean"
+  if summary.num_censored:
+    text += f"; in {summary.num_censored} the search ended at {max_subsets}, so that they may have more"
+  alone = summary.correctness_with_subset
+  return (
+    f"{text}. Wrong minus right predictions: {tell(summary.correctness.unmatched)}. Of the images that have a subset: "
+    f"{tell(alone.unmatched)}. Of these at the same confidence, {alone.num_wrong} wrong and {alone.num_right} right: "
+    f"{tell(alone.difference)}. The rank correlation of number and confidence: "
+    f"{format_mean(summary.rank_correlation, digits=2)}."
+  )
+
+
+def tell(difference: Mean) -> str:
+  """A difference of wrong minus right predictions, and what it says."""
+  if difference.mean is None:
+    return f"nothing to compare ({difference.reason})"
+  if difference.low is None or difference.high is None:
+    return f"{difference.mean:.2f} subsets ({difference.reason})"
+  verdict = "no difference that these images could tell"
+  if difference.high < 0:
+    verdict = "wrong answers have fewer"
+  elif difference.low > 0:
+    verdict = "wrong answers have more"
+  return f"{format_mean(difference, digits=2)} subsets, {verdict}"
+
+
+def write_report(
+  folder: Folder, collected: Sequence[Collected], *, spec: Mapping[str, Any], seed: int, subject: str, command: str
+) -> dict[str, Any]:
+  """Prints what was found and writes it; the numbers last, so that who finds them finds all.
+
+  Args:
+    folder: gets the files.
+    collected: all images.
+    spec: what fixed the results.
+    seed: of the intervals.
+    subject: the classifier and the data.
+    command: the command line.
+
+  Returns:
+    What `disjoint.json` holds.
+  """
+  summary = summarise(collected, seed=seed)
+  reading = describe_reading(summary, spec["max_subsets"])
+  left_out = {image.id: image.error or image.end for image in collected if not image.is_counted}
+  print(f"\n{describe_summary(summary)}\n")
+  print(textwrap.fill(reading, WIDTH))
+  if left_out:
+    named = name_some([f"{name} ({reason})" for name, reason in left_out.items()], most=MAX_NAMED)
+    print(f"Without a number: {named}.")
+  answer = {
+    "format": spec["format"],
+    "provenance": {
+      "command": command,
+      "seed": seed,
+      "spec_sha256": hashlib.sha256(folder.read(SPEC_FILE) or b"").hexdigest(),
+      "versions": {**spec["versions"], "python": platform.python_version()},
+      "model": spec["model"],
+      "data": spec["data"],
+      "device": spec["device"],
+    },
+    **{name: spec[name] for name in ("threshold", "grid", "per_step", "max_subsets", "is_minimised")},
+    **dataclasses.asdict(summary),
+    "left_out": left_out,
+    "images": [dataclasses.asdict(image) for image in collected],
+    "reading": reading,
+  }
+  folder.write("disjoint.csv", make_csv(collected).encode())
+  names = ["disjoint.json", "disjoint.csv"]
+  if summary.num_images:
+    picture = io.BytesIO()
+    disjoint_figure.save_disjoint(
+      picture, summary, title=f"Disjoint sufficient subsets at {spec['threshold']:g}: {subject}"
+    )
+    folder.write("disjoint.png", picture.getvalue())
+    names.append("disjoint.png")
+  folder.write("disjoint.json", json.dumps(answer, indent=2, allow_nan=False).encode() + b"\n")
+  print(f"Written to {folder.location}: {', '.join(names)}", flush=True)
+  return answer
+
+
+def make_csv(collected: Sequence[Collected]) -> str:
+  """A line an image; its subsets' sizes are one column, separated by blanks."""
+  text = io.StringIO(newline="")
+  writer = csv.writer(text)
+  writer.writerow(("image", "label", "predicted", "confidence", "subsets", "is_censored", "end", "pixels", "error"))
+  for image in collected:
+    number = image.number if image.is_counted else None
+    is_censored = image.is_censored if image.is_counted else None
+    sizes = " ".join(map(str, image.num_kept))
+    known = (image.id, image.label, image.predicted, image.confidence)
+    writer.writerow((*known, number, is_censored, image.end, sizes, image.error))
+  return text.getvalue()
