@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jax_sis.attribution_study import AttributionsConfig
 from jax_sis.config import (
   Augmentation,
   EvaluateConfig,
@@ -13,6 +14,7 @@ from jax_sis.config import (
   TriangularSchedule,
 )
 from jax_sis.controls import ControlsConfig
+from jax_sis.disjoint import DisjointConfig
 from jax_sis.find_config import QUICK, FindConfig
 from jax_sis.reproduction import stages
 from jax_sis.search import BackwardSearch, Exact, Forward, Gradient
@@ -53,6 +55,9 @@ class Preset:
     exact_patch: pixels a side of the squares that this masks together.
     num_controlled: subsets whose leaks are looked at.
     num_wrong_class: images on which evidence of wrong classes is looked for.
+    disjoint_split: test images whose disjoint subsets are counted.
+    attributed_patch: pixels a side of the squares that attributions and these searches rank together.
+    num_attributed: confident test images on which attributions are compared with searches.
     not_run: what of the paper the study leaves out, with the reason.
   """
 
@@ -77,6 +82,9 @@ class Preset:
   exact_patch: int = 1
   num_controlled: int = 500
   num_wrong_class: int
+  disjoint_split: str
+  num_attributed: int
+  attributed_patch: int = 1
   not_run: tuple[tuple[str, str], ...] = ()
 
 
@@ -112,6 +120,9 @@ SMOKE = Preset(
   exact_patch=4,
   num_controlled=32,
   num_wrong_class=1,
+  disjoint_split="test[:8]",
+  num_attributed=2,
+  attributed_patch=4,
   not_run=(("architectures other than ResNet-20", "smoke runs each kind of stage once"),),
 )
 BUDGET = Preset(
@@ -124,6 +135,8 @@ BUDGET = Preset(
   smallest_split="test[:100]",
   exact_split="test[:4]",
   num_wrong_class=16,
+  disjoint_split="test[:200]",
+  num_attributed=16,
   not_run=(
     ("ResNet-18, VGG-16 and WideResNet-28-10", "ten epochs of the smallest of them take hours on two cores"),
     ("adversarial training", "ten epochs of seven-step attacks take two hours on two cores; smoke runs the kind"),
@@ -152,6 +165,8 @@ PAPER = Preset(
   exact_split="test[:1000]",
   num_controlled=2000,
   num_wrong_class=500,
+  disjoint_split="test",
+  num_attributed=500,
   not_run=(
     ("ImageNet", "the data set and its classifiers are not part of this study"),
     ("the human study", "no program can run it"),
@@ -220,7 +235,8 @@ def make_stages(preset: Preset) -> list[stages.Stage]:
   everything += make_transfer_stages(preset)
   for architecture in preset.architectures:
     everything += make_mitigation_stages(preset, Names(architecture=architecture))
-  everything += make_sample_stages(preset, Names(architecture=preset.architectures[0]))
+  first = Names(architecture=preset.architectures[0])
+  everything += [attribution_stage(preset, first), *make_sample_stages(preset, first)]
   return everything
 
 
@@ -365,6 +381,10 @@ def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.Stage]:
         ),
       )
     )
+  made += [
+    disjoint_stage(preset, model, f"{label}: disjoint subsets of an image counted", cost=costs.get(model, 1))
+    for model, label in models.items()
+  ]
   made.append(
     stages.Controls(
       name=f"{names.architecture}-smallest-controls",
@@ -410,6 +430,44 @@ def make_sample_stages(preset: Preset, names: Names) -> list[stages.Stage]:
     )
   )
   return made
+
+
+def attribution_stage(preset: Preset, names: Names) -> stages.Attributions:
+  """Attributions as orders of pixels, beside searches."""
+  search = preset.search if isinstance(preset.search, Gradient) else Gradient()
+  return stages.Attributions(
+    name=f"{names.architecture}-attributions",
+    title=f"attributions beside searches on {preset.num_attributed} images",
+    work=40_000 * preset.num_attributed,
+    config=AttributionsConfig(
+      out="",
+      checkpoint=names.full(0),
+      data=CIFAR10,
+      split=preset.test_split,
+      threshold=preset.threshold,
+      num_images=preset.num_attributed,
+      per_step=search.per_step,
+      patch=preset.attributed_patch,
+    ),
+  )
+
+
+def disjoint_stage(preset: Preset, model: str, title: str, *, cost: int) -> stages.Disjoint:
+  """How many separate reasons a classifier has, which costs so many single ones."""
+  search = preset.search if isinstance(preset.search, Gradient) else Gradient()
+  return stages.Disjoint(
+    name=f"{model}-disjoint",
+    title=title,
+    work=cost * 5 * 1024 / search.per_step * count_images(preset.disjoint_split),
+    config=DisjointConfig(
+      out="",
+      checkpoint=model,
+      data=CIFAR10,
+      split=preset.disjoint_split,
+      threshold=preset.threshold,
+      per_step=search.per_step,
+    ),
+  )
 
 
 def train_stage(

@@ -14,10 +14,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from jax_sis import checkpoint, controls, data, evaluate, find, make_checkpoint, study, train
+from jax_sis import (
+  attribution_study,
+  checkpoint,
+  controls,
+  data,
+  disjoint,
+  evaluate,
+  find,
+  make_checkpoint,
+  study,
+  train,
+)
+from jax_sis.attribution_study import AttributionsConfig
 from jax_sis.classifiers import Average
 from jax_sis.config import EvaluateConfig, PixelSubset, TrainConfig
 from jax_sis.controls import ControlsConfig
+from jax_sis.disjoint import DisjointConfig
 from jax_sis.find_config import FindConfig, settings_to_json
 from jax_sis.progress import Progress
 from jax_sis.storage import write_atomically
@@ -344,6 +357,63 @@ class Controls(Stage):
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
     return hash_file(folder / "controls.json")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnImages(Stage):
+  """A study of a classifier on images, without a run of `find`.
+
+  Attributes:
+    config: its checkpoint is a stage's name.
+  """
+
+  config: AttributionsConfig | DisjointConfig
+
+  @property
+  def inputs(self) -> dict[str, str]:
+    """The data and the classifier."""
+    assert self.config.checkpoint is not None
+    return {"data": DATA, "checkpoint": self.config.checkpoint}
+
+  def settings(self, data_dir: str | None) -> dict[str, Any]:
+    """The settings of the study."""
+    return plain_settings(self.config)
+
+  def place(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> Any:
+    """The settings with the places filled in."""
+    return dataclasses.replace(self.config, out=str(folder), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attributions(OnImages):
+  """Compares attributions with searches."""
+
+  program: ClassVar[str] = "attributions"
+  config: AttributionsConfig
+
+  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+    """See Stage."""
+    attribution_study.attributions(self.place(folder, inputs, data_dir))
+
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """See Stage."""
+    return hash_file(folder / "attributions.json")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Disjoint(OnImages):
+  """Counts the disjoint subsets of images."""
+
+  program: ClassVar[str] = "disjoint"
+  config: DisjointConfig
+
+  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+    """See Stage."""
+    disjoint.disjoint(self.place(folder, inputs, data_dir))
+
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """See Stage."""
+    return hash_file(folder / "disjoint.json")
 
 
 def subset_input(subset: PixelSubset | None) -> dict[str, str]:
