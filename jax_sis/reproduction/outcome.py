@@ -5,7 +5,6 @@ the same images, differences are paired.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,6 +84,8 @@ class Mitigation:
     negative_log_likelihood: likewise, in nats.
     corrupted: mean accuracy on corrupted images; None where it was not evaluated.
     sizes: by kind of subset (`sis`, `smallest`), the numbers of `comparison.ComparedSizes` as JSON has them.
+    num_disjoint: disjoint subsets an image; None where they were not counted.
+    num_disjoint_difference: minus the single classifier's, paired; None likewise.
   """
 
   label: str
@@ -94,6 +95,8 @@ class Mitigation:
   negative_log_likelihood: float
   corrupted: Mean | None
   sizes: dict[str, dict[str, Any]]
+  num_disjoint: Mean | None
+  num_disjoint_difference: Mean | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +143,7 @@ def make_cells(names: Names, done: Mapping[str, Done]) -> list[Cell]:
     stage = one.stage
     if not isinstance(stage, Evaluate) or stage.config.corruptions or not name.startswith(f"{names.architecture}-"):
       continue
-    clean = read_metrics(one.folder)["clean"]
+    clean = read_answer(done, name, "metrics.json")["clean"]
     corrupted, num_corruptions = read_corrupted(done, name)
     cells.append(
       Cell(
@@ -157,16 +160,16 @@ def make_cells(names: Names, done: Mapping[str, Done]) -> list[Cell]:
   return cells
 
 
-def read_metrics(folder: pathlib.Path) -> dict[str, Any]:
-  """What an evaluation measured.
+def read_answer(done: Mapping[str, Done], name: str, file: str) -> dict[str, Any]:
+  """What a stage wrote into a file.
 
   Raises:
-    ValueError: its file is not there.
+    ValueError: it cannot be read.
   """
-  metrics = read_json(folder / "metrics.json")
-  if metrics is None:
-    raise ValueError(f"{str(folder / 'metrics.json')!r} must hold what an evaluation measured, but cannot be read.")
-  return metrics
+  answer = read_json(done[name].folder / file)
+  if answer is None:
+    raise ValueError(f"stage {name} must have left {file}, but {str(done[name].folder / file)!r} cannot be read.")
+  return answer
 
 
 def read_predictions(done: Mapping[str, Done], name: str) -> Predictions:
@@ -182,7 +185,7 @@ def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarra
     return None, 0
   conditions = [
     (row["corruption"], row["severity"])
-    for row in read_metrics(one.folder)["conditions"]
+    for row in read_answer(done, f"{name}-corrupted", "metrics.json")["conditions"]
     if row["corruption"] in MAIN_CORRUPTIONS
   ]
   is_correct = []
@@ -201,7 +204,7 @@ def make_claims(preset: Preset, names: Names, done: Mapping[str, Done]) -> list[
   )
   subsets = read_predictions(done, f"{names.subsets}-on-subsets").is_correct
   random = read_predictions(done, f"{names.random}-on-random").is_correct
-  num_classes = len(read_metrics(done[f"{full}-on-whole"].folder)["clean"]["class_count"])
+  num_classes = len(read_answer(done, f"{full}-on-whole", "metrics.json")["clean"]["class_count"])
   loss, gap = difference_of(subsets, on_full), difference_of(subsets, random)
   chance = difference_of(on_random, np.full(len(on_random), 1 / num_classes))
   claims = [
@@ -237,7 +240,7 @@ def make_claims(preset: Preset, names: Names, done: Mapping[str, Done]) -> list[
 
 def wrong_claim(preset: Preset, names: Names, done: Mapping[str, Done]) -> Claim | None:
   """At equal confidence, do wrong predictions rest on smaller subsets? At the lowest threshold analysed."""
-  analysis = read_analysis(done, f"{names.architecture}-analysis")
+  analysis = read_answer(done, f"{names.architecture}-analysis", "analysis.json")
   found = min(analysis["runs"][names.full(0)]["correctness"], key=lambda one: one["threshold"], default=None)
   if found is None:
     return None
@@ -320,9 +323,10 @@ def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]
     name = f"{model}-on-whole"
     if name not in done:
       continue
-    clean = read_metrics(done[name].folder)["clean"]
+    clean = read_answer(done, name, "metrics.json")["clean"]
     predicted = read_predictions(done, name)
     corrupted, _ = read_corrupted(done, name)
+    num_disjoint, num_disjoint_difference = compare_disjoint(done, model, names.full(0))
     found.append(
       Mitigation(
         label=label,
@@ -338,26 +342,32 @@ def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]
           for compared in comparison["sizes"]
           if compared["label"] == label
         },
+        num_disjoint=num_disjoint,
+        num_disjoint_difference=num_disjoint_difference,
       )
     )
   return found
 
 
-def read_analysis(done: Mapping[str, Done], name: str) -> dict[str, Any]:
-  """What `analyse` wrote.
-
-  Raises:
-    ValueError: its file is not there.
-  """
-  analysis = read_json(done[name].folder / "analysis.json")
-  if analysis is None:
-    raise ValueError(f"the stage {name} must have an analysis.json, but it cannot be read.")
-  return analysis
+def compare_disjoint(done: Mapping[str, Done], model: str, single: str) -> tuple[Mean | None, Mean | None]:
+  """The number of disjoint subsets an image, and that minus the single classifier's on the images counted in both."""
+  counts = []
+  for name in (f"{model}-disjoint", f"{single}-disjoint"):
+    if name not in done:
+      return None, None
+    answer = read_answer(done, name, "disjoint.json")
+    counted = (image for image in answer["images"] if image["id"] not in answer["left_out"])
+    counts.append({image["id"]: len(image["num_kept"]) for image in counted})
+  ours, theirs = counts
+  both = sorted(set(ours) & set(theirs))
+  return mean_of(np.array([ours[name] for name in sorted(ours)])), difference_of(
+    np.array([ours[name] for name in both]), np.array([theirs[name] for name in both])
+  )
 
 
 def read_comparison(done: Mapping[str, Done], name: str) -> dict[str, Any] | None:
   """What `analyse` found of several runs; None where the study has no such stage."""
-  return read_analysis(done, name)["comparison"] if name in done else None
+  return read_answer(done, name, "analysis.json")["comparison"] if name in done else None
 
 
 def total_seconds(done: Mapping[str, Done]) -> float:

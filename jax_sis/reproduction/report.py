@@ -7,10 +7,11 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from jax_sis import page
+from jax_sis.estimates import Mean
 from jax_sis.reproduction import tables
-from jax_sis.reproduction.engine import Done, describe_seconds, read_json
+from jax_sis.reproduction.engine import Done, describe_seconds
 from jax_sis.reproduction.figure import picture_name
-from jax_sis.reproduction.outcome import Claim, Outcome, read_analysis, total_seconds
+from jax_sis.reproduction.outcome import Claim, Outcome, read_answer, total_seconds
 from jax_sis.reproduction.presets import Names, Preset
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 
@@ -52,6 +53,8 @@ def make_report(
         mitigation_section(preset, outcome, pictures, is_one_of_many),
         controls_section(done, names, is_one_of_many),
         analysis_section(done, names, is_one_of_many),
+        disjoint_section(done, names, is_one_of_many),
+        attributions_section(done, names),
         sample_section(preset, outcome, done, names),
       )
       if block is not None
@@ -190,9 +193,9 @@ def controls_section(done: Mapping[str, Done], names: Names, is_one_of_many: boo
   """What remains of the subsets when what may leak is taken away."""
   blocks = []
   for name in (f"{names.architecture}-controls", f"{names.architecture}-smallest-controls"):
-    answer = read_json(done[name].folder / "controls.json") if name in done else None
-    if answer is None:
+    if name not in done:
       continue
+    answer = read_answer(done, name, "controls.json")
     for kind in answer["kinds"].values():
       title = f"{kind['title']}, {kind['num_images']} images"
       rows = [
@@ -234,7 +237,7 @@ def describe_json_share(share: Mapping[str, Any] | None) -> str:
 def analysis_section(done: Mapping[str, Done], names: Names, is_one_of_many: bool) -> Element:
   """Sizes, places and confidences of the subsets of the test images."""
   folder = done[f"{names.architecture}-analysis"].folder
-  analysis = read_analysis(done, f"{names.architecture}-analysis")["runs"][names.full(0)]
+  analysis = read_answer(done, f"{names.architecture}-analysis", "analysis.json")["runs"][names.full(0)]
   sizes = analysis["sizes"][0]
   share, pixels = sizes["with_subset"], sizes["pixels"]
   answer = (
@@ -250,6 +253,65 @@ def analysis_section(done: Mapping[str, Done], names: Names, is_one_of_many: boo
       blocks.append(page.figure(picture, caption))
   return part(
     "What the subsets show", names.architecture, is_one_of_many=is_one_of_many, answer=f"{answer}.", blocks=blocks
+  )
+
+
+def disjoint_section(done: Mapping[str, Done], names: Names, is_one_of_many: bool) -> Element | None:
+  """How many separate reasons the classifier of whole images has."""
+  name = f"{names.full(0)}-disjoint"
+  if name not in done:
+    return None
+  answer = read_answer(done, name, "disjoint.json")
+  blocks = [page.paragraph(answer["reading"])]
+  path = done[name].folder / "disjoint.png"
+  if path.exists():
+    caption = "How many disjoint subsets images have, how large they are, and how often the classifier is right."
+    blocks.append(page.figure(page.Picture(png=path.read_bytes(), alt=caption), caption))
+  number = Mean(**answer["number"])
+  return part(
+    "Disjoint subsets",
+    names.architecture,
+    is_one_of_many=is_one_of_many,
+    answer=f"An image has {tables.describe_pixels(number)} disjoint sufficient subsets in the mean of "
+    f"{number.num_images} images: separate reasons for one answer.",
+    blocks=blocks,
+  )
+
+
+def attributions_section(done: Mapping[str, Done], names: Names) -> Element | None:
+  """What attributions are worth as orders of pixels."""
+  name = f"{names.architecture}-attributions"
+  if name not in done:
+    return None
+  answer = read_answer(done, name, "attributions.json")
+  rows = [
+    [
+      method["title"],
+      f"{method['with_subset']['count']} of {method['with_subset']['num_images']}",
+      tables.describe_pixels(Mean(**method["pixels"])),
+      tables.describe_pixels(Mean(**method["difference"]), is_signed=True) if place else "",
+      *(
+        "-" if method[area] is None else tables.describe_mean(Mean(**method[area]), 1.0, ".3f")
+        for area in ("insertion_area", "deletion_area")
+      ),
+    ]
+    for place, method in enumerate(answer["methods"].values())
+  ]
+  caption = "Size at the threshold, insertion and deletion area of each order."
+  picture = page.Picture(png=(done[name].folder / "attributions.png").read_bytes(), alt=caption)
+  return page.section(
+    "Beside attributions",
+    name="beside-attributions",
+    answer=f"How many pixels of each order suffice for {answer['threshold']:g}: {answer['num_images']} images.",
+    blocks=[
+      page.paragraph(answer["reading"]),
+      page.figure(picture, caption),
+      page.table(
+        "Mean pixels, those minus the first order's, and areas, with 95 % bootstrap intervals.",
+        ("order", "images with a subset", "pixels", "minus the first", "insertion area", "deletion area"),
+        rows,
+      ),
+    ],
   )
 
 

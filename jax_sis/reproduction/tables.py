@@ -27,6 +27,8 @@ MITIGATION_HEADER = (
   "smallest, pixels",
   "minus single",
   "with one, %",
+  "disjoint",
+  "minus single",
 )
 SAMPLE_HEADER = ("search", "images with a subset", "pixels", "median", "minus the first")
 
@@ -67,6 +69,10 @@ def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
       "" if one.corrupted is None else describe_percent(one.corrupted),
       *size_cells(one, mitigations[0], "sis"),
       *size_cells(one, mitigations[0], "smallest"),
+      "" if one.num_disjoint is None else describe_pixels(one.num_disjoint),
+      ""
+      if one.num_disjoint_difference is None or one.label == mitigations[0].label
+      else describe_pixels(one.num_disjoint_difference, is_signed=True),
     ]
     for one in mitigations
   ]
