@@ -308,7 +308,9 @@ def run_reproduce(options: argparse.Namespace) -> None:
   devices.use_compilation_cache()
   from jax_sis.reproduction import program
 
-  config = program.ReproduceConfig(preset=options.preset, out=options.out, data_dir=options.data_dir)
+  config = program.ReproduceConfig(
+    preset=options.preset, out=options.out, data_dir=options.data_dir, is_summary=options.summary
+  )
   if options.plan:
     program.show_plan(config)
   else:

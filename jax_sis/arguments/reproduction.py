@@ -7,7 +7,7 @@ The study of Carter et al. (NeurIPS 2021) on CIFAR-10, in one command: classifie
 5 % of the pixels that backward selection leaves and on 5 % at random, and each is tested on each; subsets of one
 classifier are shown to others; an ensemble and input dropout are compared by the size of their subsets; what may leak
 is controlled; and a sample says what exact orders would change. It prints the tables and the paper's claims beside the
-numbers found here, and writes study.json and study.csv.
+numbers found here, and writes study.json, study.csv, pictures and report.html, one page that needs no network.
 
 Each stage is one of the other commands, and its folder in OUT/stages is named after its settings and what its inputs
 hold. So what is done is not done again, an interrupted study goes on with the same command, and a stage whose inputs
@@ -38,4 +38,10 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
   parser.add_argument("--preset", choices=("smoke", "budget", "paper"), required=True, help="the size of the study")
   parser.add_argument("--data-dir", metavar="DIR", help="the folder that holds TFDS's cifar10 (default: TFDS's own)")
   parser.add_argument("--out", default="jax-sis-study", metavar="DIR", help="the study's folder (default: %(default)s)")
-  parser.add_argument("--plan", action="store_true", help="only list the stages, what is done and what the rest takes")
+  instead = parser.add_mutually_exclusive_group()
+  instead.add_argument(
+    "--plan", action="store_true", help="run nothing: list the stages, what is done and what the rest takes"
+  )
+  instead.add_argument(
+    "--summary", action="store_true", help="run nothing: write tables and report of the stages that are done"
+  )

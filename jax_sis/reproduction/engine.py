@@ -106,8 +106,10 @@ def run_stages(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str |
   for number, stage in enumerate(stages, start=1):
     description = describe_stage(stage, done, data_dir)
     folder = place(directory, description)
-    found = read_done(stage, folder, done)
+    found = read_done(stage, folder)
     if found is None:
+      if read_json(folder / DONE_FILE) is not None:
+        set_aside(folder)
       left = describe_seconds(estimate_seconds(stages[number - 1 :], done))
       print(f"\n[{number}/{len(stages)}] {stage.name}: {stage.title}. About {left} left for all.", flush=True)
       if reason := find_reason(folder, description):
@@ -123,24 +125,37 @@ def run_stages(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str |
   return done
 
 
+def find_done(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str | None) -> dict[str, Done]:
+  """The stages that are done, and whose inputs are; nothing is run.
+
+  Raises:
+    ValueError: the settings of a stage do not fit what is there.
+  """
+  done: dict[str, Done] = {}
+  for stage in stages:
+    if all(name in done for name in stage.inputs.values()):
+      found = read_done(stage, place(directory, describe_stage(stage, done, data_dir)))
+      if found is not None:
+        done[stage.name] = found
+  return done
+
+
 def list_stages(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str | None) -> None:
   """Prints what `run_stages` would do."""
-  done: dict[str, Done] = {}
+  done = find_done(stages, directory, data_dir)
   for number, stage in enumerate(stages, start=1):
-    state, found = "to do, after its inputs", None
-    if all(name in done for name in stage.inputs.values()):
+    state = "to do, after its inputs"
+    if stage.name in done:
+      state = f"done in {describe_seconds(done[stage.name].seconds)}"
+    elif all(name in done for name in stage.inputs.values()):
       description = describe_stage(stage, done, data_dir)
       folder = place(directory, description)
-      found = read_done(stage, folder, done)
       reason = find_reason(folder, description)
       state = f"to do again: {reason}" if reason else "begun" if (folder / BEGUN_FILE).exists() else "to do"
-    if found is not None:
-      done[stage.name] = found
-      state = f"done in {describe_seconds(found.seconds)}"
     print(f"[{number}/{len(stages)}] {stage.name}: {stage.title}. {state[0].upper()}{state[1:]}.")
-  left = [stage for stage in stages if stage.name not in done]
-  print(f"{len(done)} of {len(stages)} stages are done; the rest takes about", end=" ")
-  print(f"{describe_seconds(estimate_seconds(left, done))} at the speed of these, or else of two cores.")
+  left = describe_seconds(estimate_seconds([stage for stage in stages if stage.name not in done], done))
+  print(f"{len(done)} of {len(stages)} stages are done; the rest takes about {left} at the speed of these, ", end="")
+  print("or else of two cores.")
 
 
 def describe_stage(stage: Stage, done: Mapping[str, Done], data_dir: str | None) -> dict[str, Any]:
@@ -169,32 +184,28 @@ def place(directory: pathlib.Path, description: Mapping[str, Any]) -> pathlib.Pa
   return directory / STAGES_DIR / description["name"] / description["key"][:KEY_LENGTH]
 
 
-def read_done(stage: Stage, folder: pathlib.Path, done: Mapping[str, Done]) -> Done | None:
-  """What a stage has done in this folder; None if it is not finished, or its results are not what they were.
-
-  Results that were changed are moved aside, so that nothing is lost and nothing is built upon them.
-  """
+def read_done(stage: Stage, folder: pathlib.Path) -> Done | None:
+  """What a stage has done in this folder; None if it is not finished, or its results are not what they were."""
   record = read_json(folder / DONE_FILE)
   if record is None:
     return None
   try:
     fingerprint = stage.fingerprint(folder)
-  except (ValueError, OSError) as error:
-    fingerprint = f"unreadable: {error}"
-  if fingerprint == record["fingerprint"]:
-    return Done(
-      stage=stage,
-      folder=folder,
-      key=record["key"],
-      fingerprint=fingerprint,
-      seconds=record["seconds"],
-      record=record,
-    )
+  except (ValueError, OSError):
+    return None
+  if fingerprint != record["fingerprint"]:
+    return None
+  return Done(
+    stage=stage, folder=folder, key=record["key"], fingerprint=fingerprint, seconds=record["seconds"], record=record
+  )
+
+
+def set_aside(folder: pathlib.Path) -> None:
+  """Moves results away that are not what they were, so that nothing is lost and nothing is built upon them."""
   number = 1
   while (aside := folder.with_name(f"{folder.name}.changed{number}")).exists():
     number += 1
   os.rename(folder, aside)
-  return None
 
 
 def find_reason(folder: pathlib.Path, description: Mapping[str, Any]) -> str | None:

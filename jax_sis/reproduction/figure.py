@@ -23,7 +23,9 @@ def draw_outcome(outcome: Outcome, *, num_classes: int) -> dict[str, bytes]:
     outcome: what was found.
     num_classes: what chance is one in.
   """
-  pictures = {picture_name(outcome.architecture, "accuracy"): draw_cells(outcome.cells, num_classes=num_classes)}
+  pictures = {}
+  if outcome.cells:
+    pictures[picture_name(outcome.architecture, "accuracy")] = draw_cells(outcome.cells, num_classes=num_classes)
   mitigation = draw_mitigations(outcome.mitigations)
   if mitigation is not None:
     pictures[picture_name(outcome.architecture, "mitigation")] = mitigation

@@ -121,7 +121,7 @@ class Outcome:
 
 
 def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outcome:
-  """What the finished stages of an architecture say."""
+  """What the stages of an architecture say, as far as they are done."""
   cells = make_cells(names, done)
   return Outcome(
     architecture=names.architecture,
@@ -130,6 +130,7 @@ def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outc
     seeds=tuple(
       float(read_predictions(done, f"{names.full(seed)}-on-whole").is_correct.mean())
       for seed in range(preset.num_seeds)
+      if f"{names.full(seed)}-on-whole" in done
     ),
     mitigations=tuple(make_mitigations(names, done)),
     sample=read_comparison(done, f"{names.architecture}-sample-compared"),
@@ -196,51 +197,79 @@ def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarra
 
 
 def make_claims(preset: Preset, names: Names, done: Mapping[str, Done]) -> list[Claim]:
-  """The paper's claims, in its order (sections 4.1 to 4.3)."""
-  share = f"{100 * preset.fraction:g} %"
-  full = names.full(0)
-  on_full, on_subsets, on_random = (
-    read_predictions(done, f"{full}-on-{view}").is_correct for view in ("whole", "subsets", "random")
-  )
-  subsets = read_predictions(done, f"{names.subsets}-on-subsets").is_correct
-  random = read_predictions(done, f"{names.random}-on-random").is_correct
-  num_classes = len(read_answer(done, f"{full}-on-whole", "metrics.json")["clean"]["class_count"])
-  loss, gap = difference_of(subsets, on_full), difference_of(subsets, random)
-  chance = difference_of(on_random, np.full(len(on_random), 1 / num_classes))
-  claims = [
-    Claim(
-      claim=f"A classifier trained and tested on the {share} of the pixels that another one needs most is nearly as "
-      "accurate as that one on whole images.",
-      rule=f"nearly: less than {100 * NEARLY:g} points below",
-      verdict=judge(loss, -NEARLY),
-      found=f"{percent(subsets)} against {percent(on_full)} (the classifier of whole images is right on "
-      f"{percent(on_subsets)} of these subsets itself).",
-      difference=loss,
-    ),
-    Claim(
-      claim=f"Trained and tested on {share} of the pixels at random, a classifier is far less accurate.",
-      rule=f"far: more than {100 * FAR:g} points below the one on the most needed pixels",
-      verdict=judge(gap, FAR),
-      found=f"{percent(random)} on random pixels against {percent(subsets)} on the most needed ones.",
-      difference=gap,
-    ),
-    Claim(
-      claim=f"Shown {share} of the pixels at random, the classifier of whole images is at chance.",
-      rule=f"at chance: less than {100 * NEAR_CHANCE:g} points above 1 in {num_classes}",
-      verdict=judge(dataclasses.replace(chance, low=negate(chance.high), high=negate(chance.low)), -NEAR_CHANCE),
-      found=f"It is right on {percent(on_random)} of them.",
-      difference=chance,
-    ),
+  """The paper's claims, in its order (sections 4.1 to 4.3), as far as their stages are done."""
+  found = [
+    nearly_claim(preset, names, done),
+    far_claim(preset, names, done),
+    chance_claim(preset, names, done),
+    wrong_claim(names, done),
+    *larger_claims(names, done),
   ]
-  claims += [claim for claim in (wrong_claim(preset, names, done), *larger_claims(names, done)) if claim is not None]
+  claims = [claim for claim in found if claim is not None]
   if preset.is_plumbing:
     return [dataclasses.replace(claim, verdict=NOT_JUDGED) for claim in claims]
   return claims
 
 
-def wrong_claim(preset: Preset, names: Names, done: Mapping[str, Done]) -> Claim | None:
+def nearly_claim(preset: Preset, names: Names, done: Mapping[str, Done]) -> Claim | None:
+  """Is a classifier of the most needed pixels nearly as accurate as one of whole images?"""
+  full = names.full(0)
+  needed = (f"{names.subsets}-on-subsets", f"{full}-on-whole", f"{full}-on-subsets")
+  if not set(needed) <= set(done):
+    return None
+  subsets, on_full, on_subsets = (read_predictions(done, name).is_correct for name in needed)
+  loss = difference_of(subsets, on_full)
+  return Claim(
+    claim=f"A classifier trained and tested on the {100 * preset.fraction:g} % of the pixels that another one needs "
+    "most is nearly as accurate as that one on whole images.",
+    rule=f"nearly: less than {100 * NEARLY:g} points below",
+    verdict=judge(loss, -NEARLY),
+    found=f"{percent(subsets)} against {percent(on_full)} (the classifier of whole images is right on "
+    f"{percent(on_subsets)} of these subsets itself).",
+    difference=loss,
+  )
+
+
+def far_claim(preset: Preset, names: Names, done: Mapping[str, Done]) -> Claim | None:
+  """Is a classifier of random pixels far less accurate?"""
+  needed = (f"{names.subsets}-on-subsets", f"{names.random}-on-random")
+  if not set(needed) <= set(done):
+    return None
+  subsets, random = (read_predictions(done, name).is_correct for name in needed)
+  gap = difference_of(subsets, random)
+  return Claim(
+    claim=f"Trained and tested on {100 * preset.fraction:g} % of the pixels at random, a classifier is far less "
+    "accurate.",
+    rule=f"far: more than {100 * FAR:g} points below the one on the most needed pixels",
+    verdict=judge(gap, FAR),
+    found=f"{percent(random)} on random pixels against {percent(subsets)} on the most needed ones.",
+    difference=gap,
+  )
+
+
+def chance_claim(preset: Preset, names: Names, done: Mapping[str, Done]) -> Claim | None:
+  """Is the classifier of whole images at chance on random pixels?"""
+  name = f"{names.full(0)}-on-random"
+  if name not in done:
+    return None
+  on_random = read_predictions(done, name).is_correct
+  num_classes = len(read_answer(done, name, "metrics.json")["clean"]["class_count"])
+  chance = difference_of(on_random, np.full(len(on_random), 1 / num_classes))
+  return Claim(
+    claim=f"Shown {100 * preset.fraction:g} % of the pixels at random, the classifier of whole images is at chance.",
+    rule=f"at chance: less than {100 * NEAR_CHANCE:g} points above 1 in {num_classes}",
+    verdict=judge(turn_around(chance), -NEAR_CHANCE),
+    found=f"It is right on {percent(on_random)} of them.",
+    difference=chance,
+  )
+
+
+def wrong_claim(names: Names, done: Mapping[str, Done]) -> Claim | None:
   """At equal confidence, do wrong predictions rest on smaller subsets? At the lowest threshold analysed."""
-  analysis = read_answer(done, f"{names.architecture}-analysis", "analysis.json")
+  name = f"{names.architecture}-analysis"
+  if name not in done:
+    return None
+  analysis = read_answer(done, name, "analysis.json")
   found = min(analysis["runs"][names.full(0)]["correctness"], key=lambda one: one["threshold"], default=None)
   if found is None:
     return None
@@ -249,7 +278,7 @@ def wrong_claim(preset: Preset, names: Names, done: Mapping[str, Done]) -> Claim
   return Claim(
     claim="At the same confidence, wrong predictions rest on smaller sufficient subsets than right ones.",
     rule="smaller: the mean of the wrong ones minus that of the right ones is below zero",
-    verdict=judge(dataclasses.replace(difference, low=negate(difference.high), high=negate(difference.low)), 0.0),
+    verdict=judge(turn_around(difference), 0.0),
     found=f"At threshold {found['threshold']:g}, {matched['num_wrong']} wrong predictions beside "
     f"{matched['num_right']} right ones of the same confidence.",
     difference=difference,
@@ -291,9 +320,10 @@ def judge(difference: Mean, bound: float) -> str:
   return DISAGREES if difference.high < bound else OPEN
 
 
-def negate(value: float | None) -> float | None:
-  """The same on the other side of zero."""
-  return None if value is None else -value
+def turn_around(difference: Mean) -> Mean:
+  """The second minus the first instead of the first minus the second."""
+  mean, low, high = (None if value is None else -value for value in (difference.mean, difference.high, difference.low))
+  return dataclasses.replace(difference, mean=mean, low=low, high=high)
 
 
 def percent(is_correct: np.ndarray) -> str:
@@ -311,6 +341,8 @@ def number(value: float | None) -> str:
 def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]:
   """The single classifier and the others on the same images."""
   comparisons = {kind: read_comparison(done, f"{names.architecture}-{kind}-compared") for kind in ("sizes", "smallest")}
+  if f"{names.full(0)}-on-whole" not in done:
+    return []
   single = read_predictions(done, f"{names.full(0)}-on-whole")
   models = {
     "single": names.full(0),

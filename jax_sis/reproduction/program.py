@@ -14,7 +14,7 @@ from jax_sis.reproduction import engine, figure, report, tables
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.outcome import Outcome, read_outcome
 from jax_sis.reproduction.presets import PRESETS, Names, Preset, make_stages
-from jax_sis.reproduction.stages import DATA, DATA_FILE
+from jax_sis.reproduction.stages import DATA, DATA_FILE, Stage
 from jax_sis.storage import write_atomically
 
 FORMAT = "jax_sis.study/1"
@@ -29,11 +29,13 @@ class ReproduceConfig:
     preset: a key of `presets.PRESETS`.
     out: the study's folder; the same again goes on with an unfinished study.
     data_dir: the TFDS folder that holds CIFAR-10; None for TFDS's default.
+    is_summary: run nothing, and write what the stages say that are done.
   """
 
   preset: str
   out: str
   data_dir: str | None = None
+  is_summary: bool = False
 
   def __post_init__(self) -> None:
     require_one_of("--preset", self.preset, tuple(PRESETS))
@@ -58,26 +60,56 @@ def reproduce(config: ReproduceConfig) -> pathlib.Path:
   """
   directory = pathlib.Path(config.out)
   preset = PRESETS[config.preset]
+  stages = make_stages(preset)
   print(f"Preset {preset.name}. {preset.purpose}", flush=True)
   with engine.hold(directory):
-    done = engine.run_stages(make_stages(preset), directory, config.data_dir)
+    if config.is_summary:
+      done = engine.find_done(stages, directory, config.data_dir)
+    else:
+      done = engine.run_stages(stages, directory, config.data_dir)
     outcomes = [read_outcome(preset, Names(architecture=name), done) for name in preset.architectures]
     for outcome in outcomes:
       tables.print_outcome(outcome)
-    content = make_json(config, preset, done, outcomes)
-    write_atomically(directory / STUDY_FILE, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
-    write_atomically(directory / TABLE_FILE, tables.make_csv(outcomes))
-    num_classes = len(content["provenance"]["data"][preset.test_split]["num_images_by_class"])
-    pictures: dict[str, bytes] = {}
-    for outcome in outcomes:
-      pictures |= figure.draw_outcome(outcome, num_classes=num_classes)
-    for name, png in pictures.items():
-      write_atomically(directory / name, png)
-    write_atomically(directory / REPORT_FILE, report.make_report(content, preset, outcomes, done, pictures))
+    files = write_files(config, preset, stages, done, outcomes)
+  if len(done) < len(stages):
+    print(f"{len(stages) - len(done)} of {len(stages)} stages are not done; what follows from them is not here.")
   if preset.is_plumbing:
     print(f"{preset.purpose} No number above says anything about a classifier.")
-  print(f"Written to {directory}: {', '.join([REPORT_FILE, STUDY_FILE, TABLE_FILE, *pictures])}", flush=True)
+  print(f"Written to {directory}: {', '.join(files)}", flush=True)
   return directory
+
+
+def write_files(
+  config: ReproduceConfig,
+  preset: Preset,
+  stages: Sequence[Stage],
+  done: Mapping[str, Done],
+  outcomes: Sequence[Outcome],
+) -> list[str]:
+  """Writes numbers, table, pictures and the page into the study's folder.
+
+  Returns:
+    The files' names.
+
+  Raises:
+    ValueError: not even the data were read.
+  """
+  if DATA not in done:
+    raise ValueError(f"--out must hold a study of which some stages are done, but {config.out!r} has none of this one.")
+  content = make_json(config, preset, stages, done, outcomes)
+  num_classes = len(content["provenance"]["data"][preset.test_split]["num_images_by_class"])
+  pictures: dict[str, bytes] = {}
+  for outcome in outcomes:
+    pictures |= figure.draw_outcome(outcome, num_classes=num_classes)
+  files = {
+    REPORT_FILE: report.make_report(content, preset, outcomes, done, pictures),
+    STUDY_FILE: json.dumps(content, indent=2, allow_nan=False).encode() + b"\n",
+    TABLE_FILE: tables.make_csv(outcomes),
+    **pictures,
+  }
+  for name, file_content in files.items():
+    write_atomically(pathlib.Path(config.out) / name, file_content)
+  return list(files)
 
 
 def show_plan(config: ReproduceConfig) -> None:
@@ -94,7 +126,11 @@ def show_plan(config: ReproduceConfig) -> None:
 
 
 def make_json(
-  config: ReproduceConfig, preset: Preset, done: Mapping[str, Done], outcomes: Sequence[Outcome]
+  config: ReproduceConfig,
+  preset: Preset,
+  stages: Sequence[Stage],
+  done: Mapping[str, Done],
+  outcomes: Sequence[Outcome],
 ) -> dict[str, Any]:
   """The study in JSON types: what was found, of what it was made and what is missing."""
   directory = pathlib.Path(config.out)
@@ -114,6 +150,7 @@ def make_json(
     },
     "outcomes": [dataclasses.asdict(outcome) for outcome in outcomes],
     "not_run": [{"what": what, "reason": reason} for what, reason in preset.not_run],
+    "not_done": [{"name": stage.name, "title": stage.title} for stage in stages if stage.name not in done],
     "stages": [
       {
         "name": name,

@@ -1,5 +1,6 @@
 """The report of a study: one HTML page, with what was found first and how it was made last."""
 
+import collections
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from jax_sis.estimates import Mean
 from jax_sis.reproduction import tables
 from jax_sis.reproduction.engine import Done, describe_seconds
 from jax_sis.reproduction.figure import picture_name
-from jax_sis.reproduction.outcome import Claim, Outcome, read_answer, total_seconds
+from jax_sis.reproduction.outcome import AGREES, DISAGREES, NOT_JUDGED, OPEN, Outcome, read_answer, total_seconds
 from jax_sis.reproduction.presets import Names, Preset
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 
@@ -59,7 +60,7 @@ def make_report(
       )
       if block is not None
     ]
-  blocks.append(not_run_section(preset))
+  blocks.append(not_run_section(content, preset))
   blocks.append(provenance_section(content, done))
   lead = f"{preset.purpose} {len(done)} stages, {describe_seconds(total_seconds(done))} in all."
   return page.document("Overinterpretation on CIFAR-10: the study of Carter et al. again", blocks, lead=lead)
@@ -73,8 +74,10 @@ def part(text: str, architecture: str, *, is_one_of_many: bool, answer: str, blo
   return page.section(text, name=name, answer=answer, blocks=blocks)
 
 
-def claims_section(preset: Preset, outcome: Outcome, is_one_of_many: bool) -> Element:
+def claims_section(preset: Preset, outcome: Outcome, is_one_of_many: bool) -> Element | None:
   """The paper's claims beside what was found."""
+  if not outcome.claims:
+    return None
   blocks = [
     page.table(
       "Each claim is judged by the 95 % bootstrap interval of a paired difference over images, by a rule fixed before.",
@@ -109,28 +112,23 @@ def claims_section(preset: Preset, outcome: Outcome, is_one_of_many: bool) -> El
 
 
 def summarise_claims(outcome: Outcome) -> str:
-  """The three main claims in a sentence."""
-  main = outcome.claims[:3]
-  if any(claim.verdict == "not judged" for claim in main):
+  """How many claims agree, in a sentence."""
+  if any(claim.verdict == NOT_JUDGED for claim in outcome.claims):
     return "Nothing is judged: too few images and too little training."
-  counts = {verdict: sum(claim.verdict == verdict for claim in main) for verdict in ("agrees", "disagrees")}
-  text = f"Of the paper's three main claims, {counts['agrees']} agree with what was found here"
-  text += f" and {counts['disagrees']} do not" if counts["disagrees"] else ""
-  return f"{text}: {describe_gap(main)}"
+  counts = collections.Counter(claim.verdict for claim in outcome.claims)
+  parts = [f"{counts[verdict]} {verdict}" for verdict in (AGREES, DISAGREES, OPEN) if counts[verdict]]
+  first = outcome.claims[0]
+  numbers = f"{tables.describe_difference(first)}, {first.difference.num_images:,} images"
+  claim = f"{first.claim[0].lower()}{first.claim[1:-1]}"
+  return f"Of {len(outcome.claims)} claims: {', '.join(parts)}. The first, that {claim}: {first.verdict}, {numbers}."
 
 
-def describe_gap(main: Sequence[Claim]) -> str:
-  """The numbers of the main claims in words."""
-  nearly, far, chance = main
-  return (
-    f"on the most needed pixels accuracy changes by {tables.describe_difference(nearly)}, against random ones by "
-    f"{tables.describe_difference(far)}, and the classifier of whole images is {tables.describe_difference(chance)} "
-    f"from chance on random pixels ({nearly.difference.num_images:,} images)."
-  )
-
-
-def cells_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes], is_one_of_many: bool) -> Element:
+def cells_section(
+  preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes], is_one_of_many: bool
+) -> Element | None:
   """The table, and its picture."""
+  if not outcome.cells:
+    return None
   corrupted = next((cell for cell in outcome.cells if cell.corrupted is not None), None)
   note = ""
   if corrupted is not None and corrupted.corrupted is not None:
@@ -234,8 +232,10 @@ def describe_json_share(share: Mapping[str, Any] | None) -> str:
   return "-" if share is None else f"{100 * share['share']:.0f} [{100 * share['low']:.0f}, {100 * share['high']:.0f}]"
 
 
-def analysis_section(done: Mapping[str, Done], names: Names, is_one_of_many: bool) -> Element:
+def analysis_section(done: Mapping[str, Done], names: Names, is_one_of_many: bool) -> Element | None:
   """Sizes, places and confidences of the subsets of the test images."""
+  if f"{names.architecture}-analysis" not in done:
+    return None
   folder = done[f"{names.architecture}-analysis"].folder
   analysis = read_answer(done, f"{names.architecture}-analysis", "analysis.json")["runs"][names.full(0)]
   sizes = analysis["sizes"][0]
@@ -356,13 +356,18 @@ def sample_section(preset: Preset, outcome: Outcome, done: Mapping[str, Done], n
   )
 
 
-def not_run_section(preset: Preset) -> Element:
-  """What of the paper is not here."""
+def not_run_section(content: Mapping[str, Any], preset: Preset) -> Element:
+  """What of the paper, and of the study itself, is not here."""
+  blocks = [page.description(dict(preset.not_run))]
+  if content["not_done"]:
+    named = [f"{stage['name']}: {stage['title']}" for stage in content["not_done"]]
+    text = f"Of this study itself {len(named)} stages are not done yet; the same command goes on with them."
+    blocks = [page.paragraph(page.strong(text), kind="note"), page.folded("which", map(page.paragraph, named)), *blocks]
   return page.section(
     "Not run",
     name="not-run",
     answer=f"The preset {preset.name} leaves out {len(preset.not_run)} parts of the paper.",
-    blocks=[page.description(dict(preset.not_run))],
+    blocks=blocks,
   )
 
 

@@ -150,6 +150,8 @@ def print_outcome(outcome: Outcome) -> None:
     print_table(console, "mitigations, on the same images", MITIGATION_HEADER, mitigation_rows(outcome.mitigations))
   if outcome.sample is not None:
     print_table(console, "what exact orders change, on a sample", SAMPLE_HEADER, sample_rows(outcome.sample))
+  if not outcome.seeds:
+    return
   seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in outcome.seeds)
   print(f"Accuracy of the {len(outcome.seeds)} classifiers trained on whole images, by seed: {seeds} %.", flush=True)
 
