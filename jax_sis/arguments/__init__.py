@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_sis.arguments import datasets, models, runs, searches, studies
+from jax_sis.arguments import datasets, models, reproduction, runs, searches, studies
 from jax_sis.version import __version__
 
 DESCRIPTION = """\
