@@ -292,9 +292,10 @@ def write_report(
     picture, summaries, title=f"Orders of pixels: {subject}", threshold=threshold, num_images=num_images
   )
   folder.write("attributions.png", picture.getvalue())
-  folder.write("attributions.json", json.dumps(answer, indent=2, allow_nan=False).encode() + b"\n")
+  content = json.dumps(answer, indent=2, allow_nan=False)
+  folder.write("attributions.json", content.encode() + b"\n")
   print(f"Written to {folder.location}: attributions.json, attributions.csv, attributions.png", flush=True)
-  return answer
+  return json.loads(content)
 
 
 def make_csv(looked: Looked, judged: Mapping[str, Judged]) -> str:

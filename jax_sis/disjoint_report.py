@@ -318,9 +318,10 @@ def write_report(
     )
     folder.write("disjoint.png", picture.getvalue())
     names.append("disjoint.png")
-  folder.write("disjoint.json", json.dumps(answer, indent=2, allow_nan=False).encode() + b"\n")
+  content = json.dumps(answer, indent=2, allow_nan=False)
+  folder.write("disjoint.json", content.encode() + b"\n")
   print(f"Written to {folder.location}: {', '.join(names)}", flush=True)
-  return answer
+  return json.loads(content)
 
 
 def make_csv(collected: Sequence[Collected]) -> str:
