@@ -41,7 +41,7 @@ from jax_sis.progress import Progress
 from jax_sis.scores import log_odds, predict_logits
 from jax_sis.search import BackwardSearch, Gradient, Screened
 from jax_sis.storage import check_writable, open_folder
-from jax_sis.subsets import Status, Subsets, sufficient_subsets
+from jax_sis.subsets import Status, sufficient_subsets
 from jax_sis.types import Params, PredictFn, ScoreName
 
 FORMAT = "jax_sis.attributions/1"
@@ -171,12 +171,13 @@ class Smallest(NamedTuple):
 
   def __call__(
     self, images: ImageSet, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
-  ) -> Subsets:
-    """The subsets."""
+  ) -> dict[str, Array]:
+    """Sizes and statuses, as `judge` gives them."""
     search = dataclasses.replace(QUICK.forward, threshold=self.threshold)
     order = forward_select(images.predict_fn, params, inputs, search=search, grid=images.grid)
     subsets = sufficient_subsets(order, self.threshold)
-    return minimise(images.predict_fn, params, inputs, subsets, exchanges=QUICK.exchanges)
+    smaller = minimise(images.predict_fn, params, inputs, subsets, exchanges=QUICK.exchanges)
+    return {"num_kept": smaller.num_kept, "status": smaller.status}
 
 
 class Random(NamedTuple):
@@ -316,25 +317,24 @@ def judge_method(
   """Sizes, areas and seconds of one method, in JSON types."""
   program = DeviceProgram(functools.partial(method, images), images)
   sizes: list[int | None] = []
-  areas: list[list[float | None]] = [[], []]
+  areas: dict[str, list[float | None]] = {"insertion_area": [], "deletion_area": []}
   seconds: list[tuple[float, float]] = []
   evaluation_seconds: list[tuple[float, float]] = []
   for start in range(0, len(inputs), images.launch_size):
     some = slice(start, start + images.launch_size)
-    subsets, *timing = program.run(inputs[some], numbers[some])
+    found, *timing = program.run(inputs[some], numbers[some])
     seconds.append((timing[0], timing[1]))
-    if not isinstance(subsets, Subsets):
-      (subsets, *found_areas), *timing = judge_program.run(inputs[some], subsets)
+    if not isinstance(found, dict):
+      found, *timing = judge_program.run(inputs[some], found)
       evaluation_seconds.append((timing[0], timing[1]))
-      for values, found in zip(areas, found_areas, strict=True):
-        values += [float(area) if np.isfinite(area) else None for area in found]
-    is_ok = np.asarray(subsets.status) == Status.OK
-    sizes += [int(size) if ok else None for size, ok in zip(subsets.num_kept, is_ok, strict=True)]
+      for name, values in areas.items():
+        values += [float(area) if np.isfinite(area) else None for area in found[name]]
+    is_ok = found["status"] == Status.OK
+    sizes += [int(size) if ok else None for size, ok in zip(found["num_kept"], is_ok, strict=True)]
     advance_fn(len(inputs[some]))
   return {
     "num_kept": sizes,
-    "insertion_area": areas[0] or None,
-    "deletion_area": areas[1] or None,
+    **{name: values or None for name, values in areas.items()},
     **name_seconds(seconds, ""),
     **name_seconds(evaluation_seconds, "evaluation_"),
   }
@@ -348,8 +348,14 @@ def name_seconds(seconds: Sequence[tuple[float, float]], prefix: str) -> dict[st
 
 def judge(
   images: ImageSet, threshold: float, params: Params, inputs: Float[Array, "B H W C"], scores: Float[Array, "B F"]
-) -> tuple[Subsets, Float[Array, "B"], Float[Array, "B"]]:
-  """Subsets, insertion and deletion area of the order that scores make."""
+) -> dict[str, Array]:
+  """Sizes and statuses of the subsets, insertion and deletion area of the order that scores make."""
   order = order_by_scores(images.predict_fn, params, inputs, scores, grid=images.grid)
   deletion = deletion_confidence(images.predict_fn, params, inputs, order)
-  return sufficient_subsets(order, threshold), insertion_area(order), deletion_area(order, deletion)
+  subsets = sufficient_subsets(order, threshold)
+  return {
+    "num_kept": subsets.num_kept,
+    "status": subsets.status,
+    "insertion_area": insertion_area(order),
+    "deletion_area": deletion_area(order, deletion),
+  }

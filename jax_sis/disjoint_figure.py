@@ -82,13 +82,8 @@ def draw_sizes(axis: Axes, summary: Any) -> None:
 def draw_line(axis: Axes, summary: Any, means: list[Mean], colour: str, label: str) -> None:
   """Means by round, with their intervals."""
   places = np.array([one.number for one in summary.rounds])
-  axis.plot(places, [mean.mean for mean in means], "o-", color=colour, markersize=4, linewidth=1.3, label=label)
-  bounded = [(place, mean) for place, mean in zip(places, means, strict=True) if mean.low is not None]
-  axis.fill_between(
-    [place for place, _ in bounded],
-    [mean.low for _, mean in bounded],
-    [mean.high for _, mean in bounded],
-    color=colour,
-    alpha=0.18,
-    linewidth=0,
-  )
+  rows = [(mean.mean, mean.low, mean.high) for mean in means]
+  # None, of few images, becomes NaN, which is not drawn.
+  middle, low, high = np.array(rows, np.float64).T
+  axis.plot(places, middle, "o-", color=colour, markersize=4, linewidth=1.3, label=label)
+  axis.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)

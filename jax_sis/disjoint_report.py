@@ -168,7 +168,7 @@ def describe_number(number: int, images: Sequence[Collected]) -> NumberBin:
     number=number,
     num_images=len(images),
     accuracy=share_of(np.array([image.predicted == image.label for image in labelled], bool)),
-    mean_confidence=float(np.mean([image.confidence for image in images])),
+    mean_confidence=float(np.array([image.confidence for image in images], np.float64).mean()),
   )
 
 
@@ -247,10 +247,10 @@ def describe_reading(summary: Summary, max_subsets: int) -> str:
     text += f"; in {summary.num_censored} the search ended at {max_subsets}, so that they may have more"
   alone = summary.correctness_with_subset
   return (
-    f"{text}. Wrong minus right predictions: {tell(summary.correctness.unmatched)}. Of the images that have a subset: "
-    f"{tell(alone.unmatched)}. Of these at the same confidence, {alone.num_wrong} wrong and {alone.num_right} right: "
-    f"{tell(alone.difference)}. The rank correlation of number and confidence: "
-    f"{format_mean(summary.rank_correlation, digits=2)}."
+    f"{text}. Wrong minus right predictions, where images below the threshold count as 0: "
+    f"{tell(summary.correctness.unmatched)}. Of the images that have a subset: {tell(alone.unmatched)}. Of these at "
+    f"the same confidence, {alone.num_wrong} wrong and {alone.num_right} right: {tell(alone.difference)}. The rank "
+    f"correlation of number and confidence: {format_mean(summary.rank_correlation, digits=2)}."
   )
 
 

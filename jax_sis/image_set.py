@@ -225,10 +225,11 @@ class DeviceProgram:
     shards = devices.shard(arrays, len(images.local_devices))
     with jax.default_matmul_precision(PRECISION):
       mapped = jax.pmap(self._function, in_axes=(None, *(0 for _ in shards)), devices=images.local_devices)
-      self._compiled = mapped.lower(images.replicated, *shards).compile()
+      compiled = mapped.lower(images.replicated, *shards).compile()
     devices.check_memory(
-      self._compiled, batch_size=images.config.batch_size, devices=images.local_devices, argument="--batch"
+      compiled, batch_size=images.config.batch_size, devices=images.local_devices, argument="--batch"
     )
+    self._compiled = compiled
 
   def run(self, *arrays: np.ndarray) -> Launched:
     """Runs it once on at most `launch_size` images; fewer are filled up by repeating the last.

@@ -234,8 +234,9 @@ def test_the_rank_correlation_is_that_of_scipy_and_does_not_depend_on_the_order_
   first = rng.integers(0, 6, 60)
   second = first + rng.normal(size=60)
   found = disjoint_report.correlate_ranks(first, second)
-  assert found.mean == pytest.approx(scipy.stats.spearmanr(first, second).statistic)
-  assert found.low is not None and found.high is not None
+  expected: Any = scipy.stats.spearmanr(first, second)
+  assert found.mean == pytest.approx(expected.statistic)
+  assert found.low is not None and found.mean is not None and found.high is not None
   assert 0.5 < found.low < found.mean < found.high < 1
   order = rng.permutation(60)
   assert disjoint_report.correlate_ranks(first[order], second[order]) == found
@@ -265,10 +266,8 @@ def test_images_without_a_number_are_named_and_not_counted():
 
 
 def test_right_predictions_alone_leave_nothing_to_compare():
-  summary = disjoint_report.summarise(make_images()[:20], seed=0)
-  assert "Wrong minus right predictions: nothing to compare (no wrong predictions, or no right ones)." in (
-    disjoint_report.describe_reading(summary, 16)
-  )
+  reading = disjoint_report.describe_reading(disjoint_report.summarise(make_images()[:20], seed=0), 16)
+  assert "the threshold count as 0: nothing to compare (no wrong predictions, or no right ones)." in reading
 
 
 @pytest.mark.parametrize(
