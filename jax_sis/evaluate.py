@@ -20,9 +20,9 @@ from jax_sis import (
   corruptions,
   data,
   devices,
+  evaluation_report,
   pixel_subsets,
   predictions,
-  report,
   results,
   validation,
 )
@@ -69,7 +69,7 @@ class Plan:
 
   def num_images(self, condition: tuple[str, int]) -> int:
     """Images of a condition, read or not."""
-    available = cifar_c.NUM_IMAGES if self.published and condition[0] != report.CLEAN else len(self.source)
+    available = cifar_c.NUM_IMAGES if self.published and condition[0] != evaluation_report.CLEAN else len(self.source)
     return min(available, self.config.limit or available)
 
   @property
@@ -95,20 +95,20 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
   check_writable(open_folder(out_dir))
   plan = make_plan(config)
   spec = results.settle_spec(out_dir, make_spec(plan))
-  rows = report.read_rows(out_dir)
+  rows = evaluation_report.read_rows(out_dir)
   print(headline(plan), flush=True)
   if rows:
     print(f"{len(rows)} of {len(plan.conditions)} conditions are done already in {out_dir}.", flush=True)
-  report.print_header(config.level)
+  evaluation_report.print_header(config.level)
   for row in rows:
-    report.print_row(row)
+    evaluation_report.print_row(row)
   if len(rows) < len(plan.conditions):
     rows += evaluate_conditions(plan, out_dir, rows)
   rows.sort(key=lambda row: plan.conditions.index(row.condition))
   print_outcome(plan, rows)
-  report.write_report(out_dir, rows, spec=spec, corruptions=describe_corruptions(plan))
+  evaluation_report.write_report(out_dir, rows, spec=spec, corruptions=describe_corruptions(plan))
   subject = f"{plan.classifier.model_name} on {describe_data(plan)}"
-  pictures = report.write_figures(out_dir, rows, subject=subject, what=plan.corruptions_title)
+  pictures = evaluation_report.write_figures(out_dir, rows, subject=subject, what=plan.corruptions_title)
   print(f"Written to {out_dir}: metrics.json, metrics.csv, predictions, {', '.join(pictures)}", flush=True)
   return out_dir
 
@@ -154,7 +154,10 @@ def make_plan(config: EvaluateConfig) -> Plan:
     source=source,
     published=published,
     masks=masks,
-    conditions=((report.CLEAN, 0), *((name, severity) for name in names for severity in report.SEVERITIES)),
+    conditions=(
+      (evaluation_report.CLEAN, 0),
+      *((name, severity) for name in names for severity in evaluation_report.SEVERITIES),
+    ),
     local_devices=devices.local_devices(config.num_devices),
   )
   if masks is not None and published is not None:
@@ -178,12 +181,14 @@ def check_corruptible(classifier: Classifier, asked: str) -> None:
     )
 
 
-def evaluate_conditions(plan: Plan, out_dir: pathlib.Path, done: list[report.Row]) -> list[report.Row]:
+def evaluate_conditions(
+  plan: Plan, out_dir: pathlib.Path, done: list[evaluation_report.Row]
+) -> list[evaluation_report.Row]:
   """Evaluates the conditions that are not done, and writes and prints each as it is finished."""
   conditions_done = {row.condition for row in done}
   total = sum(plan.num_images(condition) for condition in plan.conditions)
   start = sum(plan.num_images(condition) for condition in conditions_done)
-  rows: list[report.Row] = []
+  rows: list[evaluation_report.Row] = []
   memory: list[Batch] = []
   with Progress("compiling", total=total, start=start, unit="image") as progress:
     compiled, replicated = compile_classifier(plan)
@@ -191,8 +196,8 @@ def evaluate_conditions(plan: Plan, out_dir: pathlib.Path, done: list[report.Row
     for condition in plan.conditions:
       if condition not in conditions_done:
         row = evaluate_condition(plan, compiled, replicated, condition, memory, progress)
-        report.append_row(out_dir, row)
-        report.print_row(row)
+        evaluation_report.append_row(out_dir, row)
+        evaluation_report.print_row(row)
         rows.append(row)
   return rows
 
@@ -228,7 +233,7 @@ def evaluate_condition(
   condition: tuple[str, int],
   memory: list[Batch],
   progress: Progress,
-) -> report.Row:
+) -> evaluation_report.Row:
   """Classifies all images of a condition and measures.
 
   Raises:
@@ -259,13 +264,14 @@ def evaluate_condition(
     progress.advance(len(pending[1]))
   if not sum(map(len, labels)):
     raise ValueError(
-      f"--data must hold at least one image that can be read. {report.describe_skipped(skipped, len(skipped))}"
+      "--data must hold at least one image that can be read. "
+      f"{evaluation_report.describe_skipped(skipped, len(skipped))}"
     )
   all_logits, all_labels = np.concatenate(logits), np.concatenate(labels)
   predicted = predictions.make_predictions(ids_read, all_logits, all_labels)
   # Before its row, which says that a condition is done.
   predictions.write(pathlib.Path(plan.config.out), condition, predicted)
-  return report.make_row(
+  return evaluation_report.make_row(
     condition,
     all_logits,
     all_labels,
@@ -285,7 +291,7 @@ def read_batches(plan: Plan, condition: tuple[str, int], memory: list[Batch]) ->
     memory: is filled with the batches of clean images once they are to be corrupted again and again, 3 KiB an image.
   """
   corruption, severity = condition
-  is_clean = corruption == report.CLEAN
+  is_clean = corruption == evaluation_report.CLEAN
   source = plan.source if is_clean or plan.published is None else plan.published.source(corruption, severity)
   num_places = len(plan.local_devices) * plan.config.batch_size
   batches = []
@@ -334,7 +340,7 @@ def check_records(plan: Plan, batch: Batch) -> Bool[np.ndarray, "B"]:
 def name_images(batch: Batch, is_named: Bool[np.ndarray, "B"]) -> str:
   """The ids of some images of a batch, and how many more."""
   ids = [str(image_id) for image_id in batch["id"][is_named]]
-  return name_some(ids, most=report.MAX_NAMED)
+  return name_some(ids, most=evaluation_report.MAX_NAMED)
 
 
 def fetch_logits(outputs: Array, is_read: Bool[np.ndarray, "B"], ids: list[str]) -> Float[np.ndarray, "N K"]:
@@ -356,7 +362,7 @@ def make_spec(plan: Plan) -> dict[str, Any]:
   """What fixes the results of a run, in JSON types."""
   config, classifier = plan.config, plan.classifier
   return {
-    "format": report.FORMAT,
+    "format": evaluation_report.FORMAT,
     "model": {"name": classifier.model_name, "sha256": checkpoint.hash_params(classifier)},
     "class_names": list(classifier.class_names),
     "normalisation": dataclasses.asdict(classifier.normalisation),
@@ -384,7 +390,7 @@ def describe_corruptions(plan: Plan) -> dict[str, Any] | None:
   """What the corruptions are and which are left out, in JSON types."""
   if plan.config.corruptions is None:
     return None
-  included = list(dict.fromkeys(name for name, _ in plan.conditions if name != report.CLEAN))
+  included = list(dict.fromkeys(name for name, _ in plan.conditions if name != evaluation_report.CLEAN))
   if plan.published is None:
     where = {"seed": plan.config.seed}
     left_out = corruptions.LEFT_OUT
@@ -414,16 +420,16 @@ def describe_data(plan: Plan) -> str:
   """The images as they are, in words."""
   description = plan.source.description
   split = f" {description['split']}" if "split" in description else ""
-  num_images = plan.num_images((report.CLEAN, 0))
+  num_images = plan.num_images((evaluation_report.CLEAN, 0))
   return f"{num_images:,} images of {description['data']}{split}"
 
 
-def print_outcome(plan: Plan, rows: list[report.Row]) -> None:
+def print_outcome(plan: Plan, rows: list[evaluation_report.Row]) -> None:
   """What is known when everything is done: images left out, weak classes, and the table of corruptions."""
   clean = rows[0]
   if clean.skipped:
-    print(report.describe_skipped(clean.skipped, plan.num_images(clean.condition)))
-  print(report.describe_classes(clean))
+    print(evaluation_report.describe_skipped(clean.skipped, plan.num_images(clean.condition)))
+  print(evaluation_report.describe_classes(clean))
   if len(rows) > 1:
     title = f"{plan.corruptions_title}: accuracy in % by severity, {rows[-1].num_examples:,} images each"
-    report.print_table(rows[1:], f"{title} (clean: {100 * clean.accuracy:.2f})")
+    evaluation_report.print_table(rows[1:], f"{title} (clean: {100 * clean.accuracy:.2f})")

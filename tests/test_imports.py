@@ -100,7 +100,7 @@ ORDER = (
   "find",
   "verify",
   "controls",
-  "report",
+  "evaluation_report",
   "evaluate",
   "reproduction",
   "bench",
