@@ -15,7 +15,7 @@ import numpy as np
 import scipy
 
 import jax_sis
-from jax_sis import results, storage, study_figures, validation
+from jax_sis import results, storage, study_figures, study_panels, validation
 from jax_sis.analysis import RunAnalysis, analyse_run, check_arguments
 from jax_sis.comparison import Comparison, compare_runs
 from jax_sis.progress import Progress
@@ -219,7 +219,7 @@ def draw(folder: storage.Folder, stores: Mapping[str, Results], analyses: Mappin
   all_runs = list(analyses.values())
   pictures: dict[str, tuple[bool, Callable[[BinaryIO], None]]] = {
     "sizes.png": (
-      any(study_figures.sizes_of(run, answer) for run in all_runs for answer in ANSWERS),
+      any(study_panels.sizes_of(run, answer) for run in all_runs for answer in ANSWERS),
       lambda file: study_figures.save_sizes(file, analyses),
     ),
     "positions.png": (

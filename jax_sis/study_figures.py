@@ -7,32 +7,15 @@ from typing import Any, BinaryIO
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from jax_sis.analysis import MOST_NEEDED, Correctness, RunAnalysis
+from jax_sis import study_panels as panels
+from jax_sis.analysis import MOST_NEEDED, RunAnalysis
 from jax_sis.figures import DPI, INK
-from jax_sis.positions import Positions
-from jax_sis.removal import Curve, Removal
-from jax_sis.subset_sizes import Sizes
+from jax_sis.removal import Curve
 from jax_sis.summary import ANSWER_TITLES
 
-# Okabe and Ito's colours, which people of every colour vision tell apart, without the yellow, which is too light.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-LINE_STYLES = ("-", "--", ":", "-.")
-RIGHT_COLOUR, WRONG_COLOUR = COLOURS[:2]
-# More classes than these are drawn as a curve, with some names.
-MAX_NAMED_CLASSES = 20
-NUM_EXTREME_CLASSES = 3
-MAX_LABEL_LENGTH = 44
-MAX_CLASS_LENGTH = 24
-# Shares of how often a place is used to how often were all used alike: from a quarter to four times.
-LARGEST_LOG2_USE = 2
-# Widths of a map and of its rows' means.
-MAP_TO_ROWS = 4
 PANELS_A_ROW = 3
 
 
@@ -43,96 +26,25 @@ def save_sizes(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
     file: gets the PNG.
     analyses: the runs by label; one at least has a subset.
   """
-  kinds = [answer for answer in ANSWER_TITLES if any(sizes_of(analysis, answer) for analysis in analyses.values())]
+  kinds = [
+    answer for answer in ANSWER_TITLES if any(panels.sizes_of(analysis, answer) for analysis in analyses.values())
+  ]
   num_classes = len({sizes.group for analysis in analyses.values() for sizes in analysis.sizes_by_class})
-  num_lines = min(num_classes, MAX_NAMED_CLASSES) if num_classes <= MAX_NAMED_CLASSES else MAX_NAMED_CLASSES / 2
+  num_lines = (
+    min(num_classes, panels.MAX_NAMED_CLASSES)
+    if num_classes <= panels.MAX_NAMED_CLASSES
+    else panels.MAX_NAMED_CLASSES / 2
+  )
   height = max(3.4, 0.9 + num_lines * (0.13 + 0.1 * len(analyses)))
   figure, axes = start_figure(len(kinds), 2, size=(10, 0.5 + 0.2 * len(analyses) + height * len(kinds)))
   for (left, right), answer in zip(axes, kinds, strict=True):
-    found = {label: sizes_of(analysis, answer) for label, analysis in analyses.items()}
-    draw_distributions(left, {label: sizes for label, sizes in found.items() if sizes}, analyses)
-    title = title_of(answer, {sizes.threshold for sizes in found.values() if sizes})
+    found = {label: panels.sizes_of(analysis, answer) for label, analysis in analyses.items()}
+    panels.draw_distributions(left, {label: sizes for label, sizes in found.items() if sizes}, analyses)
+    title = panels.title_of(answer, {sizes.threshold for sizes in found.values() if sizes})
     left.set_title(title, fontsize=10, loc="left", color=INK)
-    draw_classes(right, analyses, answer)
+    panels.draw_classes(right, analyses, answer)
   add_legend(figure, analyses)
   save(figure, file)
-
-
-def sizes_of(analysis: RunAnalysis, answer: str) -> Sizes | None:
-  """The sizes of a kind at the run's own threshold, which come first, if it has subsets."""
-  found = next((sizes for sizes in analysis.sizes if sizes.answer == answer), None)
-  return found if found is not None and found.percentiles is not None else None
-
-
-def title_of(answer: str, thresholds: set[float]) -> str:
-  """Which subsets a panel shows, of runs whose own thresholds are these."""
-  where = f"{thresholds.pop():g}" if len(thresholds) == 1 else "each run's own threshold"
-  return f"{ANSWER_TITLES[answer]} subsets at {where}"
-
-
-def draw_distributions(axis: Axes, found: Mapping[str, Sizes | None], analyses: Mapping[str, RunAnalysis]) -> None:
-  """The cumulative distribution of sizes, a line a run."""
-  styles = styles_of(analyses)
-  for label, sizes in found.items():
-    assert sizes is not None and sizes.distribution is not None
-    shares = np.array(sizes.distribution) / analyses[label].num_features
-    axis.step(shares, np.linspace(0, 1, len(shares)), where="post", linewidth=1.8, **styles[label])
-  set_share_axis(axis)
-  axis.set_ylim(0, 1.02)
-  axis.set_ylabel("share of the images with a subset", fontsize=9)
-  axis.set_xlabel("size, in % of the image (at most)", fontsize=9)
-  axis.grid(color="#dddddd", linewidth=0.6)
-
-
-def draw_classes(axis: Axes, analyses: Mapping[str, RunAnalysis], answer: str) -> None:
-  """Median and quartiles of each class, a line a class; of many classes the medians in ascending order."""
-  by_run = {
-    label: [sizes for sizes in analysis.sizes_by_class if sizes.answer == answer and sizes.percentiles is not None]
-    for label, analysis in analyses.items()
-  }
-  names = list(dict.fromkeys(sizes.group for of_run in by_run.values() for sizes in of_run))
-  if len(names) > MAX_NAMED_CLASSES:
-    draw_many_classes(axis, by_run, analyses)
-    return
-  styles = styles_of(analyses)
-  for number, (label, of_run) in enumerate(by_run.items()):
-    offset = 0.7 * ((number + 0.5) / len(by_run) - 0.5)
-    for sizes in of_run:
-      assert sizes.percentiles is not None
-      low, middle, high = (sizes.percentiles[place] / analyses[label].num_features for place in ("25", "50", "75"))
-      place = names.index(sizes.group) + offset
-      axis.hlines(place, low, high, color=styles[label]["color"], linewidth=2.2, alpha=0.55)
-      axis.plot(middle, place, "o", color=styles[label]["color"], markersize=4.5)
-  axis.set_yticks(range(len(names)), [begin(name) for name in names], fontsize=9)
-  axis.set_ylim(len(names) - 0.5, -0.5)
-  set_share_axis(axis)
-  axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-  axis.set_xlabel("size, in % of the image: median and quartiles", fontsize=9)
-  axis.set_title("by the class that the subset is for", fontsize=10, loc="left", color=INK)
-
-
-def draw_many_classes(axis: Axes, by_run: Mapping[str, Sequence[Sizes]], analyses: Mapping[str, RunAnalysis]) -> None:
-  """The medians of all classes in ascending order, with the names of the first run's extreme ones."""
-  styles = styles_of(analyses)
-  is_first = True
-  for label, of_run in by_run.items():
-    ordered = sorted(of_run, key=lambda sizes: (sizes.median or 0.0, sizes.group))
-    medians = [(sizes.median or 0.0) / analyses[label].num_features for sizes in ordered]
-    axis.plot(np.arange(len(ordered)), medians, linewidth=1.8, **styles[label])
-    if is_first and ordered:
-      is_first = False
-      low = "\n".join(begin(sizes.group) for sizes in ordered[:NUM_EXTREME_CLASSES])
-      high = "\n".join(begin(sizes.group) for sizes in reversed(ordered[-NUM_EXTREME_CLASSES:]))
-      box = {"fontsize": 8, "color": styles[label]["color"], "transform": axis.transAxes, "linespacing": 1.3}
-      axis.text(0.03, 0.97, f"largest:\n{high}", ha="left", va="top", **box)
-      axis.text(0.97, 0.03, f"smallest:\n{low}", ha="right", va="bottom", **box)
-  axis.set_yscale("log")
-  set_ticks(axis.yaxis)
-  axis.tick_params(labelsize=8, colors=INK)
-  axis.set_ylabel("median size, in % of the image", fontsize=9)
-  axis.set_xlabel("classes, by their median", fontsize=9)
-  axis.set_title("by the class that the subset is for", fontsize=10, loc="left", color=INK)
-  axis.grid(color="#dddddd", linewidth=0.6)
 
 
 def save_positions(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
@@ -151,75 +63,24 @@ def save_positions(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
     len(found),
     2 * len(kinds),
     size=(max(6.6, 3.6 * len(kinds)), 0.8 + 3.5 * len(found)),
-    width_ratios=[part for _ in kinds for part in (MAP_TO_ROWS, 1)],
+    width_ratios=[part for _ in kinds for part in (panels.MAP_TO_ROWS, 1)],
   )
   picture: Any = None
   for row, (label, of_run) in zip(axes, found.items(), strict=True):
     for left, right, what in zip(row[::2], row[1::2], kinds, strict=True):
       if what in of_run:
-        picture = draw_positions(left, of_run[what], title=f"{shorten(label)}\n{describe_what(what, analyses[label])}")
-        draw_rows(right, of_run[what])
+        picture = panels.draw_positions(
+          left, of_run[what], title=f"{panels.shorten(label)}\n{panels.describe_what(what, analyses[label])}"
+        )
+        panels.draw_rows(right, of_run[what])
       else:
         left.set_axis_off()
         right.set_axis_off()
   bar = figure.colorbar(picture, ax=axes, location="bottom", shrink=0.6, aspect=50, extend="both")
-  ticks = range(-LARGEST_LOG2_USE, LARGEST_LOG2_USE + 1)
+  ticks = range(-panels.LARGEST_LOG2_USE, panels.LARGEST_LOG2_USE + 1)
   bar.set_ticks(list(ticks), labels=[f"{2.0**tick:g}" for tick in ticks], fontsize=9)
   bar.set_label("how often a place is kept, in times of even use; right of each map the means of its rows", fontsize=9)
   save(figure, file)
-
-
-def describe_what(what: str, analysis: RunAnalysis) -> str:
-  """The heading of a map."""
-  return f"the {100 * analysis.fraction:.3g} % needed most" if what == MOST_NEEDED else f"{ANSWER_TITLES[what]} subsets"
-
-
-def relative_use(positions: Positions) -> np.ndarray:
-  """How often each place is used, in times of even use."""
-  shares = np.array(positions.shares)
-  return shares / shares.mean()
-
-
-def draw_positions(axis: Axes, positions: Positions, *, title: str) -> Any:
-  """The map of one kind of subset, mean row and test in its heading. Returns what a colour bar is made of."""
-  use = relative_use(positions)
-  smallest = 2.0 ** -(LARGEST_LOG2_USE + 1)
-  picture = axis.imshow(
-    np.log2(np.maximum(use, smallest)),
-    cmap="PuOr",
-    vmin=-LARGEST_LOG2_USE,
-    vmax=LARGEST_LOG2_USE,
-    interpolation="nearest",
-  )
-  mean, evenness = positions.mean_row, positions.evenness
-  interval = f" [{mean.low:.1f}, {mean.high:.1f}]" if mean.low is not None else ""
-  lines = [
-    title,
-    f"{positions.num_images} images, mean row {mean.mean:.1f}{interval}",
-    f"(even use: {positions.even_row:g})",
-  ]
-  if evenness.dispersion is not None and evenness.p_value is not None:
-    lines[-1] += f", unevenness {evenness.dispersion:.3g}, {format_p(evenness.p_value)}"
-  axis.set_title("\n".join(lines), fontsize=8.5, loc="left", color=INK, linespacing=1.35)
-  axis.set_xticks([0, use.shape[1] - 1])
-  axis.set_yticks([0, use.shape[0] - 1])
-  axis.tick_params(labelsize=8, colors=INK)
-  return picture
-
-
-def draw_rows(axis: Axes, positions: Positions) -> None:
-  """How often each row is used, beside the map and as high."""
-  use = relative_use(positions)
-  means = use.mean(1)
-  axis.set_box_aspect(MAP_TO_ROWS * use.shape[0] / use.shape[1])
-  axis.plot(means, np.arange(len(means)), color=INK, linewidth=1.3)
-  axis.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (3, 3)))
-  axis.set_ylim(len(means) - 0.5, -0.5)
-  axis.set_xlim(0, max(2.0, 1.05 * float(means.max())))
-  axis.set_xticks([0, 1], ["0", "1"])
-  axis.set_yticks([])
-  axis.tick_params(labelsize=8, colors=INK)
-  axis.spines[["top", "right"]].set_visible(False)
 
 
 def save_confidence(file: BinaryIO, analyses: Mapping[str, RunAnalysis], *, thresholds: Mapping[str, float]) -> None:
@@ -238,8 +99,8 @@ def save_confidence(file: BinaryIO, analyses: Mapping[str, RunAnalysis], *, thre
   for axis in axes.flat[len(found) :]:
     axis.set_axis_off()
   for axis, (label, removal) in zip(axes.flat, found.items(), strict=False):
-    draw_removal(axis, removal, threshold=thresholds[label])
-    axis.set_title(shorten(label), fontsize=10, loc="left", color=INK)
+    panels.draw_removal(axis, removal, threshold=thresholds[label])
+    axis.set_title(panels.shorten(label), fontsize=10, loc="left", color=INK)
     axis.set_xlabel("pixels kept, in % of the image", fontsize=9)
   for axis in axes[:, 0]:
     axis.set_ylabel("confidence in the target", fontsize=9)
@@ -251,37 +112,6 @@ def save_confidence(file: BinaryIO, analyses: Mapping[str, RunAnalysis], *, thre
 def curves_of(analysis: RunAnalysis) -> tuple[Curve, ...]:
   """The curves of a run, if it has any."""
   return analysis.removal.curves if analysis.removal is not None else ()
-
-
-def draw_removal(axis: Axes, removal: Removal, *, threshold: float) -> None:
-  """The curves of one run, from the whole image on the left to nothing on the right."""
-  curves = {curve.group: curve for curve in removal.curves}
-  styles = {"right": (RIGHT_COLOUR, "-"), "wrong": (WRONG_COLOUR, "--")}
-  drawn = [group for group in styles if group in curves] or [group for group in ("all",) if group in curves]
-  shares = np.array(removal.shares)
-  is_kept = shares > 0
-  at_nothing = shares[is_kept].min() / 2
-  for group in drawn:
-    colour, line = styles.get(group, (INK, "-"))
-    curve = curves[group]
-    name = f"{group} predictions" if group in styles else "all images"
-    label = f"{name} ({curve.num_images})"
-    axis.plot(shares[is_kept], np.array(curve.mean)[is_kept], color=colour, linestyle=line, linewidth=1.8, label=label)
-    low, high = (np.array(curve.quantiles[share]) for share in ("0.25", "0.75"))
-    axis.fill_between(shares[is_kept], low[is_kept], high[is_kept], color=colour, alpha=0.16, linewidth=0)
-    mark_nothing(axis, curve, place=at_nothing, colour=colour)
-  axis.axhline(threshold, color=INK, linewidth=0.9, linestyle=":")
-  set_share_axis(axis, low=at_nothing / 1.3)
-  axis.invert_xaxis()
-  axis.set_ylim(-0.02, 1.03)
-  axis.grid(color="#dddddd", linewidth=0.6)
-  if drawn:
-    axis.legend(fontsize=8.5, loc="upper right", framealpha=0.9)
-
-
-def mark_nothing(axis: Axes, curve: Curve, *, place: float, colour: str) -> None:
-  """The confidence in the fully masked image, which a logarithmic axis has no place for."""
-  axis.plot(place, curve.mean[0], "D", color=colour, markersize=5, clip_on=False)
 
 
 def save_accuracy(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
@@ -305,59 +135,16 @@ def save_accuracy(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
     len(found), 2, size=(10, 0.6 + 0.2 * len(analyses) + row_height * len(found)), width_ratios=[1.25, 1]
   )
   for (left, right), (answer, of_kind) in zip(axes, found.items(), strict=True):
-    draw_accuracy(left, {label: found_of_run[0] for label, found_of_run in of_kind.items() if found_of_run}, analyses)
-    title = title_of(answer, {of_run[0].threshold for of_run in of_kind.values() if of_run})
+    panels.draw_accuracy(
+      left, {label: found_of_run[0] for label, found_of_run in of_kind.items() if found_of_run}, analyses
+    )
+    title = panels.title_of(answer, {of_run[0].threshold for of_run in of_kind.values() if of_run})
     left.set_title(title, fontsize=10, loc="left", color=INK)
-    draw_differences(right, of_kind, analyses)
+    panels.draw_differences(right, of_kind, analyses)
   add_legend(figure, analyses)
   note = "Filled: accuracy with its 95 % interval, hollow: mean confidence of the same images."
   figure.supxlabel(note, fontsize=8.5, color=INK)
   save(figure, file)
-
-
-def draw_accuracy(axis: Axes, of_kind: Mapping[str, Correctness], analyses: Mapping[str, RunAnalysis]) -> None:
-  """Accuracy by bins of size, and beside it the confidence that it may be owed to."""
-  styles = styles_of(analyses)
-  for label, correctness in of_kind.items():
-    bins = correctness.accuracy_by_size
-    shares = np.array([one.mean_pixels for one in bins]) / analyses[label].num_features
-    accuracy = np.array([(one.accuracy.share, one.accuracy.low, one.accuracy.high) for one in bins], np.float64)
-    axis.vlines(shares, accuracy[:, 1], accuracy[:, 2], color=styles[label]["color"], linewidth=1.4, alpha=0.7)
-    axis.plot(shares, accuracy[:, 0], marker="o", markersize=5, linewidth=1.4, **styles[label])
-    confidence = [one.mean_confidence for one in bins]
-    axis.plot(shares, confidence, "o", color=styles[label]["color"], markersize=5, markerfacecolor="white")
-  set_share_axis(axis)
-  axis.set_xlabel("mean size of the bin, in % of the image", fontsize=9)
-  axis.set_ylabel("accuracy", fontsize=9)
-  low, _ = axis.get_ylim()
-  axis.set_ylim(min(low, 0.9), 1.01)
-  axis.grid(color="#dddddd", linewidth=0.6)
-
-
-def draw_differences(
-  axis: Axes, of_kind: Mapping[str, Sequence[Correctness]], analyses: Mapping[str, RunAnalysis]
-) -> None:
-  """The difference in size of wrong and right predictions at the same confidence, a line a run and threshold."""
-  styles = styles_of(analyses)
-  lines = [(label, correctness) for label, of_run in of_kind.items() for correctness in of_run]
-  for place, (label, correctness) in enumerate(lines):
-    matched, difference = correctness.matched, correctness.matched.difference
-    text = f"at {correctness.threshold:g}: {matched.num_wrong} wrong, {matched.num_right} right"
-    if difference.low is None:
-      text += ", no interval" if difference.mean is not None else ", none to compare"
-    axis.text(0.02, place - 0.3, text, fontsize=8, va="center", color=INK, transform=axis.get_yaxis_transform())
-    scale = 100 / analyses[label].num_features
-    if difference.low is not None and difference.high is not None:
-      axis.hlines(place, scale * difference.low, scale * difference.high, color=styles[label]["color"], linewidth=2.4)
-    if difference.mean is not None:
-      axis.plot(scale * difference.mean, place, "o", color=styles[label]["color"], markersize=6)
-  axis.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (3, 3)))
-  axis.set_yticks([])
-  axis.set_ylim(len(lines) - 0.5, -0.6)
-  axis.margins(x=0.1)
-  axis.tick_params(labelsize=8, colors=INK)
-  axis.set_xlabel("difference in size, in % of the image, 95 % interval", fontsize=9)
-  axis.set_title("wrong minus right predictions of the same confidence", fontsize=10, loc="left", color=INK)
 
 
 def start_figure(
@@ -378,55 +165,10 @@ def save(figure: Figure, file: BinaryIO) -> None:
   plt.close(figure)
 
 
-def styles_of(analyses: Mapping[str, RunAnalysis]) -> dict[str, dict[str, Any]]:
-  """The colour and the line of each run, the same in every picture."""
-  styles = {}
-  for number, label in enumerate(analyses):
-    turn, place = divmod(number, len(COLOURS))
-    styles[label] = {"color": COLOURS[place], "linestyle": LINE_STYLES[(number + turn) % len(LINE_STYLES)]}
-  return styles
-
-
 def add_legend(figure: Figure, analyses: Mapping[str, RunAnalysis]) -> None:
   """The runs, above all panels."""
-  styles = styles_of(analyses)
+  styles = panels.styles_of(analyses)
   handles = [Line2D([], [], linewidth=2, **styles[label]) for label in analyses]
-  labels = [f"{shorten(label)}: {analysis.num_finished} images" for label, analysis in analyses.items()]
+  labels = [f"{panels.shorten(label)}: {analysis.num_finished} images" for label, analysis in analyses.items()]
   num_columns = 2 if len(labels) > 1 else 1
   figure.legend(handles, labels, loc="outside upper left", ncols=num_columns, fontsize=9, frameon=False, handlelength=3)
-
-
-def set_share_axis(axis: Axes, *, low: float | None = None) -> None:
-  """A logarithmic axis of shares of the image, labelled in per cent."""
-  axis.set_xscale("log")
-  set_ticks(axis.xaxis)
-  smallest = axis.dataLim.intervalx[0] if low is None else low
-  axis.set_xlim(smallest if low is not None else max(smallest, 1e-6) / 1.15, 1.12)
-  axis.tick_params(labelsize=8, colors=INK)
-
-
-def set_ticks(axis: Axis) -> None:
-  """Ticks at 1, 2 and 5 of every decade of a logarithmic axis of shares."""
-  axis.set_major_locator(FixedLocator([number * 10.0**power for power in range(-6, 1) for number in (1, 2, 5)]))
-  axis.set_major_formatter(FuncFormatter(percent))
-  axis.set_minor_locator(NullLocator())
-
-
-def percent(share: float, _: float) -> str:
-  """A share as a number of per cent."""
-  return f"{100 * share:g}"
-
-
-def format_p(p_value: float) -> str:
-  """`p = 0.02`, or `p < 0.001`."""
-  return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
-
-
-def shorten(text: str, length: int = MAX_LABEL_LENGTH) -> str:
-  """A text, or its end after three dots."""
-  return text if len(text) <= length else f"...{text[3 - length :]}"
-
-
-def begin(text: str) -> str:
-  """A class's name, or its beginning before three dots."""
-  return text if len(text) <= MAX_CLASS_LENGTH else f"{text[: MAX_CLASS_LENGTH - 3]}..."

@@ -74,6 +74,7 @@ ORDER = (
   "comparison",
   "page",
   "figures",
+  "study_panels",
   "study_figures",
   "study_tables",
   "control_figure",
