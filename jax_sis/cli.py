@@ -27,6 +27,7 @@ AFTER_INTERRUPT = {
   "export": "no half file was kept, and the same command begins anew",
   "status": "the run itself is not touched",
   "analyse": "the same command begins anew",
+  "report": "no half file was kept, and the same command begins anew",
 }
 
 
@@ -128,6 +129,23 @@ def run_attributions(options: argparse.Namespace) -> None:
       num_images=options.images,
       methods=tuple(options.methods or attribution_study.DEFAULT_METHODS),
       per_step=options.per_step,
+    )
+  )
+
+
+def run_report(options: argparse.Namespace) -> None:
+  """Hands the options of `report` over."""
+  from jax_sis import run_report
+
+  run_report.report(
+    run_report.ReportConfig(
+      run_dir=options.run_dir,
+      out=options.out,
+      analysis=options.analysis,
+      title=options.title,
+      gallery=options.gallery,
+      checkpoint=options.checkpoint,
+      data_dir=options.data_dir,
     )
   )
 
@@ -390,6 +408,7 @@ RUNNERS: dict[str, Callable[[argparse.Namespace], int | None]] = {
   "analyse": run_analyse,
   "attributions": run_attributions,
   "disjoint": run_disjoint,
+  "report": run_report,
   "bench": run_bench,
   "evaluate": run_evaluate,
   "train": run_train,

@@ -37,28 +37,18 @@ def save_controls(file: BinaryIO, kinds: Mapping[str, Sequence[ControlSummary]],
   """
   matplotlib.use("agg")
   plt.rcParams["font.family"] = "DejaVu Sans"
-  names = [summary.name for summary in next(iter(kinds.values()))]
+  names = names_of(kinds)
   places = place_controls(names)
-  height = (0.22 + 0.13 * len(kinds)) * (places[-1] + 1) + 1.6
+  height = bars_inches(kinds) + 1.6
   figure = plt.figure(figsize=(9.0, height), dpi=DPI)
   axis = figure.add_axes((0.37, 0.5 / height, 0.6, 1 - 1.55 / height))
-  thickness = BARS_HEIGHT / len(kinds)
-  for number, (kind, summaries) in enumerate(kinds.items()):
-    offset = (number + 0.5) * thickness - BARS_HEIGHT / 2
-    draw_kind(axis, [place + offset for place in places], summaries, thickness, COLOURS[number % len(COLOURS)], kind)
-  axis.set_yticks(places, [CONTROLS[name].title for name in names], fontsize=9)
+  draw_controls(axis, kinds)
   for group, heading in GROUP_TITLES.items():
     within = [place for place, name in zip(places, names, strict=True) if CONTROLS[name].group == group]
     middle = sum(within) / len(within)
     axis.text(
       -0.6, middle, heading, transform=axis.get_yaxis_transform(), fontsize=9, color=INK, fontweight="bold", va="center"
     )
-  axis.set_ylim(places[-1] + 0.6, -0.6)
-  axis.set_xlim(0, 106)
-  axis.set_xlabel("images that keep their class, %", fontsize=9)
-  axis.tick_params(axis="x", labelsize=9, colors=INK)
-  axis.tick_params(axis="y", length=0)
-  axis.spines[["top", "right", "left"]].set_visible(False)
   figure.text(0.02, 1 - 0.3 / height, title, fontsize=12, fontweight="bold", va="center")
   figure.text(0.02, 1 - 0.62 / height, note, fontsize=9, color=INK, va="center")
   figure.legend(
@@ -66,6 +56,38 @@ def save_controls(file: BinaryIO, kinds: Mapping[str, Sequence[ControlSummary]],
   )
   figure.savefig(file, format="png")
   plt.close(figure)
+
+
+def names_of(kinds: Mapping[str, Sequence[ControlSummary]]) -> list[str]:
+  """The controls, which are the same for every kind of subset."""
+  return [summary.name for summary in next(iter(kinds.values()))]
+
+
+def bars_inches(kinds: Mapping[str, Sequence[ControlSummary]]) -> float:
+  """How high the bars of these kinds are together, so that numbers beside them do not touch."""
+  return (0.22 + 0.13 * len(kinds)) * (place_controls(names_of(kinds))[-1] + 1)
+
+
+def draw_controls(axis: Axes, kinds: Mapping[str, Sequence[ControlSummary]]) -> None:
+  """The bars, in groups that stand apart, each control with its name.
+
+  Args:
+    axis: what is drawn on.
+    kinds: as for `save_controls`.
+  """
+  names = names_of(kinds)
+  places = place_controls(names)
+  thickness = BARS_HEIGHT / len(kinds)
+  for number, (kind, summaries) in enumerate(kinds.items()):
+    offset = (number + 0.5) * thickness - BARS_HEIGHT / 2
+    draw_kind(axis, [place + offset for place in places], summaries, thickness, COLOURS[number % len(COLOURS)], kind)
+  axis.set_yticks(places, [CONTROLS[name].title for name in names], fontsize=9)
+  axis.set_ylim(places[-1] + 0.6, -0.6)
+  axis.set_xlim(0, 106)
+  axis.set_xlabel("images that keep their class, %", fontsize=9)
+  axis.tick_params(axis="x", labelsize=9, colors=INK)
+  axis.tick_params(axis="y", length=0)
+  axis.spines[["top", "right", "left"]].set_visible(False)
 
 
 def place_controls(names: Sequence[str]) -> list[float]:

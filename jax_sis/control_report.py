@@ -22,6 +22,7 @@ from jax_sis.leak_views import CONTROLS, NAMES
 from jax_sis.validation import name_some
 from jax_sis.wrong_class import Towards, summarise_classes
 
+FORMAT = "jax_sis.controls/1"
 # Of all intervals.
 LEVEL = 0.95
 MAX_NAMED = 10

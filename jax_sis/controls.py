@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from jax_sis import data, results, storage
 from jax_sis.config import require_positive
 from jax_sis.control_report import (
+  FORMAT,
   LEVEL,
   MAX_NAMED,
   Controlled,
@@ -35,7 +36,6 @@ from jax_sis.validation import name_some
 from jax_sis.verify import make_job_again, open_store
 from jax_sis.wrong_class import MAX_FEATURES, Towards, search_classes
 
-FORMAT = "jax_sis.controls/1"
 # Images at a time, each with all its controls, and searches at a time; accelerators want more than a CPU.
 EVALUATED_AT_ONCE, SEARCHED_AT_ONCE = {"cpu": 4}, {"cpu": 8}
 ON_ACCELERATORS = 64

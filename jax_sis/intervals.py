@@ -98,3 +98,22 @@ def paired_bootstrap(
     )
   difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
   return bootstrap_mean(difference, level=level, num_resamples=num_resamples, seed=seed)
+
+
+def median_interval(values: Shaped[np.ndarray, "N"], *, level: float = 0.95) -> tuple[float, float] | None:
+  """The interval of the median that two of the sorted values are, without any assumption on how they are distributed.
+
+  How many values lie below the true median is binomially distributed with probability 1/2.
+
+  Args:
+    values: a number an image.
+    level: how often such an interval holds the true median, at least; between 0 and 1.
+
+  Returns:
+    Its ends; None for so few values that not even the smallest and the largest one reach the level: up to 5, at 95 %.
+  """
+  rank = int(scipy.stats.binom.ppf((1 - level) / 2, len(values), 0.5)) if len(values) else 0
+  if rank < 1:
+    return None
+  ordered = np.sort(values)
+  return float(ordered[rank - 1]), float(ordered[-rank])

@@ -1,38 +1,52 @@
-"""Which state of the code computes: the commit, where the package lies in a checkout of its own."""
+"""Where numbers come from: the versions of what computed them, and the commit of a checkout."""
 
 import pathlib
+import platform
 import subprocess
 
-SECONDS = 10
+import jax
+import matplotlib
+import numpy as np
+import scipy
+
+import jax_sis
+
+PACKAGE = pathlib.Path(__file__).absolute().parent
+GIT_SECONDS = 20
 
 
-def describe_checkout(package: pathlib.Path | None = None) -> str | None:
-  """The commit that the package is checked out at, with `+changes` where its files differ from it.
+def library_versions() -> dict[str, str]:
+  """The versions of Python, of this package and of what it computes and draws with."""
+  return {
+    "jax_sis": jax_sis.__version__,
+    "jax": jax.__version__,
+    "numpy": np.__version__,
+    "scipy": scipy.__version__,
+    "matplotlib": matplotlib.__version__,
+    "python": platform.python_version(),
+  }
 
-  Args:
-    package: the package's folder; None for this one.
 
-  Returns:
-    None where the package was installed as files, or there is no git. A repository of somebody else, in which the
-    package merely lies, as in a virtual environment, does not count.
+def describe_commit(package: pathlib.Path = PACKAGE) -> str:
+  """The Git commit that a package's files are of, and whether they were changed since, in words.
+
+  A package that was installed below some other checkout is not part of it.
   """
-  package = package or pathlib.Path(__file__).parent
-  top = ask_git(package, "rev-parse", "--show-toplevel")
-  if top is None or pathlib.Path(top).resolve() != package.parent.resolve():
-    return None
-  commit = ask_git(package, "rev-parse", "HEAD")
+  commit = run_git(package, "log", "-1", "--format=%H")
   if commit is None:
-    return None
-  changes = ask_git(package, "status", "--porcelain", "--", ".")
-  return commit if changes == "" else f"{commit}+changes"
+    return "not known: the package does not lie in a Git checkout, or git is not at hand"
+  if run_git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+    return "not known: the package does not belong to the Git checkout around it"
+  changed = run_git(package, "status", "--porcelain", "--", ".")
+  return commit if changed == "" else f"{commit}, with changes that are not committed"
 
 
-def ask_git(folder: pathlib.Path, *words: str) -> str | None:
-  """What git answers; None where it cannot."""
+def run_git(folder: pathlib.Path, *words: str) -> str | None:
+  """What git says there, or None where it fails."""
   try:
-    found = subprocess.run(
-      ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=SECONDS, check=False
+    finished = subprocess.run(
+      ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, timeout=GIT_SECONDS
     )
   except (OSError, subprocess.TimeoutExpired):
     return None
-  return found.stdout.strip() if found.returncode == 0 else None
+  return finished.stdout.strip() if finished.returncode == 0 else None

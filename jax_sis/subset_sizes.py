@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jax_sis.estimates import Mean, Share, mean_of, share_of, share_of_count
 from jax_sis.fields import count_kept
+from jax_sis.intervals import median_interval
 from jax_sis.metrics import make_calibration
 from jax_sis.subsets import Status
 from jax_sis.summary import ANSWERS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES
@@ -90,6 +91,7 @@ class Sizes:
     mean_share: the same as a share of the image; None without a subset.
     percentiles: by per cent, as PERCENTILES, the size that so many of the images with a subset do not exceed; None
       without one.
+    median_interval: the 95 % interval of the median, see `intervals.median_interval`; None for few subsets.
     distribution: at 0, 1, ... 100 % the smallest size that so many do not exceed, of all images; None for a class.
   """
 
@@ -101,6 +103,7 @@ class Sizes:
   pixels: Mean
   mean_share: float | None
   percentiles: dict[str, float] | None
+  median_interval: tuple[float, float] | None
   distribution: tuple[float, ...] | None
 
   @property
@@ -246,6 +249,7 @@ def describe_sizes(
     percentiles=dict(zip(map(str, PERCENTILES), np.percentile(num_kept, PERCENTILES).tolist(), strict=True))
     if len(num_kept)
     else None,
+    median_interval=median_interval(num_kept),
     distribution=tuple(np.percentile(num_kept, range(101), method="inverted_cdf").tolist())
     if group == ALL and len(num_kept)
     else None,

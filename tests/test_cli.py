@@ -21,6 +21,7 @@ COMMANDS = (
   "analyse",
   "attributions",
   "disjoint",
+  "report",
   "evaluate",
   "bench",
   "train",

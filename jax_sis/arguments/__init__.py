@@ -36,6 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
   runs.add_analyse(commands)
   studies.add_attributions(commands)
   studies.add_disjoint(commands)
+  runs.add_report(commands)
   models.add_evaluate(commands)
   models.add_bench(commands)
   models.add_train(commands)

@@ -1,4 +1,4 @@
-"""The options of the commands on runs of `find`: `verify`, `controls`, `status`, `export`, `analyse`."""
+"""The options of the commands on runs of `find`: `verify`, `controls`, `status`, `export`, `analyse`, `report`."""
 
 import argparse
 
@@ -92,6 +92,22 @@ examples:
   jax-sis analyse runs/sis
   jax-sis analyse runs/single runs/ensemble runs/dropout --labels single ensemble 'input dropout' --out compared
   jax-sis analyse runs/log_odds runs/probability --thresholds 0.9 0.99
+"""
+REPORT_DESCRIPTION = """\
+Writes what a run of `find` shows as one HTML file that needs nothing else: it works offline, on a telephone as on a
+large screen, and holds its pictures itself. Of a run that is not finished, it is of the images that are.
+
+It says what the model needs and how little that is (sizes, why images have no subset, certificates), where that lies,
+how far it is from chance and from what leaks, what that has to do with being right, how confidence falls along the
+removal of pixels, and where all this comes from, and it shows the most and the least overinterpreted images. The leak
+controls are those that `jax-sis controls` left in the run's folder; without them, it says so. The images are read from
+where the run had them; without them, it says so, too.
+"""
+REPORT_EPILOG = """\
+examples:
+  jax-sis report jax-sis-results
+  jax-sis controls runs/sis && jax-sis report runs/sis --out sis.html --gallery 12
+  jax-sis report runs/sis --analysis jax-sis-analysis --checkpoint CLASSIFIER --data-dir DATA
 """
 
 
@@ -244,3 +260,31 @@ def add_analyse(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     "--class-curves", action="store_true", help="confidence along the removal also by class, in analysis.json"
   )
   parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all intervals (default: %(default)s)")
+
+
+def add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+  """`jax-sis report`."""
+  parser = commands.add_parser(
+    "report",
+    help="write what a run shows as one HTML file",
+    description=REPORT_DESCRIPTION,
+    epilog=REPORT_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder, what find calls --out")
+  parser.add_argument("--out", metavar="FILE", help="the file (default: report.html in RUN_DIR)")
+  parser.add_argument(
+    "--analysis",
+    metavar="DIR",
+    help="the folder that jax-sis analyse wrote of this run, whose numbers are shown (default: it is analysed here)",
+  )
+  parser.add_argument("--title", metavar="T", help="the title of the page (default: it names the model and the data)")
+  parser.add_argument(
+    "--gallery",
+    type=int,
+    default=6,
+    metavar="N",
+    help="of each kind of subset, the images with the N smallest and the N largest are shown (default: %(default)s)",
+  )
+  parser.add_argument("--checkpoint", metavar="DIR", help="the classifier's folder (default: where the run had it)")
+  parser.add_argument("--data-dir", metavar="DIR", help="the TFDS folder (default: where the run had it)")

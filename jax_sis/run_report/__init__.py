@@ -1,0 +1,131 @@
+"""`jax-sis report`: what a run of `find` shows, as one HTML file that needs nothing else."""
+
+import dataclasses
+import shlex
+from xml.etree.ElementTree import Element
+
+from jax_sis import page, storage
+from jax_sis.progress import Progress
+from jax_sis.run_report import controls, findings, gallery, origin, sizes
+from jax_sis.run_report.inputs import Inputs, read_inputs
+from jax_sis.run_report.words import name_data, name_target, name_unit, tell_count
+from jax_sis.verify import open_store
+
+REPORT_FILE = "report.html"
+ENDINGS = (".html", ".htm")
+# Of the analysis that is computed here.
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+  """One run of `jax-sis report`.
+
+  Attributes:
+    run_dir: the folder of a run of `find`, finished or not.
+    out: the file; None for `report.html` in the run's folder.
+    analysis: a folder that `jax-sis analyse` wrote of this run; None analyses it here.
+    title: of the page; None names the model and the data.
+    gallery: of each kind of subset, so many of the smallest and as many of the largest are shown.
+    checkpoint: the classifier's folder, where it is no longer where the run had it.
+    data_dir: the TFDS folder, likewise.
+  """
+
+  run_dir: str
+  out: str | None = None
+  analysis: str | None = None
+  title: str | None = None
+  gallery: int = 6
+  checkpoint: str | None = None
+  data_dir: str | None = None
+
+  def __post_init__(self) -> None:
+    if self.out is not None and not self.out.endswith(ENDINGS):
+      raise ValueError(f"--out must be a file that ends in {' or '.join(ENDINGS)}, got {self.out!r}.")
+    if self.gallery < 0:
+      raise ValueError(f"--gallery must not be negative, got {self.gallery}.")
+    if self.title is not None and not self.title.strip():
+      raise ValueError("--title must not be empty; leave it out to name the model and the data.")
+
+  @property
+  def command(self) -> str:
+    """The command line that does the same."""
+    words = ["jax-sis", "report", self.run_dir]
+    for option in ("out", "analysis", "title", "checkpoint", "data_dir"):
+      value = getattr(self, option)
+      words += [f"--{option.replace('_', '-')}", value] if value is not None else []
+    return shlex.join([*words, "--gallery", str(self.gallery)])
+
+
+def report(config: ReportConfig) -> str:
+  """Writes the report of a run, and prints what it says first.
+
+  Args:
+    config: which run, see ReportConfig.
+
+  Returns:
+    Where the file is.
+
+  Raises:
+    ValueError: there is no run, nothing of it is finished, or the analysis is not of this run as it is now.
+    StorageError: the run cannot be read, or the file not be written.
+  """
+  store = open_store(config.run_dir)
+  folder, name = split_path(config, store.folder)
+  storage.check_writable(folder, "RUN_DIR" if config.out is None else "--out")
+  num_images = 0 if config.analysis is not None else len(store.done_images())
+  with Progress("analysis", total=num_images, unit="image") as progress:
+    inputs = read_inputs(store, analysis_dir=config.analysis, seed=SEED, advance_fn=progress.advance)
+  folder.write(name, make_report(inputs, config))
+  for answer in inputs.kinds:
+    print(sizes.describe_headline(inputs, answer))
+  if inputs.controls is None:
+    print(f"Leak controls: none ({inputs.no_controls}); run {controls.make_command(inputs)}")
+  place = folder.join(name)
+  print(f"Written to {place}", flush=True)
+  return place
+
+
+def split_path(config: ReportConfig, run: storage.Folder) -> tuple[storage.Folder, str]:
+  """The folder of the report, and its name in there."""
+  if config.out is None:
+    return run, REPORT_FILE
+  parent, separator, name = config.out.rpartition("/")
+  return storage.open_folder(parent or (separator or ".")), name
+
+
+def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
+  """The whole page."""
+  spec, analysis = inputs.spec, inputs.analysis
+  model, data = spec["model"]["name"], name_data(inputs)
+  lead = (
+    f"Which few {name_unit(inputs)} alone make {model} at least {spec['threshold']:g} confident in "
+    f"{name_target(inputs)}? The answer of jax-sis for {tell_count(analysis.num_finished, 'image')} of "
+    f"{data}. Shares and means stand with their 95 % intervals in brackets."
+  )
+  blocks = [
+    *describe_unfinished(inputs),
+    sizes.make_section(inputs),
+    findings.make_positions(inputs),
+    controls.make_section(inputs),
+    findings.make_correctness(inputs),
+    findings.make_removal(inputs),
+    gallery.make_section(inputs, num_images=config.gallery, checkpoint=config.checkpoint, data_dir=config.data_dir),
+    origin.make_section(inputs, command=config.command),
+  ]
+  return page.document(config.title or f"Sufficient input subsets: {model} on {data}", blocks, lead=lead)
+
+
+def describe_unfinished(inputs: Inputs) -> list[Element]:
+  """What a report must say of a run that is not finished, before all else."""
+  analysis = inputs.analysis
+  if analysis.num_finished == analysis.num_images:
+    return []
+  return [
+    page.paragraph(
+      page.strong("The run is not finished: "),
+      f"{tell_count(analysis.num_finished)} of {tell_count(analysis.num_images, 'image')} are done, and all here is of "
+      "these.",
+      kind="note",
+    )
+  ]

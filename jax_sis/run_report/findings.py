@@ -1,0 +1,264 @@
+"""Where subsets lie, wrong against right predictions, and confidence along the removal: sections of a report."""
+
+from collections.abc import Sequence
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from jax_sis import page
+from jax_sis.analysis import Correctness
+from jax_sis.positions import Positions
+from jax_sis.removal import Curve, Removal
+from jax_sis.run_report import figures
+from jax_sis.run_report.inputs import Inputs
+from jax_sis.run_report.words import (
+  DASH,
+  KIND_NAMES,
+  capitalise,
+  find_left_out,
+  name_unit,
+  name_what,
+  tell_count,
+  tell_share,
+)
+from jax_sis.study_panels import describe_what, format_p
+from jax_sis.study_tables import PRINTED_SHARES, format_mean
+
+# Below it, evenness is called unlikely.
+SIGNIFICANCE = 0.05
+# The share of the image that the section on the removal begins with.
+HEADLINE_SHARE = 0.05
+
+
+def make_positions(inputs: Inputs) -> Element:
+  """Where subsets lie."""
+  analysis, unit = inputs.analysis, name_unit(inputs)
+  found = [positions for positions in analysis.positions if positions.num_images]
+  left_out = [page.paragraph(f"Left out: {text}.", kind="note") for text in find_left_out(analysis, "positions of")]
+  heading, name = "Where it lies", "positions"
+  if not found:
+    return page.section(heading, answer="Not known: there are no subsets to look at.", blocks=left_out, name=name)
+  rows = [
+    [
+      capitalise(name_what(positions.what, analysis, unit=unit)),
+      tell_count(positions.num_images),
+      format_mean(positions.mean_row),
+      f"{positions.even_row:g}",
+      format_mean(positions.mean_column),
+      f"{positions.even_column:g}",
+      tell_unevenness(positions),
+      DASH if positions.evenness.p_value is None else format_p(positions.evenness.p_value),
+    ]
+    for positions in found
+  ]
+  header = ("", "images", "mean row [95 %]", "if even", "mean column [95 %]", "if even", "unevenness", "even use")
+  caption = (
+    "Rows are counted from 0 at the top, columns from 0 at the left. Unevenness: how far the counts of the places are "
+    "apart, 1 were each image's subset moved to a random place; the last column is the test of that."
+  )
+  pictures = [draw_place(inputs, positions) for positions in found]
+  table = page.table(caption, ("of", *header[1:]), rows)
+  return page.section(
+    heading, answer=describe_place(inputs, found[0]), blocks=[page.beside(pictures), table, *left_out], name=name
+  )
+
+
+def tell_unevenness(positions: Positions) -> str:
+  """The number, or why there is none."""
+  evenness = positions.evenness
+  return f"{evenness.dispersion:.3g}" if evenness.dispersion is not None else evenness.reason or DASH
+
+
+def describe_place(inputs: Inputs, positions: Positions) -> str:
+  """Where the subsets of one kind lie, in a sentence."""
+  evenness = positions.evenness
+  what = capitalise(name_what(positions.what, inputs.analysis, unit=name_unit(inputs)))
+  height, width = len(positions.shares), len(positions.shares[0])
+  where = (
+    f"their mean row is {format_mean(positions.mean_row)} of 0 to {height - 1} ({positions.even_row:g} in even use), "
+    f"their mean column {format_mean(positions.mean_column)} of 0 to {width - 1} ({positions.even_column:g})"
+  )
+  if evenness.dispersion is None or evenness.p_value is None:
+    test = f"whether they use all places alike was not tested ({evenness.reason})"
+  elif evenness.p_value < SIGNIFICANCE:
+    test = (
+      f"they use the places unevenly ({evenness.dispersion:.3g} times as unevenly as subsets at random places, "
+      f"{format_p(evenness.p_value)})"
+    )
+  else:
+    test = (
+      f"uneven use of places is not shown ({evenness.dispersion:.3g} times that of subsets at random places, "
+      f"{format_p(evenness.p_value)})"
+    )
+  return f"{what}: {where}, and {test}; {tell_count(positions.num_images, 'image')}."
+
+
+def draw_place(inputs: Inputs, positions: Positions) -> Element:
+  """The map of one kind of subset."""
+  shares = np.array(positions.shares)
+  row, column = np.unravel_index(shares.argmax(), shares.shape)
+  name = name_what(positions.what, inputs.analysis, unit=name_unit(inputs))
+  picture = page.Picture(
+    png=figures.draw_positions(positions, describe_what(positions.what, inputs.analysis)),
+    alt=f"Map of how often each place is among {name}: most often row {row}, column {column}, in "
+    f"{shares.max():.1%} of {tell_count(positions.num_images, 'image')}; least often in {shares.min():.1%}.",
+  )
+  return page.figure(picture, f"{capitalise(name)}: orange places are used less than evenly, violet ones more.")
+
+
+def make_correctness(inputs: Inputs) -> Element:
+  """Wrong against right predictions at the same confidence, and accuracy by size."""
+  analysis = inputs.analysis
+  heading, name = "Wrong against right predictions", "correctness"
+  found = [one for one in analysis.correctness if one.num_images]
+  trust = analysis.trust
+  model = f"The model is right in {tell_share(trust.accuracy)} of {tell_count(trust.accuracy.num_images, 'image')}"
+  if trust.mean_confidence is not None and trust.expected_calibration_error is not None:
+    model += (
+      f", with a mean confidence of {trust.mean_confidence:.3f} and an expected calibration error of "
+      f"{trust.expected_calibration_error:.3f}"
+    )
+  blocks = [page.paragraph(f"{model}.")]
+  if not found:
+    reasons = find_left_out(analysis, "size against correctness") or ["no image has a subset and a label"]
+    return page.section(heading, answer=f"Not known: {'; '.join(reasons)}.", blocks=blocks, name=name)
+  own = first_of_each_kind(found)
+  blocks.append(make_matched_table(inputs, found))
+  for one in own:
+    blocks += [page.beside(draw_correctness(inputs, one)), make_bins_table(inputs, one)]
+  return page.section(heading, answer=describe_matched(inputs, found[0]), blocks=blocks, name=name)
+
+
+def first_of_each_kind(found: Sequence[Correctness]) -> list[Correctness]:
+  """That of each kind at the run's own threshold, which comes first."""
+  return list({one.answer: one for one in reversed(found)}.values())[::-1]
+
+
+def describe_matched(inputs: Inputs, correctness: Correctness) -> str:
+  """The difference between wrong and right predictions, in a sentence."""
+  difference, matched = correctness.matched.difference, correctness.matched
+  numbers = (
+    f"{format_mean(difference)} {name_unit(inputs)}, {matched.num_wrong:,} wrong and {matched.num_right:,} right"
+  )
+  what = f"{KIND_NAMES[correctness.answer]}, at matched confidence"
+  if difference.mean is None:
+    return f"Whether wrong predictions rest on smaller subsets is not known: {difference.reason} ({what})."
+  if difference.low is None or difference.high is None:
+    return f"Too few wrong predictions to tell whether they rest on smaller subsets ({what}: {numbers})."
+  if difference.high < 0:
+    return f"Wrong predictions rest on smaller subsets than right ones of the same confidence ({what}: {numbers})."
+  if difference.low > 0:
+    return f"Wrong predictions rest on larger subsets than right ones of the same confidence ({what}: {numbers})."
+  return (
+    f"Wrong and right predictions of the same confidence rest on subsets of no size that so many images could tell "
+    f"apart ({what}: {numbers})."
+  )
+
+
+def make_matched_table(inputs: Inputs, found: Sequence[Correctness]) -> Element:
+  """Wrong minus right, by kind and threshold."""
+  rows = [
+    [
+      f"{KIND_NAMES[one.answer]} at {one.threshold:g}",
+      f"{one.matched.num_wrong:,}",
+      f"{one.matched.num_right:,}",
+      f"{one.matched.num_left_out:,}",
+      format_mean(one.matched.difference),
+      format_mean(one.matched.unmatched),
+    ]
+    for one in found
+  ]
+  caption = f"Size of the subsets of wrong predictions minus that of right ones, in {name_unit(inputs)}."
+  header = ("subsets", "wrong", "right", "without a match", "same confidence [95 %]", "any confidence [95 %]")
+  return page.table(caption, header, rows)
+
+
+def draw_correctness(inputs: Inputs, correctness: Correctness) -> list[Element]:
+  """Accuracy by size, and differences by threshold."""
+  bins, kind = correctness.accuracy_by_size, KIND_NAMES[correctness.answer]
+  return [
+    page.figure(
+      page.Picture(
+        png=figures.draw_accuracy(inputs.analysis, correctness),
+        alt=f"Accuracy by size of the {kind}: from {tell_share(bins[0].accuracy)} of the smallest to "
+        f"{tell_share(bins[-1].accuracy)} of the largest.",
+      ),
+      "Filled: accuracy with its 95 % interval; hollow: mean confidence of the same images.",
+    ),
+    page.figure(
+      page.Picture(
+        png=figures.draw_differences(inputs.analysis, correctness.answer),
+        alt=f"Size of wrong minus right predictions of the same confidence, by threshold; at "
+        f"{correctness.threshold:g} {format_mean(correctness.matched.difference)} {name_unit(inputs)}.",
+      ),
+      f"{capitalise(kind)}: below 0, wrong predictions rest on smaller subsets.",
+    ),
+  ]
+
+
+def make_bins_table(inputs: Inputs, correctness: Correctness) -> Element:
+  """Accuracy by size, a line a bin."""
+  rows = [
+    [
+      f"{one.smallest:,} to {one.largest:,}",
+      f"{one.accuracy.num_images:,}",
+      tell_share(one.accuracy),
+      f"{one.mean_confidence:.4f}",
+    ]
+    for one in correctness.accuracy_by_size
+  ]
+  caption = f"How often the model is right, by the size of the {KIND_NAMES[correctness.answer]}."
+  return page.table(caption, (name_unit(inputs), "images", "accuracy [95 %]", "mean confidence"), rows)
+
+
+def make_removal(inputs: Inputs) -> Element:
+  """How confidence falls while what is needed least is removed."""
+  heading, name = "Confidence along the removal", "removal"
+  removal = inputs.analysis.removal
+  if removal is None or not removal.curves:
+    reasons = find_left_out(inputs.analysis, "confidence along") or ["no image has an order"]
+    return page.section(heading, answer=f"Not known: {'; '.join(reasons)}.", blocks=[], name=name)
+  places = list(dict.fromkeys(nearest(removal, share) for share in PRINTED_SHARES))
+  rows = [
+    [curve_name(curve), tell_count(curve.num_images), *(f"{curve.mean[place]:.3f}" for place in places)]
+    for curve in removal.curves
+  ]
+  table = page.table(
+    f"Mean confidence with so much of the image kept, the {name_unit(inputs)} that are needed most.",
+    ("images", "number", *(f"{removal.shares[place]:.1%}" for place in places)),
+    rows,
+  )
+  threshold = inputs.spec["threshold"]
+  picture = page.Picture(
+    png=figures.draw_removal(removal, threshold=threshold),
+    alt="; ".join(
+      f"{curve_name(curve)}: mean confidence "
+      + ", ".join(f"{curve.mean[place]:.2f} with {removal.shares[place]:.1%} kept" for place in places)
+      for curve in removal.curves
+    ),
+  )
+  caption = f"Lines: means, bands: quartiles, marks on the right: nothing kept, dotted: the threshold, {threshold:g}."
+  return page.section(
+    heading, answer=describe_removal(inputs, removal), blocks=[page.figure(picture, caption), table], name=name
+  )
+
+
+def nearest(removal: Removal, share: float) -> int:
+  """The point of the curves that is nearest to a share of the image."""
+  return int(np.abs(np.array(removal.shares) - share).argmin())
+
+
+def curve_name(curve: Curve) -> str:
+  """Which images a curve is of."""
+  return {"all": "All images"}.get(curve.group, f"{capitalise(curve.group)} predictions")
+
+
+def describe_removal(inputs: Inputs, removal: Removal) -> str:
+  """How much confidence is left with few pixels, in a sentence."""
+  curve = next((one for one in removal.curves if one.group == "all"), removal.curves[0])
+  place, nothing, everything = nearest(removal, HEADLINE_SHARE), nearest(removal, 0), nearest(removal, 1)
+  return (
+    f"With the {removal.shares[place]:.1%} of the {name_unit(inputs)} kept that are needed most, the mean confidence "
+    f"is {curve.mean[place]:.3f}, against {curve.mean[everything]:.3f} with {removal.shares[everything]:.0%} and "
+    f"{curve.mean[nothing]:.3f} with {removal.shares[nothing]:.0%} kept ({tell_count(curve.num_images, 'image')})."
+  )

@@ -1,0 +1,123 @@
+"""Where the numbers of a report come from: its last section."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from jax_sis import page, provenance
+from jax_sis.progress import format_seconds
+from jax_sis.run_report.inputs import Inputs, seconds_of
+from jax_sis.run_report.words import name_data, tell_count
+from jax_sis.status import describe_search
+from jax_sis.workers import FINISHED
+
+MAX_WORKERS_SHOWN = 32
+
+
+def make_section(inputs: Inputs, *, command: str) -> Element:
+  """Model, data, search, machines, time, versions and commands.
+
+  Args:
+    inputs: of the report.
+    command: the command line of the report.
+  """
+  analysis, model = inputs.analysis, inputs.spec["model"]
+  versions = inputs.spec["versions"]
+  answer = (
+    f"The run holds {tell_count(analysis.num_finished)} of {tell_count(analysis.num_images, 'image')} of "
+    f"{name_data(inputs)}, searched by jax_sis {versions['jax_sis']} with JAX {versions['jax']} on "
+    f"{inputs.spec['device']}; {describe_time(inputs)}."
+  )
+  parts = {
+    "Model and data": {
+      "model": model["name"],
+      "SHA-256 of its weights": model["sha256"],
+      **{f"data, {name}": str(value) for name, value in inputs.spec["data"].items()},
+      "classes": str(len(inputs.spec["class_names"])),
+    },
+    "Search": describe_settings(inputs.spec),
+    "Run": {
+      "folder": inputs.store.folder.location,
+      "SHA-256 of spec.json": inputs.spec_sha256,
+      "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+      "device": inputs.spec["device"],
+      "seed": "none: the search draws nothing at random",
+      "time": describe_time(inputs),
+    },
+    "Analysis and report": {
+      "command": command,
+      "analysis": inputs.analysis_origin,
+      "versions": ", ".join(f"{name} {version}" for name, version in provenance.library_versions().items()),
+      "commit": provenance.describe_commit(),
+    },
+    "Leak controls": describe_controls(inputs),
+  }
+  blocks = [
+    page.section(heading, level=3, blocks=[page.description(facts)]) for heading, facts in parts.items() if facts
+  ]
+  if inputs.workers:
+    blocks.insert(3, make_workers_table(inputs))
+  return page.section("Where this comes from", answer=answer, blocks=blocks, name="provenance")
+
+
+def describe_settings(spec: Mapping[str, Any]) -> dict[str, str]:
+  """What fixes the search."""
+  searches = [describe_search(spec[name], spec["threshold"]) for name in ("search", "smallest") if spec[name]]
+  facts = {
+    "search": " and ".join(searches),
+    "threshold": f"{spec['threshold']:g}",
+    "for the class": spec["target"],
+    "ranked by": spec["score"],
+    "fill": f"{spec['baseline']:g} in normalised units",
+    "grid": f"{' x '.join(map(str, spec['grid']))}, {math.prod(spec['grid']):,} features",
+    "certificate": spec["certificate"],
+  }
+  if spec["smallest"]:
+    facts["exchanges"] = str(spec["exchanges"]) if "exchanges" in spec else "not known"
+  others = {"precision": "precision", "batch": "batch_size", "unit": "unit_size", "tolerance": "tolerance"}
+  return facts | {title: str(spec[name]) for title, name in others.items() if name in spec}
+
+
+def describe_time(inputs: Inputs) -> str:
+  """How long the workers were at work together, as far as they say so."""
+  workers = inputs.workers
+  if not workers:
+    return "the wall time is not known, since no worker left a record"
+  seconds = format_seconds(sum(seconds_of(worker) for worker in workers))
+  num_images = sum(worker.num_images for worker in workers)
+  text = f"{tell_count(len(workers), 'worker')} took {seconds} together, by their records"
+  if num_images < inputs.analysis.num_finished:
+    text += f", which are of {tell_count(num_images, 'image')} only"
+  return text
+
+
+def make_workers_table(inputs: Inputs) -> Element:
+  """A line a worker."""
+  shown = inputs.workers[:MAX_WORKERS_SHOWN]
+  rows = [
+    [
+      f"{worker.host} pid {worker.pid}" + (f", part {worker.shard}" if worker.shard else ""),
+      worker.started,
+      worker.state if worker.state == FINISHED or not worker.message else f"{worker.state}: {worker.message}",
+      tell_count(worker.num_images),
+      format_seconds(seconds_of(worker)),
+    ]
+    for worker in shown
+  ]
+  num_more = len(inputs.workers) - len(shown)
+  caption = "The processes that searched" + (f", the first ones; there are {num_more} more." if num_more else ".")
+  return page.table(caption, ("worker", "begun", "state", "images", "time"), rows, num_text_columns=3)
+
+
+def describe_controls(inputs: Inputs) -> dict[str, str]:
+  """Where the controls come from."""
+  if inputs.controls is None:
+    return {"none": inputs.no_controls}
+  origin = inputs.controls.provenance
+  return {
+    "command": origin.command,
+    "seed": str(origin.seed),
+    "device": origin.device,
+    "versions": ", ".join(f"{name} {version}" for name, version in origin.versions.items()),
+  }

@@ -1,0 +1,170 @@
+"""What the model needs, and how little that is: the first section of a report."""
+
+from collections.abc import Sequence
+from xml.etree.ElementTree import Element
+
+from jax_sis import page
+from jax_sis.run_report import figures
+from jax_sis.run_report.controls import describe_in_a_line
+from jax_sis.run_report.inputs import Inputs
+from jax_sis.run_report.words import (
+  DASH,
+  KIND_NAMES,
+  STATUS_WORDS,
+  capitalise,
+  name_target,
+  name_unit,
+  tell_count,
+  tell_median,
+  tell_share,
+)
+from jax_sis.study_panels import sizes_of
+from jax_sis.study_tables import format_mean
+from jax_sis.subset_sizes import Sizes
+
+# Of more classes the table is folded.
+MAX_OPEN_CLASSES = 20
+PLAIN_HEADER = ("images", "with a subset [95 %]", "mean size [95 %]", "of the image", "median [95 %]", "5 % to 95 %")
+
+
+def make_section(inputs: Inputs) -> Element:
+  """Sizes, why images have no subset, and certificates; beside each headline number what the controls say of it."""
+  first, *others = inputs.kinds
+  blocks = [describe_in_a_line(inputs, first)]
+  for answer in others:
+    blocks += [page.paragraph(describe_headline(inputs, answer), kind="answer"), describe_in_a_line(inputs, answer)]
+  blocks.append(page.paragraph(describe_certificates(inputs)))
+  blocks += [make_sizes_table(inputs), make_status_table(inputs)]
+  blocks += [make_of_kind(inputs, answer) for answer in inputs.kinds if sizes_of(inputs.analysis, answer)]
+  return page.section(
+    "What the model needs, and how little that is",
+    answer=describe_headline(inputs, first),
+    blocks=blocks,
+    name="sizes",
+  )
+
+
+def own_sizes(inputs: Inputs, answer: str) -> Sizes:
+  """The sizes of a kind at the run's own threshold, which come first."""
+  return next(sizes for sizes in inputs.analysis.sizes if sizes.answer == answer)
+
+
+def describe_headline(inputs: Inputs, answer: str) -> str:
+  """How many images have a subset and how large it is, in a sentence."""
+  sizes = own_sizes(inputs, answer)
+  model, threshold = inputs.spec["model"]["name"], inputs.spec["threshold"]
+  what = (
+    f"{name_unit(inputs)} that alone make {model} at least {threshold:g} confident in {name_target(inputs)}"
+    f" ({KIND_NAMES[answer]})"
+  )
+  if sizes.mean_share is None:
+    return f"None of {tell_count(sizes.with_subset.num_images, 'image')} has {what}."
+  return (
+    f"{tell_share(sizes.with_subset)} of {tell_count(sizes.with_subset.num_images, 'image')} have {what}: on average "
+    f"{format_mean(sizes.pixels)} of them, {sizes.mean_share:.1%} of the image, with a median of "
+    f"{tell_median(sizes.median, sizes.median_interval)} "
+    f"({tell_count(sizes.with_subset.count, 'image')} with a subset; in brackets 95 % intervals)."
+  )
+
+
+def describe_certificates(inputs: Inputs) -> str:
+  """How many subsets hold when they are evaluated again, alone."""
+  sentences = []
+  for answer, certificates in inputs.certificates.items():
+    count = certificates.reaches.num_images
+    if not count:
+      continue
+    sentence = (
+      f"{capitalise(KIND_NAMES[answer])}: evaluated again alone, in the highest precision, "
+      f"{tell_share(certificates.reaches)} of {tell_count(count, 'subset')} reach {inputs.spec['threshold']:g}, "
+      f"{tell_share(certificates.keeps_class)} keep the class, and {tell_share(certificates.is_reproduced)} have the "
+      "confidence that the search saw."
+    )
+    if certificates.is_minimal is None:
+      sentence += " Whether a single one could be dropped from them was not tried; --certificate full does."
+    else:
+      sentence += (
+        f" {tell_share(certificates.is_minimal)} are 1-minimal: without any single one of their {name_unit(inputs)} "
+        "they fall below the threshold."
+      )
+    sentences.append(sentence)
+  return " ".join(sentences) or "There is no subset to certify."
+
+
+def plain_cells(sizes: Sizes) -> list[str]:
+  """The cells of PLAIN_HEADER."""
+  percentiles = sizes.percentiles
+  return [
+    tell_count(sizes.with_subset.num_images),
+    tell_share(sizes.with_subset),
+    format_mean(sizes.pixels),
+    DASH if sizes.mean_share is None else f"{sizes.mean_share:.1%}",
+    tell_median(sizes.median, sizes.median_interval),
+    DASH if percentiles is None else f"{percentiles['5']:g} to {percentiles['95']:g}",
+  ]
+
+
+def make_sizes_table(inputs: Inputs) -> Element:
+  """Sizes by kind and threshold."""
+  rows = [[KIND_NAMES[sizes.answer], f"{sizes.threshold:g}", *plain_cells(sizes)] for sizes in inputs.analysis.sizes]
+  caption = f"Sizes of subsets, in {name_unit(inputs)}; each image has {inputs.analysis.num_features:,}."
+  return page.table(caption, ("subsets", "confidence", *PLAIN_HEADER), rows)
+
+
+def make_status_table(inputs: Inputs) -> Element:
+  """Why images have a subset or none."""
+  present = [name for name in STATUS_WORDS if any(sizes.status.get(name) for sizes in inputs.analysis.sizes)]
+  rows = [
+    [f"{KIND_NAMES[sizes.answer]} at {sizes.threshold:g}", *(f"{sizes.status.get(name, 0):,}" for name in present)]
+    for sizes in inputs.analysis.sizes
+  ]
+  return page.table("How the search ended, in images.", ("subsets", *map(STATUS_WORDS.__getitem__, present)), rows)
+
+
+def make_of_kind(inputs: Inputs, answer: str) -> Element:
+  """Pictures and classes of one kind of subset."""
+  analysis = inputs.analysis
+  kind, threshold = KIND_NAMES[answer], inputs.spec["threshold"]
+  by_class = [sizes for sizes in analysis.sizes_by_class if sizes.answer == answer]
+  medians = sorted((sizes.median, sizes.group) for sizes in by_class if sizes.median is not None)
+  pictures = [
+    page.figure(
+      page.Picture(
+        png=figures.draw_sizes(analysis, answer),
+        alt=f"Cumulative distribution of the sizes of the {kind}: the median is {own_sizes(inputs, answer).median:g} "
+        f"of {analysis.num_features}.",
+      ),
+      "Share of the images with a subset whose subset has at most this size.",
+    ),
+    page.figure(
+      page.Picture(
+        png=figures.draw_classes(analysis, answer),
+        alt=f"Median and quartiles of the sizes by class, from {medians[0][1]} with a median of {medians[0][0]:g} to "
+        f"{medians[-1][1]} with {medians[-1][0]:g}.",
+      ),
+      "Sizes by the class that the subset is for.",
+    ),
+  ]
+  table = make_class_table(inputs, by_class, caption=f"By the class that the subset is for, at {threshold:g}.")
+  if len(by_class) > MAX_OPEN_CLASSES:
+    table = page.folded(f"Table of {len(by_class)} classes", [table])
+  blocks = [page.beside(pictures), table]
+  if analysis.classes_without_images:
+    blocks.append(describe_missing_classes(analysis.classes_without_images))
+  return page.section(capitalise(kind), level=3, blocks=blocks)
+
+
+def make_class_table(inputs: Inputs, by_class: Sequence[Sizes], *, caption: str) -> Element:
+  """A line a class."""
+  return page.table(
+    f"{caption} Sizes in {name_unit(inputs)}.",
+    ("class", *PLAIN_HEADER),
+    [[sizes.group, *plain_cells(sizes)] for sizes in by_class],
+  )
+
+
+def describe_missing_classes(names: Sequence[str]) -> Element:
+  """Which classes no subset was looked for; of many the names are folded."""
+  if len(names) <= MAX_OPEN_CLASSES:
+    return page.paragraph(f"No image was searched for: {', '.join(names)}.", kind="soft")
+  return page.folded(f"{len(names)} classes that no image was searched for", [page.paragraph(", ".join(names))])

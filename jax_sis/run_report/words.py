@@ -1,0 +1,77 @@
+"""How reports say numbers, in plain words and with their intervals."""
+
+from jax_sis import leak_controls
+from jax_sis.analysis import MOST_NEEDED, RunAnalysis
+from jax_sis.estimates import Share
+from jax_sis.run_report.inputs import Inputs
+from jax_sis.subset_sizes import PREDICTED
+
+AnyShare = Share | leak_controls.Share
+KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest evidence found"}
+STATUS_WORDS = {
+  "ok": "with a subset",
+  "below_threshold": "the whole image is below the threshold",
+  "not_reached": "the search stopped before the threshold",
+  "baseline_sufficient": "the fill alone is enough",
+  "non_finite": "a number is not finite",
+  "not_searched": "could not be searched",
+}
+DASH = "-"
+
+
+def tell_share(share: AnyShare | None, *, digits: int = 1) -> str:
+  """`60.0 % [59.0, 60.9]`, or the reason why there is none."""
+  if share is None or share.share is None or share.low is None or share.high is None:
+    return getattr(share, "reason", None) or DASH
+  low, high = 100 * share.low, 100 * share.high
+  return f"{100 * share.share:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def tell_count(number: int, noun: str = "") -> str:
+  """`10,000 images`; of one thing without the s."""
+  return f"{number:,}" + (f" {noun}{'' if number == 1 else 's'}" if noun else "")
+
+
+def tell_median(median: float | None, interval: tuple[float, float] | None) -> str:
+  """`208 [200, 216]`."""
+  if median is None:
+    return DASH
+  return f"{median:g}" + (f" [{interval[0]:g}, {interval[1]:g}]" if interval else "")
+
+
+def name_unit(inputs: Inputs) -> str:
+  """What the sizes of subsets count."""
+  patch = inputs.settings.patch if inputs.settings is not None else None
+  if patch is None:
+    return "features"
+  return "pixels" if patch == 1 else f"squares of {patch} x {patch} pixels"
+
+
+def name_target(inputs: Inputs) -> str:
+  """The class that subsets are for."""
+  target = inputs.spec["target"]
+  names = {PREDICTED: "the class that it predicts", "label": "the true class"}
+  return names.get(target, f"the class {target}")
+
+
+def name_data(inputs: Inputs) -> str:
+  """The images."""
+  data = inputs.spec["data"]
+  return " ".join(str(data[name]) for name in ("data", "split") if name in data)
+
+
+def name_what(what: str, analysis: RunAnalysis, *, unit: str) -> str:
+  """Of what positions are given."""
+  if what == MOST_NEEDED:
+    return f"the {100 * analysis.fraction:.3g} % of the {unit} that are needed most"
+  return KIND_NAMES[what]
+
+
+def find_left_out(analysis: RunAnalysis, beginning: str) -> list[str]:
+  """What the analysis says of what it left out, where that begins so."""
+  return [text for text in analysis.left_out if text.startswith(beginning)]
+
+
+def capitalise(text: str) -> str:
+  """A sentence's beginning."""
+  return text[:1].upper() + text[1:]
