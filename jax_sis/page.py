@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+INTERVAL = re.compile(r"\[[^\[\]]*\]")
 # What HTML has no way to write, escaped or not.
 UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -36,7 +37,7 @@ body {
   margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: anywhere;
   font: 1.0625rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
 }
-main { max-width: 60rem; margin: 0 auto; padding: 1.25rem 1rem 4rem; }
+main { max-width: 66rem; margin: 0 auto; padding: 1.25rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0.5rem 0 0.75rem; }
 h2 {
   font-size: 1.35rem; line-height: 1.3; margin: 2.75rem 0 0.75rem; padding-top: 1rem; border-top: 1px solid var(--line);
@@ -51,15 +52,20 @@ nav ul { padding-left: 1.2rem; }
 nav li { padding: 0.3rem 0; }
 figure { margin: 1.1rem 0; min-width: 0; }
 figcaption { color: var(--soft); font-size: 1rem; margin: 0.4rem 0; max-width: 46rem; }
-img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
-.pixels { image-rendering: pixelated; width: 100%; }
+img { display: block; max-width: min(100%, 34rem); height: auto; background: #ffffff; border-radius: 4px; }
+img.wide { max-width: 100%; }
+img.pixels { image-rendering: pixelated; width: 100%; max-width: 100%; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 .scroll:focus-visible, summary:focus-visible { outline: 3px solid var(--mark); }
 table { border-collapse: collapse; width: 100%; font-size: 1rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.4rem 0.7rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th, td {
+  padding: 0.4rem 0.7rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
+  overflow-wrap: break-word;
+}
 tr:last-child > * { border-bottom: 0; }
 thead th { background: var(--tint); vertical-align: bottom; }
-tbody th { font-weight: 400; min-width: 7rem; }
+tbody th { font-weight: 400; min-width: 9rem; background: var(--paper); }
+tr > th:first-child { position: sticky; left: 0; border-right: 1px solid var(--line); }
 .number { text-align: right; white-space: nowrap; overflow-wrap: normal; }
 thead .number { white-space: normal; }
 .beside {
@@ -68,7 +74,7 @@ thead .number { white-space: normal; }
 }
 .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17.5rem), 1fr)); }
 .card { border: 1px solid var(--line); border-radius: 8px; padding: 0.8rem; min-width: 0; }
-.card h4, .card h3 { margin: 0 0 0.5rem; font-size: 1.05rem; }
+.card > :first-child { margin: 0 0 0.5rem; font-size: 1.05rem; }
 .pictures { display: flex; gap: 0.5rem; }
 .pictures figure { flex: 1 1 0; margin: 0; }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: 0.2rem 0.9rem; margin: 0.6rem 0; }
@@ -80,7 +86,13 @@ pre {
 }
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 summary { cursor: pointer; padding: 0.5rem 0; color: var(--mark); }
-@media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 0.4rem; } }
+@media (max-width: 30rem) {
+  th, td { padding: 0.4rem 0.5rem; }
+  tbody th { min-width: 7rem; }
+  .number { white-space: normal; }
+  section > dl { grid-template-columns: 1fr; gap: 0; }
+  section > dl > dd { margin-bottom: 0.5rem; }
+}
 @media print { .scroll { overflow: visible; } h2 { break-after: avoid; } figure, .card { break-inside: avoid; } }
 """
 
@@ -223,7 +235,9 @@ def table(
 
 
 def cell(tag: str, content: str | Element, place: int, num_text_columns: int, scope: str | None) -> Element:
-  """A cell of a table."""
+  """A cell of a table; an interval in it stays on one line."""
+  if place >= num_text_columns and isinstance(content, str):
+    content = INTERVAL.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), content)
   found = element(tag, content)
   if place >= num_text_columns:
     found.set("class", "number")
@@ -232,19 +246,19 @@ def cell(tag: str, content: str | Element, place: int, num_text_columns: int, sc
   return found
 
 
-def image(picture: Picture) -> Element:
-  """A picture alone, held by the page itself."""
+def image(picture: Picture, *, is_wide: bool = False) -> Element:
+  """A picture alone, held by the page itself; a wide one takes all the room that there is."""
   width, height = struct.unpack(">II", picture.png[16:24])
   source = f"data:image/png;base64,{base64.b64encode(picture.png).decode('ascii')}"
   found = element("img", src=source, alt=picture.alt, width=str(width), height=str(height))
-  if picture.is_pixelated:
-    found.set("class", "pixels")
+  if picture.is_pixelated or is_wide:
+    found.set("class", "pixels" if picture.is_pixelated else "wide")
   return found
 
 
-def figure(picture: Picture, caption: str) -> Element:
-  """A picture with a caption, as wide as there is room and no wider than it is."""
-  return element("figure", image(picture), element("figcaption", caption))
+def figure(picture: Picture, caption: str, *, is_wide: bool = False) -> Element:
+  """A picture with a caption, no wider than a column of text, or with `is_wide` than the page."""
+  return element("figure", image(picture, is_wide=is_wide), element("figcaption", caption))
 
 
 def beside(blocks: Iterable[Element]) -> Element:

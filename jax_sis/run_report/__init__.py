@@ -101,7 +101,7 @@ def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
   lead = (
     f"Which few {name_unit(inputs)} alone make {model} at least {spec['threshold']:g} confident in "
     f"{name_target(inputs)}? The answer of jax-sis for {tell_count(analysis.num_finished, 'image')} of "
-    f"{data}. Shares and means stand with their 95 % intervals in brackets."
+    f"{data}. Shares and means stand with their 95% intervals in brackets."
   )
   blocks = [
     *describe_unfinished(inputs),

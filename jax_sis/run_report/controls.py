@@ -11,11 +11,11 @@ from jax_sis.leak_controls import ControlSummary
 from jax_sis.leak_views import CONTROLS, SUBSET
 from jax_sis.run_report import figures
 from jax_sis.run_report.inputs import ClassControls, Controls, Inputs, KindControls
-from jax_sis.run_report.words import DASH, tell_count, tell_share
+from jax_sis.run_report.words import DASH, capitalise, tell_count, tell_share
 from jax_sis.wrong_class import CLASS_TITLES, PREDICTED
 
-HEADER = ("shown to the classifier", "images", "keeps the class [95 %]", "reaches the threshold [95 %]", "confidence")
-CHANGE = "change of the class kept, in points [95 %]"
+HEADER = ("shown to the classifier", "images", "keeps the class [95%]", "reaches the threshold [95%]", "confidence")
+CHANGE = "change of the class kept, in points [95%]"
 
 
 def make_command(inputs: Inputs) -> str:
@@ -40,11 +40,10 @@ def describe_in_a_line(inputs: Inputs, answer: str) -> Element:
   fills = kind.fills
   return page.paragraph(
     page.strong(f"Leak controls, {tell_count(kind.num_images, 'subset')}: "),
-    f"{tell_share(fills.one_fill_only, digits=0)} reach {controls.threshold:g} with no fill of the rest that differs "
-    f"from the search's, {tell_share(fills.every_fill, digits=0)} with every one "
-    f"({tell_count(fills.num_images, 'subset')}). The class is kept by their shape alone, in white, in "
-    f"{tell_kept(by_name, 'shape_white')}, by that shape moved elsewhere in {tell_kept(by_name, 'moved_white')}, and "
-    f"by as many at random in {tell_kept(by_name, 'random')}.",
+    f"{tell_share(fills.one_fill_only, digits=0)} of {tell_count(fills.num_images)} reach {controls.threshold:g} on no "
+    f"fill but the search's own, {tell_share(fills.every_fill, digits=0)} on every other one that was tried. The white "
+    f"shape of the subset alone keeps the class in {tell_kept(by_name, 'shape_white')}, moved elsewhere in "
+    f"{tell_kept(by_name, 'moved_white')}; as many at random keep it in {tell_kept(by_name, 'random')}.",
     kind="note",
   )
 
@@ -96,8 +95,8 @@ def describe_answer(kind: KindControls) -> str:
   """The controls of a kind in a sentence."""
   by_name = name_summaries(kind)
   return (
-    f"Of {tell_count(kind.num_images, 'subset')} ({kind.title}), {tell_kept(by_name, SUBSET)} keep the class; as many "
-    f"at random do so in {tell_kept(by_name, 'random')}, the same shape moved elsewhere in "
+    f"Of {tell_count(kind.num_images, 'subset')} ({kind.title}), {tell_kept(by_name, SUBSET)} keep the class by "
+    f"themselves; as many at random do so in {tell_kept(by_name, 'random')}, the same shape moved elsewhere in "
     f"{tell_kept(by_name, 'moved')}, their white shape alone in {tell_kept(by_name, 'shape_white')}, nothing at all in "
     f"{tell_kept(by_name, 'empty')}."
   )
@@ -118,12 +117,12 @@ def make_kind(controls: Controls, kind: KindControls) -> Element:
   ]
   similar = note_similar_fills(kind.controls)
   table = page.table(
-    f"{kind.title}: what is left of the answer when a subset is changed, threshold {controls.threshold:g}.",
+    f"{capitalise(kind.title)}: what is left of the answer when a subset is changed, threshold {controls.threshold:g}.",
     (*HEADER, CHANGE),
     rows,
   )
   blocks = [page.paragraph(kind.reading), table, *([page.paragraph(f"{similar}.", kind="soft")] if similar else [])]
-  return page.section(f"{kind.title}, {tell_count(kind.num_images, 'image')}", level=3, blocks=blocks)
+  return page.section(f"{capitalise(kind.title)}, {tell_count(kind.num_images, 'image')}", level=3, blocks=blocks)
 
 
 def draw(controls: Controls) -> Element:
@@ -135,7 +134,7 @@ def draw(controls: Controls) -> Element:
   ]
   return page.figure(
     page.Picture(png=figures.draw_controls(kinds), alt=f"Share of images that keep their class. {'. '.join(shares)}."),
-    "Share of the images that keep their class under each control; black lines: 95 % intervals.",
+    "Share of the images that keep their class under each control; black lines: 95% intervals.",
   )
 
 
@@ -156,7 +155,7 @@ def make_classes(wrong_class: ClassControls | None, threshold: float) -> Element
     for one in wrong_class.classes
   ]
   caption = f"The smallest evidence for a class, at {threshold:g}, of at most {wrong_class.max_features} cells."
-  header = ("evidence for", "images", "found [95 %]", "median size", "mean size, change [95 %]")
+  header = ("evidence for", "images", "found [95%]", "median size", "mean size, change [95%]")
   return page.section(heading, level=3, blocks=[page.paragraph(wrong_class.reading), page.table(caption, header, rows)])
 
 

@@ -23,6 +23,7 @@ from jax_sis.run_report.words import (
 )
 from jax_sis.study_panels import describe_what, format_p
 from jax_sis.study_tables import PRINTED_SHARES, format_mean
+from jax_sis.summary import ANSWER_TITLES
 
 # Below it, evenness is called unlikely.
 SIGNIFICANCE = 0.05
@@ -51,13 +52,13 @@ def make_positions(inputs: Inputs) -> Element:
     ]
     for positions in found
   ]
-  header = ("", "images", "mean row [95 %]", "if even", "mean column [95 %]", "if even", "unevenness", "even use")
+  header = ("which", "images", "mean row [95%]", "if even", "mean column [95%]", "if even", "unevenness", "even use")
   caption = (
     "Rows are counted from 0 at the top, columns from 0 at the left. Unevenness: how far the counts of the places are "
     "apart, 1 were each image's subset moved to a random place; the last column is the test of that."
   )
   pictures = [draw_place(inputs, positions) for positions in found]
-  table = page.table(caption, ("of", *header[1:]), rows)
+  table = page.table(caption, header, rows)
   return page.section(
     heading, answer=describe_place(inputs, found[0]), blocks=[page.beside(pictures), table, *left_out], name=name
   )
@@ -150,8 +151,7 @@ def describe_matched(inputs: Inputs, correctness: Correctness) -> str:
   if difference.low > 0:
     return f"Wrong predictions rest on larger subsets than right ones of the same confidence ({what}: {numbers})."
   return (
-    f"Wrong and right predictions of the same confidence rest on subsets of no size that so many images could tell "
-    f"apart ({what}: {numbers})."
+    f"No difference is shown between the sizes of the subsets of wrong and of right predictions ({what}: {numbers})."
   )
 
 
@@ -159,7 +159,7 @@ def make_matched_table(inputs: Inputs, found: Sequence[Correctness]) -> Element:
   """Wrong minus right, by kind and threshold."""
   rows = [
     [
-      f"{KIND_NAMES[one.answer]} at {one.threshold:g}",
+      f"{ANSWER_TITLES[one.answer]} at {one.threshold:g}",
       f"{one.matched.num_wrong:,}",
       f"{one.matched.num_right:,}",
       f"{one.matched.num_left_out:,}",
@@ -169,38 +169,34 @@ def make_matched_table(inputs: Inputs, found: Sequence[Correctness]) -> Element:
     for one in found
   ]
   caption = f"Size of the subsets of wrong predictions minus that of right ones, in {name_unit(inputs)}."
-  header = ("subsets", "wrong", "right", "without a match", "same confidence [95 %]", "any confidence [95 %]")
+  header = ("subsets", "wrong", "right", "without a match", "same confidence [95%]", "any confidence [95%]")
   return page.table(caption, header, rows)
 
 
 def draw_correctness(inputs: Inputs, correctness: Correctness) -> list[Element]:
-  """Accuracy by size, and differences by threshold."""
+  """Accuracy by size, and differences by threshold where there are any."""
   bins, kind = correctness.accuracy_by_size, KIND_NAMES[correctness.answer]
-  return [
-    page.figure(
-      page.Picture(
-        png=figures.draw_accuracy(inputs.analysis, correctness),
-        alt=f"Accuracy by size of the {kind}: from {tell_share(bins[0].accuracy)} of the smallest to "
-        f"{tell_share(bins[-1].accuracy)} of the largest.",
-      ),
-      "Filled: accuracy with its 95 % interval; hollow: mean confidence of the same images.",
-    ),
-    page.figure(
-      page.Picture(
-        png=figures.draw_differences(inputs.analysis, correctness.answer),
-        alt=f"Size of wrong minus right predictions of the same confidence, by threshold; at "
-        f"{correctness.threshold:g} {format_mean(correctness.matched.difference)} {name_unit(inputs)}.",
-      ),
-      f"{capitalise(kind)}: below 0, wrong predictions rest on smaller subsets.",
-    ),
-  ]
+  accuracy = page.Picture(
+    png=figures.draw_accuracy(inputs.analysis, correctness),
+    alt=f"Accuracy by size of the {kind}: from {tell_share(bins[0].accuracy)} of the smallest to "
+    f"{tell_share(bins[-1].accuracy)} of the largest.",
+  )
+  drawn = [page.figure(accuracy, "Filled: accuracy with its 95% interval; hollow: mean confidence of the same images.")]
+  if correctness.matched.difference.mean is not None:
+    differences = page.Picture(
+      png=figures.draw_differences(inputs.analysis, correctness.answer),
+      alt=f"Size of wrong minus right predictions of the same confidence, by threshold; at {correctness.threshold:g} "
+      f"{format_mean(correctness.matched.difference)} {name_unit(inputs)}.",
+    )
+    drawn.append(page.figure(differences, f"{capitalise(kind)}: below 0, wrong predictions rest on smaller subsets."))
+  return drawn
 
 
 def make_bins_table(inputs: Inputs, correctness: Correctness) -> Element:
   """Accuracy by size, a line a bin."""
   rows = [
     [
-      f"{one.smallest:,} to {one.largest:,}",
+      f"{one.smallest:,}" + (f" to {one.largest:,}" if one.largest > one.smallest else ""),
       f"{one.accuracy.num_images:,}",
       tell_share(one.accuracy),
       f"{one.mean_confidence:.4f}",
@@ -208,7 +204,7 @@ def make_bins_table(inputs: Inputs, correctness: Correctness) -> Element:
     for one in correctness.accuracy_by_size
   ]
   caption = f"How often the model is right, by the size of the {KIND_NAMES[correctness.answer]}."
-  return page.table(caption, (name_unit(inputs), "images", "accuracy [95 %]", "mean confidence"), rows)
+  return page.table(caption, (name_unit(inputs), "images", "accuracy [95%]", "mean confidence"), rows)
 
 
 def make_removal(inputs: Inputs) -> Element:

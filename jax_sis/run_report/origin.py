@@ -6,9 +6,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from jax_sis import page, provenance
-from jax_sis.progress import format_seconds
 from jax_sis.run_report.inputs import Inputs, seconds_of
-from jax_sis.run_report.words import name_data, tell_count
+from jax_sis.run_report.words import name_data, tell_count, tell_seconds
 from jax_sis.status import describe_search
 from jax_sis.workers import FINISHED
 
@@ -33,7 +32,7 @@ def make_section(inputs: Inputs, *, command: str) -> Element:
     "Model and data": {
       "model": model["name"],
       "SHA-256 of its weights": model["sha256"],
-      **{f"data, {name}": str(value) for name, value in inputs.spec["data"].items()},
+      **{name_fact(name): str(value) for name, value in inputs.spec["data"].items()},
       "classes": str(len(inputs.spec["class_names"])),
     },
     "Search": describe_settings(inputs.spec),
@@ -61,6 +60,11 @@ def make_section(inputs: Inputs, *, command: str) -> Element:
   return page.section("Where this comes from", answer=answer, blocks=blocks, name="provenance")
 
 
+def name_fact(name: str) -> str:
+  """What a key of the data's description is called."""
+  return "data" if name == "data" else f"data, {name.replace('_', ' ')}"
+
+
 def describe_settings(spec: Mapping[str, Any]) -> dict[str, str]:
   """What fixes the search."""
   searches = [describe_search(spec[name], spec["threshold"]) for name in ("search", "smallest") if spec[name]]
@@ -84,9 +88,10 @@ def describe_time(inputs: Inputs) -> str:
   workers = inputs.workers
   if not workers:
     return "the wall time is not known, since no worker left a record"
-  seconds = format_seconds(sum(seconds_of(worker) for worker in workers))
+  seconds = tell_seconds(sum(seconds_of(worker) for worker in workers))
   num_images = sum(worker.num_images for worker in workers)
-  text = f"{tell_count(len(workers), 'worker')} took {seconds} together, by their records"
+  whose = "the record of 1 worker" if len(workers) == 1 else f"the records of {len(workers)} workers together"
+  text = f"it took {seconds}, by {whose}"
   if num_images < inputs.analysis.num_finished:
     text += f", which are of {tell_count(num_images, 'image')} only"
   return text
@@ -101,7 +106,7 @@ def make_workers_table(inputs: Inputs) -> Element:
       worker.started,
       worker.state if worker.state == FINISHED or not worker.message else f"{worker.state}: {worker.message}",
       tell_count(worker.num_images),
-      format_seconds(seconds_of(worker)),
+      tell_seconds(seconds_of(worker)),
     ]
     for worker in shown
   ]

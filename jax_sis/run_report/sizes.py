@@ -10,6 +10,7 @@ from jax_sis.run_report.inputs import Inputs
 from jax_sis.run_report.words import (
   DASH,
   KIND_NAMES,
+  ONE_OF_KIND,
   STATUS_WORDS,
   capitalise,
   name_target,
@@ -18,13 +19,15 @@ from jax_sis.run_report.words import (
   tell_median,
   tell_share,
 )
+from jax_sis.status import describe_search
 from jax_sis.study_panels import sizes_of
 from jax_sis.study_tables import format_mean
 from jax_sis.subset_sizes import Sizes
+from jax_sis.summary import ANSWER_TITLES
 
 # Of more classes the table is folded.
 MAX_OPEN_CLASSES = 20
-PLAIN_HEADER = ("images", "with a subset [95 %]", "mean size [95 %]", "of the image", "median [95 %]", "5 % to 95 %")
+PLAIN_HEADER = ("images", "with a subset [95%]", "mean size [95%]", "of the image", "median [95%]", "5% to 95%")
 
 
 def make_section(inputs: Inputs) -> Element:
@@ -34,6 +37,7 @@ def make_section(inputs: Inputs) -> Element:
   for answer in others:
     blocks += [page.paragraph(describe_headline(inputs, answer), kind="answer"), describe_in_a_line(inputs, answer)]
   blocks.append(page.paragraph(describe_certificates(inputs)))
+  blocks.append(page.paragraph(describe_search_limits(inputs), kind="soft"))
   blocks += [make_sizes_table(inputs), make_status_table(inputs)]
   blocks += [make_of_kind(inputs, answer) for answer in inputs.kinds if sizes_of(inputs.analysis, answer)]
   return page.section(
@@ -52,18 +56,28 @@ def own_sizes(inputs: Inputs, answer: str) -> Sizes:
 def describe_headline(inputs: Inputs, answer: str) -> str:
   """How many images have a subset and how large it is, in a sentence."""
   sizes = own_sizes(inputs, answer)
-  model, threshold = inputs.spec["model"]["name"], inputs.spec["threshold"]
+  model, threshold, unit = inputs.spec["model"]["name"], inputs.spec["threshold"], name_unit(inputs)
   what = (
-    f"{name_unit(inputs)} that alone make {model} at least {threshold:g} confident in {name_target(inputs)}"
-    f" ({KIND_NAMES[answer]})"
+    f"{ONE_OF_KIND[answer]}, {unit} that alone make {model} at least {threshold:g} confident in {name_target(inputs)}"
   )
   if sizes.mean_share is None:
     return f"None of {tell_count(sizes.with_subset.num_images, 'image')} has {what}."
   return (
     f"{tell_share(sizes.with_subset)} of {tell_count(sizes.with_subset.num_images, 'image')} have {what}: on average "
-    f"{format_mean(sizes.pixels)} of them, {sizes.mean_share:.1%} of the image, with a median of "
+    f"{format_mean(sizes.pixels)} {unit}, {sizes.mean_share:.1%} of the image, with a median of "
     f"{tell_median(sizes.median, sizes.median_interval)} "
-    f"({tell_count(sizes.with_subset.count, 'image')} with a subset; in brackets 95 % intervals)."
+    f"({tell_count(sizes.with_subset.count, 'image')} with a subset)."
+  )
+
+
+def describe_search_limits(inputs: Inputs) -> str:
+  """By which search the sizes were found, and what that means for them."""
+  spec = inputs.spec
+  found = {"sis": spec["search"], "smallest": spec["smallest"]}
+  searches = [f"{KIND_NAMES[answer]} by {describe_search(found[answer], spec['threshold'])}" for answer in inputs.kinds]
+  return (
+    f"Found: {', '.join(searches)}. Another search may find smaller ones: the sizes say how little is enough, and not "
+    "how much is needed at least."
   )
 
 
@@ -106,16 +120,18 @@ def plain_cells(sizes: Sizes) -> list[str]:
 
 def make_sizes_table(inputs: Inputs) -> Element:
   """Sizes by kind and threshold."""
-  rows = [[KIND_NAMES[sizes.answer], f"{sizes.threshold:g}", *plain_cells(sizes)] for sizes in inputs.analysis.sizes]
+  rows = [
+    [f"{ANSWER_TITLES[sizes.answer]} at {sizes.threshold:g}", *plain_cells(sizes)] for sizes in inputs.analysis.sizes
+  ]
   caption = f"Sizes of subsets, in {name_unit(inputs)}; each image has {inputs.analysis.num_features:,}."
-  return page.table(caption, ("subsets", "confidence", *PLAIN_HEADER), rows)
+  return page.table(caption, ("subsets", *PLAIN_HEADER), rows)
 
 
 def make_status_table(inputs: Inputs) -> Element:
   """Why images have a subset or none."""
   present = [name for name in STATUS_WORDS if any(sizes.status.get(name) for sizes in inputs.analysis.sizes)]
   rows = [
-    [f"{KIND_NAMES[sizes.answer]} at {sizes.threshold:g}", *(f"{sizes.status.get(name, 0):,}" for name in present)]
+    [f"{ANSWER_TITLES[sizes.answer]} at {sizes.threshold:g}", *(f"{sizes.status.get(name, 0):,}" for name in present)]
     for sizes in inputs.analysis.sizes
   ]
   return page.table("How the search ended, in images.", ("subsets", *map(STATUS_WORDS.__getitem__, present)), rows)

@@ -7,7 +7,8 @@ from jax_sis.run_report.inputs import Inputs
 from jax_sis.subset_sizes import PREDICTED
 
 AnyShare = Share | leak_controls.Share
-KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest evidence found"}
+KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest subsets found"}
+ONE_OF_KIND = {"sis": "a sufficient input subset (SIS)", "smallest": "a smallest sufficient subset"}
 STATUS_WORDS = {
   "ok": "with a subset",
   "below_threshold": "the whole image is below the threshold",
@@ -20,11 +21,11 @@ DASH = "-"
 
 
 def tell_share(share: AnyShare | None, *, digits: int = 1) -> str:
-  """`60.0 % [59.0, 60.9]`, or the reason why there is none."""
+  """`60.0% [59.0, 60.9]`, or the reason why there is none."""
   if share is None or share.share is None or share.low is None or share.high is None:
     return getattr(share, "reason", None) or DASH
   low, high = 100 * share.low, 100 * share.high
-  return f"{100 * share.share:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"
+  return f"{100 * share.share:.{digits}f}% [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def tell_count(number: int, noun: str = "") -> str:
@@ -63,13 +64,20 @@ def name_data(inputs: Inputs) -> str:
 def name_what(what: str, analysis: RunAnalysis, *, unit: str) -> str:
   """Of what positions are given."""
   if what == MOST_NEEDED:
-    return f"the {100 * analysis.fraction:.3g} % of the {unit} that are needed most"
+    return f"the {100 * analysis.fraction:.3g}% of the {unit} that are needed most"
   return KIND_NAMES[what]
 
 
 def find_left_out(analysis: RunAnalysis, beginning: str) -> list[str]:
   """What the analysis says of what it left out, where that begins so."""
   return [text for text in analysis.left_out if text.startswith(beginning)]
+
+
+def tell_seconds(seconds: float) -> str:
+  """`11 min 31 s`, `2 h 05 min`."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def capitalise(text: str) -> str:
