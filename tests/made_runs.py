@@ -98,7 +98,7 @@ def make_run(
     if "mask" in name:
       fields[name] = results.mask_field(values.shape[1])
     else:
-      dtype = "float32" if values.dtype.kind == "f" else "int32"
+      dtype = {"f": "float32", "b": "bool", "u": "uint8"}.get(values.dtype.kind, "int32")
       fields[name] = Field(shape=values.shape[1:], dtype=dtype)
   store = results.create_or_resume(
     directory, spec={**SPEC, **spec}, num_images=num_images, unit_size=unit_size, fields=fields

@@ -1,11 +1,12 @@
 """Bootstrap intervals: against theory, against a plain loop, and that pairs stay together."""
 
+import math
 import re
 
 import numpy as np
 import pytest
 
-from jax_sis.intervals import bootstrap_mean, paired_bootstrap
+from jax_sis.intervals import bootstrap_mean, median_interval, paired_bootstrap
 
 
 def test_the_interval_of_a_large_sample_is_that_of_the_normal_distribution():
@@ -73,3 +74,18 @@ def test_samples_that_cannot_be_used_are_refused(values: list[float], options: d
 def test_different_images_are_refused():
   with pytest.raises(ValueError, match=re.escape("got the shapes (3,) and (2,).")):
     paired_bootstrap(np.ones(3), np.ones(2))
+
+
+def test_the_interval_of_a_median_holds_it_often_enough_and_is_no_wider():
+  for count in range(1, 60):
+    found = median_interval(np.random.default_rng(count).permutation(count))
+    below = [math.comb(count, k) / 2**count for k in range(count + 1)]
+    if found is None:
+      assert 2 * below[0] > 0.05
+      continue
+    low, high = map(int, found)
+    assert high == count - 1 - low
+    # The interval misses a median with at most `low` values below it, or above it.
+    assert 2 * sum(below[: low + 1]) <= 0.05
+    assert 2 * sum(below[: low + 2]) > 0.05
+  assert median_interval(np.zeros(0)) is None

@@ -1,6 +1,7 @@
 """The pictures of a run's report: one panel each, so narrow that their words can be read on a telephone."""
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
@@ -93,6 +94,8 @@ def start(height: float, *, ratios: Sequence[float] = (1,)) -> tuple[Figure, lis
   """A figure and its axes, side by side."""
   matplotlib.use("agg")
   plt.rcParams["font.family"] = "DejaVu Sans"
+  # Classes may have dollar signs in their names.
+  plt.rcParams["text.parse_math"] = False
   figure, axes = plt.subplots(
     1, len(ratios), figsize=(WIDTH, height), dpi=DPI, squeeze=False, layout="constrained", width_ratios=ratios
   )
@@ -102,6 +105,9 @@ def start(height: float, *, ratios: Sequence[float] = (1,)) -> tuple[Figure, lis
 def finish(figure: Figure) -> bytes:
   """The PNG of a figure, which is let go of."""
   buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08)
+  with warnings.catch_warnings():
+    # Names in scripts that the font lacks are drawn as boxes; the tables have them.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08)
   plt.close(figure)
   return buffer.getvalue()

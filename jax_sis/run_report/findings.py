@@ -142,8 +142,9 @@ def describe_matched(inputs: Inputs, correctness: Correctness) -> str:
     f"{format_mean(difference)} {name_unit(inputs)}, {matched.num_wrong:,} wrong and {matched.num_right:,} right"
   )
   what = f"{KIND_NAMES[correctness.answer]}, at matched confidence"
+  images = tell_count(correctness.num_images, "image")
   if difference.mean is None:
-    return f"Whether wrong predictions rest on smaller subsets is not known: {difference.reason} ({what})."
+    return f"Whether wrong predictions rest on smaller subsets is not known: {difference.reason} ({what}, {images})."
   if difference.low is None or difference.high is None:
     return f"Too few wrong predictions to tell whether they rest on smaller subsets ({what}: {numbers})."
   if difference.high < 0:

@@ -13,6 +13,7 @@ from jax_sis import data, page, results
 from jax_sis.config import Normalisation
 from jax_sis.controls import check_ids
 from jax_sis.leak_views import expand
+from jax_sis.results import Results
 from jax_sis.run_report.inputs import Inputs
 from jax_sis.run_report.words import KIND_NAMES, capitalise, name_unit, tell_count
 from jax_sis.storage import StorageError
@@ -103,18 +104,18 @@ def read_masks(
   return dict(zip(indices.tolist(), (mask.reshape(grid) for some in masks for mask in some), strict=True))
 
 
-def read_images(inputs: Inputs, indices: Sequence[int], *, checkpoint: str | None, data_dir: str | None) -> Images:
+def read_images(store: Results, indices: Sequence[int], *, checkpoint: str | None, data_dir: str | None) -> Images:
   """Images from where the run had them, or why they are not there.
 
   Args:
-    inputs: of the report.
+    store: the run.
     indices: their numbers in the run.
     checkpoint: the classifier's folder, where it is no longer where the run had it.
     data_dir: the TFDS folder, likewise.
   """
   nothing = np.zeros(3, np.uint8)
   try:
-    job = make_job_again(inputs.store, checkpoint=checkpoint, data_dir=data_dir, num_devices=1, is_computing=False)
+    job = make_job_again(store, checkpoint=checkpoint, data_dir=data_dir, num_devices=1, is_computing=False)
     found: dict[int, UInt8[np.ndarray, "H W C"]] = {}
     ids, errors = [], []
     wanted = np.array(indices, np.int64)
@@ -126,7 +127,7 @@ def read_images(inputs: Inputs, indices: Sequence[int], *, checkpoint: str | Non
         for index, image, error in zip(batch["index"], batch["image"], batch["error"], strict=True)
         if not error
       }
-    check_ids(inputs.store.read_text("id", wanted), results.decode_text(results.encode_text(ids)).tolist())
+    check_ids(store.read_text("id", wanted), results.decode_text(results.encode_text(ids)).tolist())
   except (OSError, ValueError) as error:
     return Images(pixels={}, fill=nothing, missing=str(error))
   fill = make_fill(job.classifier.normalisation, job.config.baseline)
@@ -148,7 +149,7 @@ def make_section(inputs: Inputs, *, num_images: int, checkpoint: str | None, dat
     answer = "Nothing to show: no image has a subset." if num_images else "Left out: --gallery 0."
     return page.section(heading, answer=answer, blocks=[], name=name)
   indices = sorted({index for one in extremes for index in one.rows})
-  images = read_images(inputs, indices, checkpoint=checkpoint, data_dir=data_dir)
+  images = read_images(inputs.store, indices, checkpoint=checkpoint, data_dir=data_dir)
   blocks = []
   if images.missing:
     blocks.append(
