@@ -19,7 +19,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-INTERVAL = re.compile(r"\[[^\[\]]*\]")
+# In a cell that begins with a number, lines may end before an interval only.
+SPACE_WITHIN = re.compile(r" (?!\[)")
 # What HTML has no way to write, escaped or not.
 UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -235,9 +236,9 @@ def table(
 
 
 def cell(tag: str, content: str | Element, place: int, num_text_columns: int, scope: str | None) -> Element:
-  """A cell of a table; an interval in it stays on one line."""
-  if place >= num_text_columns and isinstance(content, str):
-    content = INTERVAL.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), content)
+  """A cell of a table."""
+  if place >= num_text_columns and isinstance(content, str) and content[:1] in "+-0123456789":
+    content = SPACE_WITHIN.sub("\N{NO-BREAK SPACE}", content)
   found = element(tag, content)
   if place >= num_text_columns:
     found.set("class", "number")

@@ -101,6 +101,17 @@ def test_the_columns_of_numbers_are_marked():
   assert [node.tag for node in found.find_all("th", "td")] == ["th", "th", "th", "th", "td", "td"]
 
 
+def test_lines_of_a_number_end_before_its_interval_only():
+  rows = [["12 to 15 [1, 2]", "26.4% [25.0, 27.9] on 20", "16 to 20", "no images at all"]]
+  found = html_pages.read_page(page.document("t", [page.table("c", "abcd", rows)]))
+  assert [cell.parts[0] for cell in found.find_all("tr")[1].find_all("th", "td")] == [
+    "12 to 15 [1, 2]",
+    "26.4% [25.0,\N{NO-BREAK SPACE}27.9]\N{NO-BREAK SPACE}on\N{NO-BREAK SPACE}20",
+    "16\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}20",
+    "no images at all",
+  ]
+
+
 def test_what_a_page_cannot_hold_is_shown_as_unknown():
   found = html_pages.read_page(page.document("a\x00b\x1b\x7f\udcff\uffffc\n\td", []))
   assert found.find_all("h1")[0].text == "a\ufffdb\ufffd\ufffd\ufffd\ufffdc d"
