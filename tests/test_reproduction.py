@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from jax_sis import predictions, provenance
+from jax_sis import predictions
 from jax_sis.estimates import Mean
 from jax_sis.reproduction import engine, outcome, presets, tables
 from jax_sis.reproduction.engine import Done, run_stages
@@ -371,29 +370,3 @@ def test_the_table_has_a_line_an_evaluation(tmp_path: pathlib.Path):
   assert lines[0].startswith("architecture,classifier,trained_on,shown,num_images,accuracy,")
   assert lines[1].startswith("resnet20,resnet20-full-0,all pixels,all pixels,200,0.9,0.85")
   assert len({line.count(",") for line in lines}) == 1
-
-
-def run_git(folder: pathlib.Path, *words: str) -> str:
-  identity = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-  names = {
-    f"GIT_{role}_{what}": "someone@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
-  }
-  command = ["git", "-C", str(folder), *words]
-  return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | identity | names).stdout
-
-
-def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path: pathlib.Path):
-  package = tmp_path / "project" / "package"
-  package.mkdir(parents=True)
-  assert provenance.describe_checkout(package) is None
-  run_git(package.parent, "init", "-q")
-  (package / "code.py").write_text("1\n")
-  run_git(package.parent, "add", "-A")
-  run_git(package.parent, "commit", "-qm", "First")
-  commit = run_git(package.parent, "rev-parse", "HEAD").strip()
-  assert provenance.describe_checkout(package) == commit
-  (package / "code.py").write_text("2\n")
-  assert provenance.describe_checkout(package) == f"{commit}+changes"
-  installed = package.parent / "venv" / "package"
-  installed.mkdir(parents=True)
-  assert provenance.describe_checkout(installed) is None

@@ -12,17 +12,14 @@ import hashlib
 import json
 import os
 import pathlib
-import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import flax
 import jax
-import numpy as np
 
-import jax_sis
+from jax_sis.provenance import library_versions
 from jax_sis.reproduction.stages import Stage
 from jax_sis.run_spec import find_differences
 from jax_sis.storage import write_atomically
@@ -251,7 +248,7 @@ def run_stage(
     "fingerprint": fingerprint,
     "seconds": round(clock.seconds, 1),
     "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    "versions": describe_versions(),
+    "versions": library_versions(),
     "devices": [device.device_kind for device in jax.local_devices()],
   }
   write_json(folder / DONE_FILE, record)
@@ -333,17 +330,6 @@ def describe_seconds(seconds: float) -> str:
     return f"{seconds:.0f} s"
   minutes = round(seconds / 60)
   return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def describe_versions() -> dict[str, str]:
-  """Of what computes."""
-  return {
-    "jax_sis": jax_sis.__version__,
-    "jax": jax.__version__,
-    "flax": flax.__version__,
-    "numpy": np.__version__,
-    "python": platform.python_version(),
-  }
 
 
 def read_json(path: pathlib.Path) -> Any | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_sis.config import require_one_of
-from jax_sis.provenance import describe_checkout
+from jax_sis.provenance import describe_commit, library_versions
 from jax_sis.reproduction import engine, figure, report, tables
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.outcome import Outcome, read_outcome
@@ -142,8 +142,8 @@ def make_json(
     "seconds": sum(one.seconds for one in done.values()),
     "provenance": {
       "command": config.command,
-      "versions": engine.describe_versions(),
-      "commit": describe_checkout(),
+      "versions": library_versions(),
+      "commit": describe_commit(),
       "num_cores": os.cpu_count(),
       "data": json.loads((done[DATA].folder / DATA_FILE).read_bytes()),
       "settings": json.loads(json.dumps(dataclasses.asdict(preset))),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from jax_sis import page
+from jax_sis import page, run_report
 from jax_sis.estimates import Mean
 from jax_sis.reproduction import tables
 from jax_sis.reproduction.engine import Done, describe_seconds
@@ -15,13 +15,12 @@ from jax_sis.reproduction.figure import picture_name
 from jax_sis.reproduction.outcome import AGREES, DISAGREES, NOT_JUDGED, OPEN, Outcome, read_answer, total_seconds
 from jax_sis.reproduction.presets import Names, Preset
 from jax_sis.reproduction.stages import DATA, DATA_FILE
+from jax_sis.run_report import controls, sizes
+from jax_sis.run_report.inputs import read_inputs
+from jax_sis.verify import open_store
 
-ANALYSIS_PICTURES = {
-  "positions.png": "Where the subsets lie, and the most needed pixels: darker is used more often.",
-  "sizes.png": "How large the subsets are, over all images and by class.",
-  "accuracy_by_size.png": "How often the classifier is right, by the size of the subset.",
-  "confidence.png": "Confidence along the removal of pixels.",
-}
+# Of each kind of subset, so many of the smallest and as many of the largest are in the gallery.
+NUM_SHOWN = 6
 
 
 def make_report(
@@ -40,41 +39,39 @@ def make_report(
     done: its stages.
     pictures: PNGs, see `figure.draw_outcome`.
   """
-  is_one_of_many = len(outcomes) > 1
   blocks: list[Element] = []
   if preset.is_plumbing:
     blocks.append(page.paragraph(page.strong(preset.purpose), kind="note"))
   for outcome in outcomes:
     names = Names(architecture=outcome.architecture)
-    blocks += [
-      block
-      for block in (
-        claims_section(preset, outcome, is_one_of_many),
-        cells_section(preset, outcome, pictures, is_one_of_many),
-        mitigation_section(preset, outcome, pictures, is_one_of_many),
-        controls_section(done, names, is_one_of_many),
-        analysis_section(done, names, is_one_of_many),
-        disjoint_section(done, names, is_one_of_many),
-        attributions_section(done, names),
-        sample_section(preset, outcome, done, names),
-      )
-      if block is not None
+    sections = [
+      claims_section(preset, outcome),
+      cells_section(preset, outcome, pictures),
+      mitigation_section(preset, outcome, pictures),
+      *run_sections(done, names),
+      smallest_section(done, names),
+      disjoint_section(done, names),
+      attributions_section(done, names),
+      sample_section(preset, outcome, done, names),
     ]
+    found = [section for section in sections if section is not None]
+    blocks += [name_architecture(section, outcome.architecture) for section in found] if len(outcomes) > 1 else found
   blocks.append(not_run_section(content, preset))
   blocks.append(provenance_section(content, done))
   lead = f"{preset.purpose} {len(done)} stages, {describe_seconds(total_seconds(done))} in all."
   return page.document("Overinterpretation on CIFAR-10: the study of Carter et al. again", blocks, lead=lead)
 
 
-def part(text: str, architecture: str, *, is_one_of_many: bool, answer: str, blocks: Sequence[Element]) -> Element:
-  """A section on an architecture, which its heading names where there are several."""
-  name = text.lower().replace("'", "").replace(" ", "-")
-  if is_one_of_many:
-    text, name = f"{text}: {architecture}", f"{name}-{architecture}"
-  return page.section(text, name=name, answer=answer, blocks=blocks)
+def name_architecture(block: Element, architecture: str) -> Element:
+  """The same section, with the architecture in its heading and its name."""
+  heading = block.find("h2")
+  assert heading is not None
+  heading.text = f"{heading.text}: {architecture}"
+  block.set("id", f"{block.get('id')}-{architecture}")
+  return block
 
 
-def claims_section(preset: Preset, outcome: Outcome, is_one_of_many: bool) -> Element | None:
+def claims_section(preset: Preset, outcome: Outcome) -> Element | None:
   """The paper's claims beside what was found."""
   if not outcome.claims:
     return None
@@ -102,10 +99,9 @@ def claims_section(preset: Preset, outcome: Outcome, is_one_of_many: bool) -> El
       "not part of the intervals.",
     ),
   ]
-  return part(
+  return page.section(
     "The paper's claims",
-    outcome.architecture,
-    is_one_of_many=is_one_of_many,
+    name="the-papers-claims",
     answer=summarise_claims(outcome),
     blocks=blocks,
   )
@@ -123,9 +119,7 @@ def summarise_claims(outcome: Outcome) -> str:
   return f"Of {len(outcome.claims)} claims: {', '.join(parts)}. The first, that {claim}: {first.verdict}, {numbers}."
 
 
-def cells_section(
-  preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes], is_one_of_many: bool
-) -> Element | None:
+def cells_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes]) -> Element | None:
   """The table, and its picture."""
   if not outcome.cells:
     return None
@@ -142,10 +136,9 @@ def cells_section(
     alt="The accuracies of the table below, each with its interval.",
   )
   share = f"{100 * preset.fraction:g} %"
-  return part(
+  return page.section(
     "Who is right on what",
-    outcome.architecture,
-    is_one_of_many=is_one_of_many,
+    name="who-is-right-on-what",
     answer=f"{len({cell.model for cell in outcome.cells})} classifiers on whole images, on the {share} of the pixels "
     "that one of them needs most, and on as many at random.",
     blocks=[
@@ -160,9 +153,7 @@ def cells_section(
   )
 
 
-def mitigation_section(
-  preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes], is_one_of_many: bool
-) -> Element | None:
+def mitigation_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes]) -> Element | None:
   """What an ensemble and other trainings change."""
   if len(outcome.mitigations) < 2:
     return None
@@ -184,79 +175,39 @@ def mitigation_section(
   answer = f"In {len(agreeing)} of {len(larger)} comparisons the subsets are larger than the single classifier's."
   if preset.is_plumbing:
     answer = "Nothing is judged."
-  return part("Mitigation", outcome.architecture, is_one_of_many=is_one_of_many, answer=answer, blocks=blocks)
+  return page.section("Mitigation", name="mitigation", answer=answer, blocks=blocks)
 
 
-def controls_section(done: Mapping[str, Done], names: Names, is_one_of_many: bool) -> Element | None:
-  """What remains of the subsets when what may leak is taken away."""
-  blocks = []
-  for name in (f"{names.architecture}-controls", f"{names.architecture}-smallest-controls"):
-    if name not in done:
-      continue
-    answer = read_answer(done, name, "controls.json")
-    for kind in answer["kinds"].values():
-      title = f"{kind['title']}, {kind['num_images']} images"
-      rows = [
-        [
-          control["title"],
-          f"{control['num_images']:,}",
-          describe_json_share(control["keeps_class"]),
-          describe_json_share(control["is_sufficient"]),
-          "-" if control["confidence"] is None else f"{control['confidence']:.3f}",
-        ]
-        for control in kind["controls"]
-      ]
-      table = page.table(
-        f"{title}: classes kept, and threshold {answer['threshold']:g} reached, in %",
-        ("shown", "images", "keeps the class, %", f"at {answer['threshold']:g}, %", "confidence"),
-        rows,
-      )
-      blocks.append(page.section(title, level=3, blocks=[page.paragraph(kind["reading"]), table]))
-    picture = page.Picture(png=(done[name].folder / "controls.png").read_bytes(), alt="The tables above as bars.")
-    blocks.append(page.figure(picture, "Images that keep their class under each control."))
-    if answer["wrong_class"] is not None:
-      blocks.append(page.paragraph(answer["wrong_class"]["reading"]))
-  if not blocks:
+def run_sections(done: Mapping[str, Done], names: Names) -> list[Element]:
+  """What the subsets of the test images show: the report of their run."""
+  name = f"{names.architecture}-analysis"
+  if name not in done:
+    return []
+  store = open_store(str(done[names.orders("test")].folder))
+  inputs = read_inputs(store, analysis_dir=str(done[name].folder), seed=0)
+  return run_report.make_sections(inputs, num_images=NUM_SHOWN)
+
+
+def smallest_section(done: Mapping[str, Done], names: Names) -> Element | None:
+  """The smallest evidence of a classifier trained on whole images, and whether it leaks."""
+  name = f"{names.full(0)}-smallest"
+  if f"{names.architecture}-smallest-controls" not in done:
     return None
-  return part(
-    "Leak controls",
-    names.architecture,
-    is_one_of_many=is_one_of_many,
-    answer="What remains of the answer when the shape of the mask, its fill or its place cannot give it away.",
-    blocks=blocks,
+  inputs = read_inputs(open_store(str(done[name].folder)), analysis_dir=None, seed=0)
+  blocks = [sizes.describe_certificates(inputs)]
+  found: list[Element] = [controls.describe_in_a_line(inputs, "smallest"), *map(page.paragraph, blocks)]
+  if inputs.controls is not None:
+    found += [controls.make_kind(inputs.controls, kind) for kind in inputs.controls.kinds.values()]
+    found.append(controls.draw(inputs.controls))
+  return page.section(
+    "The smallest evidence",
+    name="smallest-evidence",
+    answer=sizes.describe_headline(inputs, "smallest"),
+    blocks=found,
   )
 
 
-def describe_json_share(share: Mapping[str, Any] | None) -> str:
-  """A share as JSON has it, in per cent."""
-  return "-" if share is None else f"{100 * share['share']:.0f} [{100 * share['low']:.0f}, {100 * share['high']:.0f}]"
-
-
-def analysis_section(done: Mapping[str, Done], names: Names, is_one_of_many: bool) -> Element | None:
-  """Sizes, places and confidences of the subsets of the test images."""
-  if f"{names.architecture}-analysis" not in done:
-    return None
-  folder = done[f"{names.architecture}-analysis"].folder
-  analysis = read_answer(done, f"{names.architecture}-analysis", "analysis.json")["runs"][names.full(0)]
-  sizes = analysis["sizes"][0]
-  share, pixels = sizes["with_subset"], sizes["pixels"]
-  answer = (
-    f"At confidence {sizes['threshold']:g}, {100 * share['share']:.1f} % of {share['num_images']:,} images have a "
-    "sufficient subset"
-  )
-  if pixels["mean"] is not None:
-    answer += f", of {pixels['mean']:.0f} pixels in the mean and {sizes['percentiles']['50']:g} in the median"
-  blocks = []
-  for file, caption in ANALYSIS_PICTURES.items():
-    if (folder / file).exists():
-      picture = page.Picture(png=(folder / file).read_bytes(), alt=caption)
-      blocks.append(page.figure(picture, caption))
-  return part(
-    "What the subsets show", names.architecture, is_one_of_many=is_one_of_many, answer=f"{answer}.", blocks=blocks
-  )
-
-
-def disjoint_section(done: Mapping[str, Done], names: Names, is_one_of_many: bool) -> Element | None:
+def disjoint_section(done: Mapping[str, Done], names: Names) -> Element | None:
   """How many separate reasons the classifier of whole images has."""
   name = f"{names.full(0)}-disjoint"
   if name not in done:
@@ -268,10 +219,9 @@ def disjoint_section(done: Mapping[str, Done], names: Names, is_one_of_many: boo
     caption = "How many disjoint subsets images have, how large they are, and how often the classifier is right."
     blocks.append(page.figure(page.Picture(png=path.read_bytes(), alt=caption), caption))
   number = Mean(**answer["number"])
-  return part(
+  return page.section(
     "Disjoint subsets",
-    names.architecture,
-    is_one_of_many=is_one_of_many,
+    name="disjoint-subsets",
     answer=f"An image has {tables.describe_pixels(number)} disjoint sufficient subsets in the mean of "
     f"{number.num_images} images: separate reasons for one answer.",
     blocks=blocks,
@@ -376,7 +326,7 @@ def provenance_section(content: Mapping[str, Any], done: Mapping[str, Done]) -> 
   provenance = content["provenance"]
   images = json.loads((pathlib.Path(done[DATA].folder) / DATA_FILE).read_bytes())
   facts = {
-    "commit": provenance["commit"] or "not known: the package was not run from a checkout",
+    "commit": provenance["commit"],
     "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
     "cores": str(provenance["num_cores"]),
     **{f"data, {split}": f"{one['num_images']:,} images, SHA-256 {one['sha256']}" for split, one in images.items()},

@@ -105,15 +105,31 @@ def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
   )
   blocks = [
     *describe_unfinished(inputs),
+    *make_sections(inputs, num_images=config.gallery, checkpoint=config.checkpoint, data_dir=config.data_dir),
+    origin.make_section(inputs, command=config.command),
+  ]
+  return page.document(config.title or f"Sufficient input subsets: {model} on {data}", blocks, lead=lead)
+
+
+def make_sections(
+  inputs: Inputs, *, num_images: int, checkpoint: str | None = None, data_dir: str | None = None
+) -> list[Element]:
+  """What the run shows, a section each.
+
+  Args:
+    inputs: the run.
+    num_images: of each kind of subset, so many of the smallest and as many of the largest are shown.
+    checkpoint: the classifier's folder, where it is no longer where the run had it.
+    data_dir: the TFDS folder, likewise.
+  """
+  return [
     sizes.make_section(inputs),
     findings.make_positions(inputs),
     controls.make_section(inputs),
     findings.make_correctness(inputs),
     findings.make_removal(inputs),
-    gallery.make_section(inputs, num_images=config.gallery, checkpoint=config.checkpoint, data_dir=config.data_dir),
-    origin.make_section(inputs, command=config.command),
+    gallery.make_section(inputs, num_images=num_images, checkpoint=checkpoint, data_dir=data_dir),
   ]
-  return page.document(config.title or f"Sufficient input subsets: {model} on {data}", blocks, lead=lead)
 
 
 def describe_unfinished(inputs: Inputs) -> list[Element]:
