@@ -219,6 +219,12 @@ def describe_reading(summaries: Mapping[str, MethodSummary], threshold: float, *
   ):
     if groups[verdict]:
       text += f" {opening} {', '.join(groups[verdict])}."
+  for name, best_fn, what in (("insertion", max, "largest"), ("deletion", min, "smallest")):
+    means = {one.title: area.mean for one in summaries.values() if (area := getattr(one, f"{name}_area")) is not None}
+    known = {title: mean for title, mean in means.items() if mean is not None}
+    if known:
+      best = best_fn(known, key=known.__getitem__)
+      text += f" The {what} {name} area is that of {best} ({known[best]:.3f})."
   return text
 
 

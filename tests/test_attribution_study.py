@@ -215,6 +215,7 @@ def test_the_reading_says_what_the_intervals_say():
     "rise": make_judged("rise", [30, 31, 32, 33, 34, 35]),
     "grad_cam": make_judged("grad_cam", [19, 22, 21, 24, 23, 26]),
   }
+  judged["rise"] = dataclasses.replace(judged["rise"], deletion_area=[0.25] * 6)
   summaries = attribution_report.summarise(judged, seed=0)
   assert summaries["smallest"].difference.mean == -15
   assert summaries["smallest"].difference.num_images == 5
@@ -223,7 +224,8 @@ def test_the_reading_says_what_the_intervals_say():
   assert attribution_report.describe_reading(summaries, 0.99, num_images=6) == (
     "On these 6 images the 0.99 is reached by 22.5 [21.2, 23.8] pixels of the order 'SIS, gradient', in the mean. "
     "Fewer pixels, by an interval that leaves 0 out, are needed by smallest evidence (-15.0 [-15.0, -15.0]). More are "
-    "needed by RISE (10.0 [10.0, 10.0]). No difference that these images could tell: Grad-CAM (0.0 [-0.7, 0.7])."
+    "needed by RISE (10.0 [10.0, 10.0]). No difference that these images could tell: Grad-CAM (0.0 [-0.7, 0.7]). "
+    "The largest insertion area is that of SIS, gradient (0.500). The smallest deletion area is that of RISE (0.250)."
   )
   table = attribution_report.make_table(summaries, judged, 0.99).splitlines()
   assert table[2].split() == "smallest evidence 5 7.0 [5.8, 8.2] 7 -15.0 [-15.0, -15.0] - - 0.250".split()
