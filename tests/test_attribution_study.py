@@ -195,7 +195,7 @@ def test_grad_cam_is_left_out_where_the_classifier_cannot_be_split(folder: str):
 
 
 def make_judged(method: str, num_kept: list[int | None], *, has_order: bool = True) -> Judged:
-  areas: list[float | None] | None = [0.5] * len(num_kept) if has_order else None
+  areas: list[float | None] | None = [0.5 for _ in num_kept] if has_order else None
   return Judged(
     method=method,
     num_kept=num_kept,
