@@ -9,7 +9,8 @@ from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
 from jax_sis.estimates import Mean
 from jax_sis.figures import INK
-from jax_sis.study_figures import COLOURS, save, start_figure
+from jax_sis.study_figures import save, start_figure
+from jax_sis.study_panels import COLOURS
 
 KIND_COLOURS = {"search": COLOURS[0], "attribution": COLOURS[1], "chance": "#777777"}
 KIND_TITLES = {"search": "searches", "attribution": "attributions", "chance": "chance"}

@@ -8,7 +8,8 @@ from matplotlib.ticker import MaxNLocator
 
 from jax_sis.estimates import Mean
 from jax_sis.figures import INK
-from jax_sis.study_figures import COLOURS, save, start_figure
+from jax_sis.study_figures import save, start_figure
+from jax_sis.study_panels import COLOURS
 
 BAR_COLOUR, ACCURACY_COLOUR, CONFIDENCE_COLOUR = COLOURS[5], COLOURS[0], COLOURS[1]
 
