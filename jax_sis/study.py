@@ -25,7 +25,7 @@ from jax_sis.study_tables import describe_analysis, describe_comparison, make_cs
 from jax_sis.subsets import check_fraction
 from jax_sis.summary import ANSWERS
 
-FORMAT = "jax_sis.analysis/1"
+FORMAT = "jax_sis.analysis/2"
 DEFAULT_THRESHOLDS = (0.9, 0.95, 0.99)
 
 

@@ -132,7 +132,8 @@ def test_results_that_were_changed_are_set_aside_and_made_again(
   capsys.readouterr()
   after = run_stages(make_chain(), tmp_path, None)
   aside = before["second"].folder.name + ".changed1"
-  assert f"It runs again: its results were changed since it was done; they are in {aside}." in capsys.readouterr().out
+  reason = f"It runs again: its results are not what they were, or of another version; they are in {aside}."
+  assert reason in capsys.readouterr().out
   assert (after["second"].folder / "text").read_text() == "b a"
   if harm == "changed":
     assert (before["second"].folder.with_name(aside) / "text").read_text() == "forged"

@@ -217,7 +217,7 @@ def find_reason(folder: pathlib.Path, description: Mapping[str, Any]) -> str | N
   if before is None:
     return f"what {last.parent.name} was made of cannot be read"
   if before["key"] == description["key"]:
-    return f"its results were changed since it was done; they are in {last.parent.name}"
+    return f"its results are not what they were, or of another version; they are in {last.parent.name}"
   reasons = find_differences(before["settings"], description["settings"])
   for role, now in description["inputs"].items():
     then = before["inputs"].get(role)

@@ -62,15 +62,16 @@ def reproduce(config: ReproduceConfig) -> pathlib.Path:
   preset = PRESETS[config.preset]
   stages = make_stages(preset)
   print(f"Preset {preset.name}. {preset.purpose}", flush=True)
-  with engine.hold(directory):
-    if config.is_summary:
-      done = engine.find_done(stages, directory, config.data_dir)
-    else:
+  if config.is_summary:
+    # Also while another process is at work: what is done does not change.
+    done = engine.find_done(stages, directory, config.data_dir)
+  else:
+    with engine.hold(directory):
       done = engine.run_stages(stages, directory, config.data_dir)
-    outcomes = [read_outcome(preset, Names(architecture=name), done) for name in preset.architectures]
-    for outcome in outcomes:
-      tables.print_outcome(outcome)
-    files = write_files(config, preset, stages, done, outcomes)
+  outcomes = [read_outcome(preset, Names(architecture=name), done) for name in preset.architectures]
+  for outcome in outcomes:
+    tables.print_outcome(outcome)
+  files = write_files(config, preset, stages, done, outcomes)
   if len(done) < len(stages):
     print(f"{len(stages) - len(done)} of {len(stages)} stages are not done; what follows from them is not here.")
   if preset.is_plumbing:

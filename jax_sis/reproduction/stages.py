@@ -21,6 +21,7 @@ from jax_sis import (
   data,
   disjoint,
   evaluate,
+  evaluation_report,
   find,
   make_checkpoint,
   study,
@@ -33,6 +34,7 @@ from jax_sis.controls import ControlsConfig
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.find_config import FindConfig, settings_to_json
 from jax_sis.progress import Progress
+from jax_sis.run_spec import read_spec
 from jax_sis.storage import write_atomically
 from jax_sis.study import StudyConfig
 
@@ -250,6 +252,7 @@ class Find(Stage):
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage. The summary has the size, confidence and certificate of each image's subset."""
+    read_spec(folder)
     return hash_file(folder / "spec.json", folder / "summary.csv")
 
 
@@ -296,6 +299,7 @@ class Evaluate(Stage):
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
+    read_spec(folder, evaluation_report.FORMAT)
     return hash_file(folder / "conditions.jsonl")
 
 
@@ -325,7 +329,7 @@ class Analyse(Stage):
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
-    return hash_file(folder / "analysis.json")
+    return hash_answer(folder / "analysis.json", study.FORMAT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -356,7 +360,7 @@ class Controls(Stage):
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
-    return hash_file(folder / "controls.json")
+    return hash_answer(folder / "controls.json", controls.FORMAT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -397,7 +401,7 @@ class Attributions(OnImages):
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
-    return hash_file(folder / "attributions.json")
+    return hash_answer(folder / "attributions.json", attribution_study.FORMAT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -413,7 +417,7 @@ class Disjoint(OnImages):
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
-    return hash_file(folder / "disjoint.json")
+    return hash_answer(folder / "disjoint.json", disjoint.FORMAT)
 
 
 def subset_input(subset: PixelSubset | None) -> dict[str, str]:
@@ -437,6 +441,19 @@ def plain_settings(config: Any) -> dict[str, Any]:
 def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Settings but for where things lie."""
   return {name: value for name, value in settings.items() if name not in PLACES}
+
+
+def hash_answer(path: pathlib.Path, expected_format: str) -> str:
+  """The SHA-256 of a file of JSON.
+
+  Raises:
+    ValueError: it is of another version of the program.
+    OSError: it cannot be read.
+  """
+  found = json.loads(path.read_bytes()).get("format")
+  if found != expected_format:
+    raise ValueError(f"{path.name} must be in the format {expected_format!r}, got {found!r}.")
+  return hash_file(path)
 
 
 def hash_file(*paths: pathlib.Path) -> str:

@@ -2,12 +2,9 @@
 
 import csv
 import io
-import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from jax_sis.estimates import Mean, Share
 from jax_sis.reproduction.outcome import Cell, Claim, Mitigation, Outcome
@@ -30,6 +27,8 @@ MITIGATION_HEADER = (
   "disjoint",
   "minus single",
 )
+# Of text on the screen, in characters.
+WIDTH = 116
 SAMPLE_HEADER = ("search", "images with a subset", "pixels", "median", "minus the first")
 
 
@@ -142,26 +141,38 @@ def describe_mean(mean: Mean, factor: float, form: str) -> str:
 
 
 def print_outcome(outcome: Outcome) -> None:
-  """All tables on the screen."""
-  console = Console(file=sys.stdout, highlight=False)
-  print_table(console, f"{outcome.architecture}: who is right on what", CELL_HEADER, cell_rows(outcome.cells))
-  print_table(console, "the paper's claims", CLAIM_HEADER, claim_rows(outcome.claims))
+  """All tables on the screen; in brackets are 95 % intervals."""
+  print(f"\n{outcome.architecture}: who is right on what\n{align(CELL_HEADER, cell_rows(outcome.cells))}")
+  if outcome.claims:
+    print(f"\nThe paper's claims\n{list_facts(CLAIM_HEADER, claim_rows(outcome.claims))}")
   if len(outcome.mitigations) > 1:
-    print_table(console, "mitigations, on the same images", MITIGATION_HEADER, mitigation_rows(outcome.mitigations))
+    print(f"\nMitigation, on the same images\n{list_facts(MITIGATION_HEADER, mitigation_rows(outcome.mitigations))}")
   if outcome.sample is not None:
-    print_table(console, "what exact orders change, on a sample", SAMPLE_HEADER, sample_rows(outcome.sample))
-  if not outcome.seeds:
-    return
-  seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in outcome.seeds)
-  print(f"Accuracy of the {len(outcome.seeds)} classifiers trained on whole images, by seed: {seeds} %.", flush=True)
+    print(f"\nWhat exact orders change, on a sample\n{align(SAMPLE_HEADER, sample_rows(outcome.sample))}")
+  if outcome.seeds:
+    seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in outcome.seeds)
+    print(
+      f"\nAccuracy of the {len(outcome.seeds)} classifiers trained on whole images, by seed: {seeds} %.", flush=True
+    )
 
 
-def print_table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-  """One table."""
-  table = Table(*header, title=title, title_justify="left")
-  for row in rows:
-    table.add_row(*row)
-  console.print(table)
+def align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A line a row, its cells below each other."""
+  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+  lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows))
+  return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def list_facts(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A paragraph a row, for rows that no line holds: its first cell, then each other one after its heading."""
+  paragraphs = []
+  for first, *others in rows:
+    facts = "; ".join(f"{name}: {cell}" for name, cell in zip(header[1:], others, strict=True) if cell)
+    paragraphs.append(
+      f"{textwrap.fill(first, WIDTH, initial_indent='  ', subsequent_indent='  ')}\n"
+      f"{textwrap.fill(facts, WIDTH, initial_indent='    ', subsequent_indent='    ')}"
+    )
+  return "\n".join(paragraphs)
 
 
 def make_csv(outcomes: Sequence[Outcome]) -> bytes:
