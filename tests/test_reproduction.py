@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from html_pages import check_page, read_page
 
 from jax_sis import predictions
 from jax_sis.estimates import Mean
-from jax_sis.reproduction import engine, outcome, presets, tables
+from jax_sis.reproduction import engine, outcome, presets, program, tables
 from jax_sis.reproduction.engine import Done, run_stages
 from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE, Names, make_stages
 from jax_sis.reproduction.stages import Analyse, Controls, Evaluate, Find, Stage, Train, hash_file
@@ -357,6 +358,39 @@ def test_claims_are_what_the_predictions_say(tmp_path: pathlib.Path):
   assert {claim.verdict for claim in claims} == {"not judged"}
 
 
+def test_mistakes_that_are_repeated_are_counted(tmp_path: pathlib.Path):
+  """Of 200 images 20 are wrong as a whole, of 2 classes: wrong again is the same answer."""
+  done = make_study(tmp_path, {"resnet20-full-0-on-whole": 180, "resnet20-subsets-on-subsets": 185}, 200)
+  (echo,) = outcome.make_echoes(Names(architecture="resnet20"), done)
+  assert echo.agreement.count == 195
+  assert (echo.repeated.count, echo.right.count, echo.repeated.num_images) == (15, 5, 20)
+
+
+def test_the_report_of_an_unfinished_study_is_whole_and_says_what_is_missing(tmp_path: pathlib.Path):
+  counts = {"full-0-on-whole": 180, "full-0-on-subsets": 150, "subsets-on-subsets": 176}
+  done = make_study(tmp_path, {f"resnet20-{name}": count for name, count in counts.items()}, 200)
+  folder = tmp_path / "data"
+  folder.mkdir()
+  images = {split: {"num_images": 200, "num_images_by_class": {"a": 200}, "sha256": "0"} for split in ("train", "test")}
+  (folder / "data.json").write_text(json.dumps(images))
+  stages = make_stages(BUDGET)
+  record = {"key": "k", "fingerprint": "f", "finished": "now", "versions": {}, "devices": ["cpu"]}
+  done["data"] = Done(stage=stages[0], folder=folder, key="k", fingerprint="f", seconds=60, record=record)
+  done = {name: dataclasses.replace(one, record=record) for name, one in done.items()}
+  config = program.ReproduceConfig(preset="budget", out=str(tmp_path))
+  found = outcome.read_outcome(BUDGET, Names(architecture="resnet20"), done)
+  files = program.write_files(config, BUDGET, stages, done, [found])
+  assert files == ["report.html", "study.json", "study.csv", "resnet20-accuracy.png"]
+  page = read_page((tmp_path / "report.html").read_bytes())
+  check_page(page)
+  assert f"{len(stages) - 4} stages are not done yet" in page.text
+  assert "-2.0 [-4.0, -0.5] points, 200 images" in page.text
+  assert "adversarial training" in page.text
+  study = json.loads((tmp_path / "study.json").read_bytes())
+  assert [cell["accuracy"]["count"] for cell in study["outcomes"][0]["cells"]] == [180, 150, 176]
+  assert {one["name"] for one in study["not_done"]} == {stage.name for stage in stages} - set(done)
+
+
 def test_the_table_has_a_line_an_evaluation(tmp_path: pathlib.Path):
   done = make_study(tmp_path, {"resnet20-full-0-on-whole": 180, "resnet20-random-on-random": 90}, 200)
   cells = outcome.make_cells(Names(architecture="resnet20"), done)
@@ -365,7 +399,7 @@ def test_the_table_has_a_line_an_evaluation(tmp_path: pathlib.Path):
     ["resnet20-random", "5 % random", "5 % at random", "45.0 [38.3, 51.9]"],
   ]
   found = outcome.Outcome(
-    architecture="resnet20", cells=tuple(cells), claims=(), seeds=(0.9,), mitigations=(), sample=None
+    architecture="resnet20", cells=tuple(cells), claims=(), echoes=(), seeds=(0.9,), mitigations=(), sample=None
   )
   lines = tables.make_csv([found]).decode().splitlines()
   assert lines[0].startswith("architecture,classifier,trained_on,shown,num_images,accuracy,")

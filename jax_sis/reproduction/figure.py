@@ -1,19 +1,19 @@
-"""The pictures of a study: who is right on what, and how many pixels each way to train needs."""
+"""The pictures of a study, as narrow as those of a run's report: who is right on what, who needs how many pixels."""
 
-import io
 from collections.abc import Sequence
 
-import matplotlib
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from jax_sis.estimates import Mean
-from jax_sis.figures import ACCURACY_COLOUR, DPI, GAP_COLOUR, INK
+from jax_sis.figures import ACCURACY_COLOUR, GAP_COLOUR, INK
 from jax_sis.reproduction.outcome import Cell, Mitigation, Outcome
+from jax_sis.run_report.figures import finish, start
 
 ANSWER_HEADINGS = {"sis": "subsets read from orders", "smallest": "smallest evidence found"}
-ROW_HEIGHT = 0.34
+CELL_INCHES, MITIGATION_INCHES = 0.47, 0.34
+FONT_SIZE = 8.5
+# How far the corrupted images' line is below the others', the distance of two cells being 1.
+BELOW = 0.3
 
 
 def draw_outcome(outcome: Outcome, *, num_classes: int) -> dict[str, bytes]:
@@ -26,9 +26,10 @@ def draw_outcome(outcome: Outcome, *, num_classes: int) -> dict[str, bytes]:
   pictures = {}
   if outcome.cells:
     pictures[picture_name(outcome.architecture, "accuracy")] = draw_cells(outcome.cells, num_classes=num_classes)
-  mitigation = draw_mitigations(outcome.mitigations)
-  if mitigation is not None:
-    pictures[picture_name(outcome.architecture, "mitigation")] = mitigation
+  for answer in ANSWER_HEADINGS:
+    sizes = draw_mitigations(outcome.mitigations, answer)
+    if sizes is not None:
+      pictures[picture_name(outcome.architecture, answer)] = sizes
   return pictures
 
 
@@ -44,70 +45,54 @@ def draw_cells(cells: Sequence[Cell], *, num_classes: int) -> bytes:
     cells: the table.
     num_classes: what chance is one in.
   """
-  height = 1.5 + ROW_HEIGHT * len(cells)
-  figure, (axis,) = start((7.4, height), 1)
+  figure, (axis,) = start(1.1 + CELL_INCHES * len(cells))
   for place, cell in enumerate(cells):
     of_all = cell.accuracy
     accuracy = Mean(mean=of_all.share, low=of_all.low, high=of_all.high, num_images=of_all.num_images)
-    draw_interval(axis, place, accuracy, ACCURACY_COLOUR)
+    draw_interval(axis, place, accuracy, ACCURACY_COLOUR, 100.0)
     if cell.corrupted is not None:
-      draw_interval(axis, place + 0.28, cell.corrupted, GAP_COLOUR, marker="s", size=4)
-  axis.axvline(100 / num_classes, color=INK, linewidth=1, linestyle=":")
-  axis.text(100 / num_classes + 0.8, -0.75, "chance", fontsize=8, color=INK, va="center")
-  axis.set_yticks(range(len(cells)), [f"{cell.trained_on} → {cell.shown}" for cell in cells], fontsize=8.5)
-  axis.set_ylim(len(cells) - 0.4, -1.1)
+      draw_interval(axis, place + BELOW, cell.corrupted, GAP_COLOUR, 100.0, marker="s", size=4)
+  axis.axvline(100 / num_classes, color=INK, linewidth=1, linestyle=":", label="chance")
+  style_axis(axis, [f"{cell.trained_on}\n→ {cell.shown}" for cell in cells])
   axis.set_xlim(0, 100)
-  axis.set_xlabel("classified rightly, %", fontsize=9)
+  axis.set_xlabel("trained on → shown: classified rightly, %", fontsize=FONT_SIZE)
   axis.plot([], [], "o", color=ACCURACY_COLOUR, label="test images")
   if any(cell.corrupted is not None for cell in cells):
-    axis.plot([], [], "s", color=GAP_COLOUR, markersize=4, label="corrupted, mean")
-  figure.legend(loc="upper left", ncols=2, fontsize=8.5, frameon=False)
-  figure.text(0.99, 1 - 0.2 / height, "trained on → shown", fontsize=8.5, color=INK, ha="right", va="center")
+    axis.plot([], [], "s", color=GAP_COLOUR, markersize=4, label="corrupted")
+  figure.legend(loc="outside upper center", ncols=3, fontsize=FONT_SIZE, frameon=False)
   return finish(figure)
 
 
-def draw_mitigations(mitigations: Sequence[Mitigation]) -> bytes | None:
-  """A PNG with the mean size of the subsets of each way to train, a panel a kind of subset; None without subsets."""
-  kinds = [
-    answer
-    for answer in ANSWER_HEADINGS
-    if any(one.sizes.get(answer, {}).get("pixels", {}).get("mean") is not None for one in mitigations)
-  ]
-  if not kinds:
+def draw_mitigations(mitigations: Sequence[Mitigation], answer: str) -> bytes | None:
+  """A PNG with the mean size of one kind of subset, a line a way to train; None where no image has one in all."""
+  sizes = [Mean(**one.sizes[answer]["pixels"]) if answer in one.sizes else None for one in mitigations]
+  num_images = max((size.num_images for size in sizes if size is not None), default=0)
+  if not num_images:
     return None
-  figure, axes = start((7.4, 1.3 + ROW_HEIGHT * len(mitigations)), len(kinds))
-  for axis, answer in zip(axes, kinds, strict=True):
-    for place, one in enumerate(mitigations):
-      compared = one.sizes.get(answer)
-      if compared is not None and compared["pixels"]["mean"] is not None:
-        draw_interval(axis, place, Mean(**compared["pixels"]), ACCURACY_COLOUR, factor=1.0)
-    axis.set_yticks(range(len(mitigations)), [one.label for one in mitigations], fontsize=9)
-    axis.set_ylim(len(mitigations) - 0.4, -0.6)
-    axis.set_xlim(left=0)
-    num_images = next(one.sizes[answer]["pixels"]["num_images"] for one in mitigations if answer in one.sizes)
-    axis.set_title(f"{ANSWER_HEADINGS[answer]}, {num_images} images", fontsize=9, loc="left", color=INK)
-    axis.set_xlabel("mean size, pixels", fontsize=9)
-  for axis in axes[1:]:
-    axis.set_yticklabels([])
+  figure, (axis,) = start(1.1 + MITIGATION_INCHES * len(mitigations))
+  for place, size in enumerate(sizes):
+    if size is not None:
+      draw_interval(axis, place, size, ACCURACY_COLOUR, 1.0)
+  style_axis(axis, [one.label for one in mitigations])
+  axis.set_xlim(left=0)
+  axis.set_title(f"{ANSWER_HEADINGS[answer]}, {num_images:,} images", fontsize=FONT_SIZE + 1, loc="left", color=INK)
+  axis.set_xlabel("mean size, pixels", fontsize=FONT_SIZE)
   return finish(figure)
 
 
-def start(size: tuple[float, float], num_panels: int) -> tuple[Figure, list[Axes]]:
-  """An empty picture of so many inches with panels beside each other."""
-  matplotlib.use("agg")
-  plt.rcParams["font.family"] = "DejaVu Sans"
-  figure, axes = plt.subplots(1, num_panels, figsize=size, dpi=DPI, squeeze=False)
-  for axis in axes[0]:
-    axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.tick_params(axis="y", length=0)
-    axis.tick_params(axis="x", labelsize=8.5, colors=INK)
-  return figure, list(axes[0])
+def style_axis(axis: Axes, labels: Sequence[str]) -> None:
+  """Names the lines, from the top."""
+  axis.set_yticks(range(len(labels)), labels, fontsize=FONT_SIZE)
+  axis.set_ylim(len(labels) - 0.4, -0.6)
+  axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+  axis.set_axisbelow(True)
+  axis.spines[["top", "right", "left"]].set_visible(False)
+  axis.tick_params(axis="y", length=0)
+  axis.tick_params(axis="x", labelsize=FONT_SIZE, colors=INK)
 
 
 def draw_interval(
-  axis: Axes, place: float, mean: Mean, colour: str, *, marker: str = "o", size: float = 5.5, factor: float = 100.0
+  axis: Axes, place: float, mean: Mean, colour: str, factor: float, *, marker: str = "o", size: float = 5.5
 ) -> None:
   """A mean and its interval."""
   if mean.mean is None:
@@ -115,12 +100,3 @@ def draw_interval(
   if mean.low is not None and mean.high is not None:
     axis.hlines(place, factor * mean.low, factor * mean.high, color=colour, linewidth=2)
   axis.plot(factor * mean.mean, place, marker, color=colour, markersize=size)
-
-
-def finish(figure: Figure) -> bytes:
-  """The picture's bytes."""
-  buffer = io.BytesIO()
-  figure.tight_layout(rect=(0, 0, 1, 0.97))
-  figure.savefig(buffer, format="png")
-  plt.close(figure)
-  return buffer.getvalue()

@@ -100,6 +100,26 @@ class Mitigation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Echo:
+  """What a classifier of pixels says where the one of whole images is wrong: its answer again, or the truth?
+
+  Which pixels are needed most is found with the answer of the classifier of whole images, right or wrong. A classifier
+  that learns to read that answer from them is as accurate as it, and makes its mistakes.
+
+  Attributes:
+    model: the stage that made the classifier of pixels.
+    agreement: the share of all images on which both answer the same.
+    repeated: of those that the classifier of whole images gets wrong, the share with the same wrong answer.
+    right: of these the share that is classified rightly.
+  """
+
+  model: str
+  agreement: Share
+  repeated: Share
+  right: Share
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
   """What a study found of one architecture.
 
@@ -107,6 +127,7 @@ class Outcome:
     architecture: a key of `classifiers.ARCHITECTURES`.
     cells: the table.
     claims: the paper's.
+    echoes: whether classifiers of pixels repeat the mistakes of the one of whole images.
     seeds: accuracies of the classifiers trained on whole images, by seed.
     mitigations: the single classifier first.
     sample: by search, what exact orders change: the comparison's JSON; None where the study has no sample of it.
@@ -115,6 +136,7 @@ class Outcome:
   architecture: str
   cells: tuple[Cell, ...]
   claims: tuple[Claim, ...]
+  echoes: tuple[Echo, ...]
   seeds: tuple[float, ...]
   mitigations: tuple[Mitigation, ...]
   sample: dict[str, Any] | None
@@ -127,6 +149,7 @@ def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outc
     architecture=names.architecture,
     cells=tuple(cells),
     claims=tuple(make_claims(preset, names, done)),
+    echoes=tuple(make_echoes(names, done)),
     seeds=tuple(
       float(read_predictions(done, f"{names.full(seed)}-on-whole").is_correct.mean())
       for seed in range(preset.num_seeds)
@@ -262,6 +285,27 @@ def chance_claim(preset: Preset, names: Names, done: Mapping[str, Done]) -> Clai
     found=f"It is right on {percent(on_random)} of them.",
     difference=chance,
   )
+
+
+def make_echoes(names: Names, done: Mapping[str, Done]) -> list[Echo]:
+  """For the classifiers of the most needed and of random pixels, each on its own kind."""
+  whole = f"{names.full(0)}-on-whole"
+  echoes = []
+  for model, view in ((names.subsets, "subsets"), (names.random, "random")):
+    name = f"{model}-on-{view}"
+    if not {whole, name} <= set(done):
+      continue
+    of_whole, of_pixels = predictions.pair(*(predictions.read(done[one].folder) for one in (whole, name)))
+    is_same, is_wrong = of_whole.predicted == of_pixels.predicted, ~of_whole.is_correct
+    echoes.append(
+      Echo(
+        model=model,
+        agreement=share_of(is_same),
+        repeated=share_of(is_same[is_wrong]),
+        right=share_of(of_pixels.is_correct[is_wrong]),
+      )
+    )
+  return echoes
 
 
 def wrong_claim(names: Names, done: Mapping[str, Done]) -> Claim | None:

@@ -313,19 +313,19 @@ def make_transfer_stages(preset: Preset) -> list[stages.Stage]:
     names = Names(architecture=architecture)
     for seed in range(1, preset.num_seeds):
       transfers.append(train_stage(preset, names, names.full(seed), f"whole images, seed {seed}", seed=seed))
-      transfers.append(evaluate_stage(preset, names.full(seed), "whole", FULL, None, FULL))
+      transfers.append(evaluate_stage(preset, names.full(seed), "whole", FULL, None, f"{FULL}, seed {seed}"))
     for other in preset.architectures:
       of_other = Names(architecture=other)
       views = subset_views(preset, of_other)
       for seed in range(preset.num_seeds):
-        model = names.full(seed)
+        model, trained_on = names.full(seed), f"{FULL}, seed {seed}" if seed else FULL
         if model == of_other.full(0):
           continue
         words, pixels = views["subsets"]
-        transfers.append(evaluate_stage(preset, model, of_other.orders("test"), words, pixels, FULL))
+        transfers.append(evaluate_stage(preset, model, of_other.orders("test"), words, pixels, trained_on))
         if other == architecture:
           words, pixels = views["random"]
-          transfers.append(evaluate_stage(preset, model, "random", words, pixels, FULL))
+          transfers.append(evaluate_stage(preset, model, "random", words, pixels, trained_on))
   # Those of later architectures come after all that they take something from.
   return sorted(transfers, key=lambda stage: isinstance(stage, stages.Evaluate))
 
@@ -342,7 +342,11 @@ def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.Stage]:
   if preset.adversarial is not None:
     made.append(train_stage(preset, names, names.adversarial, "attacked images", adversarial=preset.adversarial))
     models[names.adversarial] = "adversarial"
-  words = {names.ensemble: FULL, names.dropout: "input dropout", names.adversarial: "attacked images"}
+  words = {
+    names.ensemble: f"{FULL}, {len(members)} seeds",
+    names.dropout: "input dropout",
+    names.adversarial: "attacked images",
+  }
   for model in models:
     if model != names.full(0):
       made.append(evaluate_stage(preset, model, "whole", FULL, None, words[model]))

@@ -11,8 +11,8 @@ from jax_sis import page, run_report
 from jax_sis.estimates import Mean
 from jax_sis.reproduction import tables
 from jax_sis.reproduction.engine import Done, describe_seconds
-from jax_sis.reproduction.figure import picture_name
-from jax_sis.reproduction.outcome import AGREES, DISAGREES, NOT_JUDGED, OPEN, Outcome, read_answer, total_seconds
+from jax_sis.reproduction.figure import ANSWER_HEADINGS, picture_name
+from jax_sis.reproduction.outcome import AGREES, DISAGREES, NOT_JUDGED, OPEN, Claim, Outcome, read_answer, total_seconds
 from jax_sis.reproduction.presets import Names, Preset
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.run_report import controls, sizes
@@ -47,6 +47,7 @@ def make_report(
     sections = [
       claims_section(preset, outcome),
       cells_section(preset, outcome, pictures),
+      echo_section(outcome),
       mitigation_section(preset, outcome, pictures),
       *run_sections(done, names),
       smallest_section(done, names),
@@ -76,16 +77,13 @@ def claims_section(preset: Preset, outcome: Outcome) -> Element | None:
   if not outcome.claims:
     return None
   blocks = [
-    page.table(
-      "Each claim is judged by the 95 % bootstrap interval of a paired difference over images, by a rule fixed before.",
-      ("the paper", "here", "difference", "images"),
-      [
-        [claim.claim, claim.verdict, tables.describe_difference(claim), f"{claim.difference.num_images:,}"]
-        for claim in outcome.claims
-      ],
-      num_text_columns=2,
+    page.paragraph(
+      "Each claim is judged by a rule that was fixed before, on the 95 % bootstrap interval of a difference over "
+      "images, paired where two classifiers or views are compared. An interval on both sides of the bound leaves it "
+      "undecided.",
+      kind="soft",
     ),
-    page.description({claim.claim: f"{claim.found} Rule: {claim.rule}." for claim in outcome.claims}),
+    *map(describe_claim, outcome.claims),
     page.paragraph(
       "Orders are those of the gradient search, not the exact ones of the paper's CIFAR-10 study. What that changes is "
       "shown on a sample below."
@@ -94,9 +92,9 @@ def claims_section(preset: Preset, outcome: Outcome) -> Element | None:
       kind="note",
     ),
     page.paragraph(
-      f"Seeds: {len(outcome.seeds)} classifiers were trained on whole images, with accuracies of "
-      f"{', '.join(f'{100 * accuracy:.2f}' for accuracy in outcome.seeds)} %. All else has one seed, whose variance is "
-      "not part of the intervals.",
+      "Seeds: accuracies of the classifiers trained on whole images, by seed: "
+      f"{', '.join(f'{100 * accuracy:.2f}' for accuracy in outcome.seeds)} %. All else has one seed: the intervals are "
+      "over images, and do not cover the variance of training.",
     ),
   ]
   return page.section(
@@ -107,16 +105,31 @@ def claims_section(preset: Preset, outcome: Outcome) -> Element | None:
   )
 
 
+def describe_claim(claim: Claim) -> Element:
+  """One claim of the paper: what was found here, and by which rule it is judged."""
+  numbers = f": {tables.describe_difference(claim)}, {claim.difference.num_images:,} images. {claim.found}"
+  return page.section(
+    claim.claim,
+    level=3,
+    blocks=[
+      page.paragraph(page.strong(claim.verdict.capitalize()), numbers),
+      page.paragraph(f"Rule: {claim.rule}.", kind="soft"),
+    ],
+  )
+
+
 def summarise_claims(outcome: Outcome) -> str:
   """How many claims agree, in a sentence."""
   if any(claim.verdict == NOT_JUDGED for claim in outcome.claims):
     return "Nothing is judged: too few images and too little training."
   counts = collections.Counter(claim.verdict for claim in outcome.claims)
-  parts = [f"{counts[verdict]} {verdict}" for verdict in (AGREES, DISAGREES, OPEN) if counts[verdict]]
   first = outcome.claims[0]
   numbers = f"{tables.describe_difference(first)}, {first.difference.num_images:,} images"
   claim = f"{first.claim[0].lower()}{first.claim[1:-1]}"
-  return f"Of {len(outcome.claims)} claims: {', '.join(parts)}. The first, that {claim}: {first.verdict}, {numbers}."
+  return (
+    f"Of {len(outcome.claims)} claims {counts[AGREES]} are found here too, {counts[DISAGREES]} are not, and "
+    f"{counts[OPEN]} stay undecided. The first, that {claim}: {first.verdict}, {numbers}."
+  )
 
 
 def cells_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes]) -> Element | None:
@@ -153,15 +166,45 @@ def cells_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes
   )
 
 
+def echo_section(outcome: Outcome) -> Element | None:
+  """Do the most needed pixels carry the class of the image, or the answer of the classifier that chose them?"""
+  if not outcome.echoes:
+    return None
+  first = outcome.echoes[0]
+  return page.section(
+    "Whose answer the pixels carry",
+    name="whose-answer-the-pixels-carry",
+    answer=f"Where the classifier of whole images is wrong ({first.repeated.num_images:,} images), {first.model} gives "
+    f"the same wrong answer in {tables.describe_share(first.repeated)} % and the right one in "
+    f"{tables.describe_share(first.right)} %.",
+    blocks=[
+      page.paragraph(
+        "Which pixels are needed most is found with the answer of the classifier of whole images, right or wrong, and "
+        "without the label. So accuracy on them says how well that answer can be read from them again, and not that "
+        "they show the class of the image. The classifier of random pixels, which nobody chose, is the comparison."
+      ),
+      page.table(
+        "Beside the classifier of whole images; in brackets Wilson's 95 % intervals.",
+        tables.ECHO_HEADER,
+        tables.echo_rows(outcome.echoes),
+      ),
+    ],
+  )
+
+
 def mitigation_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes]) -> Element | None:
   """What an ensemble and other trainings change."""
   if len(outcome.mitigations) < 2:
     return None
-  blocks = []
-  png = pictures.get(picture_name(outcome.architecture, "mitigation"))
-  if png is not None:
-    alt = "The mean sizes of the table below, each with its interval."
-    blocks.append(page.figure(page.Picture(png=png, alt=alt), "Mean size of the subsets, on images with one in all."))
+  drawn = [
+    page.figure(
+      page.Picture(png=pictures[name], alt=f"Of the sizes in the table below: {heading}, each with its interval."),
+      f"Mean size of the {heading}, on the images that have one in every classifier.",
+    )
+    for answer, heading in ANSWER_HEADINGS.items()
+    if (name := picture_name(outcome.architecture, answer)) in pictures
+  ]
+  blocks = [page.beside(drawn)] if drawn else []
   blocks.append(
     page.table(
       f"Sizes at confidence {preset.threshold:g}, on the images that have a subset in every classifier; differences "
@@ -308,7 +351,7 @@ def sample_section(preset: Preset, outcome: Outcome, done: Mapping[str, Done], n
 
 def not_run_section(content: Mapping[str, Any], preset: Preset) -> Element:
   """What of the paper, and of the study itself, is not here."""
-  blocks = [page.description(dict(preset.not_run))]
+  blocks = [page.paragraph(page.strong(what), f": {reason}.") for what, reason in preset.not_run]
   if content["not_done"]:
     named = [f"{stage['name']}: {stage['title']}" for stage in content["not_done"]]
     text = f"Of this study itself {len(named)} stages are not done yet; the same command goes on with them."

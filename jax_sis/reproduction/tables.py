@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax_sis.estimates import Mean, Share
-from jax_sis.reproduction.outcome import Cell, Claim, Mitigation, Outcome
+from jax_sis.reproduction.outcome import Cell, Claim, Echo, Mitigation, Outcome
 
 CELL_HEADER = ("classifier", "trained on", "shown", "accuracy, %", "NLL", "ECE", "corrupted, %")
 CLAIM_HEADER = ("the paper", "here", "numbers", "difference", "images")
@@ -29,6 +29,13 @@ MITIGATION_HEADER = (
 )
 # Of text on the screen, in characters.
 WIDTH = 116
+ECHO_HEADER = (
+  "classifier",
+  "answers the same, %",
+  "of its mistakes repeated, %",
+  "of its mistakes right, %",
+  "mistakes",
+)
 SAMPLE_HEADER = ("search", "images with a subset", "pixels", "median", "minus the first")
 
 
@@ -53,6 +60,20 @@ def claim_rows(claims: Sequence[Claim]) -> list[list[str]]:
   return [
     [claim.claim, claim.verdict, claim.found, describe_difference(claim), f"{claim.difference.num_images:,}"]
     for claim in claims
+  ]
+
+
+def echo_rows(echoes: Sequence[Echo]) -> list[list[str]]:
+  """A line a classifier of pixels."""
+  return [
+    [
+      echo.model,
+      describe_share(echo.agreement),
+      describe_share(echo.repeated),
+      describe_share(echo.right),
+      f"{echo.repeated.num_images:,}",
+    ]
+    for echo in echoes
   ]
 
 
@@ -145,6 +166,8 @@ def print_outcome(outcome: Outcome) -> None:
   print(f"\n{outcome.architecture}: who is right on what\n{align(CELL_HEADER, cell_rows(outcome.cells))}")
   if outcome.claims:
     print(f"\nThe paper's claims\n{list_facts(CLAIM_HEADER, claim_rows(outcome.claims))}")
+  if outcome.echoes:
+    print(f"\nBeside the classifier of whole images\n{align(ECHO_HEADER, echo_rows(outcome.echoes))}")
   if len(outcome.mitigations) > 1:
     print(f"\nMitigation, on the same images\n{list_facts(MITIGATION_HEADER, mitigation_rows(outcome.mitigations))}")
   if outcome.sample is not None:
