@@ -29,13 +29,7 @@ MITIGATION_HEADER = (
 )
 # Of text on the screen, in characters.
 WIDTH = 116
-ECHO_HEADER = (
-  "classifier",
-  "answers the same, %",
-  "of its mistakes repeated, %",
-  "of its mistakes right, %",
-  "mistakes",
-)
+ECHO_HEADER = ("classifier", "same answer, %", "mistakes repeated, %", "mistakes put right, %", "mistakes")
 SAMPLE_HEADER = ("search", "images with a subset", "pixels", "median", "minus the first")
 
 
