@@ -159,7 +159,7 @@ def make_json(
         "program": one.stage.program,
         "folder": one.folder.relative_to(directory).as_posix(),
         "seconds": one.seconds,
-        **{key: one.record[key] for key in ("key", "fingerprint", "finished", "versions", "devices")},
+        **{key: one.record.get(key) for key in ("key", "fingerprint", "finished", "versions", "commit", "devices")},
       }
       for name, one in done.items()
     ],
