@@ -327,7 +327,10 @@ def run_reproduce(options: argparse.Namespace) -> None:
   from jax_sis.reproduction import program
 
   config = program.ReproduceConfig(
-    preset=options.preset, out=options.out, data_dir=options.data_dir, is_summary=options.summary
+    preset=options.preset,
+    out=options.out or f"jax-sis-study-{options.preset}",
+    data_dir=options.data_dir,
+    is_summary=options.summary,
   )
   if options.plan:
     program.show_plan(config)

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from html_pages import check_page, read_page
 
-from jax_sis import predictions
+from jax_sis import evaluation_report, predictions
 from jax_sis.estimates import Mean
 from jax_sis.reproduction import engine, outcome, presets, program, tables
 from jax_sis.reproduction.engine import Done, run_stages
 from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE, Names, make_stages
-from jax_sis.reproduction.stages import Analyse, Controls, Evaluate, Find, Stage, Train, hash_file
+from jax_sis.reproduction.stages import Analyse, Controls, Data, Evaluate, Find, Stage, Train, hash_file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,6 +147,66 @@ def test_a_record_that_was_cut_off_counts_for_nothing(tmp_path: pathlib.Path):
   record = before["third"].folder / "stage.json"
   record.write_bytes(record.read_bytes()[:40])
   assert num_runs(run_stages(make_chain(), tmp_path, None)["third"]) == 2
+
+
+def test_what_was_begun_on_another_machine_begins_anew_and_says_so(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Tied(Note):
+    num_devices: int
+    is_interrupted: bool = False
+
+    def machine(self) -> dict[str, Any]:
+      return {"num_devices": self.num_devices}
+
+    def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
+      if self.is_interrupted:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+      super().run(folder, inputs, data_dir)
+
+  with pytest.raises(KeyboardInterrupt):
+    run_stages([Tied(name="a", title="a", text="a", num_devices=2, is_interrupted=True)], tmp_path, None)
+  capsys.readouterr()
+  done = run_stages([Tied(name="a", title="a", text="a", num_devices=8)], tmp_path, None)
+  reason = "It runs again: it was begun on another machine or with other versions (num_devices: 2 there, 8 asked)"
+  assert reason in capsys.readouterr().out
+  assert not (done["a"].folder / "half").exists()
+  # Once it is done, where it was done does not matter.
+  again = run_stages([Tied(name="a", title="a", text="a", num_devices=2)], tmp_path, None)
+  assert num_runs(again["a"]) == 1
+
+
+def test_a_class_without_an_image_is_refused(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
+  stage = Data(name="data", title="data", work=1, dataset="cifar10", splits=("test[:9]",))
+  with pytest.raises(
+    ValueError,
+    match=r"^stage data: every class must have images, but of cifar10 test\[:9\] .* have none; name a larger split",
+  ):
+    run_stages([stage], tmp_path, str(shared_dir / "data" / "tfds"))
+
+
+@pytest.mark.parametrize("harm", ["removed", "changed"])
+def test_an_evaluation_whose_predictions_were_touched_is_not_the_same(tmp_path: pathlib.Path, harm: str):
+  stage = next(stage for stage in make_stages(BUDGET) if isinstance(stage, Evaluate))
+  folder = tmp_path / "evaluation"
+  write_evaluation(folder, np.arange(10) < 9)
+  (folder / "spec.json").write_text(json.dumps({"format": evaluation_report.FORMAT}))
+  (folder / "conditions.jsonl").write_text("{}\n")
+  before = stage.fingerprint(folder)
+  assert stage.fingerprint(folder) == before
+  path = folder / "predictions" / "clean.npz"
+  content = path.read_bytes()
+  path.unlink()
+  if harm == "removed":
+    with pytest.raises(ValueError, match=r"^predictions must hold a file for each of 1 conditions, got 0\.$"):
+      stage.fingerprint(folder)
+  else:
+    write_evaluation(tmp_path / "other", np.arange(10) < 8)
+    path.write_bytes((tmp_path / "other" / "predictions" / "clean.npz").read_bytes())
+    assert path.read_bytes() != content
+    assert stage.fingerprint(folder) != before
 
 
 def test_an_error_names_its_stage(tmp_path: pathlib.Path):
@@ -374,7 +434,7 @@ def test_the_report_of_an_unfinished_study_is_whole_and_says_what_is_missing(tmp
   images = {split: {"num_images": 200, "num_images_by_class": {"a": 200}, "sha256": "0"} for split in ("train", "test")}
   (folder / "data.json").write_text(json.dumps(images))
   stages = make_stages(BUDGET)
-  record = {"key": "k", "fingerprint": "f", "finished": "now", "versions": {}, "devices": ["cpu"]}
+  record = {"key": "k", "fingerprint": "f", "finished": "now", "versions": {}, "commit": "c0", "devices": ["cpu"]}
   done["data"] = Done(stage=stages[0], folder=folder, key="k", fingerprint="f", seconds=60, record=record)
   done = {name: dataclasses.replace(one, record=record) for name, one in done.items()}
   config = program.ReproduceConfig(preset="budget", out=str(tmp_path))

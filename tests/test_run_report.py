@@ -319,7 +319,7 @@ def test_controls_of_another_run_and_damaged_ones_are_not_used(
   change = {name: {**answer[name], **value} if isinstance(value, dict) else value for name, value in change.items()}
   (tmp_path / "controls.json").write_text(json.dumps({**answer, **change}))
   store = make_run(tmp_path, make_rows(4))
-  assert inputs.read_controls(store, sha256) == (None, reason)
+  assert inputs.read_controls(store.folder, sha256) == (None, reason)
 
 
 def test_evidence_for_other_classes_is_shown():

@@ -37,7 +37,7 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
   )
   parser.add_argument("--preset", choices=("smoke", "budget", "paper"), required=True, help="the size of the study")
   parser.add_argument("--data-dir", metavar="DIR", help="the folder that holds TFDS's cifar10 (default: TFDS's own)")
-  parser.add_argument("--out", default="jax-sis-study", metavar="DIR", help="the study's folder (default: %(default)s)")
+  parser.add_argument("--out", metavar="DIR", help="the study's folder (default: jax-sis-study-PRESET)")
   instead = parser.add_mutually_exclusive_group()
   instead.add_argument(
     "--plan", action="store_true", help="run nothing: list the stages, what is done and what the rest takes"

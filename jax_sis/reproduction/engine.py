@@ -105,11 +105,12 @@ def run_stages(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str |
     folder = place(directory, description)
     found = read_done(stage, folder)
     if found is None:
-      if read_json(folder / DONE_FILE) is not None:
+      reason = find_reason(stage, folder, description)
+      if has_to_move(stage, folder):
         set_aside(folder)
       left = describe_seconds(estimate_seconds(stages[number - 1 :], done))
       print(f"\n[{number}/{len(stages)}] {stage.name}: {stage.title}. About {left} left for all.", flush=True)
-      if reason := find_reason(folder, description):
+      if reason:
         print(f"It runs again: {reason}.", flush=True)
       found = run_stage(stage, folder, description, done, data_dir)
       print(f"[{number}/{len(stages)}] {stage.name}: done in {describe_seconds(found.seconds)}.", flush=True)
@@ -147,7 +148,7 @@ def list_stages(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str 
     elif all(name in done for name in stage.inputs.values()):
       description = describe_stage(stage, done, data_dir)
       folder = place(directory, description)
-      reason = find_reason(folder, description)
+      reason = find_reason(stage, folder, description)
       state = f"to do again: {reason}" if reason else "begun" if (folder / BEGUN_FILE).exists() else "to do"
     print(f"[{number}/{len(stages)}] {stage.name}: {stage.title}. {state[0].upper()}{state[1:]}.")
   left = describe_seconds(estimate_seconds([stage for stage in stages if stage.name not in done], done))
@@ -183,7 +184,7 @@ def place(directory: pathlib.Path, description: Mapping[str, Any]) -> pathlib.Pa
 
 def read_done(stage: Stage, folder: pathlib.Path) -> Done | None:
   """What a stage has done in this folder; None if it is not finished, or its results are not what they were."""
-  record = read_json(folder / DONE_FILE)
+  record = read_record(folder / DONE_FILE)
   if record is None:
     return None
   try:
@@ -197,33 +198,57 @@ def read_done(stage: Stage, folder: pathlib.Path) -> Done | None:
   )
 
 
+def read_record(path: pathlib.Path) -> dict[str, Any] | None:
+  """What `stage.json` or `begun.json` says; None where it is missing, damaged or of another version."""
+  record = read_json(path)
+  return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+
+
+def has_to_move(stage: Stage, folder: pathlib.Path) -> bool:
+  """Whether what lies in a stage's folder can be neither used nor gone on with."""
+  if read_record(folder / DONE_FILE) is not None:
+    return True
+  begun = read_record(folder / BEGUN_FILE)
+  return begun is not None and begun.get("machine", {}) != stage.machine()
+
+
 def set_aside(folder: pathlib.Path) -> None:
   """Moves results away that are not what they were, so that nothing is lost and nothing is built upon them."""
+  os.rename(folder, find_aside(folder))
+
+
+def find_aside(folder: pathlib.Path) -> pathlib.Path:
+  """Where results go that are moved away."""
   number = 1
   while (aside := folder.with_name(f"{folder.name}.changed{number}")).exists():
     number += 1
-  os.rename(folder, aside)
+  return aside
 
 
-def find_reason(folder: pathlib.Path, description: Mapping[str, Any]) -> str | None:
+def find_reason(stage: Stage, folder: pathlib.Path, description: Mapping[str, Any]) -> str | None:
   """Why a stage that was begun before has to run from the start; None if it was not, or goes on where it was."""
+  aside = find_aside(folder).name
+  if read_record(folder / DONE_FILE) is not None:
+    return f"its results are not what they were, or of another version; they are in {aside}"
+  if has_to_move(stage, folder):
+    begun = read_record(folder / BEGUN_FILE)
+    assert begun is not None
+    differences = "; ".join(find_differences(begun.get("machine", {}), stage.machine()))
+    return f"it was begun on another machine or with other versions ({differences}); what there was is in {aside}"
   if (folder / BEGUN_FILE).exists() or not folder.parent.is_dir():
     return None
   earlier = sorted(folder.parent.glob(f"*/{BEGUN_FILE}"), key=lambda path: path.stat().st_mtime)
   if not earlier:
     return None
-  last = earlier[-1]
-  before = read_json(last)
+  before = read_record(earlier[-1])
   if before is None:
-    return f"what {last.parent.name} was made of cannot be read"
-  if before["key"] == description["key"]:
-    return f"its results are not what they were, or of another version; they are in {last.parent.name}"
+    return f"what {earlier[-1].parent.name} was made of cannot be read"
   reasons = find_differences(before["settings"], description["settings"])
   for role, now in description["inputs"].items():
     then = before["inputs"].get(role)
     if then is None or then["fingerprint"] != now["fingerprint"]:
       reasons.append(f"its {role}, {now['stage']}, has other contents")
-  return "; ".join(reasons) or "it is another program"
+  return "; ".join(reasons) or "it was moved"
 
 
 def run_stage(
@@ -235,7 +260,7 @@ def run_stage(
     ValueError: it cannot be done, or made nothing.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  write_json(folder / BEGUN_FILE, description)
+  write_json(folder / BEGUN_FILE, {**description, "machine": json.loads(json.dumps(stage.machine()))})
   inputs = {role: done[name].product for role, name in stage.inputs.items()}
   with named(stage), Clock(folder / CLOCK_FILE) as clock:
     stage.run(folder, inputs, data_dir)

@@ -5,11 +5,11 @@ the same images, differences are paired.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jax_sis import predictions
 from jax_sis.corruptions import MAIN_CORRUPTIONS
@@ -62,6 +62,7 @@ class Claim:
     found: the numbers, a sentence.
     difference: the number that the rule is about, with its interval; a share of the images, or pixels.
     unit: `share` or `pixels`.
+    is_mitigation: whether it is about a way to train against overinterpretation.
   """
 
   claim: str
@@ -70,6 +71,7 @@ class Claim:
   found: str
   difference: Mean
   unit: str = "share"
+  is_mitigation: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,6 +204,16 @@ def read_predictions(done: Mapping[str, Done], name: str) -> Predictions:
   return found.select(np.argsort(found.id, kind="stable"))
 
 
+def read_paired(done: Mapping[str, Done], names: Sequence[str]) -> list[Bool[np.ndarray, "N"]]:
+  """Which images several evaluations are right about, all in one order.
+
+  Raises:
+    ValueError: they are not of the same images.
+  """
+  first = read_predictions(done, names[0])
+  return [predictions.pair(first, read_predictions(done, name))[1].is_correct for name in names]
+
+
 def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarray, "N"] | None, int]:
   """Of each image the share of its corruptions that are classified rightly, and the number of corruptions."""
   one = done.get(f"{name}-corrupted")
@@ -214,8 +226,8 @@ def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarra
   ]
   is_correct = []
   for corruption, severity in conditions:
-    found = predictions.read(one.folder, corruption, severity)
-    is_correct.append(found.is_correct[np.argsort(found.id, kind="stable")])
+    _, found = predictions.pair(predictions.read(one.folder), predictions.read(one.folder, corruption, severity))
+    is_correct.append(found.is_correct)
   return np.mean(is_correct, axis=0), len({corruption for corruption, _ in conditions})
 
 
@@ -240,7 +252,7 @@ def nearly_claim(preset: Preset, names: Names, done: Mapping[str, Done]) -> Clai
   needed = (f"{names.subsets}-on-subsets", f"{full}-on-whole", f"{full}-on-subsets")
   if not set(needed) <= set(done):
     return None
-  subsets, on_full, on_subsets = (read_predictions(done, name).is_correct for name in needed)
+  subsets, on_full, on_subsets = read_paired(done, needed)
   loss = difference_of(subsets, on_full)
   return Claim(
     claim=f"A classifier trained and tested on the {100 * preset.fraction:g} % of the pixels that another one needs "
@@ -258,7 +270,7 @@ def far_claim(preset: Preset, names: Names, done: Mapping[str, Done]) -> Claim |
   needed = (f"{names.subsets}-on-subsets", f"{names.random}-on-random")
   if not set(needed) <= set(done):
     return None
-  subsets, random = (read_predictions(done, name).is_correct for name in needed)
+  subsets, random = read_paired(done, needed)
   gap = difference_of(subsets, random)
   return Claim(
     claim=f"Trained and tested on {100 * preset.fraction:g} % of the pixels at random, a classifier is far less "
@@ -321,7 +333,8 @@ def wrong_claim(names: Names, done: Mapping[str, Done]) -> Claim | None:
   difference = Mean(**matched["difference"])
   return Claim(
     claim="At the same confidence, wrong predictions rest on smaller sufficient subsets than right ones.",
-    rule="smaller: the mean of the wrong ones minus that of the right ones is below zero",
+    rule="smaller: the mean of the wrong ones minus that of the right ones is below zero, at the lowest threshold "
+    "analysed, which has the most wrong ones",
     verdict=judge(turn_around(difference), 0.0),
     found=f"At threshold {found['threshold']:g}, {matched['num_wrong']} wrong predictions beside "
     f"{matched['num_right']} right ones of the same confidence.",
@@ -341,8 +354,10 @@ def larger_claims(names: Names, done: Mapping[str, Done]) -> list[Claim]:
       difference = Mean(**compared["difference"])
       claims.append(
         Claim(
-          claim=f"The sufficient subsets of the classifier with {compared['label']} are larger ({what}).",
-          rule="larger: their mean minus the single classifier's, on images with a subset of each, is above zero",
+          claim=f"The sufficient subsets of the {compared['label']} classifier are larger ({what}).",
+          rule="larger: their mean minus the single classifier's is above zero, on the images that have a subset in "
+          "every classifier compared, which are the surest ones",
+          is_mitigation=True,
           verdict=judge(difference, 0.0),
           found=f"Mean {number(compared['pixels']['mean'])} pixels against "
           f"{number(comparison['sizes'][0]['pixels']['mean'])}; "
@@ -387,7 +402,6 @@ def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]
   comparisons = {kind: read_comparison(done, f"{names.architecture}-{kind}-compared") for kind in ("sizes", "smallest")}
   if f"{names.full(0)}-on-whole" not in done:
     return []
-  single = read_predictions(done, f"{names.full(0)}-on-whole")
   models = {
     "single": names.full(0),
     "ensemble": names.ensemble,
@@ -400,14 +414,14 @@ def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]
     if name not in done:
       continue
     clean = read_answer(done, name, "metrics.json")["clean"]
-    predicted = read_predictions(done, name)
+    single, is_correct = read_paired(done, (f"{names.full(0)}-on-whole", name))
     corrupted, _ = read_corrupted(done, name)
     num_disjoint, num_disjoint_difference = compare_disjoint(done, model, names.full(0))
     found.append(
       Mitigation(
         label=label,
-        accuracy=share_of(predicted.is_correct),
-        accuracy_difference=difference_of(predicted.is_correct, single.is_correct),
+        accuracy=share_of(is_correct),
+        accuracy_difference=difference_of(is_correct, single),
         expected_calibration_error=clean["expected_calibration_error"],
         negative_log_likelihood=clean["negative_log_likelihood"],
         corrupted=None if corrupted is None else mean_of(corrupted),

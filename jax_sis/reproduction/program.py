@@ -1,5 +1,6 @@
 """`jax-sis reproduce`: the paper's study of CIFAR-10, by stages that are done once and go on where they were."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,7 +13,7 @@ from jax_sis.config import require_one_of
 from jax_sis.provenance import describe_commit, library_versions
 from jax_sis.reproduction import engine, figure, report, tables
 from jax_sis.reproduction.engine import Done
-from jax_sis.reproduction.outcome import Outcome, read_outcome
+from jax_sis.reproduction.outcome import Outcome, read_outcome, total_seconds
 from jax_sis.reproduction.presets import PRESETS, Names, Preset, make_stages
 from jax_sis.reproduction.stages import DATA, DATA_FILE, Stage
 from jax_sis.storage import write_atomically
@@ -62,16 +63,16 @@ def reproduce(config: ReproduceConfig) -> pathlib.Path:
   preset = PRESETS[config.preset]
   stages = make_stages(preset)
   print(f"Preset {preset.name}. {preset.purpose}", flush=True)
-  if config.is_summary:
-    # Also while another process is at work: what is done does not change.
-    done = engine.find_done(stages, directory, config.data_dir)
-  else:
-    with engine.hold(directory):
+  # A summary may be asked for while another process is at work: it reads what is done, and replaces its own files.
+  with contextlib.nullcontext() if config.is_summary else engine.hold(directory):
+    if config.is_summary:
+      done = engine.find_done(stages, directory, config.data_dir)
+    else:
       done = engine.run_stages(stages, directory, config.data_dir)
-  outcomes = [read_outcome(preset, Names(architecture=name), done) for name in preset.architectures]
-  for outcome in outcomes:
-    tables.print_outcome(outcome)
-  files = write_files(config, preset, stages, done, outcomes)
+    outcomes = [read_outcome(preset, Names(architecture=name), done) for name in preset.architectures]
+    for outcome in outcomes:
+      tables.print_outcome(outcome)
+    files = write_files(config, preset, stages, done, outcomes)
   if len(done) < len(stages):
     print(f"{len(stages) - len(done)} of {len(stages)} stages are not done; what follows from them is not here.")
   if preset.is_plumbing:
@@ -103,7 +104,7 @@ def write_files(
   for outcome in outcomes:
     pictures |= figure.draw_outcome(outcome, num_classes=num_classes)
   files = {
-    REPORT_FILE: report.make_report(content, preset, outcomes, done, pictures),
+    REPORT_FILE: report.make_report(content, preset, outcomes, done, pictures, data_dir=config.data_dir),
     STUDY_FILE: json.dumps(content, indent=2, allow_nan=False).encode() + b"\n",
     TABLE_FILE: tables.make_csv(outcomes),
     **pictures,
@@ -140,7 +141,7 @@ def make_json(
     "preset": preset.name,
     "purpose": preset.purpose,
     "is_plumbing": preset.is_plumbing,
-    "seconds": sum(one.seconds for one in done.values()),
+    "seconds": total_seconds(done),
     "provenance": {
       "command": config.command,
       "versions": library_versions(),

@@ -17,8 +17,10 @@ from jax_sis.reproduction.presets import Names, Preset
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.run_report import controls, sizes
 from jax_sis.run_report.inputs import read_inputs
+from jax_sis.search import Gradient
 from jax_sis.verify import open_store
 
+UNKNOWN = "a commit that was not recorded"
 # Of each kind of subset, so many of the smallest and as many of the largest are in the gallery.
 NUM_SHOWN = 6
 
@@ -29,6 +31,8 @@ def make_report(
   outcomes: Sequence[Outcome],
   done: Mapping[str, Done],
   pictures: Mapping[str, bytes],
+  *,
+  data_dir: str | None,
 ) -> bytes:
   """The page.
 
@@ -38,6 +42,7 @@ def make_report(
     outcomes: what was found, by architecture.
     done: its stages.
     pictures: PNGs, see `figure.draw_outcome`.
+    data_dir: the TFDS folder, for the images of the gallery.
   """
   blocks: list[Element] = []
   if preset.is_plumbing:
@@ -49,7 +54,7 @@ def make_report(
       cells_section(preset, outcome, pictures),
       echo_section(outcome),
       mitigation_section(preset, outcome, pictures),
-      *run_sections(done, names),
+      *run_sections(done, names, data_dir=data_dir),
       smallest_section(done, names),
       disjoint_section(done, names),
       attributions_section(done, names),
@@ -86,8 +91,8 @@ def claims_section(preset: Preset, outcome: Outcome) -> Element | None:
     *map(describe_claim, outcome.claims),
     page.paragraph(
       "Orders are those of the gradient search, not the exact ones of the paper's CIFAR-10 study. What that changes is "
-      "shown on a sample below."
-      if type(preset.search).__name__ == "Gradient"
+      + ("shown on a sample below." if outcome.sample is not None else "not known here yet.")
+      if isinstance(preset.search, Gradient)
       else "Orders are exact, as in the paper.",
       kind="note",
     ),
@@ -152,8 +157,8 @@ def cells_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes
   return page.section(
     "Who is right on what",
     name="who-is-right-on-what",
-    answer=f"{len({cell.model for cell in outcome.cells})} classifiers on whole images, on the {share} of the pixels "
-    "that one of them needs most, and on as many at random.",
+    answer=f"{len({cell.model for cell in outcome.cells})} classifiers, shown whole images, the {share} of the pixels "
+    "that a classifier of whole images needs most, or as many at random.",
     blocks=[
       page.figure(picture, f"Accuracy and 95 % intervals.{note}"),
       page.table(
@@ -180,8 +185,8 @@ def echo_section(outcome: Outcome) -> Element | None:
     blocks=[
       page.paragraph(
         "Which pixels are needed most is found with the answer of the classifier of whole images, right or wrong, and "
-        "without the label. So accuracy on them says how well that answer can be read from them again, and not that "
-        "they show the class of the image. The classifier of random pixels, which nobody chose, is the comparison."
+        "without the label. So accuracy on them says how well that answer can be read from them again, and cannot say "
+        "how much of the image's class they show. The classifier of random pixels, which nobody chose, stands beside."
       ),
       page.table(
         "Beside the classifier of whole images; in brackets Wilson's 95 % intervals.",
@@ -213,22 +218,33 @@ def mitigation_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, 
       tables.mitigation_rows(outcome.mitigations),
     )
   )
-  larger = [claim for claim in outcome.claims if claim.unit == "pixels" and claim.claim.startswith("The sufficient")]
-  agreeing = [claim for claim in larger if claim.verdict == "agrees"]
+  larger = [claim for claim in outcome.claims if claim.unit == "pixels" and claim.is_mitigation]
+  agreeing = [claim for claim in larger if claim.verdict == AGREES]
   answer = f"In {len(agreeing)} of {len(larger)} comparisons the subsets are larger than the single classifier's."
   if preset.is_plumbing:
     answer = "Nothing is judged."
   return page.section("Mitigation", name="mitigation", answer=answer, blocks=blocks)
 
 
-def run_sections(done: Mapping[str, Done], names: Names) -> list[Element]:
+def run_sections(done: Mapping[str, Done], names: Names, *, data_dir: str | None) -> list[Element]:
   """What the subsets of the test images show: the report of their run."""
   name = f"{names.architecture}-analysis"
   if name not in done:
     return []
   store = open_store(str(done[names.orders("test")].folder))
-  inputs = read_inputs(store, analysis_dir=str(done[name].folder), seed=0)
-  return run_report.make_sections(inputs, num_images=NUM_SHOWN)
+  inputs = read_inputs(
+    store,
+    analysis_dir=str(done[name].folder),
+    seed=0,
+    controls_dir=find_controls(done, f"{names.architecture}-controls"),
+  )
+  classifier = str(done[names.full(0)].product)
+  return run_report.make_sections(inputs, num_images=NUM_SHOWN, checkpoint=classifier, data_dir=data_dir)
+
+
+def find_controls(done: Mapping[str, Done], name: str) -> str | None:
+  """The folder of a stage of controls; None where that is not done, and only the run's own may be there."""
+  return str(done[name].folder) if name in done else None
 
 
 def smallest_section(done: Mapping[str, Done], names: Names) -> Element | None:
@@ -236,7 +252,9 @@ def smallest_section(done: Mapping[str, Done], names: Names) -> Element | None:
   name = f"{names.full(0)}-smallest"
   if f"{names.architecture}-smallest-controls" not in done:
     return None
-  inputs = read_inputs(open_store(str(done[name].folder)), analysis_dir=None, seed=0)
+  store = open_store(str(done[name].folder))
+  controls_dir = find_controls(done, f"{names.architecture}-smallest-controls")
+  inputs = read_inputs(store, analysis_dir=None, seed=0, controls_dir=controls_dir)
   blocks = [sizes.describe_certificates(inputs)]
   found: list[Element] = [controls.describe_in_a_line(inputs, "smallest"), *map(page.paragraph, blocks)]
   if inputs.controls is not None:
@@ -335,9 +353,7 @@ def sample_section(preset: Preset, outcome: Outcome, done: Mapping[str, Done], n
   ]
   positions = done[name].folder / "positions.png"
   if positions.exists():
-    caption = (
-      "Where the subsets and the last 5 % lie by each search. Ranking by probability piles up ties, in raster order."
-    )
+    caption = "Where the subsets and the last 5 % lie by each search. Where probabilities tie, raster order decides."
     blocks.append(page.figure(page.Picture(png=positions.read_bytes(), alt=caption), caption))
   num_images = outcome.sample["num_images"]
   return page.section(
@@ -369,7 +385,8 @@ def provenance_section(content: Mapping[str, Any], done: Mapping[str, Done]) -> 
   provenance = content["provenance"]
   images = json.loads((pathlib.Path(done[DATA].folder) / DATA_FILE).read_bytes())
   facts = {
-    "commit": provenance["commit"],
+    "this page": f"written at the commit {provenance['commit']}",
+    "stages": f"computed at {', '.join(sorted({stage['commit'] or UNKNOWN for stage in content['stages']}))}",
     "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
     "cores": str(provenance["num_cores"]),
     **{f"data, {split}": f"{one['num_images']:,} images, SHA-256 {one['sha256']}" for split, one in images.items()},

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
 from jax_sis import (
@@ -24,6 +25,8 @@ from jax_sis import (
   evaluation_report,
   find,
   make_checkpoint,
+  predictions,
+  results,
   study,
   train,
 )
@@ -34,13 +37,18 @@ from jax_sis.controls import ControlsConfig
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.find_config import FindConfig, settings_to_json
 from jax_sis.progress import Progress
+from jax_sis.provenance import library_versions
 from jax_sis.run_spec import read_spec
 from jax_sis.storage import write_atomically
 from jax_sis.study import StudyConfig
+from jax_sis.validation import name_some
 
 DATA = "data"
 DATA_FILE = "data.json"
+MAX_NAMED = 5
 # Where things lie, and what a stage takes from others: neither is part of what it is.
+OF_THE_MACHINE = frozenset({"versions", "device"})
+IMAGES_AT_ONCE = 4096
 PLACES = frozenset({"out", "data_dir", "checkpoint", "run_dir", "run_dirs"})
 
 
@@ -67,6 +75,10 @@ class Stage(abc.ABC):
   @abc.abstractmethod
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """What fixes its results beside its inputs, in JSON types."""
+
+  def machine(self) -> dict[str, Any]:
+    """What an interrupted attempt must find again to go on: on anything else the stage begins anew."""
+    return {}
 
   @abc.abstractmethod
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
@@ -114,19 +126,26 @@ class Data(Stage):
     return {}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The data set's name and version, and the sizes of its files, so that other files are read again."""
+    """The data set's name and version, and size and time of its files, so that other files are read again."""
     files = {}
     version = ""
     for split in self.splits:
       source = data.open_data_source(self.dataset, split, data_dir)
       version = str(source.dataset_info.version)
       paths = sorted(pathlib.Path(source.dataset_info.data_dir).iterdir())
-      files = {path.name: path.stat().st_size for path in paths if path.is_file()}
+      files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.is_file()}
     return {"dataset": self.dataset, "splits": list(self.splits), "version": version, "files": files}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     """See Stage."""
     content = {split: hash_split(self.dataset, split, data_dir) for split in self.splits}
+    for split, found in content.items():
+      empty = [name for name, count in found["num_images_by_class"].items() if not count]
+      if empty:
+        raise ValueError(
+          f"every class must have images, but of {self.dataset} {split} {name_some(empty, most=MAX_NAMED)} have none; "
+          "name a larger split, or see whether the data set is whole."
+        )
     write_atomically(folder / DATA_FILE, json.dumps(content, indent=2).encode() + b"\n")
 
   def fingerprint(self, folder: pathlib.Path) -> str:
@@ -174,6 +193,10 @@ class Train(Stage):
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """The recipe."""
     return plain_settings(self.config)
+
+  def machine(self) -> dict[str, Any]:
+    """The devices, each of which has batch statistics of its own."""
+    return {"num_devices": self.config.num_devices or jax.local_device_count()}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     """See Stage."""
@@ -241,6 +264,10 @@ class Find(Stage):
     assert self.config.checkpoint is not None
     return {"data": DATA, "checkpoint": self.config.checkpoint}
 
+  def machine(self) -> dict[str, Any]:
+    """The versions and the device, which fix the last bits."""
+    return describe_machine()
+
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """The settings of the search."""
     return without_places(settings_to_json(self.config))
@@ -251,9 +278,8 @@ class Find(Stage):
     find.find(placed)
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage. The summary has the size, confidence and certificate of each image's subset."""
-    read_spec(folder)
-    return hash_file(folder / "spec.json", folder / "summary.csv")
+    """See Stage."""
+    return hash_run(folder)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -282,6 +308,10 @@ class Evaluate(Stage):
     """The data, the classifier, and the run whose subsets are shown."""
     return {"data": DATA, "checkpoint": self.model, **subset_input(self.config.subset)}
 
+  def machine(self) -> dict[str, Any]:
+    """The versions and the device."""
+    return describe_machine()
+
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """The settings of the evaluation."""
     return plain_settings(self.config)
@@ -300,7 +330,12 @@ class Evaluate(Stage):
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
     read_spec(folder, evaluation_report.FORMAT)
-    return hash_file(folder / "conditions.jsonl")
+    files = [folder / "conditions.jsonl", folder / "metrics.json"]
+    num_conditions = len(files[0].read_bytes().splitlines())
+    predicted = sorted((folder / predictions.PREDICTIONS_DIR).glob("*.npz"))
+    if len(predicted) != num_conditions:
+      raise ValueError(f"predictions must hold a file for each of {num_conditions} conditions, got {len(predicted)}.")
+    return hash_file(*files, *predicted)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -337,7 +372,7 @@ class Controls(Stage):
   """Takes away what may leak; the files stay in the run that is controlled, and a copy of the answer is kept here.
 
   Attributes:
-    config: its run is a stage's name.
+    config: its run and its checkpoint are stages' names.
   """
 
   program: ClassVar[str] = "controls"
@@ -345,8 +380,9 @@ class Controls(Stage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The data and the run."""
-    return {"data": DATA, "run": self.config.run_dir}
+    """The data, the run, and the classifier that it searched."""
+    assert self.config.checkpoint is not None
+    return {"data": DATA, "run": self.config.run_dir, "checkpoint": self.config.checkpoint}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """The settings of the controls."""
@@ -354,7 +390,10 @@ class Controls(Stage):
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     """See Stage."""
-    answer = controls.controls(dataclasses.replace(self.config, run_dir=str(inputs["run"]), data_dir=data_dir))
+    placed = dataclasses.replace(
+      self.config, run_dir=str(inputs["run"]), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir
+    )
+    answer = controls.controls(placed)
     write_atomically(folder / "controls.json", json.dumps(answer, indent=2).encode() + b"\n")
     write_atomically(folder / "controls.png", (inputs["run"] / "controls.png").read_bytes())
 
@@ -378,6 +417,10 @@ class OnImages(Stage):
     """The data and the classifier."""
     assert self.config.checkpoint is not None
     return {"data": DATA, "checkpoint": self.config.checkpoint}
+
+  def machine(self) -> dict[str, Any]:
+    """The versions and the device."""
+    return describe_machine()
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """The settings of the study."""
@@ -440,7 +483,34 @@ def plain_settings(config: Any) -> dict[str, Any]:
 
 def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Settings but for where things lie."""
-  return {name: value for name, value in settings.items() if name not in PLACES}
+  return drop(settings, PLACES)
+
+
+def hash_run(folder: pathlib.Path) -> str:
+  """The SHA-256 of all that a finished run of `find` holds, and of what was asked but for the machine and versions.
+
+  Raises:
+    ValueError: it is not finished, of another version, or cannot be read.
+  """
+  store = results.open(folder)
+  if len(store.done_images()) != store.num_images:
+    raise ValueError(f"the run must be finished, but {len(store.done_images())} of {store.num_images} images are.")
+  digest = hashlib.sha256(json.dumps(drop(store.spec, OF_THE_MACHINE), sort_keys=True).encode())
+  for name in sorted(store.fields):
+    for start in range(0, store.num_images, IMAGES_AT_ONCE):
+      stop = min(start + IMAGES_AT_ONCE, store.num_images)
+      digest.update(np.ascontiguousarray(store.read(name, np.arange(start, stop))).tobytes())
+  return digest.hexdigest()
+
+
+def drop(settings: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+  """Settings but for some."""
+  return {name: value for name, value in settings.items() if name not in names}
+
+
+def describe_machine() -> dict[str, Any]:
+  """What else than its settings fixes the bits of a search."""
+  return {"versions": library_versions(), "device": jax.local_devices()[0].device_kind}
 
 
 def hash_answer(path: pathlib.Path, expected_format: str) -> str:

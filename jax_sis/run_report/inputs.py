@@ -15,7 +15,7 @@ from jax_sis.find_config import FindConfig
 from jax_sis.leak_controls import ControlSummary, FillSummary
 from jax_sis.records import read_record
 from jax_sis.results import Results
-from jax_sis.storage import StorageError
+from jax_sis.storage import Folder, StorageError
 from jax_sis.study import DEFAULT_THRESHOLDS
 from jax_sis.study import FORMAT as ANALYSIS_FORMAT
 from jax_sis.subset_sizes import kinds_of
@@ -124,7 +124,12 @@ class Inputs:
 
 
 def read_inputs(
-  store: Results, *, analysis_dir: str | None, seed: int, advance_fn: Callable[[int], object] = lambda _: None
+  store: Results,
+  *,
+  analysis_dir: str | None,
+  seed: int,
+  controls_dir: str | None = None,
+  advance_fn: Callable[[int], object] = lambda _: None,
 ) -> Inputs:
   """Reads a run and what was written of it.
 
@@ -132,6 +137,7 @@ def read_inputs(
     store: the run.
     analysis_dir: where `jax-sis analyse` wrote; None analyses the run here.
     seed: of that analysis.
+    controls_dir: the folder with `controls.json`; None for the run's own.
     advance_fn: is told of how many images were read for it, each time.
 
   Raises:
@@ -144,7 +150,9 @@ def read_inputs(
     origin = f"computed for this report, seed {seed}"
   else:
     analysis, origin = read_analysis(store, analysis_dir, spec_sha256)
-  controls, no_controls = read_controls(store, spec_sha256)
+  controls, no_controls = read_controls(
+    store.folder if controls_dir is None else storage.open_folder(controls_dir), spec_sha256
+  )
   return Inputs(
     store=store,
     spec_sha256=spec_sha256,
@@ -197,10 +205,10 @@ def read_analysis(store: Results, directory: str, spec_sha256: str) -> tuple[Run
   return analysis, origin
 
 
-def read_controls(store: Results, spec_sha256: str) -> tuple[Controls | None, str]:
-  """What `jax-sis controls` wrote into the run's folder, or why that cannot be shown."""
+def read_controls(folder: Folder, spec_sha256: str) -> tuple[Controls | None, str]:
+  """What `jax-sis controls` wrote, or why that cannot be shown."""
   try:
-    content = store.folder.read(CONTROLS_FILE)
+    content = folder.read(CONTROLS_FILE)
     if content is None:
       return None, "they were not run"
     controls = read_record(Controls, json.loads(content), CONTROLS_FILE)
