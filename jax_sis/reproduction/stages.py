@@ -175,7 +175,20 @@ def hash_split(dataset: str, split: str, data_dir: str | None) -> dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train(Stage):
+class ClassifierStage(Stage):
+  """A stage that makes a classifier."""
+
+  def product(self, folder: pathlib.Path) -> pathlib.Path:
+    """The classifier."""
+    return folder / "classifier"
+
+  def fingerprint(self, folder: pathlib.Path) -> str:
+    """See Stage."""
+    return checkpoint.hash_params(checkpoint.load_classifier(self.product(folder)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(ClassifierStage):
   """Trains a classifier.
 
   Attributes:
@@ -203,17 +216,9 @@ class Train(Stage):
     config = dataclasses.replace(self.config, subset=place_subset(self.config.subset, inputs))
     train.train(config, data_dir=data_dir, out_dir=folder)
 
-  def product(self, folder: pathlib.Path) -> pathlib.Path:
-    """The classifier."""
-    return folder / "classifier"
-
-  def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage."""
-    return checkpoint.hash_params(checkpoint.load_classifier(self.product(folder)))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ensemble(Stage):
+class Ensemble(ClassifierStage):
   """Joins classifiers.
 
   Attributes:
@@ -237,14 +242,6 @@ class Ensemble(Stage):
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     """See Stage."""
     make_checkpoint.join_ensemble(list(inputs.values()), average=self.average, out_dir=self.product(folder))
-
-  def product(self, folder: pathlib.Path) -> pathlib.Path:
-    """The classifier."""
-    return folder / "classifier"
-
-  def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage."""
-    return checkpoint.hash_params(checkpoint.load_classifier(self.product(folder)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
