@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from html_pages import check_page, read_page
+from made_runs import make_rows, make_run
 
 from jax_sis import evaluation_report, predictions
 from jax_sis.estimates import Mean
 from jax_sis.reproduction import engine, outcome, presets, program, tables
 from jax_sis.reproduction.engine import Done, run_stages
 from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE, Names, make_stages
-from jax_sis.reproduction.stages import Analyse, Controls, Data, Evaluate, Find, Stage, Train, hash_file
+from jax_sis.reproduction.stages import Analyse, Controls, Data, Evaluate, Find, Stage, Train, hash_file, hash_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,6 +208,22 @@ def test_an_evaluation_whose_predictions_were_touched_is_not_the_same(tmp_path: 
     path.write_bytes((tmp_path / "other" / "predictions" / "clean.npz").read_bytes())
     assert path.read_bytes() != content
     assert stage.fingerprint(folder) != before
+
+
+def test_a_run_is_known_by_all_that_it_holds_and_not_by_who_computed_it(tmp_path: pathlib.Path):
+  rows = make_rows(8)
+  make_run(tmp_path / "run", rows)
+  before = hash_run(tmp_path / "run")
+  make_run(tmp_path / "elsewhere", rows, versions={"jax": "99"}, device="other")
+  assert hash_run(tmp_path / "elsewhere") == before
+  # The order of one image, which no size or confidence shows.
+  rank = rows["rank"].copy()
+  rank[5, [0, 1]] = rank[5, [1, 0]]
+  make_run(tmp_path / "other", {**rows, "rank": rank})
+  assert hash_run(tmp_path / "other") != before
+  make_run(tmp_path / "half", rows, num_done=4)
+  with pytest.raises(ValueError, match=r"^the run must be finished, but 4 of 8 images are\.$"):
+    hash_run(tmp_path / "half")
 
 
 def test_an_error_names_its_stage(tmp_path: pathlib.Path):
@@ -416,6 +433,14 @@ def test_claims_are_what_the_predictions_say(tmp_path: pathlib.Path):
   plumbing = dataclasses.replace(BUDGET, is_plumbing=True)
   claims = outcome.make_claims(plumbing, Names(architecture="resnet20"), done)
   assert {claim.verdict for claim in claims} == {"not judged"}
+
+
+@pytest.mark.parametrize(("num_right", "verdict"), [(2000, "agrees"), (1200, "agrees"), (2480, "disagrees")])
+def test_at_chance_is_what_is_not_far_above_it(tmp_path: pathlib.Path, num_right: int, verdict: str):
+  """Of 4,000 images in two classes; below chance is not above it."""
+  done = make_study(tmp_path, {"resnet20-full-0-on-random": num_right}, 4000)
+  (claim,) = outcome.make_claims(BUDGET, Names(architecture="resnet20"), done)
+  assert claim.verdict == verdict
 
 
 def test_mistakes_that_are_repeated_are_counted(tmp_path: pathlib.Path):
