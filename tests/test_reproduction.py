@@ -20,7 +20,9 @@ from jax_sis import evaluation_report, predictions
 from jax_sis.estimates import Mean
 from jax_sis.reproduction import engine, outcome, presets, program, tables
 from jax_sis.reproduction.engine import Done, run_stages
-from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE, Names, make_stages
+from jax_sis.reproduction.names import Names
+from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE
+from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import Analyse, Controls, Data, Evaluate, Find, Stage, Train, hash_file, hash_run
 
 
@@ -373,6 +375,39 @@ def test_the_budget_has_what_the_study_needs():
   assert compared.config.run_dirs[0] == "resnet20-orders-test"
 
 
+def test_searches_are_compared_on_samples_and_never_done_twice():
+  def comparisons(preset: presets.Preset) -> dict[str, tuple[str, ...]]:
+    compared = (stage for stage in make_stages(preset) if isinstance(stage, Analyse))
+    return {stage.name.removeprefix("resnet20-").removesuffix("-compared"): stage.config.labels for stage in compared}
+
+  fast = ("gradient, 16 a step", "gradient, one a step", "screened")
+  of_budget = comparisons(BUDGET)
+  assert [of_budget[what] for what in outcome.SAMPLES] == [
+    fast,
+    (*fast, "exact"),
+    ("exact", "exact, by probability"),
+  ]
+  # Where the study itself is exact, a sample of exact orders would be part of it, done again.
+  of_paper = comparisons(PAPER)
+  assert of_paper["exact"] == ("gradient, one a step", "screened", "exact")
+  stages = {stage.name: stage for stage in make_stages(PAPER)}
+  assert stages["resnet20-exact-compared"].inputs["run 2"] == "resnet20-orders-test"
+  for preset in PRESETS.values():
+    searches = [
+      dataclasses.replace(stage.config, checkpoint=None, gallery=0)
+      for stage in make_stages(preset)
+      if isinstance(stage, Find) and "sample" in stage.name
+    ]
+    assert len(set(searches)) == len(searches)
+
+
+def test_larger_architectures_are_expected_to_take_longer():
+  work = {stage.name: stage.work for stage in make_stages(PAPER)}
+  assert work["wrn28_10-full-0"] == pytest.approx(129 * work["resnet20-full-0"])
+  assert work["vgg16-orders-test"] == pytest.approx(7.7 * work["resnet20-orders-test"])
+  assert work["resnet20-full-0-on-vgg16-orders-test"] == work["resnet20-full-0-on-random"]
+
+
 def test_trainings_of_a_preset_differ_in_nothing_but_what_is_compared():
   trainings = [stage.config for stage in make_stages(BUDGET) if isinstance(stage, Train)]
   neutral = {dataclasses.replace(config, seed=0, subset=None, keep_pixels=1.0) for config in trainings}
@@ -484,7 +519,7 @@ def test_the_table_has_a_line_an_evaluation(tmp_path: pathlib.Path):
     ["resnet20-random", "5 % random", "5 % at random", "45.0 [38.3, 51.9]"],
   ]
   found = outcome.Outcome(
-    architecture="resnet20", cells=tuple(cells), claims=(), echoes=(), seeds=(0.9,), mitigations=(), sample=None
+    architecture="resnet20", cells=tuple(cells), claims=(), echoes=(), seeds=(0.9,), mitigations=(), samples={}
   )
   lines = tables.make_csv([found]).decode().splitlines()
   assert lines[0].startswith("architecture,classifier,trained_on,shown,num_images,accuracy,")

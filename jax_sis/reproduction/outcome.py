@@ -16,7 +16,8 @@ from jax_sis.corruptions import MAIN_CORRUPTIONS
 from jax_sis.estimates import Mean, Share, difference_of, mean_of, share_of
 from jax_sis.predictions import Predictions
 from jax_sis.reproduction.engine import Done, read_json
-from jax_sis.reproduction.presets import Names, Preset
+from jax_sis.reproduction.names import Names
+from jax_sis.reproduction.presets import Preset
 from jax_sis.reproduction.stages import Evaluate
 
 AGREES, DISAGREES, OPEN, NOT_JUDGED = "agrees", "disagrees", "undecided", "not judged"
@@ -24,6 +25,12 @@ AGREES, DISAGREES, OPEN, NOT_JUDGED = "agrees", "disagrees", "undecided", "not j
 NEARLY = 0.05
 FAR = 0.20
 NEAR_CHANCE = 0.05
+# The comparisons of searches, by the names of their stages, and what each shows.
+SAMPLES = {
+  "sample": "fewer pixels a step, and candidates tried one by one",
+  "exact": "exact backward selection beside them",
+  "scores": "ranking by probability, as the authors' code does",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +139,7 @@ class Outcome:
     echoes: whether classifiers of pixels repeat the mistakes of the one of whole images.
     seeds: accuracies of the classifiers trained on whole images, by seed.
     mitigations: the single classifier first.
-    sample: by search, what exact orders change: the comparison's JSON; None where the study has no sample of it.
+    samples: what other searches change, each on a sample of images: see SAMPLES.
   """
 
   architecture: str
@@ -141,7 +148,7 @@ class Outcome:
   echoes: tuple[Echo, ...]
   seeds: tuple[float, ...]
   mitigations: tuple[Mitigation, ...]
-  sample: dict[str, Any] | None
+  samples: dict[str, dict[str, Any]]
 
 
 def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outcome:
@@ -158,7 +165,11 @@ def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outc
       if f"{names.full(seed)}-on-whole" in done
     ),
     mitigations=tuple(make_mitigations(names, done)),
-    sample=read_comparison(done, f"{names.architecture}-sample-compared"),
+    samples={
+      what: comparison
+      for what in SAMPLES
+      if (comparison := read_comparison(done, f"{names.architecture}-{what}-compared")) is not None
+    },
   )
 
 

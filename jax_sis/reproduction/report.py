@@ -12,8 +12,19 @@ from jax_sis.estimates import Mean
 from jax_sis.reproduction import tables
 from jax_sis.reproduction.engine import Done, describe_seconds
 from jax_sis.reproduction.figure import ANSWER_HEADINGS, picture_name
-from jax_sis.reproduction.outcome import AGREES, DISAGREES, NOT_JUDGED, OPEN, Claim, Outcome, read_answer, total_seconds
-from jax_sis.reproduction.presets import Names, Preset
+from jax_sis.reproduction.names import Names
+from jax_sis.reproduction.outcome import (
+  AGREES,
+  DISAGREES,
+  NOT_JUDGED,
+  OPEN,
+  SAMPLES,
+  Claim,
+  Outcome,
+  read_answer,
+  total_seconds,
+)
+from jax_sis.reproduction.presets import Preset
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.run_report import controls, sizes
 from jax_sis.run_report.inputs import read_inputs
@@ -91,7 +102,7 @@ def claims_section(preset: Preset, outcome: Outcome) -> Element | None:
     *map(describe_claim, outcome.claims),
     page.paragraph(
       "Orders are those of the gradient search, not the exact ones of the paper's CIFAR-10 study. What that changes is "
-      + ("shown on a sample below." if outcome.sample is not None else "not known here yet.")
+      + ("shown on a sample below." if outcome.samples else "not known here yet.")
       if isinstance(preset.search, Gradient)
       else "Orders are exact, as in the paper.",
       kind="note",
@@ -328,22 +339,54 @@ def attributions_section(done: Mapping[str, Done], names: Names) -> Element | No
 
 def sample_section(preset: Preset, outcome: Outcome, done: Mapping[str, Done], names: Names) -> Element | None:
   """What exact orders, and ranking by probability, would change."""
-  if outcome.sample is None:
+  if not outcome.samples:
     return None
-  name = f"{names.architecture}-sample-compared"
+  blocks = [
+    page.paragraph(
+      "The study cannot take exact backward selection for every image where it has few cores; here are samples of the "
+      "first test images, the smaller the dearer the search. Screened selection tries the sixteen pixels that seem to "
+      "matter least one by one, and stands between gradient and exact."
+    )
+  ]
+  for what, comparison in outcome.samples.items():
+    blocks += describe_sample(what, comparison, done[f"{names.architecture}-{what}-compared"].folder, preset)
+  left_out = [heading for what, heading in SAMPLES.items() if what not in outcome.samples]
+  if left_out:
+    blocks.append(page.paragraph(f"Not done yet: {'; '.join(left_out)}.", kind="note"))
+  return page.section(
+    "What exact orders change",
+    name="what-exact-orders-change",
+    answer="; ".join(summarise_sample(comparison) for comparison in outcome.samples.values()) + ".",
+    blocks=blocks,
+  )
+
+
+def summarise_sample(comparison: Mapping[str, Any]) -> str:
+  """The largest and the smallest subsets of a sample, in words."""
+  first, last = comparison["sizes"][0], comparison["sizes"][-1]
+  pixels = [tables.describe_pixels(Mean(**one["pixels"])) for one in (first, last)]
+  return (
+    f"{last['label']}: {pixels[1]} pixels, {first['label']}: {pixels[0]}, on the {last['pixels']['num_images']} of "
+    f"{comparison['num_images']} images that have a subset by all"
+  )
+
+
+def describe_sample(what: str, comparison: dict[str, Any], folder: pathlib.Path, preset: Preset) -> list[Element]:
+  """One sample: how large the subsets are, how far they are the same, and where they lie."""
   overlaps = [
     [
       f"{overlap['first']} and {overlap['second']}",
       f"{overlap['observed']['mean']:.2f}" if overlap["observed"]["mean"] is not None else "-",
       f"{overlap['expected']:.2f}" if overlap["expected"] is not None else "-",
     ]
-    for overlap in outcome.sample["overlaps"]
+    for overlap in comparison["overlaps"]
   ]
   blocks = [
     page.table(
-      f"Subsets at confidence {preset.threshold:g}, on images that have one in every search.",
+      f"{tables.name_sample(what, comparison)}: subsets at confidence {preset.threshold:g}, on images that have one in "
+      "every search.",
       tables.SAMPLE_HEADER,
-      tables.sample_rows(outcome.sample),
+      tables.sample_rows(comparison),
     ),
     page.table(
       "How far two searches' subsets are the same: pixels in both divided by pixels in either, and what chance gives.",
@@ -351,18 +394,11 @@ def sample_section(preset: Preset, outcome: Outcome, done: Mapping[str, Done], n
       overlaps,
     ),
   ]
-  positions = done[name].folder / "positions.png"
+  positions = folder / "positions.png"
   if positions.exists():
     caption = "Where the subsets and the last 5 % lie by each search. Where probabilities tie, raster order decides."
     blocks.append(page.figure(page.Picture(png=positions.read_bytes(), alt=caption), caption))
-  num_images = outcome.sample["num_images"]
-  return page.section(
-    "What exact orders change",
-    name="what-exact-orders-change",
-    answer=f"On a sample of {num_images} images, beside the gradient search: exact backward selection by log-odds, and "
-    "by probability as the authors' code ranks.",
-    blocks=blocks,
-  )
+  return blocks
 
 
 def not_run_section(content: Mapping[str, Any], preset: Preset) -> Element:

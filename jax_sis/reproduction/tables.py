@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax_sis.estimates import Mean, Share
-from jax_sis.reproduction.outcome import Cell, Claim, Echo, Mitigation, Outcome
+from jax_sis.reproduction.outcome import SAMPLES, Cell, Claim, Echo, Mitigation, Outcome
 
 CELL_HEADER = ("classifier", "trained on", "shown", "accuracy, %", "NLL", "ECE", "corrupted, %")
 CLAIM_HEADER = ("the paper", "here", "numbers", "difference", "images")
@@ -105,6 +105,11 @@ def size_cells(one: Mitigation, first: Mitigation, answer: str) -> list[str]:
   ]
 
 
+def name_sample(what: str, comparison: dict[str, Any]) -> str:
+  """What a sample shows, and how large it is."""
+  return f"{SAMPLES[what].capitalize()}, on a sample of {comparison['num_images']} images"
+
+
 def sample_rows(comparison: dict[str, Any]) -> list[list[str]]:
   """A line a search of the sample."""
   rows = []
@@ -164,8 +169,8 @@ def print_outcome(outcome: Outcome) -> None:
     print(f"\nBeside the classifier of whole images\n{align(ECHO_HEADER, echo_rows(outcome.echoes))}")
   if len(outcome.mitigations) > 1:
     print(f"\nMitigation, on the same images\n{list_facts(MITIGATION_HEADER, mitigation_rows(outcome.mitigations))}")
-  if outcome.sample is not None:
-    print(f"\nWhat exact orders change, on a sample\n{align(SAMPLE_HEADER, sample_rows(outcome.sample))}")
+  for what, comparison in outcome.samples.items():
+    print(f"\n{name_sample(what, comparison)}\n{align(SAMPLE_HEADER, sample_rows(comparison))}")
   if outcome.seeds:
     seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in outcome.seeds)
     print(

@@ -1,0 +1,282 @@
+"""The stages of a study, in the order in which they answer the most."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from jax_sis.config import PixelSubset
+from jax_sis.controls import ControlsConfig
+from jax_sis.find_config import FindConfig
+from jax_sis.reproduction import stage_makers, stages
+from jax_sis.reproduction.names import FULL, Names
+from jax_sis.reproduction.presets import CIFAR10, Preset, count_images
+from jax_sis.reproduction.stage_makers import (
+  attribution_stage,
+  disjoint_stage,
+  evaluate_stage,
+  find_stage,
+  scale_work,
+  subset_views,
+  thresholds_below,
+  train_stage,
+)
+from jax_sis.search import BackwardSearch, Exact, Gradient, Screened
+from jax_sis.study import StudyConfig
+from jax_sis.types import ScoreName
+
+
+def make_stages(preset: Preset) -> list[stages.Stage]:
+  """All stages of a study, each after those that it takes something from."""
+  everything: list[stages.Stage] = [
+    stages.Data(
+      name=stages.DATA,
+      title=f"the images of {CIFAR10}, counted and hashed",
+      work=stage_makers.GRADIENTS_PER_IMAGE_READ * (count_images(preset.train_split) + count_images(preset.test_split)),
+      dataset=CIFAR10,
+      splits=(preset.train_split, preset.test_split),
+    )
+  ]
+  for architecture in preset.architectures:
+    everything += make_main_stages(preset, Names(architecture=architecture))
+  everything += make_transfer_stages(preset)
+  for architecture in preset.architectures:
+    everything += make_mitigation_stages(preset, Names(architecture=architecture))
+  first = Names(architecture=preset.architectures[0])
+  everything += [attribution_stage(preset, first), *make_sample_stages(preset, first)]
+  return [scale_work(stage) for stage in everything]
+
+
+def make_main_stages(preset: Preset, names: Names) -> list[stages.Stage]:
+  """Full, subset and random pixels: three classifiers, the orders, and what each says of each."""
+  full = names.full(0)
+  subset = PixelSubset(run=names.orders("train"), fraction=preset.fraction)
+  random = PixelSubset(random_seed=0, fraction=preset.fraction)
+  share = f"{100 * preset.fraction:g} %"
+  of_training = FindConfig(
+    out="",
+    checkpoint=full,
+    data=CIFAR10,
+    split=preset.train_split,
+    search=preset.search,
+    smallest=None,
+    threshold=preset.threshold,
+    certificate="alone",
+    saved="mask",
+    mask_fractions=(preset.fraction,),
+    gallery=0,
+  )
+  of_test = dataclasses.replace(of_training, split=preset.test_split, saved="order", mask_fractions=(), gallery=24)
+  trainings = [
+    train_stage(preset, names, full, "whole images", seed=0),
+    find_stage(names.orders("train"), "the order of all pixels of every training image", of_training),
+    find_stage(names.orders("test"), "the order of all pixels of every test image", of_test),
+    train_stage(preset, names, names.subsets, f"the {share} of the pixels that {full} needs most", subset=subset),
+    train_stage(preset, names, names.random, f"{share} of the pixels at random", subset=random),
+  ]
+  evaluations = []
+  shown = {"whole": (FULL, None), **subset_views(preset, names)}
+  trained = {full: FULL, names.subsets: f"{share} most needed", names.random: f"{share} random"}
+  for model, trained_on in trained.items():
+    for view, (words, pixels) in shown.items():
+      evaluations.append(evaluate_stage(preset, model, view, words, pixels, trained_on))
+  own_views = {full: tuple(shown), names.subsets: ("subsets",), names.random: ("random",)}
+  for model, views in own_views.items():
+    for view in views:
+      words, pixels = shown[view]
+      evaluations.append(evaluate_stage(preset, model, view, words, pixels, trained[model], is_corrupted=True))
+  return [*trainings, *evaluations, *make_reading_stages(preset, names)]
+
+
+def make_reading_stages(preset: Preset, names: Names) -> list[stages.Stage]:
+  """What the subsets of the test images show, and whether they leak."""
+  run = names.orders("test")
+  num_images = count_images(preset.test_split)
+  return [
+    stages.Analyse(
+      name=f"{names.architecture}-analysis",
+      title="what the subsets of the test images show",
+      work=0.5 * num_images,
+      config=StudyConfig(run_dirs=(run,), out="", labels=(names.full(0),), thresholds=thresholds_below(preset)),
+    ),
+    stages.Controls(
+      name=f"{names.architecture}-controls",
+      title=f"{preset.num_controlled} subsets with what may leak taken away",
+      work=100 * preset.num_controlled + 4000 * preset.num_wrong_class,
+      config=ControlsConfig(
+        run_dir=run,
+        checkpoint=names.full(0),
+        limit=preset.num_controlled,
+        num_wrong_class=preset.num_wrong_class,
+        mask_fractions=(preset.fraction,),
+      ),
+    ),
+  ]
+
+
+def make_transfer_stages(preset: Preset) -> list[stages.Stage]:
+  """The subsets of the first classifier of every architecture shown to all the others that saw whole images."""
+  transfers: list[stages.Stage] = []
+  for architecture in preset.architectures:
+    names = Names(architecture=architecture)
+    for seed in range(1, preset.num_seeds):
+      transfers.append(train_stage(preset, names, names.full(seed), f"whole images, seed {seed}", seed=seed))
+      transfers.append(evaluate_stage(preset, names.full(seed), "whole", FULL, None, f"{FULL}, seed {seed}"))
+    for other in preset.architectures:
+      of_other = Names(architecture=other)
+      views = subset_views(preset, of_other)
+      for seed in range(preset.num_seeds):
+        model, trained_on = names.full(seed), f"{FULL}, seed {seed}" if seed else FULL
+        if model == of_other.full(0):
+          continue
+        words, pixels = views["subsets"]
+        transfers.append(evaluate_stage(preset, model, of_other.orders("test"), words, pixels, trained_on))
+        if other == architecture:
+          words, pixels = views["random"]
+          transfers.append(evaluate_stage(preset, model, "random", words, pixels, trained_on))
+  # Those of later architectures come after all that they take something from.
+  return sorted(transfers, key=lambda stage: isinstance(stage, stages.Evaluate))
+
+
+def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.Stage]:
+  """Do an ensemble, input dropout and adversarial training need more pixels? On the same images."""
+  members = tuple(names.full(seed) for seed in range(preset.num_seeds))
+  made: list[stages.Stage] = [
+    stages.Ensemble(name=names.ensemble, title=f"the mean of {len(members)} classifiers", work=1, members=members),
+    train_stage(preset, names, names.dropout, "whole images with input dropout", keep_pixels=preset.keep_pixels),
+  ]
+  models = {names.full(0): "single", names.ensemble: "ensemble", names.dropout: "input dropout"}
+  costs = {names.ensemble: len(members)}
+  if preset.adversarial is not None:
+    made.append(train_stage(preset, names, names.adversarial, "attacked images", adversarial=preset.adversarial))
+    models[names.adversarial] = "adversarial"
+  words = {
+    names.ensemble: f"{FULL}, {len(members)} seeds",
+    names.dropout: "input dropout",
+    names.adversarial: "attacked images",
+  }
+  for model in models:
+    if model != names.full(0):
+      made.append(evaluate_stage(preset, model, "whole", FULL, None, words[model]))
+      made.append(evaluate_stage(preset, model, "whole", FULL, None, words[model], is_corrupted=True))
+  of_orders = FindConfig(
+    out="",
+    data=CIFAR10,
+    split=preset.compared_split,
+    search=preset.search,
+    smallest=None,
+    threshold=preset.threshold,
+    certificate="alone",
+    gallery=0,
+  )
+  of_smallest = dataclasses.replace(
+    of_orders, split=preset.smallest_split, search=None, smallest=preset.smallest, certificate="full"
+  )
+  runs: dict[str, list[str]] = {"sizes": [], "smallest": []}
+  for kind, config in (("sizes", of_orders), ("smallest", of_smallest)):
+    for model, label in models.items():
+      if kind == "sizes" and model == names.full(0):
+        runs[kind].append(names.orders("test"))
+        continue
+      name = f"{model}-{kind}"
+      what = "subsets read from its orders" if kind == "sizes" else "smallest evidence"
+      placed = dataclasses.replace(config, checkpoint=model)
+      made.append(find_stage(name, f"{label}: {what}", placed, cost=costs.get(model, 1)))
+      runs[kind].append(name)
+    made.append(
+      stages.Analyse(
+        name=f"{names.architecture}-{kind}-compared",
+        title=f"{', '.join(models.values())}: {'subsets' if kind == 'sizes' else 'smallest evidence'} compared",
+        work=500,
+        config=StudyConfig(
+          run_dirs=tuple(runs[kind]), out="", labels=tuple(models.values()), thresholds=thresholds_below(preset)
+        ),
+      )
+    )
+  made += [
+    disjoint_stage(preset, model, f"{label}: disjoint subsets of an image counted", cost=costs.get(model, 1))
+    for model, label in models.items()
+  ]
+  made.append(
+    stages.Controls(
+      name=f"{names.architecture}-smallest-controls",
+      title="the smallest evidence with what may leak taken away",
+      work=100 * count_images(preset.smallest_split),
+      config=ControlsConfig(
+        run_dir=f"{names.full(0)}-smallest",
+        checkpoint=names.full(0),
+        limit=preset.num_controlled,
+        num_wrong_class=0,
+      ),
+    )
+  )
+  return made
+
+
+def make_sample_stages(preset: Preset, names: Names) -> list[stages.Stage]:
+  """What finer, screened and exact orders change, and the authors' ranking by probability: each on a sample.
+
+  The dearer a search, the fewer images it has, so that runs are compared in pairs of like size: what is done of them is
+  compared although the dearest is not.
+  """
+  single_steps = Gradient()
+  fast: dict[str, BackwardSearch] = {}
+  if isinstance(preset.search, Gradient) and preset.search != single_steps:
+    fast[f"gradient, {preset.search.per_step} a step"] = preset.search
+  fast |= {"gradient, one a step": single_steps, "screened": Screened()}
+  runs = {label: f"{names.architecture}-sample-{label.replace(', ', '-').replace(' ', '-')}" for label in fast}
+  made: list[stages.Stage] = [
+    sample_stage(preset, names, runs[label], label, search, preset.sample_split) for label, search in fast.items()
+  ]
+  made.append(compare_stage(preset, names, "sample", runs))
+  exact = {"exact": names.orders("test")}
+  if not isinstance(preset.search, Exact):
+    exact = {"exact": f"{names.architecture}-sample-exact"}
+    made.append(sample_stage(preset, names, exact["exact"], "exact", Exact(), preset.exact_split))
+  made.append(compare_stage(preset, names, "exact", {**runs, **exact}))
+  by_probability = {"exact, by probability": f"{names.architecture}-sample-exact-by-probability"}
+  for label, run in by_probability.items():
+    made.append(sample_stage(preset, names, run, label, Exact(), preset.tied_split, score="probability"))
+  made.append(compare_stage(preset, names, "scores", {**exact, **by_probability}))
+  return made
+
+
+def sample_stage(
+  preset: Preset,
+  names: Names,
+  name: str,
+  label: str,
+  search: BackwardSearch,
+  split: str,
+  *,
+  score: ScoreName = "log_odds",
+) -> stages.Find:
+  """A sample of images searched in one way."""
+  config = FindConfig(
+    out="",
+    checkpoint=names.full(0),
+    data=CIFAR10,
+    split=split,
+    search=search,
+    smallest=None,
+    score=score,
+    threshold=preset.threshold,
+    patch=preset.exact_patch,
+    certificate="alone",
+  )
+  return find_stage(name, f"a sample of images: {label}", config)
+
+
+def compare_stage(preset: Preset, names: Names, what: str, runs: Mapping[str, str]) -> stages.Analyse:
+  """Searches of the same images beside each other.
+
+  Args:
+    preset: the study's size.
+    names: the stages of the architecture.
+    what: names the comparison.
+    runs: the stages that searched, by what their search is called.
+  """
+  return stages.Analyse(
+    name=f"{names.architecture}-{what}-compared",
+    title=f"{'; '.join(runs)}: orders compared",
+    work=500,
+    config=StudyConfig(run_dirs=tuple(runs.values()), out="", labels=tuple(runs), thresholds=thresholds_below(preset)),
+  )

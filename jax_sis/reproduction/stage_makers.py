@@ -1,0 +1,158 @@
+"""One stage each, from the size of a study: its settings, its name, and how long it takes."""
+
+import dataclasses
+
+from jax_sis.attribution_study import AttributionsConfig
+from jax_sis.config import EvaluateConfig, Pgd, PixelSubset
+from jax_sis.disjoint import DisjointConfig
+from jax_sis.find_config import FindConfig
+from jax_sis.reproduction import stages
+from jax_sis.reproduction.names import Names
+from jax_sis.reproduction.presets import CIFAR10, Preset, count_images
+from jax_sis.search import Exact, Gradient, Screened
+
+# What stages cost beside the gradients of a search, in input gradients of one image: measured on two cores.
+GRADIENTS_PER_TRAINED_IMAGE = 3.5
+GRADIENTS_PER_EVALUATED_IMAGE = 1.0
+GRADIENTS_PER_FORWARD = 0.6
+GRADIENTS_PER_IMAGE_READ = 0.4
+# Multiplications of a forward pass of one 32x32 image, those of a ResNet-20 (40.6 million) being 1.
+RELATIVE_COST = {"resnet20": 1.0, "resnet18": 13.7, "vgg16": 7.7, "wrn28_10": 129.0}
+
+
+def attribution_stage(preset: Preset, names: Names) -> stages.Attributions:
+  """Attributions as orders of pixels, beside searches."""
+  search = preset.search if isinstance(preset.search, Gradient) else Gradient()
+  return stages.Attributions(
+    name=f"{names.architecture}-attributions",
+    title=f"attributions beside searches on {preset.num_attributed} images",
+    work=40_000 * preset.num_attributed,
+    config=AttributionsConfig(
+      out="",
+      checkpoint=names.full(0),
+      data=CIFAR10,
+      split=preset.test_split,
+      threshold=preset.threshold,
+      num_images=preset.num_attributed,
+      per_step=search.per_step,
+      patch=preset.attributed_patch,
+    ),
+  )
+
+
+def disjoint_stage(preset: Preset, model: str, title: str, *, cost: int) -> stages.Disjoint:
+  """How many separate reasons a classifier has, which costs so many single ones."""
+  search = preset.search if isinstance(preset.search, Gradient) else Gradient()
+  return stages.Disjoint(
+    name=f"{model}-disjoint",
+    title=title,
+    work=cost * 5 * 1024 / search.per_step * count_images(preset.disjoint_split),
+    config=DisjointConfig(
+      out="",
+      checkpoint=model,
+      data=CIFAR10,
+      split=preset.disjoint_split,
+      threshold=preset.threshold,
+      per_step=search.per_step,
+    ),
+  )
+
+
+def train_stage(
+  preset: Preset,
+  names: Names,
+  name: str,
+  what: str,
+  *,
+  seed: int = 0,
+  subset: PixelSubset | None = None,
+  keep_pixels: float = 1.0,
+  adversarial: Pgd | None = None,
+) -> stages.Train:
+  """A training by the preset's recipe."""
+  config = dataclasses.replace(
+    preset.recipe,
+    model=names.architecture,
+    split=preset.train_split,
+    seed=seed,
+    subset=subset,
+    keep_pixels=keep_pixels,
+    adversarial=adversarial,
+  )
+  num_passes = 1 if adversarial is None else 1 + adversarial.num_steps
+  return stages.Train(
+    name=name,
+    title=f"{names.architecture} trained on {what}",
+    work=GRADIENTS_PER_TRAINED_IMAGE * num_passes * config.num_epochs * count_images(preset.train_split),
+    config=config,
+  )
+
+
+def find_stage(name: str, title: str, config: FindConfig, *, cost: int = 1) -> stages.Find:
+  """A search, by a classifier that costs so many single ones."""
+  num_features = (32 // config.patch) ** 2
+  work = 0.0
+  match config.search:
+    case Gradient(per_step=per_step):
+      work += num_features / per_step + 2.5
+    case Screened(candidates=candidates):
+      work += num_features * (1 + GRADIENTS_PER_FORWARD * candidates)
+    case Exact():
+      work += GRADIENTS_PER_FORWARD * num_features * (num_features + 1) / 2
+  if config.smallest is not None:
+    work += 3500
+  return stages.Find(name=name, title=title, work=cost * work * count_images(config.split), config=config)
+
+
+def evaluate_stage(
+  preset: Preset,
+  model: str,
+  view: str,
+  shown: str,
+  subset: PixelSubset | None,
+  trained_on: str,
+  *,
+  is_corrupted: bool = False,
+) -> stages.Evaluate:
+  """What a classifier says of the test images, or of their corruptions."""
+  num_images = count_images(preset.test_split)
+  config = EvaluateConfig(
+    out="", checkpoint=model, data=CIFAR10, split=preset.test_split, on_error="refuse", subset=subset
+  )
+  name, what, work = f"{model}-on-{view}", shown, num_images
+  if is_corrupted:
+    num_corrupted = min(preset.num_corrupted, num_images)
+    config = dataclasses.replace(config, corruptions="made", limit=num_corrupted)
+    name, what, work = f"{name}-corrupted", f"{shown} of corrupted images", 4 * 85 * num_corrupted
+  return stages.Evaluate(
+    name=name,
+    title=f"{model} shown {what}",
+    work=GRADIENTS_PER_EVALUATED_IMAGE * work + 10_000,
+    config=config,
+    trained_on=trained_on,
+    shown=shown,
+  )
+
+
+def subset_views(preset: Preset, names: Names) -> dict[str, tuple[str, PixelSubset]]:
+  """What else than whole test images is shown, in words and as a setting."""
+  share = f"{100 * preset.fraction:g} %"
+  return {
+    "subsets": (
+      f"{share} that {names.full(0)} needs most",
+      PixelSubset(run=names.orders("test"), fraction=preset.fraction),
+    ),
+    "random": (f"{share} at random", PixelSubset(random_seed=0, fraction=preset.fraction)),
+  }
+
+
+def scale_work(stage: stages.Stage) -> stages.Stage:
+  """The stage with the work of its own architecture, which its name begins with, in the place of a ResNet-20's."""
+  if isinstance(stage, stages.Data | stages.Analyse):
+    return stage
+  return dataclasses.replace(stage, work=RELATIVE_COST[stage.name.split("-")[0]] * stage.work)
+
+
+def thresholds_below(preset: Preset) -> tuple[float, ...]:
+  """Confidences beside the preset's own at which sizes are given."""
+  return tuple(threshold for threshold in (0.9,) if threshold < preset.threshold)
