@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from jax_sis.intervals import bootstrap_mean, median_interval, paired_bootstrap
+from jax_sis.intervals import bootstrap_mean, median_interval, paired_bootstrap, paired_bootstrap_calibration
+from jax_sis.metrics import calibration
 
 
 def test_the_interval_of_a_large_sample_is_that_of_the_normal_distribution():
@@ -35,6 +36,29 @@ def test_pairs_stay_together():
   noise = np.random.default_rng(2).normal(0, 1, 500)
   estimate = paired_bootstrap(hardness + noise, hardness)
   assert estimate.high - estimate.low < 0.2
+
+
+def test_the_difference_in_calibration_is_that_of_the_errors_and_of_a_plain_loop():
+  rng = np.random.default_rng(4)
+  labels = rng.integers(0, 3, 400)
+  first = rng.normal(size=(400, 3)) + 2 * np.eye(3)[labels]
+  both = (2.5 * first, 0.8 * first)
+  errors = [calibration(logits, labels).expected_calibration_error for logits in both]
+  probabilities = [np.exp(logits) / np.exp(logits).sum(1, keepdims=True) for logits in both]
+  confidences = (probabilities[0].max(1), probabilities[1].max(1))
+  are_correct = (both[0].argmax(1) == labels, both[1].argmax(1) == labels)
+  estimate = paired_bootstrap_calibration(confidences, are_correct, num_resamples=2000)
+  assert estimate.mean == pytest.approx(errors[0] - errors[1])
+  resampled = []
+  for _ in range(2000):
+    some = rng.choice(400, 400)
+    of_both = [calibration(logits[some], labels[some]).expected_calibration_error for logits in both]
+    resampled.append(of_both[0] - of_both[1])
+  np.testing.assert_allclose([estimate.low, estimate.high], np.quantile(resampled, [0.025, 0.975]), atol=0.006)
+  same = paired_bootstrap_calibration((confidences[0],) * 2, (are_correct[0],) * 2, num_resamples=20)
+  assert (same.mean, same.low, same.high, same.num_images) == (0, 0, 0, 400)
+  with pytest.raises(ValueError, match="must be of the same images"):
+    paired_bootstrap_calibration((confidences[0], confidences[1][:-1]), are_correct)
 
 
 def test_truth_values_give_shares():

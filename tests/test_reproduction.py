@@ -1,4 +1,4 @@
-"""Stages of a study: done once, resumed, run again where what they are made of changed; and what a study concludes."""
+"""Stages of a study: done once, resumed, run again where what they are made of changed; and which ones a preset has."""
 
 import dataclasses
 import json
@@ -13,14 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from html_pages import check_page, read_page
+from made_evaluations import write_evaluation
 from made_runs import make_rows, make_run
 
-from jax_sis import evaluation_report, predictions
-from jax_sis.estimates import Mean
-from jax_sis.reproduction import engine, outcome, presets, program, tables
+from jax_sis import evaluation_report
+from jax_sis.reproduction import engine, outcome, presets
 from jax_sis.reproduction.engine import Done, run_stages
-from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import Analyse, Controls, Data, Evaluate, Find, Stage, Train, hash_file, hash_run
@@ -194,7 +192,7 @@ def test_a_class_without_an_image_is_refused(tmp_path: pathlib.Path, shared_dir:
 def test_an_evaluation_whose_predictions_were_touched_is_not_the_same(tmp_path: pathlib.Path, harm: str):
   stage = next(stage for stage in make_stages(BUDGET) if isinstance(stage, Evaluate))
   folder = tmp_path / "evaluation"
-  write_evaluation(folder, np.arange(10) < 9)
+  write_evaluation(folder, {("clean", 0): np.arange(10) < 9})
   (folder / "spec.json").write_text(json.dumps({"format": evaluation_report.FORMAT}))
   (folder / "conditions.jsonl").write_text("{}\n")
   before = stage.fingerprint(folder)
@@ -206,7 +204,7 @@ def test_an_evaluation_whose_predictions_were_touched_is_not_the_same(tmp_path: 
     with pytest.raises(ValueError, match=r"^predictions must hold a file for each of 1 conditions, got 0\.$"):
       stage.fingerprint(folder)
   else:
-    write_evaluation(tmp_path / "other", np.arange(10) < 8)
+    write_evaluation(tmp_path / "other", {("clean", 0): np.arange(10) < 8})
     path.write_bytes((tmp_path / "other" / "predictions" / "clean.npz").read_bytes())
     assert path.read_bytes() != content
     assert stage.fingerprint(folder) != before
@@ -413,115 +411,3 @@ def test_trainings_of_a_preset_differ_in_nothing_but_what_is_compared():
   neutral = {dataclasses.replace(config, seed=0, subset=None, keep_pixels=1.0) for config in trainings}
   assert len(trainings) == 6
   assert len(neutral) == 1
-
-
-@pytest.mark.parametrize(
-  ("low", "high", "bound", "verdict"),
-  [
-    (-0.04, -0.01, -0.05, "agrees"),
-    (-0.06, -0.01, -0.05, "undecided"),
-    (-0.09, -0.06, -0.05, "disagrees"),
-    (0.1, 0.3, 0.2, "undecided"),
-    (None, None, 0.2, "undecided"),
-  ],
-)
-def test_a_claim_is_judged_by_the_whole_interval(low: float | None, high: float | None, bound: float, verdict: str):
-  assert outcome.judge(Mean(mean=0.0, low=low, high=high, num_images=100), bound) == verdict
-
-
-def write_evaluation(folder: pathlib.Path, is_correct: np.ndarray) -> None:
-  """The files of an evaluation of images of class 0, of which these are right; written in the opposite order."""
-  ids = [f"test_{index}" for index in range(len(is_correct))]
-  logits = np.where(is_correct[:, None], [[2.0, 0.0]], [[0.0, 2.0]])
-  folder.mkdir(parents=True)
-  found = predictions.make_predictions(ids, logits, np.zeros(len(ids), np.int32))
-  predictions.write(folder, ("clean", 0), found.select(np.arange(len(ids))[::-1]))
-  clean = {"negative_log_likelihood": 0.5, "expected_calibration_error": 0.1, "class_count": {"a": 1, "b": 1}}
-  (folder / "metrics.json").write_text(json.dumps({"clean": clean, "conditions": []}))
-
-
-def make_study(tmp_path: pathlib.Path, right: Mapping[str, int], num_images: int) -> dict[str, Done]:
-  """Evaluations of the budget of which so many first images are right; `analyse` and all else is missing."""
-  done = {}
-  for stage in make_stages(BUDGET):
-    if isinstance(stage, Evaluate) and stage.name in right:
-      folder = tmp_path / stage.name
-      write_evaluation(folder, np.arange(num_images) < right[stage.name])
-      done[stage.name] = Done(stage=stage, folder=folder, key="", fingerprint="", seconds=1, record={})
-  return done
-
-
-def test_claims_are_what_the_predictions_say(tmp_path: pathlib.Path):
-  right = {"full-0-on-whole": 180, "full-0-on-subsets": 150, "full-0-on-random": 104}
-  right |= {"subsets-on-subsets": 176, "random-on-random": 90}
-  done = make_study(tmp_path, {f"resnet20-{name}": count for name, count in right.items()}, 200)
-  nearly, far, chance = outcome.make_claims(BUDGET, Names(architecture="resnet20"), done)
-  assert nearly.difference.mean == pytest.approx(-0.02)
-  assert far.difference.mean == pytest.approx(0.43)
-  # Two classes.
-  assert chance.difference.mean == pytest.approx(104 / 200 - 0.5)
-  assert [claim.verdict for claim in (nearly, far, chance)] == ["agrees", "agrees", "undecided"]
-  assert nearly.found.startswith("88.0 % [82.8, 91.8] of 200 against 90.0 % [85.1, 93.4] of 200")
-  assert {claim.difference.num_images for claim in (nearly, far, chance)} == {200}
-  del done["resnet20-random-on-random"]
-  assert outcome.make_claims(BUDGET, Names(architecture="resnet20"), done) == [nearly, chance]
-  plumbing = dataclasses.replace(BUDGET, is_plumbing=True)
-  claims = outcome.make_claims(plumbing, Names(architecture="resnet20"), done)
-  assert {claim.verdict for claim in claims} == {"not judged"}
-
-
-@pytest.mark.parametrize(("num_right", "verdict"), [(2000, "agrees"), (1200, "agrees"), (2480, "disagrees")])
-def test_at_chance_is_what_is_not_far_above_it(tmp_path: pathlib.Path, num_right: int, verdict: str):
-  """Of 4,000 images in two classes; below chance is not above it."""
-  done = make_study(tmp_path, {"resnet20-full-0-on-random": num_right}, 4000)
-  (claim,) = outcome.make_claims(BUDGET, Names(architecture="resnet20"), done)
-  assert claim.verdict == verdict
-
-
-def test_mistakes_that_are_repeated_are_counted(tmp_path: pathlib.Path):
-  """Of 200 images 20 are wrong as a whole, of 2 classes: wrong again is the same answer."""
-  done = make_study(tmp_path, {"resnet20-full-0-on-whole": 180, "resnet20-subsets-on-subsets": 185}, 200)
-  (echo,) = outcome.make_echoes(Names(architecture="resnet20"), done)
-  assert echo.agreement.count == 195
-  assert (echo.repeated.count, echo.right.count, echo.repeated.num_images) == (15, 5, 20)
-
-
-def test_the_report_of_an_unfinished_study_is_whole_and_says_what_is_missing(tmp_path: pathlib.Path):
-  counts = {"full-0-on-whole": 180, "full-0-on-subsets": 150, "subsets-on-subsets": 176}
-  done = make_study(tmp_path, {f"resnet20-{name}": count for name, count in counts.items()}, 200)
-  folder = tmp_path / "data"
-  folder.mkdir()
-  images = {split: {"num_images": 200, "num_images_by_class": {"a": 200}, "sha256": "0"} for split in ("train", "test")}
-  (folder / "data.json").write_text(json.dumps(images))
-  stages = make_stages(BUDGET)
-  record = {"key": "k", "fingerprint": "f", "finished": "now", "versions": {}, "commit": "c0", "devices": ["cpu"]}
-  done["data"] = Done(stage=stages[0], folder=folder, key="k", fingerprint="f", seconds=60, record=record)
-  done = {name: dataclasses.replace(one, record=record) for name, one in done.items()}
-  config = program.ReproduceConfig(preset="budget", out=str(tmp_path))
-  found = outcome.read_outcome(BUDGET, Names(architecture="resnet20"), done)
-  files = program.write_files(config, BUDGET, stages, done, [found])
-  assert files == ["report.html", "study.json", "study.csv", "resnet20-accuracy.png"]
-  page = read_page((tmp_path / "report.html").read_bytes())
-  check_page(page)
-  assert f"{len(stages) - 4} stages are not done yet" in page.text
-  assert "-2.0 [-4.0, -0.5] points, 200 images" in page.text
-  assert "adversarial training" in page.text
-  study = json.loads((tmp_path / "study.json").read_bytes())
-  assert [cell["accuracy"]["count"] for cell in study["outcomes"][0]["cells"]] == [180, 150, 176]
-  assert {one["name"] for one in study["not_done"]} == {stage.name for stage in stages} - set(done)
-
-
-def test_the_table_has_a_line_an_evaluation(tmp_path: pathlib.Path):
-  done = make_study(tmp_path, {"resnet20-full-0-on-whole": 180, "resnet20-random-on-random": 90}, 200)
-  cells = outcome.make_cells(Names(architecture="resnet20"), done)
-  assert [cell[:4] for cell in tables.cell_rows(cells)] == [
-    ["resnet20-full-0", "all pixels", "all pixels", "90.0 [85.1, 93.4]"],
-    ["resnet20-random", "5 % random", "5 % at random", "45.0 [38.3, 51.9]"],
-  ]
-  found = outcome.Outcome(
-    architecture="resnet20", cells=tuple(cells), claims=(), echoes=(), seeds=(0.9,), mitigations=(), samples={}
-  )
-  lines = tables.make_csv([found]).decode().splitlines()
-  assert lines[0].startswith("architecture,classifier,trained_on,shown,num_images,accuracy,")
-  assert lines[1].startswith("resnet20,resnet20-full-0,all pixels,all pixels,200,0.9,0.85")
-  assert len({line.count(",") for line in lines}) == 1

@@ -6,7 +6,8 @@ from matplotlib.axes import Axes
 
 from jax_sis.estimates import Mean
 from jax_sis.figures import ACCURACY_COLOUR, GAP_COLOUR, INK
-from jax_sis.reproduction.outcome import Cell, Mitigation, Outcome
+from jax_sis.reproduction.mitigations import Mitigation
+from jax_sis.reproduction.outcome import Cell, Outcome
 from jax_sis.run_report.figures import finish, start
 
 ANSWER_HEADINGS = {"sis": "subsets read from orders", "smallest": "smallest evidence found"}

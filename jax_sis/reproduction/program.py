@@ -14,8 +14,9 @@ from jax_sis.provenance import describe_commit, library_versions
 from jax_sis.reproduction import engine, figure, report, tables
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
-from jax_sis.reproduction.outcome import Outcome, read_outcome, total_seconds
+from jax_sis.reproduction.outcome import Outcome, read_outcome
 from jax_sis.reproduction.presets import PRESETS, Preset
+from jax_sis.reproduction.readings import total_seconds
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import DATA, DATA_FILE, Stage
 from jax_sis.storage import write_atomically

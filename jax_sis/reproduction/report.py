@@ -10,21 +10,13 @@ from xml.etree.ElementTree import Element
 from jax_sis import page, run_report
 from jax_sis.estimates import Mean
 from jax_sis.reproduction import tables
+from jax_sis.reproduction.claims import AGREES, DISAGREES, NOT_JUDGED, OPEN, Claim
 from jax_sis.reproduction.engine import Done, describe_seconds
 from jax_sis.reproduction.figure import ANSWER_HEADINGS, picture_name
 from jax_sis.reproduction.names import Names
-from jax_sis.reproduction.outcome import (
-  AGREES,
-  DISAGREES,
-  NOT_JUDGED,
-  OPEN,
-  SAMPLES,
-  Claim,
-  Outcome,
-  read_answer,
-  total_seconds,
-)
+from jax_sis.reproduction.outcome import SAMPLES, Outcome
 from jax_sis.reproduction.presets import Preset
+from jax_sis.reproduction.readings import read_answer, total_seconds
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.run_report import controls, sizes
 from jax_sis.run_report.inputs import read_inputs
@@ -64,6 +56,7 @@ def make_report(
       claims_section(preset, outcome),
       cells_section(preset, outcome, pictures),
       echo_section(outcome),
+      transfer_section(preset, outcome),
       mitigation_section(preset, outcome, pictures),
       *run_sections(done, names, data_dir=data_dir),
       smallest_section(done, names),
@@ -173,7 +166,8 @@ def cells_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes
     blocks=[
       page.figure(picture, f"Accuracy and 95 % intervals.{note}"),
       page.table(
-        "In brackets 95 % intervals: Wilson's for accuracy, bootstrap over images for corrupted ones.",
+        "In brackets 95 % intervals: Wilson's for accuracy, bootstrap over images for the rest. Differences are "
+        "paired: minus the first classifier of whole images on whole images, in points.",
         tables.CELL_HEADER,
         tables.cell_rows(outcome.cells),
         num_text_columns=3,
@@ -203,6 +197,30 @@ def echo_section(outcome: Outcome) -> Element | None:
         "Beside the classifier of whole images; in brackets Wilson's 95 % intervals.",
         tables.ECHO_HEADER,
         tables.echo_rows(outcome.echoes),
+      ),
+    ],
+  )
+
+
+def transfer_section(preset: Preset, outcome: Outcome) -> Element | None:
+  """What other classifiers of whole images say of the pixels that one needs most."""
+  if not outcome.transfers:
+    return None
+  first = outcome.transfers[0]
+  share = f"{100 * preset.fraction:g} %"
+  difference = tables.describe_percent(first.minus_chooser, is_signed=True)
+  return page.section(
+    "Transfer",
+    name="transfer",
+    answer=f"Of the {share} of the pixels that {first.chooser} needs most, {first.model} classifies "
+    f"{tables.describe_share(first.accuracy)} % rightly: {difference} points beside {first.chooser} itself.",
+    blocks=[
+      page.table(
+        "Classifiers of whole images shown the pixels that another one needs; in brackets 95 % intervals, differences "
+        "paired over images, in points.",
+        tables.TRANSFER_HEADER,
+        tables.transfer_rows(outcome.transfers),
+        num_text_columns=2,
       ),
     ],
   )

@@ -7,9 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax_sis.estimates import Mean, Share
-from jax_sis.reproduction.outcome import SAMPLES, Cell, Claim, Echo, Mitigation, Outcome
+from jax_sis.reproduction.claims import Claim
+from jax_sis.reproduction.mitigations import Mitigation
+from jax_sis.reproduction.outcome import SAMPLES, Cell, Echo, Outcome, Transfer
 
-CELL_HEADER = ("classifier", "trained on", "shown", "accuracy, %", "NLL", "ECE", "corrupted, %")
+CELL_HEADER = (
+  "classifier",
+  "trained on",
+  "shown",
+  "accuracy, %",
+  "minus the first",
+  "NLL",
+  "ECE",
+  "corrupted, %",
+  "minus the first",
+)
 CLAIM_HEADER = ("the paper", "here", "numbers", "difference", "images")
 MITIGATION_HEADER = (
   "classifier",
@@ -17,7 +29,9 @@ MITIGATION_HEADER = (
   "minus single",
   "NLL",
   "ECE",
+  "minus single",
   "corrupted, %",
+  "minus single",
   "SIS, pixels",
   "minus single",
   "with one, %",
@@ -30,6 +44,7 @@ MITIGATION_HEADER = (
 # Of text on the screen, in characters.
 WIDTH = 116
 ECHO_HEADER = ("classifier", "same answer, %", "mistakes repeated, %", "mistakes put right, %", "mistakes")
+TRANSFER_HEADER = ("classifier", "pixels needed by", "accuracy, %", "minus that one's own", "minus random pixels")
 SAMPLE_HEADER = ("search", "images with a subset", "pixels", "median", "minus the first")
 
 
@@ -41,9 +56,11 @@ def cell_rows(cells: Sequence[Cell]) -> list[list[str]]:
       cell.trained_on,
       cell.shown,
       describe_share(cell.accuracy),
+      "" if cell.difference is None else describe_percent(cell.difference, is_signed=True),
       f"{cell.negative_log_likelihood:.3f}",
       f"{cell.expected_calibration_error:.3f}",
       "" if cell.corrupted is None else describe_percent(cell.corrupted),
+      "" if cell.corrupted_difference is None else describe_percent(cell.corrupted_difference, is_signed=True),
     ]
     for cell in cells
   ]
@@ -71,6 +88,20 @@ def echo_rows(echoes: Sequence[Echo]) -> list[list[str]]:
   ]
 
 
+def transfer_rows(transfers: Sequence[Transfer]) -> list[list[str]]:
+  """A line a classifier and other classifier's pixels."""
+  return [
+    [
+      transfer.model,
+      transfer.chooser,
+      describe_share(transfer.accuracy),
+      describe_percent(transfer.minus_chooser, is_signed=True),
+      "" if transfer.minus_random is None else describe_percent(transfer.minus_random, is_signed=True),
+    ]
+    for transfer in transfers
+  ]
+
+
 def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
   """A line a way to train."""
   return [
@@ -80,7 +111,11 @@ def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
       "" if one.label == mitigations[0].label else describe_percent(one.accuracy_difference, is_signed=True),
       f"{one.negative_log_likelihood:.3f}",
       f"{one.expected_calibration_error:.3f}",
+      "" if one.label == mitigations[0].label else describe_mean(one.calibration_difference, 1.0, "+.3f"),
       "" if one.corrupted is None else describe_percent(one.corrupted),
+      ""
+      if one.corrupted_difference is None or one.label == mitigations[0].label
+      else describe_percent(one.corrupted_difference, is_signed=True),
       *size_cells(one, mitigations[0], "sis"),
       *size_cells(one, mitigations[0], "smallest"),
       "" if one.num_disjoint is None else describe_pixels(one.num_disjoint),
@@ -167,6 +202,8 @@ def print_outcome(outcome: Outcome) -> None:
     print(f"\nThe paper's claims\n{list_facts(CLAIM_HEADER, claim_rows(outcome.claims))}")
   if outcome.echoes:
     print(f"\nBeside the classifier of whole images\n{align(ECHO_HEADER, echo_rows(outcome.echoes))}")
+  if outcome.transfers:
+    print(f"\nPixels that another classifier needs\n{align(TRANSFER_HEADER, transfer_rows(outcome.transfers))}")
   if len(outcome.mitigations) > 1:
     print(f"\nMitigation, on the same images\n{list_facts(MITIGATION_HEADER, mitigation_rows(outcome.mitigations))}")
   for what, comparison in outcome.samples.items():
@@ -197,6 +234,11 @@ def list_facts(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return "\n".join(paragraphs)
 
 
+def plain_numbers(mean: Mean | None) -> tuple[float | str | None, ...]:
+  """A mean and the ends of its interval, as a CSV file has them: empty where there is none."""
+  return ("", "", "") if mean is None else (mean.mean, mean.low, mean.high)
+
+
 def make_csv(outcomes: Sequence[Outcome]) -> bytes:
   """The table of cells, a line each, with plain numbers."""
   text = io.StringIO()
@@ -211,12 +253,18 @@ def make_csv(outcomes: Sequence[Outcome]) -> bytes:
       "accuracy",
       "accuracy_low",
       "accuracy_high",
+      "accuracy_difference",
+      "accuracy_difference_low",
+      "accuracy_difference_high",
       "negative_log_likelihood",
       "expected_calibration_error",
       "corrupted_accuracy",
       "corrupted_low",
       "corrupted_high",
       "num_corrupted_images",
+      "corrupted_difference",
+      "corrupted_difference_low",
+      "corrupted_difference_high",
     ]
   )
   for outcome in outcomes:
@@ -232,10 +280,12 @@ def make_csv(outcomes: Sequence[Outcome]) -> bytes:
           accuracy.share,
           accuracy.low,
           accuracy.high,
+          *plain_numbers(cell.difference),
           cell.negative_log_likelihood,
           cell.expected_calibration_error,
-          *(("", "", "", "") if corrupted is None else (corrupted.mean, corrupted.low, corrupted.high)),
-          *(() if corrupted is None else (corrupted.num_images,)),
+          *plain_numbers(corrupted),
+          "" if corrupted is None else corrupted.num_images,
+          *plain_numbers(cell.corrupted_difference),
         ]
       )
   return text.getvalue().encode()

@@ -1,0 +1,118 @@
+"""Ways to train against overinterpretation beside a single classifier, on the same images."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jax_sis import predictions
+from jax_sis.estimates import Mean, Share, difference_of, mean_of, share_of
+from jax_sis.intervals import paired_bootstrap_calibration
+from jax_sis.predictions import Predictions
+from jax_sis.reproduction.engine import Done
+from jax_sis.reproduction.names import Names
+from jax_sis.reproduction.readings import (
+  compare_corrupted,
+  read_answer,
+  read_comparison,
+  read_corrupted,
+  read_predictions,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mitigation:
+  """One way to train against overinterpretation, beside a single classifier on the same images.
+
+  Attributes:
+    label: which.
+    accuracy: on the test images.
+    accuracy_difference: minus the single classifier's, paired.
+    expected_calibration_error: on the test images.
+    calibration_difference: minus the single classifier's, paired.
+    negative_log_likelihood: on the test images, in nats.
+    corrupted: mean accuracy on corrupted images; None where it was not evaluated.
+    corrupted_difference: minus the single classifier's, paired; None likewise.
+    sizes: by kind of subset (`sis`, `smallest`), the numbers of `comparison.ComparedSizes` as JSON has them.
+    num_disjoint: disjoint subsets an image; None where they were not counted.
+    num_disjoint_difference: minus the single classifier's, paired; None likewise.
+  """
+
+  label: str
+  accuracy: Share
+  accuracy_difference: Mean
+  expected_calibration_error: float
+  calibration_difference: Mean
+  negative_log_likelihood: float
+  corrupted: Mean | None
+  corrupted_difference: Mean | None
+  sizes: dict[str, dict[str, Any]]
+  num_disjoint: Mean | None
+  num_disjoint_difference: Mean | None
+
+
+def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]:
+  """The single classifier and the others on the same images."""
+  comparisons = {kind: read_comparison(done, f"{names.architecture}-{kind}-compared") for kind in ("sizes", "smallest")}
+  if f"{names.full(0)}-on-whole" not in done:
+    return []
+  models = {
+    "single": names.full(0),
+    "ensemble": names.ensemble,
+    "input dropout": names.dropout,
+    "adversarial": names.adversarial,
+  }
+  found = []
+  for label, model in models.items():
+    name = f"{model}-on-whole"
+    if name not in done:
+      continue
+    clean = read_answer(done, name, "metrics.json")["clean"]
+    single, ours = predictions.pair(*(read_predictions(done, one) for one in (f"{names.full(0)}-on-whole", name)))
+    corrupted, _ = read_corrupted(done, name)
+    num_disjoint, num_disjoint_difference = compare_disjoint(done, model, names.full(0))
+    found.append(
+      Mitigation(
+        label=label,
+        accuracy=share_of(ours.is_correct),
+        accuracy_difference=difference_of(ours.is_correct, single.is_correct),
+        expected_calibration_error=clean["expected_calibration_error"],
+        calibration_difference=difference_of_calibration(ours, single),
+        negative_log_likelihood=clean["negative_log_likelihood"],
+        corrupted=None if corrupted is None else mean_of(corrupted),
+        corrupted_difference=compare_corrupted(done, name, f"{names.full(0)}-on-whole"),
+        sizes={
+          compared["answer"]: compared
+          for comparison in comparisons.values()
+          if comparison is not None
+          for compared in comparison["sizes"]
+          if compared["label"] == label
+        },
+        num_disjoint=num_disjoint,
+        num_disjoint_difference=num_disjoint_difference,
+      )
+    )
+  return found
+
+
+def difference_of_calibration(ours: Predictions, single: Predictions) -> Mean:
+  """The expected calibration error minus the single classifier's, on the same images."""
+  found = paired_bootstrap_calibration((ours.confidence, single.confidence), (ours.is_correct, single.is_correct))
+  return Mean(mean=found.mean, low=found.low, high=found.high, num_images=found.num_images)
+
+
+def compare_disjoint(done: Mapping[str, Done], model: str, single: str) -> tuple[Mean | None, Mean | None]:
+  """The number of disjoint subsets an image, and that minus the single classifier's on the images counted in both."""
+  counts = []
+  for name in (f"{model}-disjoint", f"{single}-disjoint"):
+    if name not in done:
+      return None, None
+    answer = read_answer(done, name, "disjoint.json")
+    counted = (image for image in answer["images"] if image["id"] not in answer["left_out"])
+    counts.append({image["id"]: len(image["num_kept"]) for image in counted})
+  ours, theirs = counts
+  both = sorted(set(ours) & set(theirs))
+  return mean_of(np.array([ours[name] for name in sorted(ours)])), difference_of(
+    np.array([ours[name] for name in both]), np.array([theirs[name] for name in both])
+  )

@@ -1,0 +1,81 @@
+"""What the stages of a study left in their files, image by image where differences are paired."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jax_sis import predictions
+from jax_sis.corruptions import MAIN_CORRUPTIONS
+from jax_sis.estimates import Mean, difference_of
+from jax_sis.predictions import Predictions
+from jax_sis.reproduction.engine import Done, read_json
+
+
+def read_answer(done: Mapping[str, Done], name: str, file: str) -> dict[str, Any]:
+  """What a stage wrote into a file.
+
+  Raises:
+    ValueError: it cannot be read.
+  """
+  answer = read_json(done[name].folder / file)
+  if answer is None:
+    raise ValueError(f"stage {name} must have left {file}, but {str(done[name].folder / file)!r} cannot be read.")
+  return answer
+
+
+def read_predictions(done: Mapping[str, Done], name: str) -> Predictions:
+  """What an evaluation predicted of the images as they are, in the order of their ids."""
+  found = predictions.read(done[name].folder)
+  return found.select(np.argsort(found.id, kind="stable"))
+
+
+def read_paired(done: Mapping[str, Done], names: Sequence[str]) -> list[Bool[np.ndarray, "N"]]:
+  """Which images several evaluations are right about, all in one order.
+
+  Raises:
+    ValueError: they are not of the same images.
+  """
+  first = read_predictions(done, names[0])
+  return [predictions.pair(first, read_predictions(done, name))[1].is_correct for name in names]
+
+
+def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarray, "N"] | None, int]:
+  """Of each image, by id, the share of its corruptions that are classified rightly, and the number of corruptions."""
+  one = done.get(f"{name}-corrupted")
+  if one is None:
+    return None, 0
+  conditions = [
+    (row["corruption"], row["severity"])
+    for row in read_answer(done, f"{name}-corrupted", "metrics.json")["conditions"]
+    if row["corruption"] in MAIN_CORRUPTIONS
+  ]
+  is_correct = []
+  for corruption, severity in conditions:
+    _, found = predictions.pair(predictions.read(one.folder), predictions.read(one.folder, corruption, severity))
+    is_correct.append(found.is_correct)
+  return np.mean(is_correct, axis=0), len({corruption for corruption, _ in conditions})
+
+
+def compare_corrupted(done: Mapping[str, Done], name: str, first: str) -> Mean | None:
+  """The accuracy of an evaluation on corrupted images minus another one's; None where either was not made.
+
+  Raises:
+    ValueError: they are not of the same images.
+  """
+  ours, theirs = read_corrupted(done, name)[0], read_corrupted(done, first)[0]
+  if ours is None or theirs is None:
+    return None
+  predictions.pair(*(predictions.read(done[f"{one}-corrupted"].folder) for one in (name, first)))
+  return difference_of(ours, theirs)
+
+
+def read_comparison(done: Mapping[str, Done], name: str) -> dict[str, Any] | None:
+  """What `analyse` found of several runs; None where the study has no such stage."""
+  return read_answer(done, name, "analysis.json")["comparison"] if name in done else None
+
+
+def total_seconds(done: Mapping[str, Done]) -> float:
+  """How long all stages took together."""
+  return sum(one.seconds for one in done.values())
