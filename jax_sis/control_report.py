@@ -5,20 +5,18 @@ import dataclasses
 import hashlib
 import io
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import scipy
 from jaxtyping import Bool, Int
 
-import jax_sis
 from jax_sis import control_tables, results
 from jax_sis.control_figure import save_controls
 from jax_sis.leak_controls import NO_IMAGE, ControlSummary, FillSummary, Outcomes, find_fill_dependence
 from jax_sis.leak_views import CONTROLS, NAMES
+from jax_sis.provenance import all_versions
 from jax_sis.validation import name_some
 from jax_sis.wrong_class import Towards, summarise_classes
 
@@ -71,13 +69,7 @@ def describe_provenance(store: results.Results) -> dict[str, Any]:
   """What the numbers were made of, and by."""
   return {
     "spec_sha256": hashlib.sha256(store.folder.read(results.SPEC_FILE) or b"").hexdigest(),
-    "versions": {
-      "jax_sis": jax_sis.__version__,
-      "jax": jax.__version__,
-      "numpy": np.__version__,
-      "scipy": scipy.__version__,
-      "python": platform.python_version(),
-    },
+    "versions": all_versions(),
     "device": jax.local_devices()[0].device_kind,
   }
 

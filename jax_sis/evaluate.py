@@ -8,11 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import PIL
-import scipy
 from jaxtyping import Array, Bool, Float
 
-import jax_sis
 from jax_sis import (
   checkpoint,
   cifar_c,
@@ -30,11 +27,14 @@ from jax_sis.classifiers import Classifier
 from jax_sis.config import EvaluateConfig
 from jax_sis.pixel_subsets import PixelMasks
 from jax_sis.progress import Progress
+from jax_sis.provenance import library_versions
 from jax_sis.storage import check_writable, open_folder
 from jax_sis.types import Params, PredictFn
 from jax_sis.validation import name_some
 
 MADE = "made"
+# Whose versions fix the last bits of the results.
+LIBRARIES = ("jax", "numpy", "scipy", "pillow")
 # Float32 throughout, also where accelerators would compute in fewer bits by default.
 PRECISION = "highest"
 
@@ -375,13 +375,7 @@ def make_spec(plan: Plan) -> dict[str, Any]:
     "level": config.level,
     "batch_size": config.batch_size,
     "precision": PRECISION,
-    "versions": {
-      "jax_sis": jax_sis.__version__,
-      "jax": jax.__version__,
-      "numpy": np.__version__,
-      "scipy": scipy.__version__,
-      "pillow": PIL.__version__,
-    },
+    "versions": library_versions(*LIBRARIES),
     "device": plan.local_devices[0].device_kind,
   }
 

@@ -8,19 +8,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy
 from jaxtyping import Float, Int
 
-import jax_sis
 from jax_sis import checkpoint, classifiers, data, devices, masking, validation
 from jax_sis.classifiers import Classifier, FrozenPredictor
 from jax_sis.config import require_positive
 from jax_sis.find_config import check_ids
 from jax_sis.job import make_grid
+from jax_sis.provenance import library_versions
 from jax_sis.types import Params
 
 # Float32 throughout, also where accelerators would compute in fewer bits by default.
 PRECISION = "highest"
+# Whose versions fix the last bits of the results.
+LIBRARIES = ("jax", "numpy", "scipy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,12 +179,7 @@ def describe_set(images: ImageSet) -> dict[str, Any]:
     "grid": list(images.grid),
     "batch_size": images.config.batch_size,
     "precision": PRECISION,
-    "versions": {
-      "jax_sis": jax_sis.__version__,
-      "jax": jax.__version__,
-      "numpy": np.__version__,
-      "scipy": scipy.__version__,
-    },
+    "versions": library_versions(*LIBRARIES),
     "device": images.local_devices[0].device_kind,
   }
 

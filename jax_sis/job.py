@@ -11,17 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-import jax_sis
 from jax_sis import checkpoint, classifiers, data, devices, masking, results, validation
 from jax_sis.classifiers import Classifier
 from jax_sis.find_config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.image_search import ImageSearch
+from jax_sis.provenance import library_versions
 from jax_sis.storage import Folder
 from jax_sis.summary import NO_CLASS
 from jax_sis.types import Params
 
 # What the run was begun with, paths among it; the specification is what fixes the results.
 SETTINGS_FILE = "settings.json"
+# Whose versions fix the last bits of the results.
+LIBRARIES = ("jax",)
 # Batches beyond these gain nothing: on two CPU cores 16 to 32 are the fastest, and accelerators are full before 256.
 LARGEST_BATCHES = {"cpu": 16}
 LARGEST_BATCH = 256
@@ -212,7 +214,7 @@ def make_spec(job: Job) -> dict[str, Any]:
     "tolerance": config.tolerance,
     "precision": config.precision,
     "batch_size": job.batch_size,
-    "versions": {"jax_sis": jax_sis.__version__, "jax": jax.__version__},
+    "versions": library_versions(*LIBRARIES),
     "device": job.local_devices[0].device_kind,
   }
 

@@ -1,30 +1,26 @@
 """Where numbers come from: the versions of what computed them, and the commit of a checkout."""
 
+import importlib.metadata
 import pathlib
 import platform
 import subprocess
 
-import jax
-import matplotlib
-import numpy as np
-import scipy
+from jax_sis.version import __version__
 
-import jax_sis
-
+# What the package computes and draws with.
+LIBRARIES = ("jax", "numpy", "scipy", "matplotlib")
 PACKAGE = pathlib.Path(__file__).absolute().parent
 GIT_SECONDS = 20
 
 
-def library_versions() -> dict[str, str]:
-  """The versions of Python, of this package and of what it computes and draws with."""
-  return {
-    "jax_sis": jax_sis.__version__,
-    "jax": jax.__version__,
-    "numpy": np.__version__,
-    "scipy": scipy.__version__,
-    "matplotlib": matplotlib.__version__,
-    "python": platform.python_version(),
-  }
+def library_versions(*libraries: str) -> dict[str, str]:
+  """The versions of this package and of these others, by their names in the package index."""
+  return {"jax_sis": __version__, **{name: importlib.metadata.version(name) for name in libraries}}
+
+
+def all_versions() -> dict[str, str]:
+  """The versions of this package, of all that it computes and draws with, and of Python."""
+  return {**library_versions(*LIBRARIES), "python": platform.python_version()}
 
 
 def describe_commit(package: pathlib.Path = PACKAGE) -> str:

@@ -9,16 +9,11 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
-import jax
-import matplotlib
-import numpy as np
-import scipy
-
-import jax_sis
 from jax_sis import results, storage, study_figures, study_panels, validation
 from jax_sis.analysis import RunAnalysis, analyse_run, check_arguments
 from jax_sis.comparison import Comparison, compare_runs
 from jax_sis.progress import Progress
+from jax_sis.provenance import all_versions
 from jax_sis.results import Results
 from jax_sis.status import describe_run
 from jax_sis.study_tables import describe_analysis, describe_comparison, make_csv
@@ -170,13 +165,7 @@ def make_json(
     "provenance": {
       "command": config.command,
       "seed": config.seed,
-      "versions": {
-        "jax_sis": jax_sis.__version__,
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "matplotlib": matplotlib.__version__,
-      },
+      "versions": all_versions(),
       "runs": {label: describe_origin(store) for label, store in stores.items()},
     },
     "runs": {label: dataclasses.asdict(analysis) for label, analysis in analyses.items()},

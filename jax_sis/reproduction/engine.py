@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from jax_sis.provenance import describe_commit, library_versions
+from jax_sis.provenance import all_versions, describe_commit
 from jax_sis.reproduction.stages import Stage
 from jax_sis.run_spec import find_differences
 from jax_sis.storage import write_atomically
@@ -273,7 +273,7 @@ def run_stage(
     "fingerprint": fingerprint,
     "seconds": round(clock.seconds, 1),
     "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    "versions": library_versions(),
+    "versions": all_versions(),
     "commit": describe_commit(),
     "devices": [device.device_kind for device in jax.local_devices()],
   }

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_sis.config import require_one_of
-from jax_sis.provenance import describe_commit, library_versions
+from jax_sis.provenance import all_versions, describe_commit
 from jax_sis.reproduction import engine, figure, report, tables
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
@@ -147,7 +147,7 @@ def make_json(
     "seconds": total_seconds(done),
     "provenance": {
       "command": config.command,
-      "versions": library_versions(),
+      "versions": all_versions(),
       "commit": describe_commit(),
       "num_cores": os.cpu_count(),
       "data": json.loads((done[DATA].folder / DATA_FILE).read_bytes()),

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -24,6 +24,8 @@ from jax_sis import (
   evaluate,
   evaluation_report,
   find,
+  image_set,
+  job,
   make_checkpoint,
   predictions,
   results,
@@ -263,7 +265,7 @@ class Find(Stage):
 
   def machine(self) -> dict[str, Any]:
     """The versions and the device, which fix the last bits."""
-    return describe_machine()
+    return describe_machine(job.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """The settings of the search."""
@@ -307,7 +309,7 @@ class Evaluate(Stage):
 
   def machine(self) -> dict[str, Any]:
     """The versions and the device."""
-    return describe_machine()
+    return describe_machine(evaluate.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """The settings of the evaluation."""
@@ -417,7 +419,7 @@ class OnImages(Stage):
 
   def machine(self) -> dict[str, Any]:
     """The versions and the device."""
-    return describe_machine()
+    return describe_machine(image_set.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """The settings of the study."""
@@ -505,9 +507,9 @@ def drop(settings: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
   return {name: value for name, value in settings.items() if name not in names}
 
 
-def describe_machine() -> dict[str, Any]:
-  """What else than its settings fixes the bits of a search."""
-  return {"versions": library_versions(), "device": jax.local_devices()[0].device_kind}
+def describe_machine(libraries: Sequence[str]) -> dict[str, Any]:
+  """What else than its settings fixes the bits of what a program computes with these libraries."""
+  return {"versions": library_versions(*libraries), "device": jax.local_devices()[0].device_kind}
 
 
 def hash_answer(path: pathlib.Path, expected_format: str) -> str:

@@ -47,7 +47,7 @@ def make_section(inputs: Inputs, *, command: str) -> Element:
     "Analysis and report": {
       "command": command,
       "analysis": inputs.analysis_origin,
-      "versions": ", ".join(f"{name} {version}" for name, version in provenance.library_versions().items()),
+      "versions": ", ".join(f"{name} {version}" for name, version in provenance.all_versions().items()),
       "commit": provenance.describe_commit(),
     },
     "Leak controls": describe_controls(inputs),
