@@ -113,8 +113,9 @@ def paired_bootstrap_calibration(
 ) -> Estimate:
   """The expected calibration error of a first classifier minus a second one's, with the interval of resampled images.
 
-  The error of resampled images is on average above that of the images, by sampling each bin twice; of two classifiers
-  alike in accuracy the difference has little of that left.
+  A sample's error is on average above the true one, by the noise in each bin, and that of its resamples lies as far
+  above the sample's; most of all for a classifier that is well calibrated. So the interval is the basic one, which
+  turns the distances of the resamples from the estimate around: it leans towards the true difference, part of the way.
 
   Args:
     confidences: the probability of the predicted class, of the same images in the same order by both classifiers.
@@ -126,6 +127,8 @@ def paired_bootstrap_calibration(
 
   Raises:
     ValueError: the four are not of the same images, or there are none.
+
+  Source: Davison and Hinkley 1997, Bootstrap methods and their application, section 5.2.1.
   """
   shapes = {np.shape(values) for values in (*confidences, *are_correct)}
   if len(shapes) > 1 or not np.size(confidences[0]):
@@ -147,7 +150,8 @@ def paired_bootstrap_calibration(
   rng = np.random.default_rng(seed)
   resampled = [difference(rng.integers(num_images, size=num_images)) for _ in range(num_resamples)]
   low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-  return Estimate(mean=difference(np.arange(num_images)), low=float(low), high=float(high), num_images=num_images)
+  mean = difference(np.arange(num_images))
+  return Estimate(mean=mean, low=float(2 * mean - high), high=float(2 * mean - low), num_images=num_images)
 
 
 def median_interval(values: Shaped[np.ndarray, "N"], *, level: float = 0.95) -> tuple[float, float] | None:

@@ -54,11 +54,29 @@ def test_the_difference_in_calibration_is_that_of_the_errors_and_of_a_plain_loop
     some = rng.choice(400, 400)
     of_both = [calibration(logits[some], labels[some]).expected_calibration_error for logits in both]
     resampled.append(of_both[0] - of_both[1])
-  np.testing.assert_allclose([estimate.low, estimate.high], np.quantile(resampled, [0.025, 0.975]), atol=0.006)
+  turned_around = 2 * (errors[0] - errors[1]) - np.quantile(resampled, [0.975, 0.025])
+  np.testing.assert_allclose([estimate.low, estimate.high], turned_around, atol=0.006)
   same = paired_bootstrap_calibration((confidences[0],) * 2, (are_correct[0],) * 2, num_resamples=20)
   assert (same.mean, same.low, same.high, same.num_images) == (0, 0, 0, 400)
   with pytest.raises(ValueError, match="must be of the same images"):
     paired_bootstrap_calibration((confidences[0], confidences[1][:-1]), are_correct)
+
+
+def test_the_interval_leans_against_the_noise_of_the_calibration_error():
+  """The first is perfectly calibrated and the second is a tenth too sure: the true difference is -0.1.
+
+  With 500 images the first one's error is mostly noise, so that the estimate lies above it, on average.
+  """
+  rng = np.random.default_rng(5)
+  means, middles = [], []
+  for _ in range(30):
+    right = rng.uniform(0.4, 0.85, 500)
+    is_correct = rng.random(500) < right
+    estimate = paired_bootstrap_calibration((right, right + 0.1), (is_correct, is_correct), num_resamples=100)
+    means.append(estimate.mean)
+    middles.append((estimate.low + estimate.high) / 2)
+  assert np.mean(means) > -0.085
+  assert -0.1 < np.mean(middles) < np.mean(means) - 0.01
 
 
 def test_truth_values_give_shares():
