@@ -10,6 +10,7 @@ subsets = sufficient_subsets(order, 0.99)
 """
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -244,11 +245,14 @@ def check_sizes(sizes: Sequence[int] | None, num_features: int) -> tuple[int, ..
   """The sizes as a tuple, all of them for None.
 
   Raises:
-    ValueError: they do not ascend from 0 to the number of features.
+    ValueError: they are not integers, or do not ascend from 0 to the number of features.
   """
   if sizes is None:
     return tuple(range(num_features + 1))
-  checked = tuple(int(size) for size in sizes)
+  try:
+    checked = tuple(operator.index(size) for size in sizes)
+  except TypeError:
+    raise ValueError(f"sizes must be integers, numbers of features, got {list(sizes)}.") from None
   if checked[:1] != (0,) or checked[-1] != num_features or (np.diff(checked) <= 0).any():
     raise ValueError(f"sizes must ascend from 0 to the number of features, {num_features}, got {list(checked)}.")
   return checked

@@ -231,7 +231,7 @@ class GradCam:
     for name, function in (("features_fn", self.features_fn), ("head_fn", self.head_fn)):
       if not callable(function):
         raise ValueError(f"GradCam.{name} must be a function, got {type(function).__name__}.")
-    features = jax.eval_shape(self.features_fn, params, inputs)
+    features = self._trace("features_fn", self.features_fn, params, inputs)
     shape: Any = getattr(features, "shape", ())
     if inputs.ndim < 3 or len(shape) != inputs.ndim or shape[0] != inputs.shape[0]:
       raise ValueError(
@@ -239,11 +239,11 @@ class GradCam:
         f"channels last, got shape {shape} for inputs of shape {inputs.shape}."
       )
     both = Composition(self.features_fn, self.head_fn)
-    expected, composed = (jax.eval_shape(function, params, inputs) for function in (predict_fn, both))
-    if composed.shape != expected.shape:
-      raise ValueError(
-        f"GradCam.head_fn must return the classifier's logits, of shape {expected.shape}, got {composed.shape}."
-      )
+    expected = jax.eval_shape(predict_fn, params, inputs)
+    composed = self._trace("head_fn", self.head_fn, params, features)
+    if getattr(composed, "shape", None) != expected.shape:
+      got = getattr(composed, "shape", type(composed).__name__)
+      raise ValueError(f"GradCam.head_fn must return the classifier's logits, of shape {expected.shape}, got {got}.")
     if not validation.is_concrete(params, inputs):
       return
     logits, others = (
@@ -256,6 +256,20 @@ class GradCam:
         f"GradCam's functions must together be predict_fn, but their logits differ by {difference:.3g}; "
         "pass both parts of the same classifier."
       )
+
+  def _trace(self, name: str, function: Callable[..., Any], params: Any, inputs: Any) -> Any:
+    """What a function returns, in shapes.
+
+    Raises:
+      ValueError: it fails.
+    """
+    try:
+      return jax.eval_shape(function, params, inputs)
+    except Exception as error:
+      raise ValueError(
+        f"GradCam.{name} must accept (params, {'inputs' if name == 'features_fn' else 'feature maps'}) of shape "
+        f"{inputs.shape}, but raised {type(error).__name__}: {validation.first_line(error)}"
+      ) from error
 
   def score_features(self, bound: BoundClassifier) -> Float[Array, "B F"]:
     """One forward pass, and a gradient of the head."""

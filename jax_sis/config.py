@@ -179,8 +179,8 @@ class PixelSubset:
       self._check_random()
 
   def _check_random(self) -> None:
-    if self.random_seed is not None and self.random_seed < 0:
-      raise ValueError(f"PixelSubset.random_seed must not be negative, got {self.random_seed}.")
+    if not isinstance(self.random_seed, int) or isinstance(self.random_seed, bool) or self.random_seed < 0:
+      raise ValueError(f"PixelSubset.random_seed must be an integer that is not negative, got {self.random_seed!r}.")
     if self.fraction is None:
       raise ValueError("PixelSubset.random_seed must come with a fraction, got None.")
     if self.expected_model is not None or self.allows_other_baseline:

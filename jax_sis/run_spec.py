@@ -91,8 +91,9 @@ def find_differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix
     there, here = stored.get(key), asked.get(key)
     if isinstance(there, dict) and isinstance(here, dict):
       differences += find_differences(there, here, f"{prefix}{key}.")
-    elif there != here:
-      differences.append(f"{prefix}{key}: {shorten(repr(there))} there, {shorten(repr(here))} asked")
+    elif there != here or (key in stored) != (key in asked):
+      told = (shorten(repr(spec[key])) if key in spec else "nothing" for spec in (stored, asked))
+      differences.append(f"{prefix}{key}: {next(told)} there, {next(told)} asked")
   return differences
 
 

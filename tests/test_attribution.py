@@ -534,6 +534,7 @@ def test_image_ids_must_be_an_integer_an_image(image_ids: Any, got: str):
     ({"sizes": (1, 12)}, "sizes must ascend from 0 to the number of features, 12, got [1, 12]."),
     ({"sizes": (0, 11)}, "sizes must ascend from 0 to the number of features, 12, got [0, 11]."),
     ({"sizes": (0, 5, 5, 12)}, "sizes must ascend from 0 to the number of features, 12, got [0, 5, 5, 12]."),
+    ({"sizes": (0, 1.7, 12)}, "sizes must be integers, numbers of features, got [0, 1.7, 12]."),
     ({"sizes": ()}, "sizes must ascend from 0 to the number of features, 12, got []."),
     ({"chunk_size": 0}, "chunk_size must be an integer of at least 1, got 0."),
     ({"score": "logit"}, "score must be one of ['log_odds', 'probability'], got 'logit'."),
@@ -567,12 +568,26 @@ def two_class_head(params: Any, features: Any) -> Any:
   return pooled_head(params, features)[:, :2]
 
 
+def failing_part(params: Any, inputs: Any) -> Any:
+  raise KeyError("weights")
+
+
 @pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
   ("features_fn", "head_fn", "message"),
   [
     (None, pooled_head, "GradCam.features_fn must be a function, got NoneType."),
     (pooled_features, None, "GradCam.head_fn must be a function, got NoneType."),
+    (
+      failing_part,
+      pooled_head,
+      "GradCam.features_fn must accept (params, inputs) of shape (2, 4, 4, 3), but raised KeyError: 'weights'",
+    ),
+    (
+      pooled_features,
+      failing_part,
+      "GradCam.head_fn must accept (params, feature maps) of shape (2, 2, 2, 5), but raised KeyError: 'weights'",
+    ),
     (
       flat_features,
       pooled_head,

@@ -238,7 +238,7 @@ def test_random_pixels_are_everywhere_alike():
     ({"data": "cifar10"}, "data: 'toys' there, 'cifar10' asked"),
     ({"split": "test"}, "split: 'train' there, 'test' asked"),
     ({"version": "2.0.0", "split": "test"}, "split: 'train' there, 'test' asked; version: '1.0.0' there, '2.0.0'"),
-    ({"crop": 0.875}, "crop: None there, 0.875 asked"),
+    ({"crop": 0.875}, "crop: nothing there, 0.875 asked"),
   ],
 )
 def test_a_run_on_other_images_is_refused(location: str, images: dict[str, Any], differences: str):
@@ -423,7 +423,11 @@ def test_the_masks_of_cifar_take_less_than_ten_megabytes():
       {"run": "a", "fraction": 0.1, "answer": "smallest"},
       "PixelSubset.fraction must come without threshold, and with answer 'sis', got 0.1 with threshold=None and answer",
     ),
-    ({"random_seed": -1, "fraction": 0.1}, "PixelSubset.random_seed must not be negative, got -1."),
+    ({"random_seed": -1, "fraction": 0.1}, "PixelSubset.random_seed must be an integer that is not negative, got -1."),
+    (
+      {"random_seed": 1.5, "fraction": 0.1},
+      "PixelSubset.random_seed must be an integer that is not negative, got 1.5.",
+    ),
     ({"random_seed": 0}, "PixelSubset.random_seed must come with a fraction, got None."),
     (
       {"random_seed": 0, "fraction": 0.1, "expected_model": "a"},
