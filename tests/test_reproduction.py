@@ -16,12 +16,14 @@ import pytest
 from made_evaluations import write_evaluation
 from made_runs import make_rows, make_run
 
-from jax_sis import evaluation_report
+from jax_sis import evaluation_report, predictions, results
+from jax_sis.checkpoint import load_classifier
 from jax_sis.reproduction import engine, outcome, presets
 from jax_sis.reproduction.engine import Done, run_stages
 from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import Analyse, Controls, Data, Evaluate, Find, Stage, Train, hash_file, hash_run
+from jax_sis.search import Forward, Gradient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -411,3 +413,90 @@ def test_trainings_of_a_preset_differ_in_nothing_but_what_is_compared():
   neutral = {dataclasses.replace(config, seed=0, subset=None, keep_pixels=1.0) for config in trainings}
   assert len(trainings) == 6
   assert len(neutral) == 1
+
+
+REAL_STAGES = (
+  "full-0",
+  "orders-train",
+  "orders-test",
+  "subsets",
+  "subsets-on-subsets",
+  "analysis",
+  "controls",
+  "full-1",
+  "ensemble",
+  "ensemble-smallest",
+  "ensemble-disjoint",
+)
+REAL_STUDY = """
+  import pathlib, sys
+  sys.path.insert(0, {tests!r})
+  from test_reproduction import make_real_study
+  from jax_sis.reproduction import engine
+
+  engine.run_stages(make_real_study(), pathlib.Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+def make_real_study() -> list[Stage]:
+  """From training to disjoint subsets, on 64 images."""
+  preset = dataclasses.replace(
+    SMOKE,
+    train_split="train[:64]",
+    test_split="test[:64]",
+    recipe=presets.make_recipe(1, batch_size=32, peak=0.05, warmup_epochs=0.5),
+    search=Gradient(per_step=256),
+    threshold=0.11,
+    smallest=Forward(candidates=4, max_features=8),
+    smallest_split="test[:8]",
+    disjoint_split="test[:4]",
+    num_controlled=4,
+  )
+  names = {"data", *(f"resnet20-{name}" for name in REAL_STAGES)}
+  return [stage for stage in make_stages(preset) if stage.name in names]
+
+
+def test_a_real_study_that_is_killed_and_moved_goes_on_and_ends(
+  tmp_path: pathlib.Path, shared_dir: pathlib.Path, repository: pathlib.Path
+):
+  """Real images, from training to the disjoint subsets of an ensemble; killed in the search."""
+  data_dir = str(shared_dir / "data" / "tfds")
+  script = textwrap.dedent(REAL_STUDY.format(tests=str(pathlib.Path(__file__).parent)))
+  command = [sys.executable, "-c", script]
+  process = subprocess.Popen([*command, str(tmp_path / "study"), data_dir], cwd=repository)
+  try:
+    for _ in range(6000):
+      if list(tmp_path.glob("study/stages/resnet20-orders-train/*/spec.json")):
+        break
+      assert process.poll() is None
+      time.sleep(0.05)
+  finally:
+    process.kill()
+    process.wait(timeout=60)
+  moved = tmp_path / "moved"
+  (tmp_path / "study").rename(moved)
+
+  def go_on() -> str:
+    return subprocess.run(
+      [*command, str(moved), data_dir], cwd=repository, check=True, capture_output=True
+    ).stdout.decode()
+
+  printed = go_on()
+  assert "resnet20-full-0: resnet20 trained on whole images. Done already" in printed
+  assert "resnet20-orders-train: done in" in printed
+  folders = {stage.name: path for stage in make_real_study() for path in moved.glob(f"stages/{stage.name}/*")}
+  records = {name: json.loads((folder / "stage.json").read_bytes()) for name, folder in folders.items()}
+  assert len(records) == len(REAL_STAGES) + 1
+  store = results.open(folders["resnet20-orders-test"])
+  assert len(store.done_images()) == 64
+  assert store.spec["model"]["sha256"] == records["resnet20-full-0"]["fingerprint"]
+  assert len(predictions.read(folders["resnet20-subsets-on-subsets"]).id) == 64
+  controlled = json.loads((folders["resnet20-controls"] / "controls.json").read_bytes())
+  assert "mask_fraction_0.05" in controlled["kinds"]
+  ensemble = load_classifier(folders["resnet20-ensemble"] / "classifier").ensemble
+  assert ensemble is not None
+  assert len(ensemble.members) == 2
+  assert len(results.open(folders["resnet20-ensemble-smallest"]).done_images()) == 8
+  disjoint = json.loads((folders["resnet20-ensemble-disjoint"] / "disjoint.json").read_bytes())
+  assert len(disjoint["images"]) == 4
+  assert go_on().count("Done already") == len(records)
