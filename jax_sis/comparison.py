@@ -69,6 +69,7 @@ class ComparedSizes:
   Attributes:
     label: the run.
     answer: the kind of subset.
+    threshold: the confidence that these subsets reach.
     with_subset: the share of all common images that has one in this run.
     pixels: mean size.
     median_pixels: the median; None without an image.
@@ -79,6 +80,7 @@ class ComparedSizes:
 
   label: str
   answer: str
+  threshold: float
   with_subset: Share
   pixels: Mean
   median_pixels: float | None
@@ -93,11 +95,11 @@ class Comparison:
 
   Attributes:
     labels: the runs; the first is what the others are compared with.
-    threshold: the confidence that all subsets reach: the first run's.
+    threshold: the first run's confidence, which the subsets of overlaps reach, and those of the first sizes.
     num_images: images that are finished in every run.
     missing: what each run lacks.
     runs: accuracy and calibration of each.
-    sizes: by kind and run.
+    sizes: by threshold, kind and run; where orders are known, at other thresholds, too.
     overlaps: by kind and pair of runs.
     left_out: what is not here, with the reason.
   """
@@ -112,13 +114,14 @@ class Comparison:
   left_out: tuple[str, ...]
 
 
-def compare_runs(stores: Mapping[str, Results], *, seed: int = 0) -> Comparison:
+def compare_runs(stores: Mapping[str, Results], *, thresholds: Sequence[float] = (), seed: int = 0) -> Comparison:
   """Compares runs on the images that are finished in all of them.
 
   Subsets are those at the first run's threshold; a run with another one takes part where it holds orders.
 
   Args:
     stores: at least two runs by label.
+    thresholds: further confidences at which sizes are compared, of the runs that hold orders.
     seed: of all intervals.
 
   Raises:
@@ -131,17 +134,22 @@ def compare_runs(stores: Mapping[str, Results], *, seed: int = 0) -> Comparison:
   indices, missing = join_images(stores)
   threshold = next(iter(stores.values())).spec["threshold"]
   left_out: list[str] = []
-  questions = {label: find_questions(label, store, threshold, left_out) for label, store in stores.items()}
+  others = [other for other in dict.fromkeys(thresholds) if other != threshold]
+  questions = {
+    label: find_questions(label, store, threshold, left_out) + find_others(store, others)
+    for label, store in stores.items()
+  }
   columns = {label: read_columns(store, indices[label], questions[label]) for label, store in stores.items()}
   check_same_labels(columns)
   sizes, overlaps = [], []
-  for question in dict.fromkeys(itertools.chain(*questions.values())):
+  every = dict.fromkeys(itertools.chain(*questions.values()))
+  for question in sorted(every, key=lambda question: (question.threshold != threshold, -question.threshold)):
     holders = [label for label in stores if question in questions[label]]
     if len(holders) < 2:
       left_out.append(f"{question.answer} subsets at {question.threshold:g}: only {holders[0]} holds them")
       continue
     sizes += compare_sizes({label: columns[label] for label in holders}, question, stores, seed=seed)
-    for first, second in itertools.combinations(holders, 2):
+    for first, second in itertools.combinations(holders, 2) if question.threshold == threshold else ():
       found = compare_subsets(first, second, question, stores, indices, columns, seed=seed)
       if isinstance(found, str):
         left_out.append(found)
@@ -255,6 +263,11 @@ def find_questions(label: str, store: Results, threshold: float, left_out: list[
   return questions
 
 
+def find_others(store: Results, thresholds: Sequence[float]) -> list[Question]:
+  """The subsets that a run's orders give at further confidences; none without orders."""
+  return [Question("sis", threshold) for threshold in thresholds] if "rank" in store.fields else []
+
+
 def read_columns(store: Results, indices: Int[np.ndarray, "N"], questions: Sequence[Question]) -> Columns:
   """The columns of these images, in this order."""
   names = [*COLUMN_FIELDS]
@@ -314,6 +327,7 @@ def compare_sizes(
       ComparedSizes(
         label=label,
         answer=question.answer,
+        threshold=question.threshold,
         with_subset=share_of(of_run.has_subset(question)),
         pixels=mean_of(sizes[label], seed=seed),
         median_pixels=float(np.median(sizes[label])) if len(sizes[label]) else None,

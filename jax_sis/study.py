@@ -20,7 +20,7 @@ from jax_sis.study_tables import describe_analysis, describe_comparison, make_cs
 from jax_sis.subsets import check_fraction
 from jax_sis.summary import ANSWERS
 
-FORMAT = "jax_sis.analysis/2"
+FORMAT = "jax_sis.analysis/3"
 DEFAULT_THRESHOLDS = (0.9, 0.95, 0.99)
 
 
@@ -92,7 +92,7 @@ def analyse(config: StudyConfig) -> str:
     check_arguments(store, config.thresholds, config.fraction)
   storage.check_writable(folder)
   # Before the longer work, since it refuses runs that do not fit together.
-  comparison = compare_runs(stores, seed=config.seed) if len(stores) > 1 else None
+  comparison = compare_runs(stores, thresholds=config.thresholds, seed=config.seed) if len(stores) > 1 else None
   analyses = {}
   num_images = sum(len(store.done_images()) for store in stores.values())
   with Progress("analysis", total=num_images, unit="image") as progress:

@@ -179,10 +179,10 @@ def describe_comparison(comparison: Comparison) -> str:
         run.num_same_target,
       )
     )
-  for answer in dict.fromkeys(sizes.answer for sizes in comparison.sizes):
-    of_kind = [sizes for sizes in comparison.sizes if sizes.answer == answer]
+  for answer, threshold in dict.fromkeys((sizes.answer, sizes.threshold) for sizes in comparison.sizes):
+    of_kind = [sizes for sizes in comparison.sizes if (sizes.answer, sizes.threshold) == (answer, threshold)]
     lines.append(
-      f"  {ANSWER_TITLES[answer]} at {comparison.threshold:g}, on the {of_kind[0].pixels.num_images} images that have "
+      f"  {ANSWER_TITLES[answer]} at {threshold:g}, on the {of_kind[0].pixels.num_images} images that have "
       "a subset in each run:"
     )
     lines.append(

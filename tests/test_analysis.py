@@ -539,6 +539,33 @@ def test_runs_are_compared_on_the_images_that_both_have(tmp_path: pathlib.Path):
   assert overlap.excess.low < 0 < overlap.excess.high
 
 
+def test_runs_with_orders_are_compared_at_further_confidences(tmp_path: pathlib.Path):
+  """By plain loops over the orders; runs without orders take part at their own confidence alone."""
+  stores, first, second = make_pair(tmp_path)
+  comparison = compare_runs(stores, thresholds=(0.9, 0.6, 0.75))
+  assert [(sizes.label, sizes.threshold) for sizes in comparison.sizes] == [
+    ("first", 0.9),
+    ("second", 0.9),
+    ("first", 0.75),
+    ("second", 0.75),
+    ("first", 0.6),
+    ("second", 0.6),
+  ]
+  assert len(comparison.overlaps) == 1
+  assert comparison.sizes[:2] == compare_runs(stores).sizes
+  found = [[find_subset(confidence, SIZES, 0.6) for confidence in rows["confidence"]] for rows in (first, second)]
+  pairs = [(one[1], other[1]) for one, other in zip(*found, strict=True) if one[0] == other[0] == Status.OK]
+  at_lower = comparison.sizes[-1]
+  assert at_lower.with_subset.count == sum(status == Status.OK for status, _ in found[1])
+  assert at_lower.pixels.num_images == len(pairs)
+  assert at_lower.difference.mean == pytest.approx(np.mean([other - one for one, other in pairs]))
+  masks = {name: values for name, values in second.items() if name not in ("rank", "confidence")}
+  stores["second"] = make_run(tmp_path / "masks", masks)
+  comparison = compare_runs(stores, thresholds=(0.6,))
+  assert {sizes.threshold for sizes in comparison.sizes} == {0.9}
+  assert comparison.left_out[-1] == "sis subsets at 0.6: only first holds them"
+
+
 def test_equal_runs_are_equal(tmp_path: pathlib.Path):
   rows = make_rows(30)
   comparison = compare_runs({"a": make_run(tmp_path / "a", rows), "b": make_run(tmp_path / "b", rows)})

@@ -95,7 +95,7 @@ def test_it_says_where_the_numbers_come_from(printed: tuple[pathlib.Path, str], 
   assert provenance["command"] == (
     f"jax-sis analyse {' '.join(runs)} --out {out} --thresholds 0.5 --fraction 0.05 --seed 0 --class-curves"
   )
-  assert set(provenance["versions"]) == {"jax_sis", "jax", "numpy", "scipy", "matplotlib"}
+  assert set(provenance["versions"]) == {"jax_sis", "jax", "numpy", "scipy", "matplotlib", "python"}
   assert len(provenance["runs"]["log_odds"]["spec_sha256"]) == 64
   assert provenance["runs"]["log_odds"]["spec_sha256"] != provenance["runs"]["probability"]["spec_sha256"]
   assert provenance["runs"]["probability"]["score"] == "probability"

@@ -9,7 +9,13 @@ from jax_sis.estimates import Mean, difference_of, share_of
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import Preset
-from jax_sis.reproduction.readings import read_answer, read_comparison, read_paired, read_predictions
+from jax_sis.reproduction.readings import (
+  read_answer,
+  read_comparison,
+  read_paired,
+  read_predictions,
+  sizes_at_threshold,
+)
 
 AGREES, DISAGREES, OPEN, NOT_JUDGED = "agrees", "disagrees", "undecided", "not judged"
 # What the claims' words mean here, in shares of the images.
@@ -139,7 +145,8 @@ def larger_claims(names: Names, done: Mapping[str, Done]) -> list[Claim]:
     comparison = read_comparison(done, f"{names.architecture}-{kind}-compared")
     if comparison is None:
       continue
-    for compared in comparison["sizes"][1:]:
+    single, *others = sizes_at_threshold(comparison)
+    for compared in others:
       difference = Mean(**compared["difference"])
       claims.append(
         Claim(
@@ -148,10 +155,9 @@ def larger_claims(names: Names, done: Mapping[str, Done]) -> list[Claim]:
           "every classifier compared, which are the surest ones",
           is_mitigation=True,
           verdict=judge(difference, 0.0),
-          found=f"Mean {number(compared['pixels']['mean'])} pixels against "
-          f"{number(comparison['sizes'][0]['pixels']['mean'])}; "
+          found=f"Mean {number(compared['pixels']['mean'])} pixels against {number(single['pixels']['mean'])}; "
           f"{100 * compared['with_subset']['share']:.0f} % of the images have a subset, "
-          f"{100 * comparison['sizes'][0]['with_subset']['share']:.0f} % for the single one.",
+          f"{100 * single['with_subset']['share']:.0f} % for the single one.",
           difference=difference,
           unit="pixels",
         )

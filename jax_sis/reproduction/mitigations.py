@@ -18,6 +18,7 @@ from jax_sis.reproduction.readings import (
   read_comparison,
   read_corrupted,
   read_predictions,
+  sizes_at_threshold,
 )
 
 
@@ -86,7 +87,7 @@ def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]
           compared["answer"]: compared
           for comparison in comparisons.values()
           if comparison is not None
-          for compared in comparison["sizes"]
+          for compared in sizes_at_threshold(comparison)
           if compared["label"] == label
         },
         num_disjoint=num_disjoint,

@@ -76,6 +76,11 @@ def read_comparison(done: Mapping[str, Done], name: str) -> dict[str, Any] | Non
   return read_answer(done, name, "analysis.json")["comparison"] if name in done else None
 
 
+def sizes_at_threshold(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Of what `analyse` found of several runs, the sizes at the confidence that was searched for, the first run first."""
+  return [sizes for sizes in comparison["sizes"] if sizes["threshold"] == comparison["threshold"]]
+
+
 def total_seconds(done: Mapping[str, Done]) -> float:
   """How long all stages took together."""
   return sum(one.seconds for one in done.values())

@@ -16,7 +16,7 @@ from jax_sis.reproduction.figure import ANSWER_HEADINGS, picture_name
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.outcome import SAMPLES, Outcome
 from jax_sis.reproduction.presets import Preset
-from jax_sis.reproduction.readings import read_answer, total_seconds
+from jax_sis.reproduction.readings import read_answer, sizes_at_threshold, total_seconds
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.run_report import controls, sizes
 from jax_sis.run_report.inputs import read_inputs
@@ -62,7 +62,7 @@ def make_report(
       smallest_section(done, names),
       disjoint_section(done, names),
       attributions_section(done, names),
-      sample_section(preset, outcome, done, names),
+      sample_section(outcome, done, names),
     ]
     found = [section for section in sections if section is not None]
     blocks += [name_architecture(section, outcome.architecture) for section in found] if len(outcomes) > 1 else found
@@ -136,8 +136,8 @@ def summarise_claims(outcome: Outcome) -> str:
   numbers = f"{tables.describe_difference(first)}, {first.difference.num_images:,} images"
   claim = f"{first.claim[0].lower()}{first.claim[1:-1]}"
   return (
-    f"Of {len(outcome.claims)} claims {counts[AGREES]} are found here too, {counts[DISAGREES]} are not, and "
-    f"{counts[OPEN]} stay undecided. The first, that {claim}: {first.verdict}, {numbers}."
+    f"Of {len(outcome.claims)} claims, {counts[AGREES]} found here too, {counts[DISAGREES]} not, and {counts[OPEN]} "
+    f"undecided. The first, that {claim}: {first.verdict}, {numbers}."
   )
 
 
@@ -355,7 +355,7 @@ def attributions_section(done: Mapping[str, Done], names: Names) -> Element | No
   )
 
 
-def sample_section(preset: Preset, outcome: Outcome, done: Mapping[str, Done], names: Names) -> Element | None:
+def sample_section(outcome: Outcome, done: Mapping[str, Done], names: Names) -> Element | None:
   """What exact orders, and ranking by probability, would change."""
   if not outcome.samples:
     return None
@@ -367,7 +367,7 @@ def sample_section(preset: Preset, outcome: Outcome, done: Mapping[str, Done], n
     )
   ]
   for what, comparison in outcome.samples.items():
-    blocks += describe_sample(what, comparison, done[f"{names.architecture}-{what}-compared"].folder, preset)
+    blocks += describe_sample(what, comparison, done[f"{names.architecture}-{what}-compared"].folder)
   left_out = [heading for what, heading in SAMPLES.items() if what not in outcome.samples]
   if left_out:
     blocks.append(page.paragraph(f"Not done yet: {'; '.join(left_out)}.", kind="note"))
@@ -381,7 +381,7 @@ def sample_section(preset: Preset, outcome: Outcome, done: Mapping[str, Done], n
 
 def summarise_sample(comparison: Mapping[str, Any]) -> str:
   """The largest and the smallest subsets of a sample, in words."""
-  first, last = comparison["sizes"][0], comparison["sizes"][-1]
+  first, *_, last = sizes_at_threshold(comparison)
   pixels = [tables.describe_pixels(Mean(**one["pixels"])) for one in (first, last)]
   return (
     f"{last['label']}: {pixels[1]} pixels, {first['label']}: {pixels[0]}, on the {last['pixels']['num_images']} of "
@@ -389,7 +389,7 @@ def summarise_sample(comparison: Mapping[str, Any]) -> str:
   )
 
 
-def describe_sample(what: str, comparison: dict[str, Any], folder: pathlib.Path, preset: Preset) -> list[Element]:
+def describe_sample(what: str, comparison: dict[str, Any], folder: pathlib.Path) -> list[Element]:
   """One sample: how large the subsets are, how far they are the same, and where they lie."""
   overlaps = [
     [
@@ -401,8 +401,8 @@ def describe_sample(what: str, comparison: dict[str, Any], folder: pathlib.Path,
   ]
   blocks = [
     page.table(
-      f"{tables.name_sample(what, comparison)}: subsets at confidence {preset.threshold:g}, on images that have one in "
-      "every search.",
+      f"{tables.name_sample(what, comparison)}: sizes on the images that have a subset in every search at this "
+      "confidence.",
       tables.SAMPLE_HEADER,
       tables.sample_rows(comparison),
     ),

@@ -45,7 +45,7 @@ MITIGATION_HEADER = (
 WIDTH = 116
 ECHO_HEADER = ("classifier", "same answer, %", "mistakes repeated, %", "mistakes put right, %", "mistakes")
 TRANSFER_HEADER = ("classifier", "pixels needed by", "accuracy, %", "minus that one's own", "minus random pixels")
-SAMPLE_HEADER = ("search", "images with a subset", "pixels", "median", "minus the first")
+SAMPLE_HEADER = ("search", "confidence", "images with a subset", "pixels", "median", "minus the first")
 
 
 def cell_rows(cells: Sequence[Cell]) -> list[list[str]]:
@@ -146,17 +146,20 @@ def name_sample(what: str, comparison: dict[str, Any]) -> str:
 
 
 def sample_rows(comparison: dict[str, Any]) -> list[list[str]]:
-  """A line a search of the sample."""
+  """A line a confidence and search of the sample."""
   rows = []
-  for place, compared in enumerate(comparison["sizes"]):
+  for compared in comparison["sizes"]:
     share = compared["with_subset"]
     rows.append(
       [
         compared["label"],
+        f"{compared['threshold']:g}",
         f"{share['count']} of {share['num_images']}",
         describe_pixels(Mean(**compared["pixels"])),
         "-" if compared["median_pixels"] is None else f"{compared['median_pixels']:g}",
-        "" if not place else describe_pixels(Mean(**compared["difference"]), is_signed=True),
+        ""
+        if compared["label"] == comparison["labels"][0]
+        else describe_pixels(Mean(**compared["difference"]), is_signed=True),
       ]
     )
   return rows
