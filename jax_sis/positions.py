@@ -1,4 +1,4 @@
-"""Where the pixels of subsets lie: heat maps, mean row and column, and whether all places are used evenly."""
+"""Where the pixels of subsets lie: heat maps, mean row and column, the border, and whether all are used evenly."""
 
 import dataclasses
 
@@ -42,6 +42,8 @@ class Positions:
     mean_column: the same for columns, from the left.
     even_row: the mean row were all used alike.
     even_column: the mean column.
+    border: the mean over images of the share of the kept features that lie in the outermost rows and columns.
+    even_border: that share were all places used alike.
     evenness: a test of that.
   """
 
@@ -52,6 +54,8 @@ class Positions:
   mean_column: Mean
   even_row: float
   even_column: float
+  border: Mean
+  even_border: float
   evenness: Evenness
 
 
@@ -68,6 +72,9 @@ class PositionCounts:
     self._power = np.zeros(grid[:2])
     self._rows: list[np.ndarray] = []
     self._columns: list[np.ndarray] = []
+    self._borders: list[np.ndarray] = []
+    self._is_border = np.ones(grid[:2], bool)
+    self._is_border[1:-1, 1:-1] = False
 
   def add(self, kept: Bool[np.ndarray, "M F"]) -> None:
     """Counts these images, but for those that keep nothing. Channels of one place count together."""
@@ -77,6 +84,7 @@ class PositionCounts:
     self._power += (np.abs(np.fft.fft2(maps)) ** 2).sum(0)
     self._rows.append(maps.sum(2) @ np.arange(self._grid[0]) / total)
     self._columns.append(maps.sum(1) @ np.arange(self._grid[1]) / total)
+    self._borders.append((maps * self._is_border).sum((1, 2)) / total)
 
   def describe(self, what: str, *, seed: int = 0) -> Positions:
     """What was counted.
@@ -85,7 +93,9 @@ class PositionCounts:
       what: which features they are.
       seed: of the intervals and the test.
     """
-    rows, columns = (np.concatenate([np.zeros(0), *parts]) for parts in (self._rows, self._columns))
+    rows, columns, borders = (
+      np.concatenate([np.zeros(0), *parts]) for parts in (self._rows, self._columns, self._borders)
+    )
     return Positions(
       what=what,
       num_images=len(rows),
@@ -94,6 +104,8 @@ class PositionCounts:
       mean_column=mean_of(columns, seed=seed),
       even_row=(self._grid[0] - 1) / 2,
       even_column=(self._grid[1] - 1) / 2,
+      border=mean_of(borders, seed=seed),
+      even_border=float(self._is_border.mean()),
       evenness=check_evenness(self._counts, self._power, num_images=len(rows), seed=seed),
     )
 

@@ -126,12 +126,12 @@ def describe_bins(correctness: Correctness) -> list[str]:
 
 
 def describe_positions(analysis: RunAnalysis) -> list[str]:
-  """Where subsets lie, two lines each."""
+  """Where subsets lie, three lines each."""
   return [line for positions in analysis.positions for line in describe_place(positions, analysis)]
 
 
 def describe_place(positions: Positions, analysis: RunAnalysis) -> list[str]:
-  """Mean row and column, and the test of even use."""
+  """Mean row and column, the share at the border, and the test of even use."""
   is_most_needed = positions.what == MOST_NEEDED
   what = f"{100 * analysis.fraction:.3g} % needed most" if is_most_needed else ANSWER_TITLES[positions.what]
   evenness = positions.evenness
@@ -143,6 +143,8 @@ def describe_place(positions: Positions, analysis: RunAnalysis) -> list[str]:
     f"  places, {what}: {test}",
     f"    mean row {format_mean(positions.mean_row)} (even: {positions.even_row:g}), "
     f"mean column {format_mean(positions.mean_column)} (even: {positions.even_column:g})",
+    f"    in the outermost rows and columns {format_mean(positions.border, scale=100)} % "
+    f"(even: {100 * positions.even_border:.1f} %)",
   ]
 
 

@@ -308,11 +308,20 @@ def test_positions_are_counted_as_by_a_plain_loop():
   assert found.mean_row.mean == pytest.approx(np.mean([np.argwhere(mask)[:, 0].mean() for mask in kept]))
   assert found.mean_column.mean == pytest.approx(np.mean([np.argwhere(mask)[:, 1].mean() for mask in kept]))
   assert (found.even_row, found.even_column) == (1.5, 2.0)
+  at_border = [np.mean([row in (0, 3) or column in (0, 4) for row, column in np.argwhere(mask)]) for mask in kept]
+  assert found.border.mean == pytest.approx(np.mean(at_border))
+  assert found.even_border == 14 / 20
   # The variance over places by that of independent draws: a clustering of pixels changes its spread, not its mean.
   shares = np.array([mask.mean() for mask in kept])
   counts = np.sum(kept, axis=0)
   expected = (shares * (1 - shares)).sum()
   assert found.evenness.dispersion == pytest.approx(counts.var() / expected)
+
+
+@pytest.mark.parametrize(("shape", "even_border"), [((1, 5), 1), ((2, 2), 1), ((3, 3), 8 / 9), ((5, 1), 1)])
+def test_small_grids_have_a_border_too(shape: tuple[int, int], even_border: float):
+  found = count_positions(np.ones((6, *shape), bool)).describe("sis")
+  assert (found.even_border, found.border.mean) == pytest.approx((even_border, even_border))
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 9)])

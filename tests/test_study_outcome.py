@@ -282,3 +282,19 @@ def test_wrong_predictions_with_smaller_subsets_agree_with_the_paper(tmp_path: p
   assert claim.difference.mean == pytest.approx(-6)
   assert (claim.verdict, claim.unit) == ("agrees", "pixels")
   assert "200 wrong predictions beside 200 right ones" in claim.found
+
+
+def test_a_sample_says_how_large_subsets_are_and_how_many_lie_at_the_border(compared_sizes: dict[str, Done]):
+  (done,) = compared_sizes.values()
+  sample = json.loads((done.folder / "analysis.json").read_bytes())
+  sizes = tables.sample_rows(sample)
+  assert all(len(row) == len(tables.SAMPLE_HEADER) for row in sizes)
+  assert [row[:2] for row in sizes[:3]] == [["single", "0.9"], ["ensemble", "0.9"], ["input dropout", "0.9"]]
+  assert [row[-1] for row in (sizes[0], sizes[2])] == ["", "-1.0 [-1.0, -1.0]"]
+  # The one pixel of 4 x 5 that is needed most, of 60 images.
+  first = np.argmin(make_rows(60, seed=2)["rank"], axis=1)
+  is_border = (first < 5) | (first >= 15) | (first % 5 == 0) | (first % 5 == 4)
+  border = tables.border_rows(sample)
+  assert [row[:2] for row in border] == [["single", "60"], ["ensemble", "60"], ["input dropout", "60"]]
+  assert border[1][2].startswith(f"{100 * is_border.mean():.1f} [")
+  assert {row[3] for row in border} == {"70.0"}

@@ -18,7 +18,6 @@ from jax_sis.reproduction.presets import Preset
 from jax_sis.reproduction.readings import (
   compare_corrupted,
   read_answer,
-  read_comparison,
   read_corrupted,
   read_paired,
   read_predictions,
@@ -114,7 +113,7 @@ class Outcome:
     transfers: what its classifiers of whole images say of pixels that others need.
     seeds: accuracies of the classifiers trained on whole images, by seed.
     mitigations: the single classifier first.
-    samples: what other searches change, each on a sample of images: see SAMPLES.
+    samples: what other searches change, each on a sample of images: see SAMPLES; what `analyse` wrote.
   """
 
   architecture: str
@@ -143,9 +142,9 @@ def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outc
     ),
     mitigations=tuple(make_mitigations(names, done)),
     samples={
-      what: comparison
+      what: read_answer(done, name, "analysis.json")
       for what in SAMPLES
-      if (comparison := read_comparison(done, f"{names.architecture}-{what}-compared")) is not None
+      if (name := f"{names.architecture}-{what}-compared") in done
     },
   )
 

@@ -366,15 +366,15 @@ def sample_section(outcome: Outcome, done: Mapping[str, Done], names: Names) -> 
       "matter least one by one, and stands between gradient and exact."
     )
   ]
-  for what, comparison in outcome.samples.items():
-    blocks += describe_sample(what, comparison, done[f"{names.architecture}-{what}-compared"].folder)
+  for what, sample in outcome.samples.items():
+    blocks += describe_sample(what, sample, done[f"{names.architecture}-{what}-compared"].folder)
   left_out = [heading for what, heading in SAMPLES.items() if what not in outcome.samples]
   if left_out:
     blocks.append(page.paragraph(f"Not done yet: {'; '.join(left_out)}.", kind="note"))
   return page.section(
     "What exact orders change",
     name="what-exact-orders-change",
-    answer="; ".join(summarise_sample(comparison) for comparison in outcome.samples.values()) + ".",
+    answer="; ".join(summarise_sample(sample["comparison"]) for sample in outcome.samples.values()) + ".",
     blocks=blocks,
   )
 
@@ -389,7 +389,7 @@ def summarise_sample(comparison: Mapping[str, Any]) -> str:
   )
 
 
-def describe_sample(what: str, comparison: dict[str, Any], folder: pathlib.Path) -> list[Element]:
+def describe_sample(what: str, sample: dict[str, Any], folder: pathlib.Path) -> list[Element]:
   """One sample: how large the subsets are, how far they are the same, and where they lie."""
   overlaps = [
     [
@@ -397,14 +397,18 @@ def describe_sample(what: str, comparison: dict[str, Any], folder: pathlib.Path)
       f"{overlap['observed']['mean']:.2f}" if overlap["observed"]["mean"] is not None else "-",
       f"{overlap['expected']:.2f}" if overlap["expected"] is not None else "-",
     ]
-    for overlap in comparison["overlaps"]
+    for overlap in sample["comparison"]["overlaps"]
   ]
   blocks = [
     page.table(
-      f"{tables.name_sample(what, comparison)}: sizes on the images that have a subset in every search at this "
-      "confidence.",
+      f"{tables.name_sample(what, sample)}: sizes on the images that have a subset in every search at this confidence.",
       tables.SAMPLE_HEADER,
-      tables.sample_rows(comparison),
+      tables.sample_rows(sample),
+    ),
+    page.table(
+      "Where the pixels lie that each order needs most: the share of them in the outermost rows and columns.",
+      tables.BORDER_HEADER,
+      tables.border_rows(sample),
     ),
     page.table(
       "How far two searches' subsets are the same: pixels in both divided by pixels in either, and what chance gives.",

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from jax_sis.analysis import MOST_NEEDED
 from jax_sis.estimates import Mean, Share
 from jax_sis.reproduction.claims import Claim
 from jax_sis.reproduction.mitigations import Mitigation
@@ -45,6 +46,7 @@ MITIGATION_HEADER = (
 WIDTH = 116
 ECHO_HEADER = ("classifier", "same answer, %", "mistakes repeated, %", "mistakes put right, %", "mistakes")
 TRANSFER_HEADER = ("classifier", "pixels needed by", "accuracy, %", "minus that one's own", "minus random pixels")
+BORDER_HEADER = ("search", "images", "needed most, at the border, %", "in even use, %")
 SAMPLE_HEADER = ("search", "confidence", "images with a subset", "pixels", "median", "minus the first")
 
 
@@ -140,13 +142,29 @@ def size_cells(one: Mitigation, first: Mitigation, answer: str) -> list[str]:
   ]
 
 
-def name_sample(what: str, comparison: dict[str, Any]) -> str:
+def name_sample(what: str, sample: dict[str, Any]) -> str:
   """What a sample shows, and how large it is."""
-  return f"{SAMPLES[what].capitalize()}, on a sample of {comparison['num_images']} images"
+  return f"{SAMPLES[what].capitalize()}, on a sample of {sample['comparison']['num_images']} images"
 
 
-def sample_rows(comparison: dict[str, Any]) -> list[list[str]]:
+def border_rows(sample: dict[str, Any]) -> list[list[str]]:
+  """A line a search: where the pixels lie that its order needs most, of all images that it searched."""
+  return [
+    [
+      label,
+      str(positions["num_images"]),
+      describe_percent(Mean(**positions["border"])),
+      f"{100 * positions['even_border']:.1f}",
+    ]
+    for label, run in sample["runs"].items()
+    for positions in run["positions"]
+    if positions["what"] == MOST_NEEDED
+  ]
+
+
+def sample_rows(sample: dict[str, Any]) -> list[list[str]]:
   """A line a confidence and search of the sample."""
+  comparison = sample["comparison"]
   rows = []
   for compared in comparison["sizes"]:
     share = compared["with_subset"]
@@ -209,8 +227,9 @@ def print_outcome(outcome: Outcome) -> None:
     print(f"\nPixels that another classifier needs\n{align(TRANSFER_HEADER, transfer_rows(outcome.transfers))}")
   if len(outcome.mitigations) > 1:
     print(f"\nMitigation, on the same images\n{list_facts(MITIGATION_HEADER, mitigation_rows(outcome.mitigations))}")
-  for what, comparison in outcome.samples.items():
-    print(f"\n{name_sample(what, comparison)}\n{align(SAMPLE_HEADER, sample_rows(comparison))}")
+  for what, sample in outcome.samples.items():
+    print(f"\n{name_sample(what, sample)}\n{align(SAMPLE_HEADER, sample_rows(sample))}")
+    print(align(BORDER_HEADER, border_rows(sample)))
   if outcome.seeds:
     seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in outcome.seeds)
     print(

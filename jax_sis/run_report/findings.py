@@ -47,15 +47,29 @@ def make_positions(inputs: Inputs) -> Element:
       f"{positions.even_row:g}",
       format_mean(positions.mean_column),
       f"{positions.even_column:g}",
+      f"{format_mean(positions.border, scale=100)}",
+      f"{100 * positions.even_border:.1f}",
       tell_unevenness(positions),
       DASH if positions.evenness.p_value is None else format_p(positions.evenness.p_value),
     ]
     for positions in found
   ]
-  header = ("which", "images", "mean row [95%]", "if even", "mean column [95%]", "if even", "unevenness", "even use")
+  header = (
+    "which",
+    "images",
+    "mean row [95%]",
+    "if even",
+    "mean column [95%]",
+    "if even",
+    "at the border, % [95%]",
+    "if even",
+    "unevenness",
+    "even use",
+  )
   caption = (
-    "Rows are counted from 0 at the top, columns from 0 at the left. Unevenness: how far the counts of the places are "
-    "apart, 1 were each image's subset moved to a random place; the last column is the test of that."
+    "Rows are counted from 0 at the top, columns from 0 at the left; the border are the outermost ones. Unevenness: "
+    "how far the counts of the places are apart, 1 were each image's subset moved to a random place; the last column "
+    "is the test of that."
   )
   pictures = [draw_place(inputs, positions) for positions in found]
   table = page.table(caption, header, rows)
@@ -77,7 +91,9 @@ def describe_place(inputs: Inputs, positions: Positions) -> str:
   height, width = len(positions.shares), len(positions.shares[0])
   where = (
     f"their mean row is {format_mean(positions.mean_row)} of 0 to {height - 1} ({positions.even_row:g} in even use), "
-    f"their mean column {format_mean(positions.mean_column)} of 0 to {width - 1} ({positions.even_column:g})"
+    f"their mean column {format_mean(positions.mean_column)} of 0 to {width - 1} ({positions.even_column:g}), "
+    f"{format_mean(positions.border, scale=100)} % of their {name_unit(inputs)} are in the outermost rows and columns "
+    f"({100 * positions.even_border:.1f} %)"
   )
   if evenness.dispersion is None or evenness.p_value is None:
     test = f"whether they use all places alike was not tested ({evenness.reason})"
