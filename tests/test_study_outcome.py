@@ -285,8 +285,8 @@ def test_wrong_predictions_with_smaller_subsets_agree_with_the_paper(tmp_path: p
 
 
 def test_a_sample_says_how_large_subsets_are_and_how_many_lie_at_the_border(compared_sizes: dict[str, Done]):
-  (done,) = compared_sizes.values()
-  sample = json.loads((done.folder / "analysis.json").read_bytes())
+  (name,) = compared_sizes
+  sample = outcome.read_sample(compared_sizes, name)
   sizes = tables.sample_rows(sample)
   assert all(len(row) == len(tables.SAMPLE_HEADER) for row in sizes)
   assert [row[:2] for row in sizes[:3]] == [["single", "0.9"], ["ensemble", "0.9"], ["input dropout", "0.9"]]

@@ -5,6 +5,7 @@ the same images, differences are paired.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,7 +114,7 @@ class Outcome:
     transfers: what its classifiers of whole images say of pixels that others need.
     seeds: accuracies of the classifiers trained on whole images, by seed.
     mitigations: the single classifier first.
-    samples: what other searches change, each on a sample of images: see SAMPLES; what `analyse` wrote.
+    samples: what other searches change, each on a sample of images: see SAMPLES and read_sample.
   """
 
   architecture: str
@@ -142,11 +143,18 @@ def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outc
     ),
     mitigations=tuple(make_mitigations(names, done)),
     samples={
-      what: read_answer(done, name, "analysis.json")
-      for what in SAMPLES
-      if (name := f"{names.architecture}-{what}-compared") in done
+      what: read_sample(done, name) for what in SAMPLES if (name := f"{names.architecture}-{what}-compared") in done
     },
   )
+
+
+def read_sample(done: Mapping[str, Done], name: str) -> dict[str, Any]:
+  """Of what `analyse` wrote of several searches, how they compare and where each one's pixels lie, but for the maps."""
+  analysis = read_answer(done, name, "analysis.json")
+  positions = {label: [dict(found) for found in run["positions"]] for label, run in analysis["runs"].items()}
+  for found in itertools.chain(*positions.values()):
+    del found["shares"]
+  return {"comparison": analysis["comparison"], "positions": positions}
 
 
 def make_cells(names: Names, done: Mapping[str, Done]) -> list[Cell]:

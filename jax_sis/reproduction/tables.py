@@ -156,8 +156,8 @@ def border_rows(sample: dict[str, Any]) -> list[list[str]]:
       describe_percent(Mean(**positions["border"])),
       f"{100 * positions['even_border']:.1f}",
     ]
-    for label, run in sample["runs"].items()
-    for positions in run["positions"]
+    for label, found in sample["positions"].items()
+    for positions in found
     if positions["what"] == MOST_NEEDED
   ]
 
