@@ -54,7 +54,7 @@ nav li { padding: 0.3rem 0; }
 figure { margin: 1.1rem 0; min-width: 0; }
 figcaption { color: var(--soft); font-size: 1rem; margin: 0.4rem 0; max-width: 46rem; }
 img { display: block; max-width: min(100%, 34rem); height: auto; background: #ffffff; border-radius: 4px; }
-img.wide { max-width: 100%; }
+img.wide { max-width: max(100%, 44rem); }
 img.pixels { image-rendering: pixelated; width: 100%; max-width: 100%; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 .scroll:focus-visible, summary:focus-visible { outline: 3px solid var(--mark); }
@@ -229,9 +229,7 @@ def table(
     )
     for line in lines
   ]
-  # Who has no mouse scrolls what has the focus.
-  attributes = {"class": "scroll", "role": "region", "tabindex": "0", "aria-label": caption}
-  box = element("div", element("table", element("thead", head), element("tbody", *body)), **attributes)
+  box = scroll_box(element("table", element("thead", head), element("tbody", *body)), caption)
   return element("figure", element("figcaption", caption), box)
 
 
@@ -248,7 +246,7 @@ def cell(tag: str, content: str | Element, place: int, num_text_columns: int, sc
 
 
 def image(picture: Picture, *, is_wide: bool = False) -> Element:
-  """A picture alone, held by the page itself; a wide one takes all the room that there is."""
+  """A picture alone, held by the page itself; a wide one is shown as wide as the page, see `figure`."""
   width, height = struct.unpack(">II", picture.png[16:24])
   source = f"data:image/png;base64,{base64.b64encode(picture.png).decode('ascii')}"
   found = element("img", src=source, alt=picture.alt, width=str(width), height=str(height))
@@ -258,8 +256,23 @@ def image(picture: Picture, *, is_wide: bool = False) -> Element:
 
 
 def figure(picture: Picture, caption: str, *, is_wide: bool = False) -> Element:
-  """A picture with a caption, no wider than a column of text, or with `is_wide` than the page."""
-  return element("figure", image(picture, is_wide=is_wide), element("figcaption", caption))
+  """A picture with a caption, no wider than a column of text.
+
+  Args:
+    picture: the picture.
+    caption: what it shows.
+    is_wide: it holds several panels side by side: it may be as wide as the page, and on a narrow screen it scrolls
+      within its own box, as tables do, so that it stays readable.
+  """
+  shown = image(picture, is_wide=is_wide)
+  if is_wide:
+    shown = scroll_box(shown, caption)
+  return element("figure", shown, element("figcaption", caption))
+
+
+def scroll_box(content: Element, label: str) -> Element:
+  """A box that scrolls where its content is too wide; who has no mouse scrolls what has the focus."""
+  return element("div", content, **{"class": "scroll", "role": "region", "tabindex": "0", "aria-label": label})
 
 
 def beside(blocks: Iterable[Element]) -> Element:

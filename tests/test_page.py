@@ -95,6 +95,15 @@ def test_a_picture_comes_back_to_the_pixel():
   assert found.attributes["class"] == "pixels"
 
 
+def test_a_picture_of_several_panels_scrolls_in_a_box_that_can_have_the_focus():
+  shown = html_pages.read_page(page.document("t", [page.figure(make_picture(), "both", is_wide=True)]))
+  html_pages.check_page(shown)
+  (box,) = (node for node in shown.find_all("div") if node.attributes.get("class") == "scroll")
+  assert (box.attributes["tabindex"], box.attributes["role"], box.attributes["aria-label"]) == ("0", "region", "both")
+  (picture,) = box.find_all("img")
+  assert picture.attributes["class"] == "wide"
+
+
 def test_the_columns_of_numbers_are_marked():
   found = html_pages.read_page(page.document("t", [page.table("c", "abc", [["x", "y", "1"]], num_text_columns=2)]))
   assert [node.attributes.get("class") for node in found.find_all("th", "td")] == [None, None, "number"] * 2

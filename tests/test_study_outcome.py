@@ -12,8 +12,8 @@ from made_evaluations import write_evaluation
 from made_runs import make_rows, make_run
 
 from jax_sis import study
-from jax_sis.estimates import Mean
-from jax_sis.reproduction import claims, mitigations, outcome, program, tables
+from jax_sis.estimates import Mean, no_mean
+from jax_sis.reproduction import claims, mitigations, outcome, program, report, tables
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET
@@ -291,6 +291,11 @@ def test_a_sample_says_how_large_subsets_are_and_how_many_lie_at_the_border(comp
   assert all(len(row) == len(tables.SAMPLE_HEADER) for row in sizes)
   assert [row[:2] for row in sizes[:3]] == [["single", "0.9"], ["ensemble", "0.9"], ["input dropout", "0.9"]]
   assert [row[-1] for row in (sizes[0], sizes[2])] == ["", "-1.0 [-1.0, -1.0]"]
+  summary = report.summarise_sample(sample["comparison"])
+  assert summary is not None
+  assert summary.startswith("For 0.9, input dropout search needs ")
+  few = [{**compared, "difference": dataclasses.asdict(no_mean("few"))} for compared in sample["comparison"]["sizes"]]
+  assert report.summarise_sample({**sample["comparison"], "sizes": few}) is None
   # The one pixel of 4 x 5 that is needed most, of 60 images.
   first = np.argmin(make_rows(60, seed=2)["rank"], axis=1)
   is_border = (first < 5) | (first >= 15) | (first % 5 == 0) | (first % 5 == 4)

@@ -1,6 +1,7 @@
 """The report of a study: one HTML page, with what was found first and how it was made last."""
 
 import collections
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from jax_sis.reproduction.figure import ANSWER_HEADINGS, picture_name
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.outcome import SAMPLES, Outcome
 from jax_sis.reproduction.presets import Preset
-from jax_sis.reproduction.readings import read_answer, sizes_at_threshold, total_seconds
+from jax_sis.reproduction.readings import read_answer, total_seconds
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.run_report import controls, sizes
 from jax_sis.run_report.inputs import read_inputs
@@ -307,7 +308,7 @@ def disjoint_section(done: Mapping[str, Done], names: Names) -> Element | None:
   path = done[name].folder / "disjoint.png"
   if path.exists():
     caption = "How many disjoint subsets images have, how large they are, and how often the classifier is right."
-    blocks.append(page.figure(page.Picture(png=path.read_bytes(), alt=caption), caption))
+    blocks.append(page.figure(page.Picture(png=path.read_bytes(), alt=caption), caption, is_wide=True))
   number = Mean(**answer["number"])
   return page.section(
     "Disjoint subsets",
@@ -345,7 +346,7 @@ def attributions_section(done: Mapping[str, Done], names: Names) -> Element | No
     answer=f"How many pixels of each order suffice for {answer['threshold']:g}: {answer['num_images']} images.",
     blocks=[
       page.paragraph(answer["reading"]),
-      page.figure(picture, caption),
+      page.figure(picture, caption, is_wide=True),
       page.table(
         "Mean pixels, those minus the first order's, and areas, with 95 % bootstrap intervals.",
         ("order", "images with a subset", "pixels", "minus the first", "insertion area", "deletion area"),
@@ -361,31 +362,36 @@ def sample_section(outcome: Outcome, done: Mapping[str, Done], names: Names) -> 
     return None
   blocks = [
     page.paragraph(
-      "The study cannot take exact backward selection for every image where it has few cores; here are samples of the "
-      "first test images, the smaller the dearer the search. Screened selection tries the sixteen pixels that seem to "
-      "matter least one by one, and stands between gradient and exact."
+      "Exact backward selection evaluates an image of 1,024 pixels 524,800 times, so these are samples of the first "
+      "test images, the smaller the dearer the search. Screened selection tries the sixteen pixels that seem to matter "
+      "least one by one, and stands between gradient and exact."
     )
   ]
   for what, sample in outcome.samples.items():
     blocks += describe_sample(what, sample, done[f"{names.architecture}-{what}-compared"].folder)
+  compared = [sample["comparison"] for sample in outcome.samples.values()]
   left_out = [heading for what, heading in SAMPLES.items() if what not in outcome.samples]
   if left_out:
     blocks.append(page.paragraph(f"Not done yet: {'; '.join(left_out)}.", kind="note"))
   return page.section(
     "What exact orders change",
     name="what-exact-orders-change",
-    answer="; ".join(summarise_sample(sample["comparison"]) for sample in outcome.samples.values()) + ".",
+    answer=" ".join(filter(None, map(summarise_sample, compared))) or "Too few images have a subset to say.",
     blocks=blocks,
   )
 
 
-def summarise_sample(comparison: Mapping[str, Any]) -> str:
-  """The largest and the smallest subsets of a sample, in words."""
-  first, *_, last = sizes_at_threshold(comparison)
+def summarise_sample(comparison: Mapping[str, Any]) -> str | None:
+  """The first and the last search of a sample where most images have a subset; None where they give no interval."""
+  groups = [list(sizes) for _, sizes in itertools.groupby(comparison["sizes"], lambda sizes: sizes["threshold"])]
+  first, *_, last = max(groups, key=lambda sizes: sizes[0]["pixels"]["num_images"])
+  difference = Mean(**last["difference"])
+  if difference.low is None:
+    return None
   pixels = [tables.describe_pixels(Mean(**one["pixels"])) for one in (first, last)]
   return (
-    f"{last['label']}: {pixels[1]} pixels, {first['label']}: {pixels[0]}, on the {last['pixels']['num_images']} of "
-    f"{comparison['num_images']} images that have a subset by all"
+    f"For {last['threshold']:g}, {last['label']} search needs {pixels[1]} pixels and {first['label']}, {pixels[0]}: "
+    f"{difference.num_images} of {comparison['num_images']} images."
   )
 
 
@@ -419,7 +425,7 @@ def describe_sample(what: str, sample: dict[str, Any], folder: pathlib.Path) -> 
   positions = folder / "positions.png"
   if positions.exists():
     caption = "Where the subsets and the last 5 % lie by each search. Where probabilities tie, raster order decides."
-    blocks.append(page.figure(page.Picture(png=positions.read_bytes(), alt=caption), caption))
+    blocks.append(page.figure(page.Picture(png=positions.read_bytes(), alt=caption), caption, is_wide=True))
   return blocks
 
 
