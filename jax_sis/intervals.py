@@ -4,9 +4,7 @@ import dataclasses
 
 import numpy as np
 import scipy.stats
-from jaxtyping import Bool, Float, Int, Shaped
-
-from jax_sis.metrics import bin_confidence
+from jaxtyping import Shaped
 
 # Resamples held in memory at once, in numbers.
 MOST_NUMBERS = 10_000_000
@@ -100,58 +98,6 @@ def paired_bootstrap(
     )
   difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
   return bootstrap_mean(difference, level=level, num_resamples=num_resamples, seed=seed)
-
-
-def paired_bootstrap_calibration(
-  confidences: tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]],
-  are_correct: tuple[Bool[np.ndarray, "N"], Bool[np.ndarray, "N"]],
-  *,
-  num_bins: int = 15,
-  level: float = 0.95,
-  num_resamples: int = 10_000,
-  seed: int = 0,
-) -> Estimate:
-  """The expected calibration error of a first classifier minus a second one's, with the interval of resampled images.
-
-  A sample's error is on average above the true one, by the noise in each bin, and that of its resamples lies as far
-  above the sample's; most of all for a classifier that is well calibrated. So the interval is the basic one, which
-  turns the distances of the resamples from the estimate around: it leans towards the true difference, part of the way.
-
-  Args:
-    confidences: the probability of the predicted class, of the same images in the same order by both classifiers.
-    are_correct: whether these predictions are right.
-    num_bins: as for `metrics.calibration`.
-    level: as for `bootstrap_mean`.
-    num_resamples: likewise.
-    seed: likewise.
-
-  Raises:
-    ValueError: the four are not of the same images, or there are none.
-
-  Source: Davison and Hinkley 1997, Bootstrap methods and their application, section 5.2.1.
-  """
-  shapes = {np.shape(values) for values in (*confidences, *are_correct)}
-  if len(shapes) > 1 or not np.size(confidences[0]):
-    raise ValueError(f"confidences and are_correct must be of the same images, at least one, got the shapes {shapes}.")
-  num_images = len(confidences[0])
-  edges = np.linspace(0.0, 1.0, num_bins + 1)
-  bins = [bin_confidence(confidence, edges) for confidence in confidences]
-  surplus = [
-    np.asarray(right, np.float64) - confidence for confidence, right in zip(confidences, are_correct, strict=True)
-  ]
-
-  def difference(places: Int[np.ndarray, "N"]) -> float:
-    first, second = (
-      np.abs(np.bincount(bin_[places], of_one[places], num_bins)).sum() / num_images
-      for bin_, of_one in zip(bins, surplus, strict=True)
-    )
-    return float(first - second)
-
-  rng = np.random.default_rng(seed)
-  resampled = [difference(rng.integers(num_images, size=num_images)) for _ in range(num_resamples)]
-  low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-  mean = difference(np.arange(num_images))
-  return Estimate(mean=mean, low=float(2 * mean - high), high=float(2 * mean - low), num_images=num_images)
 
 
 def median_interval(values: Shaped[np.ndarray, "N"], *, level: float = 0.95) -> tuple[float, float] | None:

@@ -107,17 +107,12 @@ def calibration(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, "N"], 
   confidence = np.exp(log_probabilities(logits).max(1))
   is_correct = logits.argmax(1) == labels
   edges = np.linspace(0.0, 1.0, num_bins + 1)
-  bins = bin_confidence(confidence, edges)
+  # A probability may exceed 1 by rounding.
+  bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
   count = np.bincount(bins, minlength=num_bins)
   summed_confidence = np.bincount(bins, confidence, num_bins)
   num_correct = np.bincount(bins, is_correct, num_bins)
   return make_calibration(edges, summed_confidence, num_correct, count)
-
-
-def bin_confidence(confidence: Float[np.ndarray, "N"], edges: Float[np.ndarray, "M+1"]) -> Int[np.ndarray, "N"]:
-  """The bin of each confidence."""
-  # A probability may exceed 1 by rounding.
-  return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
 
 
 def make_calibration(

@@ -6,8 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from jax_sis.intervals import bootstrap_mean, median_interval, paired_bootstrap, paired_bootstrap_calibration
-from jax_sis.metrics import calibration
+from jax_sis.intervals import bootstrap_mean, median_interval, paired_bootstrap
 
 
 def test_the_interval_of_a_large_sample_is_that_of_the_normal_distribution():
@@ -36,47 +35,6 @@ def test_pairs_stay_together():
   noise = np.random.default_rng(2).normal(0, 1, 500)
   estimate = paired_bootstrap(hardness + noise, hardness)
   assert estimate.high - estimate.low < 0.2
-
-
-def test_the_difference_in_calibration_is_that_of_the_errors_and_of_a_plain_loop():
-  rng = np.random.default_rng(4)
-  labels = rng.integers(0, 3, 400)
-  first = rng.normal(size=(400, 3)) + 2 * np.eye(3)[labels]
-  both = (2.5 * first, 0.8 * first)
-  errors = [calibration(logits, labels).expected_calibration_error for logits in both]
-  probabilities = [np.exp(logits) / np.exp(logits).sum(1, keepdims=True) for logits in both]
-  confidences = (probabilities[0].max(1), probabilities[1].max(1))
-  are_correct = (both[0].argmax(1) == labels, both[1].argmax(1) == labels)
-  estimate = paired_bootstrap_calibration(confidences, are_correct, num_resamples=2000)
-  assert estimate.mean == pytest.approx(errors[0] - errors[1])
-  resampled = []
-  for _ in range(2000):
-    some = rng.choice(400, 400)
-    of_both = [calibration(logits[some], labels[some]).expected_calibration_error for logits in both]
-    resampled.append(of_both[0] - of_both[1])
-  turned_around = 2 * (errors[0] - errors[1]) - np.quantile(resampled, [0.975, 0.025])
-  np.testing.assert_allclose([estimate.low, estimate.high], turned_around, atol=0.006)
-  same = paired_bootstrap_calibration((confidences[0],) * 2, (are_correct[0],) * 2, num_resamples=20)
-  assert (same.mean, same.low, same.high, same.num_images) == (0, 0, 0, 400)
-  with pytest.raises(ValueError, match="must be of the same images"):
-    paired_bootstrap_calibration((confidences[0], confidences[1][:-1]), are_correct)
-
-
-def test_the_interval_leans_against_the_noise_of_the_calibration_error():
-  """The first is perfectly calibrated and the second is a tenth too sure: the true difference is -0.1.
-
-  With 500 images the first one's error is mostly noise, so that the estimate lies above it, on average.
-  """
-  rng = np.random.default_rng(5)
-  means, middles = [], []
-  for _ in range(30):
-    right = rng.uniform(0.4, 0.85, 500)
-    is_correct = rng.random(500) < right
-    estimate = paired_bootstrap_calibration((right, right + 0.1), (is_correct, is_correct), num_resamples=100)
-    means.append(estimate.mean)
-    middles.append((estimate.low + estimate.high) / 2)
-  assert np.mean(means) > -0.085
-  assert -0.1 < np.mean(middles) < np.mean(means) - 0.01
 
 
 def test_truth_values_give_shares():

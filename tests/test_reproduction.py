@@ -18,8 +18,10 @@ from made_runs import make_rows, make_run
 
 from jax_sis import evaluation_report, predictions, results
 from jax_sis.checkpoint import load_classifier
-from jax_sis.reproduction import engine, outcome, presets
+from jax_sis.reproduction import engine, outcome, presets, tables
 from jax_sis.reproduction.engine import Done, run_stages
+from jax_sis.reproduction.leaks import SHOWN, make_leaks
+from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import Analyse, Controls, Data, Evaluate, Find, Stage, Train, hash_file, hash_run
@@ -370,6 +372,9 @@ def test_the_budget_has_what_the_study_needs():
   assert isinstance(orders, Find)
   assert orders.config.split == "train"
   assert "adversarial training" in dict(BUDGET.not_run)
+  for run in ("sample-screened", "sample-exact", "ensemble-sizes", "dropout-sizes"):
+    assert stages[f"resnet20-{run}-controls"].inputs["run"] == f"resnet20-{run}"
+  assert stages["resnet20-ensemble-sizes-controls"].inputs["checkpoint"] == "resnet20-ensemble"
   compared = stages["resnet20-sizes-compared"]
   assert isinstance(compared, Analyse)
   assert compared.config.run_dirs[0] == "resnet20-orders-test"
@@ -493,6 +498,16 @@ def test_a_real_study_that_is_killed_and_moved_goes_on_and_ends(
   assert len(predictions.read(folders["resnet20-subsets-on-subsets"]).id) == 64
   controlled = json.loads((folders["resnet20-controls"] / "controls.json").read_bytes())
   assert "mask_fraction_0.05" in controlled["kinds"]
+  (stage,) = (stage for stage in make_real_study() if stage.name == "resnet20-controls")
+  done = Done(stage=stage, folder=folders[stage.name], key="", fingerprint="", seconds=0, record={})
+  found = make_leaks(Names(architecture="resnet20"), {stage.name: done})
+  assert {leak.run for leak in found} == {"resnet20-orders-test"}
+  assert [leak.kind for leak in found] == [kind["title"] for kind in controlled["kinds"].values()]
+  assert all(set(leak.by_name) == set(SHOWN) for leak in found)
+  rows = tables.leak_rows(found)
+  assert all(len(row) == len(tables.LEAK_HEADER) for row in rows)
+  white = next(one for one in next(iter(controlled["kinds"].values()))["controls"] if one["name"] == "shape_white")
+  assert rows[0][4].startswith(f"{100 * white['keeps_class']['share']:.0f} [")
   ensemble = load_classifier(folders["resnet20-ensemble"] / "classifier").ensemble
   assert ensemble is not None
   assert len(ensemble.members) == 2

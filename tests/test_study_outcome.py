@@ -141,6 +141,7 @@ def test_the_table_has_a_line_an_evaluation(tmp_path: pathlib.Path):
     claims=(),
     echoes=(),
     transfers=(),
+    leaks=(),
     seeds=(0.9,),
     mitigations=(),
     samples={},
@@ -243,11 +244,14 @@ def test_mitigations_stand_beside_the_single_classifier(tmp_path: pathlib.Path, 
   assert ensemble.accuracy_difference.mean == pytest.approx(0.05)
   assert ensemble.corrupted_difference is not None
   assert ensemble.corrupted_difference.mean == pytest.approx(0.05)
-  # All are equally sure; the single one is right in 0.90 and the ensemble in 0.95 of 200 images.
-  confidence = 1 / (1 + np.exp(-2.0))
-  expected = abs(0.95 - confidence) - abs(0.9 - confidence)
-  assert ensemble.calibration_difference.mean == pytest.approx(expected, abs=1e-6)
-  assert (dropout.calibration_difference.low, dropout.calibration_difference.high) == (0, 0)
+  # All are equally sure; the single one is right in 180 and the ensemble in 190 of 200 images.
+  sure = 1 / (1 + np.exp(-2.0))
+  assert single.brier_score.mean == pytest.approx(0.9 * (1 - sure) ** 2 + 0.1 * sure**2, abs=1e-6)
+  assert single.brier_difference is None
+  assert ensemble.brier_difference is not None
+  assert ensemble.brier_difference.mean == pytest.approx(0.05 * ((1 - sure) ** 2 - sure**2), abs=1e-6)
+  assert dropout.brier_difference is not None
+  assert (dropout.brier_difference.low, dropout.brier_difference.high) == (0, 0)
   assert set(dropout.sizes) == {"sis"}
   assert dropout.sizes["sis"]["difference"]["mean"] == -1
   assert single.num_disjoint is not None
@@ -293,7 +297,8 @@ def test_a_sample_says_how_large_subsets_are_and_how_many_lie_at_the_border(comp
   assert [row[-1] for row in (sizes[0], sizes[2])] == ["", "-1.0 [-1.0, -1.0]"]
   summary = report.summarise_sample(sample["comparison"])
   assert summary is not None
-  assert summary.startswith("For 0.9, input dropout search needs ")
+  assert summary.startswith("Pixels for 0.9 on ")
+  assert summary.endswith(" by input dropout.")
   few = [{**compared, "difference": dataclasses.asdict(no_mean("few"))} for compared in sample["comparison"]["sizes"]]
   assert report.summarise_sample({**sample["comparison"], "sizes": few}) is None
   # The one pixel of 4 x 5 that is needed most, of 60 images.

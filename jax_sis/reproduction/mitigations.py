@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from jax_sis import predictions
 from jax_sis.estimates import Mean, Share, difference_of, mean_of, share_of
-from jax_sis.intervals import paired_bootstrap_calibration
 from jax_sis.predictions import Predictions
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
@@ -31,7 +31,9 @@ class Mitigation:
     accuracy: on the test images.
     accuracy_difference: minus the single classifier's, paired.
     expected_calibration_error: on the test images.
-    calibration_difference: minus the single classifier's, paired.
+    brier_score: the mean squared difference of the predicted class's probability and whether it is right. Unlike the
+      expected calibration error it is a mean over images, so that differences have intervals.
+    brier_difference: that minus the single classifier's, paired; None for itself.
     negative_log_likelihood: on the test images, in nats.
     corrupted: mean accuracy on corrupted images; None where it was not evaluated.
     corrupted_difference: minus the single classifier's, paired; None likewise.
@@ -44,7 +46,8 @@ class Mitigation:
   accuracy: Share
   accuracy_difference: Mean
   expected_calibration_error: float
-  calibration_difference: Mean
+  brier_score: Mean
+  brier_difference: Mean | None
   negative_log_likelihood: float
   corrupted: Mean | None
   corrupted_difference: Mean | None
@@ -79,7 +82,8 @@ def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]
         accuracy=share_of(ours.is_correct),
         accuracy_difference=difference_of(ours.is_correct, single.is_correct),
         expected_calibration_error=clean["expected_calibration_error"],
-        calibration_difference=difference_of_calibration(ours, single),
+        brier_score=mean_of(brier_scores(ours)),
+        brier_difference=None if model == names.full(0) else difference_of(brier_scores(ours), brier_scores(single)),
         negative_log_likelihood=clean["negative_log_likelihood"],
         corrupted=None if corrupted is None else mean_of(corrupted),
         corrupted_difference=compare_corrupted(done, name, f"{names.full(0)}-on-whole"),
@@ -97,10 +101,9 @@ def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]
   return found
 
 
-def difference_of_calibration(ours: Predictions, single: Predictions) -> Mean:
-  """The expected calibration error minus the single classifier's, on the same images."""
-  found = paired_bootstrap_calibration((ours.confidence, single.confidence), (ours.is_correct, single.is_correct))
-  return Mean(mean=found.mean, low=found.low, high=found.high, num_images=found.num_images)
+def brier_scores(found: Predictions) -> Float[np.ndarray, "N"]:
+  """Of each image the squared difference of the predicted class's probability and whether it is right (Brier 1950)."""
+  return (found.confidence.astype(np.float64) - found.is_correct) ** 2
 
 
 def compare_disjoint(done: Mapping[str, Done], model: str, single: str) -> tuple[Mean | None, Mean | None]:

@@ -13,6 +13,7 @@ from jax_sis import predictions
 from jax_sis.estimates import Mean, Share, difference_of, mean_of, share_of
 from jax_sis.reproduction.claims import Claim, make_claims
 from jax_sis.reproduction.engine import Done
+from jax_sis.reproduction.leaks import Leak, make_leaks
 from jax_sis.reproduction.mitigations import Mitigation, make_mitigations
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import Preset
@@ -28,7 +29,7 @@ from jax_sis.reproduction.stages import Evaluate
 # The comparisons of searches, by the names of their stages, and what each shows.
 SAMPLES = {
   "sample": "fewer pixels a step, and candidates tried one by one",
-  "exact": "exact backward selection beside them",
+  "exact": "exact backward selection beside gradient and screened search",
   "scores": "ranking by probability, as the authors' code does",
 }
 
@@ -112,6 +113,7 @@ class Outcome:
     claims: the paper's.
     echoes: whether classifiers of pixels repeat the mistakes of the one of whole images.
     transfers: what its classifiers of whole images say of pixels that others need.
+    leaks: what may leak, of each search that was controlled.
     seeds: accuracies of the classifiers trained on whole images, by seed.
     mitigations: the single classifier first.
     samples: what other searches change, each on a sample of images: see SAMPLES and read_sample.
@@ -122,6 +124,7 @@ class Outcome:
   claims: tuple[Claim, ...]
   echoes: tuple[Echo, ...]
   transfers: tuple[Transfer, ...]
+  leaks: tuple[Leak, ...]
   seeds: tuple[float, ...]
   mitigations: tuple[Mitigation, ...]
   samples: dict[str, dict[str, Any]]
@@ -136,6 +139,7 @@ def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outc
     claims=tuple(make_claims(preset, names, done)),
     echoes=tuple(make_echoes(names, done)),
     transfers=tuple(make_transfers(preset, names, done)),
+    leaks=tuple(make_leaks(names, done)),
     seeds=tuple(
       float(read_predictions(done, f"{names.full(seed)}-on-whole").is_correct.mean())
       for seed in range(preset.num_seeds)

@@ -21,7 +21,7 @@ from jax_sis.reproduction.readings import read_answer, total_seconds
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.run_report import controls, sizes
 from jax_sis.run_report.inputs import read_inputs
-from jax_sis.search import Gradient
+from jax_sis.search import Gradient, Screened
 from jax_sis.verify import open_store
 
 UNKNOWN = "a commit that was not recorded"
@@ -64,6 +64,7 @@ def make_report(
       disjoint_section(done, names),
       attributions_section(done, names),
       sample_section(outcome, done, names),
+      leak_section(outcome),
     ]
     found = [section for section in sections if section is not None]
     blocks += [name_architecture(section, outcome.architecture) for section in found] if len(outcomes) > 1 else found
@@ -137,8 +138,8 @@ def summarise_claims(outcome: Outcome) -> str:
   numbers = f"{tables.describe_difference(first)}, {first.difference.num_images:,} images"
   claim = f"{first.claim[0].lower()}{first.claim[1:-1]}"
   return (
-    f"Of {len(outcome.claims)} claims, {counts[AGREES]} found here too, {counts[DISAGREES]} not, and {counts[OPEN]} "
-    f"undecided. The first, that {claim}: {first.verdict}, {numbers}."
+    f"Of {len(outcome.claims)} claims, this study agrees with {counts[AGREES]}, disagrees with {counts[DISAGREES]} and "
+    f"leaves {counts[OPEN]} undecided. The first, that {claim}: {first.verdict}, {numbers}."
   )
 
 
@@ -363,8 +364,8 @@ def sample_section(outcome: Outcome, done: Mapping[str, Done], names: Names) -> 
   blocks = [
     page.paragraph(
       "Exact backward selection evaluates an image of 1,024 pixels 524,800 times, so these are samples of the first "
-      "test images, the smaller the dearer the search. Screened selection tries the sixteen pixels that seem to matter "
-      "least one by one, and stands between gradient and exact."
+      "test images, the smaller the dearer the search. Screened selection tries the pixels that seem to matter "
+      f"least one by one, {Screened().candidates} a step, and stands between gradient and exact."
     )
   ]
   for what, sample in outcome.samples.items():
@@ -382,17 +383,17 @@ def sample_section(outcome: Outcome, done: Mapping[str, Done], names: Names) -> 
 
 
 def summarise_sample(comparison: Mapping[str, Any]) -> str | None:
-  """The first and the last search of a sample where most images have a subset; None where they give no interval."""
-  groups = [list(sizes) for _, sizes in itertools.groupby(comparison["sizes"], lambda sizes: sizes["threshold"])]
-  first, *_, last = max(groups, key=lambda sizes: sizes[0]["pixels"]["num_images"])
-  difference = Mean(**last["difference"])
-  if difference.low is None:
-    return None
-  pixels = [tables.describe_pixels(Mean(**one["pixels"])) for one in (first, last)]
-  return (
-    f"For {last['threshold']:g}, {last['label']} search needs {pixels[1]} pixels and {first['label']}, {pixels[0]}: "
-    f"{difference.num_images} of {comparison['num_images']} images."
-  )
+  """The first and the last search of a sample, at the first confidence where enough images have a subset; else None."""
+  for threshold, group in itertools.groupby(comparison["sizes"], lambda compared: compared["threshold"]):
+    first, *_, last = group
+    difference = Mean(**last["difference"])
+    if difference.low is not None:
+      pixels = [tables.describe_pixels(Mean(**one["pixels"])) for one in (first, last)]
+      return (
+        f"Pixels for {threshold:g} on {difference.num_images} of {comparison['num_images']} images: {pixels[0]} by "
+        f"{first['label']}, {pixels[1]} by {last['label']}."
+      )
+  return None
 
 
 def describe_sample(what: str, sample: dict[str, Any], folder: pathlib.Path) -> list[Element]:
@@ -412,7 +413,8 @@ def describe_sample(what: str, sample: dict[str, Any], folder: pathlib.Path) -> 
       tables.sample_rows(sample),
     ),
     page.table(
-      "Where the pixels lie that each order needs most: the share of them in the outermost rows and columns.",
+      "Where the pixels lie that each order needs most, of all images that the search did: the share of them in the "
+      "outermost rows and columns.",
       tables.BORDER_HEADER,
       tables.border_rows(sample),
     ),
@@ -427,6 +429,31 @@ def describe_sample(what: str, sample: dict[str, Any], folder: pathlib.Path) -> 
     caption = "Where the subsets and the last 5 % lie by each search. Where probabilities tie, raster order decides."
     blocks.append(page.figure(page.Picture(png=positions.read_bytes(), alt=caption), caption, is_wide=True))
   return blocks
+
+
+def leak_section(outcome: Outcome) -> Element | None:
+  """What may leak, of all searches beside each other."""
+  if not outcome.leaks:
+    return None
+  by_shape = sorted(
+    (leak for leak in outcome.leaks if "shape_white" in leak.by_name),
+    key=lambda leak: leak.by_name["shape_white"].share,
+  )
+  answer = "The same controls of every search."
+  if by_shape:
+    least, most = (
+      f"{tables.describe_kept(leak.by_name['shape_white'])} % ({leak.run}, {leak.kind})"
+      for leak in (by_shape[0], by_shape[-1])
+    )
+    answer = f"The shape of the mask alone, painted white, keeps the class in {least} to {most} of the subsets."
+  block = page.table(
+    "In brackets 95 % intervals. With no other fill: of the subsets that reach the threshold, those that do so on the "
+    "search's own fill alone. The others: the share that keeps its class.",
+    tables.LEAK_HEADER,
+    tables.leak_rows(outcome.leaks),
+    num_text_columns=2,
+  )
+  return page.section("What leaks, by search", name="what-leaks-by-search", answer=answer, blocks=[block])
 
 
 def not_run_section(content: Mapping[str, Any], preset: Preset) -> Element:

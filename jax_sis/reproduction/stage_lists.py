@@ -11,6 +11,7 @@ from jax_sis.reproduction.names import FULL, Names
 from jax_sis.reproduction.presets import CIFAR10, Preset, count_images
 from jax_sis.reproduction.stage_makers import (
   attribution_stage,
+  control_stage,
   disjoint_stage,
   evaluate_stage,
   find_stage,
@@ -181,6 +182,8 @@ def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.Stage]:
       placed = dataclasses.replace(config, checkpoint=model)
       made.append(find_stage(name, f"{label}: {what}", placed, cost=costs.get(model, 1)))
       runs[kind].append(name)
+      if kind == "sizes":
+        made.append(control_stage(preset, name, model, cost=costs.get(model, 1)))
     made.append(
       stages.Analyse(
         name=f"{names.architecture}-{kind}-compared",
@@ -226,11 +229,13 @@ def make_sample_stages(preset: Preset, names: Names) -> list[stages.Stage]:
   made: list[stages.Stage] = [
     sample_stage(preset, names, runs[label], label, search, preset.sample_split) for label, search in fast.items()
   ]
+  made.append(control_stage(preset, runs["screened"], names.full(0)))
   made.append(compare_stage(preset, names, "sample", runs))
   exact = {"exact": names.orders("test")}
   if not isinstance(preset.search, Exact):
     exact = {"exact": f"{names.architecture}-sample-exact"}
     made.append(sample_stage(preset, names, exact["exact"], "exact", Exact(), preset.exact_split))
+    made.append(control_stage(preset, exact["exact"], names.full(0)))
   made.append(compare_stage(preset, names, "exact", {**runs, **exact}))
   by_probability = {"exact, by probability": f"{names.architecture}-sample-exact-by-probability"}
   for label, run in by_probability.items():

@@ -4,6 +4,7 @@ import dataclasses
 
 from jax_sis.attribution_study import AttributionsConfig
 from jax_sis.config import EvaluateConfig, Pgd, PixelSubset
+from jax_sis.controls import ControlsConfig
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.find_config import FindConfig
 from jax_sis.reproduction import stages
@@ -102,6 +103,25 @@ def find_stage(name: str, title: str, config: FindConfig, *, cost: int = 1) -> s
   if config.smallest is not None:
     work += 3500
   return stages.Find(name=name, title=title, work=cost * work * count_images(config.split), config=config)
+
+
+def control_stage(preset: Preset, run: str, model: str, *, cost: int = 1) -> stages.Controls:
+  """The subsets that a search of all pixels found, and its most needed pixels, with what may leak taken away.
+
+  The most needed pixels are there where no image has a sufficient subset, too.
+  """
+  return stages.Controls(
+    name=f"{run}-controls",
+    title=f"subsets of {run} with what may leak taken away",
+    work=100 * cost * preset.num_controlled,
+    config=ControlsConfig(
+      run_dir=run,
+      checkpoint=model,
+      limit=preset.num_controlled,
+      num_wrong_class=0,
+      mask_fractions=(preset.fraction,),
+    ),
+  )
 
 
 def evaluate_stage(

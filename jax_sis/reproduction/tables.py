@@ -6,9 +6,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from jax_sis import leak_controls
 from jax_sis.analysis import MOST_NEEDED
 from jax_sis.estimates import Mean, Share
 from jax_sis.reproduction.claims import Claim
+from jax_sis.reproduction.leaks import SHOWN, Leak
 from jax_sis.reproduction.mitigations import Mitigation
 from jax_sis.reproduction.outcome import SAMPLES, Cell, Echo, Outcome, Transfer
 
@@ -30,6 +32,7 @@ MITIGATION_HEADER = (
   "minus single",
   "NLL",
   "ECE",
+  "Brier score",
   "minus single",
   "corrupted, %",
   "minus single",
@@ -47,6 +50,7 @@ WIDTH = 116
 ECHO_HEADER = ("classifier", "same answer, %", "mistakes repeated, %", "mistakes put right, %", "mistakes")
 TRANSFER_HEADER = ("classifier", "pixels needed by", "accuracy, %", "minus that one's own", "minus random pixels")
 BORDER_HEADER = ("search", "images", "needed most, at the border, %", "in even use, %")
+LEAK_HEADER = ("search", "which", "subsets", "with no other fill, %", *SHOWN.values())
 SAMPLE_HEADER = ("search", "confidence", "images with a subset", "pixels", "median", "minus the first")
 
 
@@ -104,6 +108,25 @@ def transfer_rows(transfers: Sequence[Transfer]) -> list[list[str]]:
   ]
 
 
+def leak_rows(leaks: Sequence[Leak]) -> list[list[str]]:
+  """A line a search and kind of subset."""
+  return [
+    [
+      leak.run,
+      leak.kind,
+      f"{leak.num_subsets:,}",
+      describe_kept(leak.one_fill_only),
+      *(describe_kept(leak.by_name.get(name)) for name in SHOWN),
+    ]
+    for leak in leaks
+  ]
+
+
+def describe_kept(share: leak_controls.Share | None) -> str:
+  """A share in whole per cent, with its interval."""
+  return "-" if share is None else f"{100 * share.share:.0f} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
 def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
   """A line a way to train."""
   return [
@@ -113,17 +136,18 @@ def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
       "" if one.label == mitigations[0].label else describe_percent(one.accuracy_difference, is_signed=True),
       f"{one.negative_log_likelihood:.3f}",
       f"{one.expected_calibration_error:.3f}",
-      "" if one.label == mitigations[0].label else describe_mean(one.calibration_difference, 1.0, "+.3f"),
+      describe_mean(one.brier_score, 1.0, ".4f"),
+      "" if one.brier_difference is None else describe_mean(one.brier_difference, 1.0, "+.4f"),
       "" if one.corrupted is None else describe_percent(one.corrupted),
       ""
       if one.corrupted_difference is None or one.label == mitigations[0].label
       else describe_percent(one.corrupted_difference, is_signed=True),
       *size_cells(one, mitigations[0], "sis"),
       *size_cells(one, mitigations[0], "smallest"),
-      "" if one.num_disjoint is None else describe_pixels(one.num_disjoint),
+      "" if one.num_disjoint is None else describe_mean(one.num_disjoint, 1.0, ".2f"),
       ""
       if one.num_disjoint_difference is None or one.label == mitigations[0].label
-      else describe_pixels(one.num_disjoint_difference, is_signed=True),
+      else describe_mean(one.num_disjoint_difference, 1.0, "+.2f"),
     ]
     for one in mitigations
   ]
@@ -227,6 +251,8 @@ def print_outcome(outcome: Outcome) -> None:
     print(f"\nPixels that another classifier needs\n{align(TRANSFER_HEADER, transfer_rows(outcome.transfers))}")
   if len(outcome.mitigations) > 1:
     print(f"\nMitigation, on the same images\n{list_facts(MITIGATION_HEADER, mitigation_rows(outcome.mitigations))}")
+  if outcome.leaks:
+    print(f"\nWhat may leak, of every search\n{align(LEAK_HEADER, leak_rows(outcome.leaks))}")
   for what, sample in outcome.samples.items():
     print(f"\n{name_sample(what, sample)}\n{align(SAMPLE_HEADER, sample_rows(sample))}")
     print(align(BORDER_HEADER, border_rows(sample)))

@@ -1,0 +1,66 @@
+"""What may leak, of every search of a study whose subsets were controlled."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from jax_sis.leak_controls import Share
+from jax_sis.leak_views import EMPTY
+from jax_sis.records import read_record
+from jax_sis.reproduction.engine import Done
+from jax_sis.reproduction.names import Names
+from jax_sis.reproduction.readings import read_answer
+from jax_sis.reproduction.stages import Controls
+from jax_sis.run_report import inputs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leak:
+  """One kind of subset of one search, with what may leak taken away: see `controls`.
+
+  Attributes:
+    run: the stage that searched.
+    kind: which subsets, in words.
+    num_subsets: how many were looked at.
+    one_fill_only: of those that reach the threshold and leave something to fill, the share that reaches it with no fill
+      that differs from the search's; None without one.
+    by_name: the share that keeps its class, by the name of a control of SHOWN.
+  """
+
+  run: str
+  kind: str
+  num_subsets: int
+  one_fill_only: Share | None
+  by_name: dict[str, Share]
+
+
+# The controls that are shown of every search, and their headings.
+SHOWN = {
+  "shape_white": "shape in white, %",
+  "moved_white": "that moved, %",
+  "random": "as many at random, %",
+  EMPTY: "nothing shown, %",
+}
+
+
+def make_leaks(names: Names, done: Mapping[str, Done]) -> list[Leak]:
+  """A line a kind of subset, in the order of the study."""
+  leaks = []
+  for name, one in done.items():
+    if not isinstance(one.stage, Controls) or not name.startswith(f"{names.architecture}-"):
+      continue
+    found = read_record(inputs.Controls, read_answer(done, name, "controls.json"), "controls.json")
+    for kind in found.kinds.values():
+      leaks.append(
+        Leak(
+          run=one.stage.config.run_dir,
+          kind=kind.title,
+          num_subsets=kind.num_images,
+          one_fill_only=kind.fills.one_fill_only,
+          by_name={
+            control.name: control.keeps_class
+            for control in kind.controls
+            if control.name in SHOWN and control.keeps_class is not None
+          },
+        )
+      )
+  return leaks
