@@ -356,7 +356,7 @@ def test_of_different_runs_that_begin_at_once_one_gets_the_folder(location: str)
 def test_another_run_in_the_same_folder_is_refused_with_the_difference(tmp_path: pathlib.Path):
   make_store(tmp_path, model={"name": "resnet20", "sha256": "12ab"}, note="x" * 100)
   message = (
-    f"out {str(tmp_path)!r} holds a run of another kind (limit: None there, 5 asked; "
+    f"out {str(tmp_path)!r} holds a run of another kind (limit: nothing there, 5 asked; "
     f"model.sha256: '12ab' there, '34cd' asked; note: '{'x' * 76}... there, {{'a': 1}} asked; "
     "threshold: 0.99 there, 0.9 asked); name another folder, or remove this one."
   )
