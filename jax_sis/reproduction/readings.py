@@ -64,10 +64,12 @@ def compare_corrupted(done: Mapping[str, Done], name: str, first: str) -> Mean |
   Raises:
     ValueError: they are not of the same images.
   """
-  ours, theirs = read_corrupted(done, name)[0], read_corrupted(done, first)[0]
-  if ours is None or theirs is None:
+  if not {f"{name}-corrupted", f"{first}-corrupted"} <= set(done):
     return None
   predictions.pair(*(predictions.read(done[f"{one}-corrupted"].folder) for one in (name, first)))
+  ours, theirs = (read_corrupted(done, one)[0] for one in (name, first))
+  assert ours is not None
+  assert theirs is not None
   return difference_of(ours, theirs)
 
 

@@ -171,29 +171,21 @@ def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.Stage]:
   of_smallest = dataclasses.replace(
     of_orders, split=preset.smallest_split, search=None, smallest=preset.smallest, certificate="full"
   )
-  runs: dict[str, list[str]] = {"sizes": [], "smallest": []}
   for kind, config in (("sizes", of_orders), ("smallest", of_smallest)):
+    runs = {}
     for model, label in models.items():
       if kind == "sizes" and model == names.full(0):
-        runs[kind].append(names.orders("test"))
+        runs[label] = names.orders("test")
         continue
       name = f"{model}-{kind}"
       what = "subsets read from its orders" if kind == "sizes" else "smallest evidence"
       placed = dataclasses.replace(config, checkpoint=model)
       made.append(find_stage(name, f"{label}: {what}", placed, cost=costs.get(model, 1)))
-      runs[kind].append(name)
+      runs[label] = name
       if kind == "sizes":
         made.append(control_stage(preset, name, model, cost=costs.get(model, 1)))
-    made.append(
-      stages.Analyse(
-        name=f"{names.architecture}-{kind}-compared",
-        title=f"{', '.join(models.values())}: {'subsets' if kind == 'sizes' else 'smallest evidence'} compared",
-        work=500,
-        config=StudyConfig(
-          run_dirs=tuple(runs[kind]), out="", labels=tuple(models.values()), thresholds=thresholds_below(preset)
-        ),
-      )
-    )
+    what = "subsets" if kind == "sizes" else "smallest evidence"
+    made.append(compare_stage(preset, names, kind, runs, compared=what))
   made += [
     disjoint_stage(preset, model, f"{label}: disjoint subsets of an image counted", cost=costs.get(model, 1))
     for model, label in models.items()
@@ -270,18 +262,21 @@ def sample_stage(
   return find_stage(name, f"a sample of images: {label}", config)
 
 
-def compare_stage(preset: Preset, names: Names, what: str, runs: Mapping[str, str]) -> stages.Analyse:
-  """Searches of the same images beside each other.
+def compare_stage(
+  preset: Preset, names: Names, what: str, runs: Mapping[str, str], *, compared: str = "orders"
+) -> stages.Analyse:
+  """Runs on the same images beside each other.
 
   Args:
     preset: the study's size.
     names: the stages of the architecture.
     what: names the comparison.
-    runs: the stages that searched, by what their search is called.
+    runs: the stages that searched, by what they are called in the comparison.
+    compared: what is compared, in words.
   """
   return stages.Analyse(
     name=f"{names.architecture}-{what}-compared",
-    title=f"{'; '.join(runs)}: orders compared",
+    title=f"{'; '.join(runs)}: {compared} compared",
     work=500,
     config=StudyConfig(run_dirs=tuple(runs.values()), out="", labels=tuple(runs), thresholds=thresholds_below(preset)),
   )
