@@ -16,8 +16,8 @@ import time
 import numpy as np
 
 from jax_sis import devices, find, job, plan, storage
+from jax_sis.core.searches import Gradient
 from jax_sis.find_config import FindConfig
-from jax_sis.search import Gradient
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,15 +28,15 @@ import published
 from matplotlib import ticker
 
 from jax_sis import devices
-from jax_sis.backselect import backselect
-from jax_sis.certify import certify
-from jax_sis.find_config import QUICK, THOROUGH
-from jax_sis.forward import forward_select
-from jax_sis.local_search import Exchanges
-from jax_sis.minimise import minimise
-from jax_sis.search import BackwardSearch, Exact, Forward, Gradient, Screened
-from jax_sis.subsets import Status, Subsets, sufficient_subsets
-from jax_sis.types import Params, PredictFn, ScoreName
+from jax_sis.core.backselect import backselect
+from jax_sis.core.certify import certify
+from jax_sis.core.forward import forward_select
+from jax_sis.core.local_search import Exchanges
+from jax_sis.core.minimise import minimise
+from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Screened
+from jax_sis.core.smallest import QUICK, THOROUGH
+from jax_sis.core.subsets import Status, Subsets, sufficient_subsets
+from jax_sis.core.types import Params, PredictFn, ScoreName
 
 THRESHOLD = 0.99
 NUM_CONSIDERED = 256

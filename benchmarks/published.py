@@ -8,7 +8,7 @@ import numpy as np
 
 from jax_sis import classifiers, data, state_dicts, torch_weights
 from jax_sis.config import Normalisation
-from jax_sis.types import Params, PredictFn
+from jax_sis.core.types import Params, PredictFn
 
 IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 

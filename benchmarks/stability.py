@@ -22,7 +22,7 @@ import published
 from PIL import Image, ImageFilter
 
 import jax_sis
-from jax_sis.find_config import QUICK
+from jax_sis.core.smallest import QUICK
 
 THRESHOLD = 0.99
 NUM_CONSIDERED = 256

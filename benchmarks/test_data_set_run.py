@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from jax_sis import data, find, job, storage
+from jax_sis.core.searches import Gradient
 from jax_sis.find_config import FindConfig
-from jax_sis.search import Gradient
 
 DATA_DIR = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
 NUM_IMAGES = 2880

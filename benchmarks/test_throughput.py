@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import bench, checkpoint, classifiers, devices, masking
-from jax_sis.search import Gradient, backward_sizes
+from jax_sis import bench, checkpoint, classifiers, devices
+from jax_sis.core import masking
+from jax_sis.core.searches import Gradient, backward_sizes
 
 NUM_STEPS = 16
 NUM_ROUNDS = 7

@@ -5,19 +5,19 @@ subsets = jax_sis.sufficient_subsets(order, threshold=0.99)
 report = jax_sis.certify(predict_fn, params, images, subsets)
 """
 
-from jax_sis.attribution import attribute, order_by_scores
-from jax_sis.attribution_methods import GradCam, GradientTimesInput, IntegratedGradients, Occlusion, Rise
-from jax_sis.backselect import backselect
-from jax_sis.certify import Certificate, certify
-from jax_sis.collection import sis_collection
-from jax_sis.curves import deletion_area, deletion_confidence, insertion_area
-from jax_sis.forward import forward_select
-from jax_sis.masking import mask_inputs
-from jax_sis.minimise import minimise
-from jax_sis.order import NOT_RANKED, FeatureOrder
-from jax_sis.search import Exact, Forward, Gradient, Screened
-from jax_sis.subsets import Status, Subsets, keep_fraction, sufficient_subsets
-from jax_sis.types import PredictFn
+from jax_sis.core.attribution import attribute, order_by_scores
+from jax_sis.core.attribution_methods import GradCam, GradientTimesInput, IntegratedGradients, Occlusion, Rise
+from jax_sis.core.backselect import backselect
+from jax_sis.core.certify import Certificate, certify
+from jax_sis.core.collection import sis_collection
+from jax_sis.core.curves import deletion_area, deletion_confidence, insertion_area
+from jax_sis.core.forward import forward_select
+from jax_sis.core.masking import mask_inputs
+from jax_sis.core.minimise import minimise
+from jax_sis.core.order import NOT_RANKED, FeatureOrder
+from jax_sis.core.searches import Exact, Forward, Gradient, Screened
+from jax_sis.core.subsets import Status, Subsets, keep_fraction, sufficient_subsets
+from jax_sis.core.types import PredictFn
 from jax_sis.version import __version__
 
 __all__ = [

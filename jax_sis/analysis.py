@@ -11,7 +11,9 @@ from typing import cast
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from jax_sis import results, validation
+from jax_sis import results
+from jax_sis.core import validation
+from jax_sis.core.subsets import Status, check_fraction
 from jax_sis.fields import count_kept
 from jax_sis.matching import Matched, match_by_confidence
 from jax_sis.positions import PositionCounts, Positions
@@ -33,7 +35,6 @@ from jax_sis.subset_sizes import (
   kinds_of,
   make_columns,
 )
-from jax_sis.subsets import Status, check_fraction
 from jax_sis.summary import NO_CLASS, NOT_SEARCHED
 
 # Beside the kinds of subset, what positions are given of.

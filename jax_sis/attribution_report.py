@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float
 
 from jax_sis import attribution_figure
+from jax_sis.core.messages import name_some
 from jax_sis.estimates import Mean, Share, difference_of, mean_of, share_of
 from jax_sis.results import SPEC_FILE
 from jax_sis.storage import Folder
 from jax_sis.study_tables import DASH, format_mean
-from jax_sis.validation import name_some
 
 Kind = Literal["search", "attribution", "chance"]
 LINE = "{:<25} {:>6} {:>22} {:>7} {:>22} {:>20} {:>20} {:>9}"

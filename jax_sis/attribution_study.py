@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_sis import attribution_report, classifiers, results
-from jax_sis.attribution import attribute, order_by_scores
-from jax_sis.attribution_methods import (
+from jax_sis.attribution_report import METHODS, Judged, Looked
+from jax_sis.core.attribution import attribute, order_by_scores
+from jax_sis.core.attribution_methods import (
   AttributionMethod,
   GradCam,
   GradientTimesInput,
@@ -28,21 +29,20 @@ from jax_sis.attribution_methods import (
   Occlusion,
   Rise,
 )
-from jax_sis.attribution_report import METHODS, Judged, Looked
-from jax_sis.backselect import backselect
-from jax_sis.config import require_positive
-from jax_sis.curves import deletion_area, deletion_confidence, insertion_area
-from jax_sis.find_config import QUICK
-from jax_sis.forward import forward_select
+from jax_sis.core.backselect import backselect
+from jax_sis.core.curves import deletion_area, deletion_confidence, insertion_area
+from jax_sis.core.forward import forward_select
+from jax_sis.core.minimise import minimise
+from jax_sis.core.scores import log_odds, predict_logits
+from jax_sis.core.searches import BackwardSearch, Gradient, Screened
+from jax_sis.core.smallest import QUICK
+from jax_sis.core.subsets import Status, sufficient_subsets
+from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.core.validation import require_positive
 from jax_sis.image_set import DeviceProgram, ImageSet, ImageSetConfig, describe_set, open_image_set
 from jax_sis.json_lines import append_record, read_records
-from jax_sis.minimise import minimise
 from jax_sis.progress import Progress
-from jax_sis.scores import log_odds, predict_logits
-from jax_sis.search import BackwardSearch, Gradient, Screened
 from jax_sis.storage import check_writable, open_folder
-from jax_sis.subsets import Status, sufficient_subsets
-from jax_sis.types import Params, PredictFn, ScoreName
 
 FORMAT = "jax_sis.attributions/1"
 LINES_FILE = "attributions.jsonl"

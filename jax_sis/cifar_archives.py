@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from jax_sis.validation import first_line
+from jax_sis.core.messages import first_line
 
 IMAGE_BYTES = 3 * 32 * 32
 # The largest original archive has less than 190 MB unpacked.

@@ -11,9 +11,9 @@ import pathlib
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from jax_sis.core.messages import first_line
 from jax_sis.corruptions import ALL_CORRUPTIONS, NUM_SEVERITIES, SIDE
 from jax_sis.data import Record
-from jax_sis.validation import first_line
 
 CLASS_NAMES: tuple[str, ...] = (
   "airplane",

@@ -194,8 +194,9 @@ def make_find_config(options: argparse.Namespace) -> "FindConfig":
     raise ValueError(f"--thorough must come with --search both or smallest, got --search {options.search}.")
   if options.per_step != 1 and options.search not in ("both", "gradient"):
     raise ValueError(f"--per-step must come with --search both or gradient, got --search {options.search}.")
-  from jax_sis.find_config import QUICK, THOROUGH, FindConfig, read_ids
-  from jax_sis.search import Exact, Gradient, Screened
+  from jax_sis.core.searches import Exact, Gradient, Screened
+  from jax_sis.core.smallest import QUICK, THOROUGH
+  from jax_sis.find_config import FindConfig, read_ids
 
   backward = {
     "gradient": Gradient(per_step=options.per_step),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
+from jax_sis.core.messages import name_some
 from jax_sis.estimates import Mean, Share, difference_of, mean_of, no_mean, share_of
 from jax_sis.overlap import Overlap, blocks_of, compare_subsets
 from jax_sis.results import Results
@@ -22,7 +23,6 @@ from jax_sis.subset_sizes import (
   make_columns,
 )
 from jax_sis.summary import NO_CLASS
-from jax_sis.validation import name_some
 
 COLUMN_FIELDS = ("label", "target", "predicted", "full_confidence")
 # Ids of missing images that are listed; all are counted.

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jax_sis import validation
+from jax_sis.core import validation
+from jax_sis.core.validation import require_one_of, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -337,18 +338,6 @@ class EvaluateConfig:
       require_positive("--limit", self.limit)
     if self.num_devices is not None:
       require_positive("--devices", self.num_devices)
-
-
-def require_positive(name: str, value: float) -> None:
-  """Raises ValueError unless `value` is above zero."""
-  if not value > 0:
-    raise ValueError(f"{name} must be positive, got {value!r}.")
-
-
-def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-  """Raises ValueError unless `value` is one of those allowed."""
-  if value not in allowed:
-    raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig:

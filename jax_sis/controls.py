@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jax_sis import data, results, storage
-from jax_sis.config import require_positive
 from jax_sis.control_report import (
   FORMAT,
   LEVEL,
@@ -26,13 +25,14 @@ from jax_sis.control_report import (
   report_kind,
   write_files,
 )
+from jax_sis.core.messages import name_some
+from jax_sis.core.subsets import Status
+from jax_sis.core.validation import require_positive
 from jax_sis.job import Job, make_spec
 from jax_sis.leak_controls import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
 from jax_sis.leak_views import NAMES, SUBSET
 from jax_sis.progress import Progress
-from jax_sis.subsets import Status
 from jax_sis.summary import ANSWER_TITLES, ANSWERS
-from jax_sis.validation import name_some
 from jax_sis.verify import make_job_again, open_store
 from jax_sis.wrong_class import MAX_FEATURES, Towards, search_classes
 

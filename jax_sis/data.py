@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from tensorflow_datasets.core import constants
 
 from jax_sis.config import Normalisation
-from jax_sis.validation import first_line
+from jax_sis.core.messages import first_line
 
 CIFAR_NORMALISATION = Normalisation(
   mean=(125.3 / 255, 123.0 / 255, 113.9 / 255), std=(63.0 / 255, 62.1 / 255, 66.7 / 255)

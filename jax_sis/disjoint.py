@@ -16,18 +16,18 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jax_sis import disjoint_report, results
-from jax_sis.collection import sis_collection
-from jax_sis.config import require_positive
+from jax_sis.core.collection import sis_collection
+from jax_sis.core.scores import log_odds, predict_logits
+from jax_sis.core.searches import Gradient
+from jax_sis.core.subsets import Status
+from jax_sis.core.types import Params
+from jax_sis.core.validation import require_positive
 from jax_sis.disjoint_report import Collected
 from jax_sis.image_set import DeviceProgram, ImageSet, ImageSetConfig, describe_set, open_image_set
 from jax_sis.json_lines import append_record, read_records
 from jax_sis.progress import Progress
-from jax_sis.scores import log_odds, predict_logits
-from jax_sis.search import Gradient
 from jax_sis.storage import check_writable, open_folder
-from jax_sis.subsets import Status
 from jax_sis.summary import NOT_SEARCHED, STATUS_NAMES
-from jax_sis.types import Params
 
 FORMAT = "jax_sis.disjoint/1"
 LINES_FILE = "disjoint.jsonl"

@@ -21,16 +21,16 @@ from jax_sis import (
   pixel_subsets,
   predictions,
   results,
-  validation,
 )
 from jax_sis.classifiers import Classifier
 from jax_sis.config import EvaluateConfig
+from jax_sis.core import validation
+from jax_sis.core.messages import name_some
+from jax_sis.core.types import Params, PredictFn
 from jax_sis.pixel_subsets import PixelMasks
 from jax_sis.progress import Progress
 from jax_sis.provenance import library_versions
 from jax_sis.storage import check_writable, open_folder
-from jax_sis.types import Params, PredictFn
-from jax_sis.validation import name_some
 
 MADE = "made"
 # Whose versions fix the last bits of the results.

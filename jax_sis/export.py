@@ -16,11 +16,12 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from jax_sis import results, run_masks, validation
+from jax_sis import results, run_masks
 from jax_sis.authors_layout import select_image, to_authors_arrays
+from jax_sis.core import validation
+from jax_sis.core.subsets import Status
 from jax_sis.progress import Progress
 from jax_sis.results import Results
-from jax_sis.subsets import Status
 from jax_sis.summary import ANSWERS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES, table_fields
 
 SUFFIXES = (".csv", ".parquet", ".npz")

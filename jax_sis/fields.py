@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from jax_sis import subsets
-from jax_sis.subsets import Status
+from jax_sis.core import subsets
+from jax_sis.core.subsets import Status
 
 TEXT_BYTES = 128
 SMALLEST_MASK = "smallest_mask"

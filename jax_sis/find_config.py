@@ -6,28 +6,17 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from jax_sis import validation
-from jax_sis.config import require_one_of, require_positive
-from jax_sis.local_search import Exchanges
-from jax_sis.minimise import DEFAULT_SETTINGS
-from jax_sis.search import BackwardSearch, Exact, Forward, Gradient, Screened
-from jax_sis.types import ScoreName
+from jax_sis.core import validation
+from jax_sis.core.local_search import Exchanges
+from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Screened
+from jax_sis.core.smallest import QUICK
+from jax_sis.core.types import ScoreName
+from jax_sis.core.validation import require_one_of, require_positive
 
 PRECISIONS = ("highest", "high", "default")
 SAVED = ("order", "mask", "both")
-
-
-class Effort(NamedTuple):
-  """How long a run looks for the smallest evidence: its forward search and exchanges."""
-
-  forward: Forward
-  exchanges: Exchanges
-
-
-QUICK = Effort(Forward(candidates=DEFAULT_SETTINGS.candidates), DEFAULT_SETTINGS.exchanges)
-THOROUGH = Effort(Forward(candidates=256), ((2, 8), (4, 16), (6, 16)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

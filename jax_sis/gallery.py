@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from jax_sis import figures, masking, results
+from jax_sis import figures, results
+from jax_sis.core import masking
 from jax_sis.job import Job
 from jax_sis.summary import Row, describe_answer, describe_image, describe_subset, make_rows
 

@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_sis import masking
-from jax_sis.backselect import run_backward
-from jax_sis.certify import evaluate_alone, run_certify
+from jax_sis.core import masking
+from jax_sis.core.backselect import run_backward
+from jax_sis.core.certify import evaluate_alone, run_certify
+from jax_sis.core.order import FeatureOrder
+from jax_sis.core.scores import log_odds, predict_logits
+from jax_sis.core.searches import Forward
+from jax_sis.core.smallest import run_smallest
+from jax_sis.core.subsets import Subsets, explain_unsearched, keep_fraction, sufficient_subsets
+from jax_sis.core.types import Params, PredictFn
 from jax_sis.find_config import FindConfig
-from jax_sis.minimise import run_smallest
-from jax_sis.order import FeatureOrder
 from jax_sis.results import SMALLEST_MASK, TEXT, Field, mask_field, mask_name
-from jax_sis.scores import log_odds, predict_logits
-from jax_sis.search import Forward
-from jax_sis.subsets import Subsets, explain_unsearched, keep_fraction, sufficient_subsets
 from jax_sis.summary import ALONE_DTYPES, ANSWERS, FULL_DTYPES, NO_CLASS
-from jax_sis.types import Params, PredictFn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jax_sis import checkpoint, classifiers, data, devices, masking, validation
+from jax_sis import checkpoint, classifiers, data, devices
 from jax_sis.classifiers import Classifier, FrozenPredictor
-from jax_sis.config import require_positive
+from jax_sis.core import masking, validation
+from jax_sis.core.masking import make_grid
+from jax_sis.core.types import Params
+from jax_sis.core.validation import require_positive
 from jax_sis.find_config import check_ids
-from jax_sis.job import make_grid
 from jax_sis.provenance import library_versions
-from jax_sis.types import Params
 
 # Float32 throughout, also where accelerators would compute in fewer bits by default.
 PRECISION = "highest"

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from jax_sis.core.subsets import Status, count_of_fraction
 from jax_sis.fields import SMALLEST_MASK, count_kept, mask_name
-from jax_sis.subsets import Status, count_of_fraction
 from jax_sis.summary import ANSWERS, NO_CLASS, NOT_SEARCHED
 
 Rows = Mapping[str, Shaped[np.ndarray, "M ..."]]

@@ -11,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from jax_sis import checkpoint, classifiers, data, devices, masking, results, validation
+from jax_sis import checkpoint, classifiers, data, devices, results
 from jax_sis.classifiers import Classifier
+from jax_sis.core import masking, validation
+from jax_sis.core.masking import make_grid
+from jax_sis.core.types import Params
 from jax_sis.find_config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.image_search import ImageSearch
 from jax_sis.provenance import library_versions
 from jax_sis.storage import Folder
 from jax_sis.summary import NO_CLASS
-from jax_sis.types import Params
 
 # What the run was begun with, paths among it; the specification is what fixes the results.
 SETTINGS_FILE = "settings.json"
@@ -278,15 +280,3 @@ def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
     f"--target must be 'predicted', 'label', or a class of the checkpoint ({', '.join(class_names[:12])}"
     f"{', ...' if len(class_names) > 12 else ''}, or 0 to {len(class_names) - 1}), got {target!r}."
   )
-
-
-def make_grid(patch: int, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The grid of squares of `patch` pixels a side.
-
-  Raises:
-    ValueError: they do not fill the image.
-  """
-  height, width, _ = input_shape
-  if height % patch or width % patch:
-    raise ValueError(f"--patch must divide the image's sides, {height} and {width}, got {patch}.")
-  return (height // patch, width // patch, 1)

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jax_sis import masking, validation
 from jax_sis.config import Normalisation
+from jax_sis.core import masking, validation
+from jax_sis.core.scores import log_odds, predict_logits
+from jax_sis.core.types import PredictFn
+from jax_sis.core.validation import check_positive_integer
 from jax_sis.intervals import Estimate, paired_bootstrap
 from jax_sis.leak_views import CONTROLS, NAMES, SUBSET, Case, Shown, expand, stable_hash
 from jax_sis.metrics import wilson_interval
-from jax_sis.scores import log_odds, predict_logits
-from jax_sis.search import check_positive_integer
-from jax_sis.types import PredictFn
 
 # Of an image without another one.
 NO_IMAGE = -1

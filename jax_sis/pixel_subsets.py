@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from jax_sis import fields, masking, subsets, validation
+from jax_sis import fields
 from jax_sis.config import Normalisation, PixelSubset
+from jax_sis.core import masking, messages, subsets
 from jax_sis.run_masks import RunMasks, read_masks
 from jax_sis.run_spec import find_differences
 
@@ -253,7 +254,7 @@ def check_ids(location: str, searched: Sequence[str], wanted: Sequence[str]) -> 
 
 def name_ids(ids: Sequence[str]) -> str:
   """The first ids, and how many more."""
-  return validation.name_some([repr(name) for name in ids], most=MAX_NAMED)
+  return messages.name_some([repr(name) for name in ids], most=MAX_NAMED)
 
 
 def hash_masks(ids: Sequence[str], packed: UInt8[np.ndarray, "N W"]) -> str:

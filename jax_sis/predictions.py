@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy import special
 
+from jax_sis.core.messages import first_line
 from jax_sis.storage import write_atomically
-from jax_sis.validation import first_line
 
 PREDICTIONS_DIR = "predictions"
 

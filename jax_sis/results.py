@@ -23,8 +23,9 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import Bool, Int, Shaped
 
-from jax_sis import masking, storage, subsets, validation
+from jax_sis import storage
 from jax_sis.arrays import DONE, ZARR_DIR, is_set, open_arrays
+from jax_sis.core import masking, messages, subsets, validation
 from jax_sis.fields import (
   SMALLEST_MASK,
   TEXT,
@@ -271,7 +272,7 @@ class Results:
     if missing:
       raise ValueError(
         f"ids must be those of finished images, but {self.folder.location!r} has none of "
-        f"{validation.name_some([repr(text) for text in missing], most=10)}."
+        f"{messages.name_some([repr(text) for text in missing], most=10)}."
       )
     return np.array([found[text] for text in wanted], np.int64)
 

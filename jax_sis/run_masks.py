@@ -15,10 +15,11 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jax_sis import masking, results
+from jax_sis import results
 from jax_sis.config import PixelSubset
+from jax_sis.core import masking
+from jax_sis.core.messages import first_line
 from jax_sis.results import SMALLEST_MASK, Results
-from jax_sis.validation import first_line
 
 FORMAT = "jax_sis.masks/1"
 

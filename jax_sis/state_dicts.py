@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from jax_sis.validation import first_line
+from jax_sis.core.messages import first_line
 
 LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 STORAGE_DTYPES = {

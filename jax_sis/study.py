@@ -9,15 +9,16 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from jax_sis import results, storage, study_figures, study_panels, validation
+from jax_sis import results, storage, study_figures, study_panels
 from jax_sis.analysis import RunAnalysis, analyse_run, check_arguments
 from jax_sis.comparison import Comparison, compare_runs
+from jax_sis.core import validation
+from jax_sis.core.subsets import check_fraction
 from jax_sis.progress import Progress
 from jax_sis.provenance import all_versions
 from jax_sis.results import Results
 from jax_sis.status import describe_run
 from jax_sis.study_tables import describe_analysis, describe_comparison, make_csv
-from jax_sis.subsets import check_fraction
 from jax_sis.summary import ANSWERS
 
 FORMAT = "jax_sis.analysis/3"

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from jax_sis import results
-from jax_sis.certify import describe_alone, describe_certificate
-from jax_sis.search import BackwardSearch
-from jax_sis.subsets import Status
+from jax_sis.core.certify import describe_alone, describe_certificate
+from jax_sis.core.searches import BackwardSearch
+from jax_sis.core.subsets import Status
 
 # What the store says of an image that could not be searched, its reason in `error`; beside the numbers of Status.
 NOT_SEARCHED = -1

@@ -12,16 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jax_sis import masking, validation
-from jax_sis.find_config import QUICK
+from jax_sis.core import masking, validation
+from jax_sis.core.scores import predict_logits
+from jax_sis.core.smallest import QUICK, run_smallest
+from jax_sis.core.subsets import Status, Subsets
+from jax_sis.core.types import PredictFn
+from jax_sis.core.validation import check_positive_integer
 from jax_sis.intervals import Estimate, paired_bootstrap
 from jax_sis.leak_controls import Share, make_share
 from jax_sis.leak_views import stable_hash
-from jax_sis.minimise import run_smallest
-from jax_sis.scores import predict_logits
-from jax_sis.search import check_positive_integer
-from jax_sis.subsets import Status, Subsets
-from jax_sis.types import PredictFn
 
 PREDICTED, SECOND, RANDOM = "predicted", "second", "random"
 CLASS_TITLES = {

@@ -16,30 +16,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# The kernel in the order of its imports, and the edges whose annotations beartype can check. The hook is not laid
-# over the whole package, since it decorates methods and not classes, and so knows no `typing.Self`.
-KERNEL_MODULES = (
-  "types",
-  "version",
-  "masking",
-  "order",
-  "scores",
-  "validation",
-  "search",
-  "local_search",
-  "backselect",
-  "forward",
-  "subsets",
-  "minimise",
-  "collection",
-  "certify",
-  "curves",
-  "attribution_methods",
-  "attribution",
-)
-TYPE_CHECKED_MODULES = (*KERNEL_MODULES, "classifiers", "state_dicts", "torch_weights")
+# The kernel, and the edges whose annotations beartype can check. The hook is not laid over the whole package, since it
+# decorates methods and not classes, and so knows no `typing.Self`.
+TYPE_CHECKED = ("jax_sis.core", "jax_sis.classifiers")
 
-jaxtyping.install_import_hook([f"jax_sis.{name}" for name in TYPE_CHECKED_MODULES], "beartype.beartype")
+jaxtyping.install_import_hook(TYPE_CHECKED, "beartype.beartype")
 
 WEIGHTS_FILE = "data/weights/resnet20-12fca82f.th"
 

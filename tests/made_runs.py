@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from jax_sis import results
+from jax_sis.core.subsets import Status
 from jax_sis.results import Field, Results
-from jax_sis.subsets import Status
 from jax_sis.summary import NO_CLASS, NOT_SEARCHED
 
 GRID = (4, 5, 1)

@@ -13,8 +13,8 @@ import toys
 
 import jax_sis
 from jax_sis import GradCam, GradientTimesInput, IntegratedGradients, Occlusion, Rise, classifiers
-from jax_sis.attribution import rank_scores
-from jax_sis.attribution_methods import AttributionMethod
+from jax_sis.core.attribution import rank_scores
+from jax_sis.core.attribution_methods import AttributionMethod
 
 SHAPE = (4, 3, 2)
 GRID = (4, 3, 1)

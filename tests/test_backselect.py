@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jax_sis
-from jax_sis import masking, validation
-from jax_sis.search import BackwardSearch
+from jax_sis.core import masking, validation
+from jax_sis.core.searches import BackwardSearch
 
 SHAPE = (4, 3, 2)
 NUM_FEATURES = 12

@@ -12,10 +12,11 @@ from flax import nnx
 from jax import lax
 
 import jax_sis
-from jax_sis import classifiers, scores, torch_weights
+from jax_sis import classifiers, torch_weights
 from jax_sis.classifiers import conv, layers, resnet
 from jax_sis.classifiers.batch_norm import BatchNorm
 from jax_sis.classifiers.conv import DIMENSION_NUMBERS, Padding, conv2d
+from jax_sis.core import scores
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 

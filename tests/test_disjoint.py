@@ -20,11 +20,11 @@ from PIL import Image
 
 import jax_sis
 from jax_sis import checkpoint, classifiers, cli, disjoint, disjoint_report
+from jax_sis.core.subsets import Status
 from jax_sis.data import SAMPLE_DIR
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.disjoint_report import Collected
 from jax_sis.metrics import wilson_interval
-from jax_sis.subsets import Status
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 ROOT = pathlib.Path(__file__).parents[1]

@@ -34,8 +34,8 @@ from jax_sis import (
   results,
 )
 from jax_sis.config import EvaluateConfig, PixelSubset
+from jax_sis.core.searches import Gradient
 from jax_sis.find_config import FindConfig
-from jax_sis.search import Gradient
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 # Of the sample the first eight images are enough.

@@ -17,8 +17,8 @@ import jax_sis
 from jax_sis import classifiers, cli, export, find, results, workers
 from jax_sis.authors_layout import select_image, to_authors_arrays
 from jax_sis.config import Normalisation
+from jax_sis.core.subsets import Status
 from jax_sis.find_config import FindConfig
-from jax_sis.subsets import Status
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 BACKSELECT_NAMES = {"original_confidences", "target_class_idx", "confidences_over_backselect", "mask_order"}

@@ -11,6 +11,7 @@ import pytest
 
 from jax_sis import fills
 from jax_sis.config import Normalisation
+from jax_sis.core.subsets import Status
 from jax_sis.leak_controls import (
   NO_IMAGE,
   Outcomes,
@@ -21,7 +22,6 @@ from jax_sis.leak_controls import (
   summarise_fills,
 )
 from jax_sis.leak_views import CONTROLS, NAMES, Case, expand
-from jax_sis.subsets import Status
 from jax_sis.wrong_class import PREDICTED, RANDOM, SECOND, Towards, search_classes, summarise_classes
 
 # Middle grey is what the toys' searches show.

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jax_sis
-from jax_sis import masking
+from jax_sis.core import masking
 
 BASELINES = {
   "number": lambda rng, shape, batch: 0.25,

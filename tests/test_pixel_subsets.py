@@ -16,9 +16,9 @@ import pytest
 
 from jax_sis import checkpoint, export, find, pixel_subsets, results, run_masks
 from jax_sis.config import Normalisation, PixelSubset
+from jax_sis.core.searches import Gradient
+from jax_sis.core.subsets import Status
 from jax_sis.find_config import FindConfig
-from jax_sis.search import Gradient
-from jax_sis.subsets import Status
 
 SHAPE = (32, 32, 3)
 NORMALISATION = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from jax_sis import find, job, plan, results, storage
+from jax_sis.core.searches import Exact, Gradient, Screened
 from jax_sis.find_config import FindConfig
-from jax_sis.search import Exact, Gradient, Screened
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 SETTINGS: dict[str, Any] = {"patch": 8, "gallery": 0, "num_devices": 2, "smallest": None, "certificate": "alone"}

@@ -18,6 +18,7 @@ from made_runs import make_rows, make_run
 
 from jax_sis import evaluation_report, predictions, results
 from jax_sis.checkpoint import load_classifier
+from jax_sis.core.searches import Forward, Gradient
 from jax_sis.reproduction import engine, outcome, presets, tables
 from jax_sis.reproduction.engine import Done, run_stages
 from jax_sis.reproduction.leaks import SHOWN, make_leaks
@@ -25,7 +26,6 @@ from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import Analyse, Controls, Data, Evaluate, Find, Stage, Train, hash_file, hash_run
-from jax_sis.search import Forward, Gradient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

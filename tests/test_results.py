@@ -24,7 +24,7 @@ from numcodecs.zstd import Zstd
 
 import jax_sis
 from jax_sis import results, storage
-from jax_sis.order import FeatureOrder
+from jax_sis.core.order import FeatureOrder
 from jax_sis.results import Field
 from jax_sis.storage import StorageError
 

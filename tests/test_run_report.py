@@ -19,6 +19,7 @@ from PIL import Image
 
 from jax_sis import checkpoint, cli, controls, find, metrics, results, run_report, study
 from jax_sis.analysis import analyse_run
+from jax_sis.core.subsets import Status
 from jax_sis.data import SAMPLE_DIR
 from jax_sis.find_config import FindConfig
 from jax_sis.intervals import Estimate
@@ -27,7 +28,6 @@ from jax_sis.page import document
 from jax_sis.run_report import ReportConfig, gallery, inputs
 from jax_sis.run_report.controls import make_classes
 from jax_sis.run_report.inputs import ClassControls
-from jax_sis.subsets import Status
 from jax_sis.wrong_class import TowardsSummary
 
 NAMES = ["sizes", "positions", "controls", "correctness", "removal", "gallery", "provenance"]

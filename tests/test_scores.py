@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from jax_sis import scores
+from jax_sis.core import scores
 
 LOGITS = np.random.default_rng(0).normal(scale=4, size=(6, 5))
 TARGETS = np.array([0, 1, 2, 3, 4, 0], np.int32)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from jax_sis import cli, find, results, status, workers
+from jax_sis.core.subsets import Status
 from jax_sis.find_config import FindConfig
-from jax_sis.subsets import Status
 
 COMMAND = [sys.executable, "-m", "jax_sis", "status"]
 FIELDS = {

@@ -15,9 +15,9 @@ from made_runs import CLASS_NAMES, make_rows, make_run
 from PIL import Image
 
 from jax_sis import cli, find, results, study, study_figures
+from jax_sis.core.subsets import Status
 from jax_sis.find_config import FindConfig
 from jax_sis.study import StudyConfig
-from jax_sis.subsets import Status
 
 PICTURES = {"sizes.png", "positions.png", "confidence.png", "accuracy_by_size.png"}
 FILES = {"analysis.json", "analysis.csv", *PICTURES}

@@ -30,8 +30,8 @@ from jax_sis import (
   training_data,
 )
 from jax_sis.config import Augmentation, PixelSubset, Stage, StepSchedule, TrainConfig, TriangularSchedule
+from jax_sis.core.searches import Gradient
 from jax_sis.find_config import FindConfig
-from jax_sis.search import Gradient
 
 DRIVER = pathlib.Path(__file__).parent / "training_driver.py"
 TINY = TrainConfig(

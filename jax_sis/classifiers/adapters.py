@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from jax_sis.classifiers.conv import conv2d
 from jax_sis.classifiers.frozen import FrozenPredictor
-from jax_sis.types import Params, PredictFn
+from jax_sis.core.types import Params, PredictFn
 
 # Calls whose inside is treated as if it stood outside; JAX has renamed the first.
 INLINED = frozenset({"jit", "pjit", "closed_call", "checkpoint", "remat2"})

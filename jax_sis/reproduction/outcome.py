@@ -17,13 +17,7 @@ from jax_sis.reproduction.leaks import Leak, make_leaks
 from jax_sis.reproduction.mitigations import Mitigation, make_mitigations
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import Preset
-from jax_sis.reproduction.readings import (
-  compare_corrupted,
-  read_answer,
-  read_corrupted,
-  read_paired,
-  read_predictions,
-)
+from jax_sis.reproduction.readings import compare_corrupted, read_answer, read_corrupted, read_paired, read_predictions
 from jax_sis.reproduction.stages import Evaluate
 
 # The comparisons of searches, by the names of their stages, and what each shows.

@@ -3,8 +3,8 @@
 import dataclasses
 
 from jax_sis.config import Augmentation, Pgd, Stage, StepSchedule, TrainConfig, TriangularSchedule
-from jax_sis.find_config import QUICK
-from jax_sis.search import BackwardSearch, Exact, Forward, Gradient
+from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient
+from jax_sis.core.smallest import QUICK
 
 CIFAR10 = "cifar10"
 

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jax_sis.config import require_one_of
+from jax_sis.core.validation import require_one_of
 from jax_sis.provenance import all_versions, describe_commit
 from jax_sis.reproduction import engine, figure, report, tables
 from jax_sis.reproduction.engine import Done

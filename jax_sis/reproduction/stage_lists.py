@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from jax_sis.config import PixelSubset
 from jax_sis.controls import ControlsConfig
+from jax_sis.core.searches import BackwardSearch, Exact, Gradient, Screened
+from jax_sis.core.types import ScoreName
 from jax_sis.find_config import FindConfig
 from jax_sis.reproduction import stage_makers, stages
 from jax_sis.reproduction.names import FULL, Names
@@ -20,9 +22,7 @@ from jax_sis.reproduction.stage_makers import (
   thresholds_below,
   train_stage,
 )
-from jax_sis.search import BackwardSearch, Exact, Gradient, Screened
 from jax_sis.study import StudyConfig
-from jax_sis.types import ScoreName
 
 
 def make_stages(preset: Preset) -> list[stages.Stage]:

@@ -36,6 +36,7 @@ from jax_sis.attribution_study import AttributionsConfig
 from jax_sis.classifiers import Average
 from jax_sis.config import EvaluateConfig, PixelSubset, TrainConfig
 from jax_sis.controls import ControlsConfig
+from jax_sis.core.messages import name_some
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.find_config import FindConfig, settings_to_json
 from jax_sis.progress import Progress
@@ -43,7 +44,6 @@ from jax_sis.provenance import library_versions
 from jax_sis.run_spec import read_spec
 from jax_sis.storage import write_atomically
 from jax_sis.study import StudyConfig
-from jax_sis.validation import name_some
 
 DATA = "data"
 DATA_FILE = "data.json"

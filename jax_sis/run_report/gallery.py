@@ -12,12 +12,12 @@ from PIL import Image
 from jax_sis import data, page, results
 from jax_sis.config import Normalisation
 from jax_sis.controls import check_ids
+from jax_sis.core.subsets import Status
 from jax_sis.leak_views import expand
 from jax_sis.results import Results
 from jax_sis.run_report.inputs import Inputs
 from jax_sis.run_report.words import KIND_NAMES, capitalise, name_unit, tell_count
 from jax_sis.storage import StorageError
-from jax_sis.subsets import Status
 from jax_sis.summary import Row, format_confidence, make_rows, table_fields
 from jax_sis.verify import make_job_again
 

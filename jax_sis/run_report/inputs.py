@@ -10,6 +10,7 @@ from typing import Any
 from jax_sis import job, results, storage, workers
 from jax_sis.analysis import RunAnalysis, analyse_run
 from jax_sis.control_report import FORMAT as CONTROLS_FORMAT
+from jax_sis.core.subsets import Status
 from jax_sis.estimates import Share, share_of
 from jax_sis.find_config import FindConfig
 from jax_sis.leak_controls import ControlSummary, FillSummary
@@ -19,7 +20,6 @@ from jax_sis.storage import Folder, StorageError
 from jax_sis.study import DEFAULT_THRESHOLDS
 from jax_sis.study import FORMAT as ANALYSIS_FORMAT
 from jax_sis.subset_sizes import kinds_of
-from jax_sis.subsets import Status
 from jax_sis.workers import Worker
 from jax_sis.wrong_class import TowardsSummary
 

@@ -101,3 +101,15 @@ def mask_inputs(
   """
   expanded = expand_mask(kept, grid, inputs.shape[1:]).astype(inputs.dtype)
   return expanded * inputs + (1 - expanded) * baseline
+
+
+def make_grid(patch: int, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The grid of squares of `patch` pixels a side.
+
+  Raises:
+    ValueError: they do not fill the image.
+  """
+  height, width, _ = input_shape
+  if height % patch or width % patch:
+    raise ValueError(f"--patch must divide the image's sides, {height} and {width}, got {patch}.")
+  return (height // patch, width // patch, 1)

@@ -19,13 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from jax_sis import masking
-from jax_sis.attribution_methods import AttributionMethod, BoundClassifier, GradCam
-from jax_sis.backselect import check_question
-from jax_sis.curves import confidence_along
-from jax_sis.order import FeatureOrder
-from jax_sis.search import check_positive_integer, make_logits_fn, make_score_fn, sort_keys
-from jax_sis.types import Params, PredictFn, ScoreName
+from jax_sis.core import masking
+from jax_sis.core.attribution_methods import AttributionMethod, BoundClassifier, GradCam
+from jax_sis.core.curves import confidence_along
+from jax_sis.core.order import FeatureOrder
+from jax_sis.core.problem import check_question, make_logits_fn, make_score_fn
+from jax_sis.core.trials import sort_keys
+from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.core.validation import check_positive_integer
 
 
 def attribute(

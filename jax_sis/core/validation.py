@@ -3,7 +3,6 @@
 Shapes and dtypes are checked whenever a function is traced; values only where they are concrete.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,9 +11,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_sis import masking
-from jax_sis.scores import SCORES, predict_logits
-from jax_sis.types import PredictFn
+from jax_sis.core import masking
+from jax_sis.core.messages import first_line
+from jax_sis.core.scores import SCORES, predict_logits
+from jax_sis.core.types import PredictFn
 
 # Two evaluations of one example may differ by rounding, never by this share of the largest logit.
 INDEPENDENCE_TOLERANCE = 1e-2
@@ -160,19 +160,19 @@ def check_examples_independent(
     )
 
 
-def first_line(error: BaseException) -> str:
-  """The first line of an error's text."""
-  return (str(error).splitlines() or [""])[0]
+def require_positive(name: str, value: float) -> None:
+  """Raises ValueError unless `value` is above zero."""
+  if not value > 0:
+    raise ValueError(f"{name} must be positive, got {value!r}.")
 
 
-def name_some(names: Sequence[str], *, most: int, count: int | None = None) -> str:
-  """The first `most` of these names, and how many more there are.
+def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+  """Raises ValueError unless `value` is one of those allowed."""
+  if value not in allowed:
+    raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
 
-  Args:
-    names: all of them, or the first ones.
-    most: how many are named.
-    count: how many there are; by default as many as `names`.
-  """
-  named = names[:most]
-  num_more = (len(names) if count is None else count) - len(named)
-  return ", ".join(named) + (f" and {num_more} more" if num_more > 0 else "")
+
+def check_positive_integer(name: str, value: int) -> None:
+  """Raises ValueError unless `value` is an integer of at least 1."""
+  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_sis import masking, validation
-from jax_sis.forward import read_growth, start_growth
-from jax_sis.local_search import Exchanges, LocalState, Settings, Stage, passing, run_local_search, start
-from jax_sis.order import FeatureOrder
-from jax_sis.scores import to_probability
-from jax_sis.search import Forward, MaskedLogitsFn, ScoreFn, check_positive_integer, make_logits_fn, make_score_fn
-from jax_sis.subsets import Status, Subsets, sufficient_subsets
-from jax_sis.types import Params, PredictFn, ScoreName
+from jax_sis.core import masking, validation
+from jax_sis.core.local_search import Exchanges, LocalState, Settings, Stage, passing, run_local_search, start
+from jax_sis.core.order import FeatureOrder
+from jax_sis.core.problem import MaskedLogitsFn, ScoreFn, make_logits_fn, make_score_fn
+from jax_sis.core.scores import to_probability
+from jax_sis.core.subsets import Status, Subsets
+from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.core.validation import check_positive_integer
 
 DEFAULT_SETTINGS = Settings(candidates=64, chunk_size=64, is_pruned=True, exchanges=((2, 4), (4, 8)))
 
@@ -166,41 +166,6 @@ def read_smallest(state: LocalState, subsets: Subsets, *, score: ScoreName) -> S
     status=subsets.status,
     baseline=subsets.baseline,
   )
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("search", "exchanges", "grid", "score"))
-def run_smallest(
-  predict_fn: PredictFn,
-  params: Params,
-  inputs: Float[Array, "B ..."],
-  targets: Int[Array, "B"],
-  baseline: Float[Array, "B ..."],
-  available: Bool[Array, "B F"],
-  *,
-  search: Forward,
-  exchanges: Exchanges,
-  grid: tuple[int, ...],
-  score: ScoreName,
-) -> Subsets:
-  """`forward_select`, `sufficient_subsets` and `minimise` in one loop, in which no image waits for another.
-
-  Growing compares trials by `score`, as all of it does here.
-  """
-  state = run_local_search(
-    predict_fn,
-    params,
-    inputs,
-    targets,
-    baseline,
-    available,
-    state=start_growth(available, search),
-    threshold=jnp.full(inputs.shape[0], search.threshold, jnp.result_type(float)),
-    settings=Settings(candidates=search.candidates, chunk_size=search.chunk_size, is_pruned=True, exchanges=exchanges),
-    grid=grid,
-    score=score,
-  )
-  subsets = sufficient_subsets(read_growth(state, targets, baseline, grid=grid, score=score), search.threshold)
-  return read_smallest(state, subsets, score=score)
 
 
 def shortest_prefix(

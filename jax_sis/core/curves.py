@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_sis import masking, validation
-from jax_sis.order import NOT_RANKED, FeatureOrder
-from jax_sis.search import MaskedLogitsFn, check_positive_integer, make_logits_fn, make_score_fn
-from jax_sis.types import Params, PredictFn
+from jax_sis.core import masking, validation
+from jax_sis.core.order import NOT_RANKED, FeatureOrder
+from jax_sis.core.problem import MaskedLogitsFn, make_logits_fn, make_score_fn
+from jax_sis.core.types import Params, PredictFn
+from jax_sis.core.validation import check_positive_integer
 
 
 def insertion_area(order: FeatureOrder) -> Float[Array, "B"]:

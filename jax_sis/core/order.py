@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_sis import masking
-from jax_sis.types import ScoreName
+from jax_sis.core import masking
+from jax_sis.core.types import ScoreName
 
 # The rank of a feature that the search did not order: one that was not available, or that a search which stops
 # early did not reach. Above every count, so that `rank < count` never keeps it.

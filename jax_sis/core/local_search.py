@@ -16,19 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int8
 
-from jax_sis.order import NOT_RANKED
-from jax_sis.scores import to_probability
-from jax_sis.search import (
-  MaskedLogitsFn,
-  ScoreFn,
-  best_features,
-  differentiate_score,
-  make_logits_fn,
-  make_score_fn,
-  score_flips,
-  spread_scores,
-)
-from jax_sis.types import Params, PredictFn, ScoreName
+from jax_sis.core.order import NOT_RANKED
+from jax_sis.core.problem import MaskedLogitsFn, ScoreFn, make_logits_fn, make_score_fn
+from jax_sis.core.scores import to_probability
+from jax_sis.core.trials import best_features, differentiate_score, score_flips, spread_scores
+from jax_sis.core.types import Params, PredictFn, ScoreName
 
 # How many kept features an exchange takes out, and how many such exchanges are tried.
 Exchanges = tuple[tuple[int, int], ...]

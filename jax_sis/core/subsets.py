@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int8
 
-from jax_sis import validation
-from jax_sis.order import FeatureOrder
+from jax_sis.core import validation
+from jax_sis.core.order import FeatureOrder
 
 
 class Status(enum.IntEnum):

@@ -9,22 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_sis import validation
-from jax_sis.local_search import passing
-from jax_sis.minimise import check_subsets
-from jax_sis.scores import log_odds
-from jax_sis.search import (
-  MaskedLogitsFn,
-  ScoreFn,
-  best_features,
-  check_positive_integer,
-  make_logits_fn,
-  make_score_fn,
-  score_flips,
-  spread_scores,
-)
-from jax_sis.subsets import Status, Subsets
-from jax_sis.types import PredictFn
+from jax_sis.core import validation
+from jax_sis.core.local_search import passing
+from jax_sis.core.minimise import check_subsets
+from jax_sis.core.problem import MaskedLogitsFn, ScoreFn, make_logits_fn, make_score_fn
+from jax_sis.core.scores import log_odds
+from jax_sis.core.subsets import Status, Subsets
+from jax_sis.core.trials import best_features, score_flips, spread_scores
+from jax_sis.core.types import PredictFn
+from jax_sis.core.validation import check_positive_integer
 
 
 @jax.tree_util.register_dataclass

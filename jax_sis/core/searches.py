@@ -6,55 +6,15 @@ the driver in `forward.py`.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float
 
-from jax_sis import masking, validation
-from jax_sis.scores import score_logits
-from jax_sis.types import PredictFn, ScoreName
-
-# Kept masks `[N, F]`, as numbers in 0..1, of N // B variants of each of the B images, one image after the other
-# -> logits `[N, K]`.
-MaskedLogitsFn = Callable[[Float[Array, "N F"]], Float[Array, "N K"]]
-# Logits `[B, N // B, K]` -> the score of each image's target `[B, N // B]`.
-ScoreFn = Callable[[Float[Array, "B M K"]], Float[Array, "B M"]]
-
-
-def make_logits_fn(
-  predict_fn: PredictFn,
-  params: Any,
-  inputs: Float[Array, "B ..."],
-  baseline: Float[Array, "B ..."],
-  grid: tuple[int, ...],
-) -> MaskedLogitsFn:
-  """Binds a classifier to a batch: what remains is a function of the masks."""
-
-  def logits_fn(masks: Float[Array, "N F"]) -> Float[Array, "N K"]:
-    repeats = masks.shape[0] // inputs.shape[0]
-    variants, baselines = (repeat_images(array, repeats) for array in (inputs, baseline))
-    return predict_fn(params, masking.mask_inputs(variants, masks, baseline=baselines, grid=grid))
-
-  return logits_fn
-
-
-def make_score_fn(targets: Int[Array, "B"], score: ScoreName) -> ScoreFn:
-  """Binds the named score to the targets of a batch."""
-
-  def score_fn(logits: Float[Array, "B M K"]) -> Float[Array, "B M"]:
-    return jax.vmap(functools.partial(score_logits, score=score), in_axes=(1, None), out_axes=1)(logits, targets)
-
-  return score_fn
-
-
-def repeat_images(array: Shaped[Array, "B ..."], repeats: int) -> Shaped[Array, "N ..."]:
-  """Each image `repeats` times, next to each other."""
-  shape = (array.shape[0], repeats, *array.shape[1:])
-  return jnp.broadcast_to(array[:, None], shape).reshape(-1, *array.shape[1:])
+from jax_sis.core import validation
+from jax_sis.core.problem import MaskedLogitsFn, ScoreFn
+from jax_sis.core.trials import best_features, differentiate_score, score_flips, scores_without_each, spread_scores
+from jax_sis.core.validation import check_positive_integer
 
 
 class Evaluation(NamedTuple):
@@ -248,109 +208,3 @@ class Forward:
     check_positive_integer("Forward.max_features", self.max_features)
     check_positive_integer("Forward.chunk_size", self.chunk_size)
     validation.check_threshold(self.threshold, "Forward.threshold")
-
-
-def differentiate_score(
-  logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Shaped[Array, "B F"]
-) -> tuple[Float[Array, "B K"], Float[Array, "B F"]]:
-  """The logits at a mask, Boolean or between 0 and 1, and the gradient of each image's score with respect to it."""
-
-  def total_score(mask: Float[Array, "B F"]) -> tuple[Float[Array, ""], Float[Array, "B K"]]:
-    logits = logits_fn(mask)
-    return score_fn(logits[:, None]).sum(), logits
-
-  gradient, logits = jax.grad(total_score, has_aux=True)(kept.astype(jnp.result_type(float)))
-  return logits, gradient
-
-
-def best_features(preference: Float[Array, "B F"], allowed: Bool[Array, "B F"], count: int) -> Int[Array, "B P"]:
-  """The `count` most preferred of the allowed features of each image; F stands where there are fewer."""
-  num_features = preference.shape[1]
-  best, features = jax.lax.top_k(sort_keys(preference, allowed), min(count, num_features))
-  return jnp.where(best == -jnp.inf, num_features, features)
-
-
-def sort_keys(preference: Float[Array, "*B F"], allowed: Bool[Array, "*B F"]) -> Float[Array, "*B F"]:
-  """Preferences that can be ranked: equal zeros, NaN as the last resort, and -inf for features that are not allowed.
-
-  `top_k` alone puts +0.0 before -0.0 and NaN before everything.
-  """
-  limits = jnp.finfo(preference.dtype)
-  preference = jnp.where(preference == 0, 0.0, preference)
-  preference = jnp.nan_to_num(preference, nan=limits.min, posinf=limits.max, neginf=limits.min)
-  return jnp.where(allowed, preference, -jnp.inf)
-
-
-def scores_without_each(
-  logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Bool[Array, "B F"], *, chunk_size: int
-) -> Float[Array, "B F"]:
-  """The score of each image with one kept feature masked in addition, for every kept feature; -inf elsewhere.
-
-  Only as many model calls are made as the image with the most kept features needs.
-
-  Args:
-    logits_fn: masks -> logits.
-    score_fn: logits -> scores.
-    kept: the features that are kept now.
-    chunk_size: masked copies a model call, over all images together.
-  """
-  # Kept features first, in ascending order; a stable sort keeps them so.
-  candidates = jnp.argsort(~kept, axis=1, stable=True)
-  num_needed = kept.sum(1, dtype=jnp.int32).max()
-  scores = score_flips(logits_fn, score_fn, kept, candidates, chunk_size=chunk_size, num_needed=num_needed)
-  return spread_scores(scores, candidates, kept)
-
-
-def score_flips(
-  logits_fn: MaskedLogitsFn,
-  score_fn: ScoreFn,
-  kept: Bool[Array, "B F"],
-  features: Int[Array, "B P"],
-  *,
-  chunk_size: int,
-  num_needed: Int[Array, ""] | None = None,
-) -> Float[Array, "B P"]:
-  """The score of each image with one feature changed from kept to masked or back: P such variants.
-
-  Args:
-    logits_fn: masks -> logits.
-    score_fn: logits -> scores.
-    kept: the features that are kept now.
-    features: which to change; the number F changes nothing.
-    chunk_size: masked copies a model call, over all images together.
-    num_needed: how many of the P columns matter; the scores of later ones may be -inf.
-  """
-  num_images, num_features = kept.shape
-  num_columns = features.shape[1]
-  per_image = min(max(chunk_size // num_images, 1), num_columns)
-  num_chunks = -(-num_columns // per_image)
-  padding = num_chunks * per_image - num_columns
-  features = jnp.pad(features, ((0, 0), (0, padding)), constant_values=num_features)
-  numbers = jnp.arange(num_features, dtype=features.dtype)[None, None]
-
-  def score_chunk(index: Array, scores: Float[Array, "B P"]) -> Float[Array, "B P"]:
-    start = index * per_image
-    chunk = jax.lax.dynamic_slice_in_dim(features, start, per_image, axis=1)
-    masks = kept[:, None] ^ (numbers == chunk[..., None])
-    logits = logits_fn(masks.reshape(-1, num_features).astype(jnp.result_type(float)))
-    chunk_scores = score_fn(logits.reshape(num_images, per_image, -1))
-    return jax.lax.dynamic_update_slice_in_dim(scores, chunk_scores.astype(scores.dtype), start, axis=1)
-
-  scores = jnp.full(features.shape, -jnp.inf, jnp.result_type(float))
-  num_calls = num_chunks if num_needed is None else -(-num_needed // per_image)
-  return jax.lax.fori_loop(0, num_calls, score_chunk, scores)[:, :num_columns]
-
-
-def spread_scores(
-  scores: Float[Array, "B P"], features: Int[Array, "B P"], allowed: Bool[Array, "B F"]
-) -> Float[Array, "B F"]:
-  """Scores by feature number, -inf for features that have none or are not allowed."""
-  rows = jnp.arange(allowed.shape[0])[:, None]
-  by_feature = jnp.full(allowed.shape, -jnp.inf, scores.dtype).at[rows, features].set(scores, mode="drop")
-  return jnp.where(allowed, by_feature, -jnp.inf)
-
-
-def check_positive_integer(name: str, value: int) -> None:
-  """Raises ValueError unless `value` is an integer of at least 1."""
-  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-    raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")

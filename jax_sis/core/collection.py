@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int8, Shaped
 
-from jax_sis import masking, validation
-from jax_sis.backselect import Question, check_question, run_backward
-from jax_sis.forward import run_forward
-from jax_sis.minimise import DEFAULT_SETTINGS, run_minimise, run_smallest
-from jax_sis.scores import log_odds
-from jax_sis.search import BackwardSearch, Forward, Gradient, check_positive_integer, make_logits_fn
-from jax_sis.subsets import Status, Subsets, explain_unsearched, sufficient_subsets
-from jax_sis.types import Params, PredictFn, ScoreName
+from jax_sis.core import masking, validation
+from jax_sis.core.backselect import run_backward
+from jax_sis.core.forward import run_forward
+from jax_sis.core.minimise import DEFAULT_SETTINGS, run_minimise
+from jax_sis.core.problem import Question, check_question, make_logits_fn
+from jax_sis.core.scores import log_odds
+from jax_sis.core.searches import BackwardSearch, Forward, Gradient
+from jax_sis.core.smallest import run_smallest
+from jax_sis.core.subsets import Status, Subsets, explain_unsearched, sufficient_subsets
+from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.core.validation import check_positive_integer
 
 # The round of a feature that is in none of an image's subsets.
 IN_NO_SUBSET = -1

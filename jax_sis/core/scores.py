@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_sis.types import PredictFn, ScoreName
+from jax_sis.core.types import PredictFn, ScoreName
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jax_sis.backselect import check_question
-from jax_sis.local_search import LocalState, Settings, Stage, run_local_search, start
-from jax_sis.order import NOT_RANKED, FeatureOrder
-from jax_sis.search import Forward
-from jax_sis.types import PredictFn, ScoreName
+from jax_sis.core.local_search import LocalState, Settings, Stage, run_local_search, start
+from jax_sis.core.order import NOT_RANKED, FeatureOrder
+from jax_sis.core.problem import check_question
+from jax_sis.core.searches import Forward
+from jax_sis.core.types import PredictFn, ScoreName
 
 
 def forward_select(

@@ -2,18 +2,20 @@
 
 import functools
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jax_sis import masking, validation
-from jax_sis.order import NOT_RANKED, FeatureOrder
-from jax_sis.scores import log_odds, predict_logits
-from jax_sis.search import BackwardSearch, Evaluation, Gradient, Phase, make_logits_fn, make_score_fn, sort_keys
-from jax_sis.types import PredictFn, ScoreName
+from jax_sis.core import masking
+from jax_sis.core.order import NOT_RANKED, FeatureOrder
+from jax_sis.core.problem import check_question, make_logits_fn, make_score_fn
+from jax_sis.core.scores import log_odds
+from jax_sis.core.searches import BackwardSearch, Evaluation, Gradient, Phase
+from jax_sis.core.trials import sort_keys
+from jax_sis.core.types import PredictFn, ScoreName
 
 
 def backselect(
@@ -73,41 +75,6 @@ def backselect(
     score=score,
     phases=search.phases(masking.num_features(question.grid)),
   )
-
-
-class Question(NamedTuple):
-  """What a search is asked, checked: the arrays in the order in which searches take them, and the grid."""
-
-  arrays: tuple[Float[Array, "B ..."], Int[Array, "B"], Float[Array, "B ..."], Bool[Array, "B F"]]
-  grid: tuple[int, ...]
-
-
-def check_question(
-  predict_fn: PredictFn,
-  params: Any,
-  inputs: Any,
-  targets: Any,
-  baseline: Any,
-  grid: tuple[int, ...] | None,
-  available: Any,
-  score: ScoreName,
-) -> Question:
-  """Checks the arguments that all searches share, and fills in targets, baseline, grid and available features.
-
-  Raises:
-    ValueError: as for `backselect`.
-  """
-  inputs = validation.check_inputs(inputs)
-  grid = masking.check_grid(grid, inputs.shape[1:])
-  validation.check_score(score)
-  num_classes = validation.check_predict_fn(predict_fn, params, inputs)
-  targets = validation.check_targets(targets, num_images=inputs.shape[0], num_classes=num_classes)
-  available = validation.check_available(available, num_images=inputs.shape[0], grid=grid)
-  baseline = masking.check_baseline(baseline, inputs)
-  validation.check_examples_independent(predict_fn, params, inputs, baseline)
-  if targets is None:
-    targets = predict_logits(predict_fn, params, inputs).argmax(-1).astype(jnp.int32)
-  return Question((inputs, targets, baseline, available), grid)
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("grid", "score", "phases"))

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_sis import masking, validation
-from jax_sis.curves import chunk_numbers, join_chunks
-from jax_sis.scores import at_least_float32, predict_logits
-from jax_sis.search import MaskedLogitsFn, ScoreFn, check_positive_integer, differentiate_score
-from jax_sis.types import Params, PredictFn
+from jax_sis.core import masking, messages, validation
+from jax_sis.core.curves import chunk_numbers, join_chunks
+from jax_sis.core.problem import MaskedLogitsFn, ScoreFn
+from jax_sis.core.scores import at_least_float32, predict_logits
+from jax_sis.core.trials import differentiate_score
+from jax_sis.core.types import Params, PredictFn
+from jax_sis.core.validation import check_positive_integer
 
 # (params, inputs [B, *axes, C]) -> feature maps [B, *axes, D], of any resolution.
 FeaturesFn = Callable[[Params, Array], Float[Array, "B ..."]]
@@ -268,7 +270,7 @@ class GradCam:
     except Exception as error:
       raise ValueError(
         f"GradCam.{name} must accept (params, {'inputs' if name == 'features_fn' else 'feature maps'}) of shape "
-        f"{inputs.shape}, but raised {type(error).__name__}: {validation.first_line(error)}"
+        f"{inputs.shape}, but raised {type(error).__name__}: {messages.first_line(error)}"
       ) from error
 
   def score_features(self, bound: BoundClassifier) -> Float[Array, "B F"]:

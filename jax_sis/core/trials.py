@@ -1,0 +1,107 @@
+"""Masked copies of the inputs, tried: gradients, single flips, and the ranking of what they say."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from jax_sis.core.problem import MaskedLogitsFn, ScoreFn
+
+
+def differentiate_score(
+  logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Shaped[Array, "B F"]
+) -> tuple[Float[Array, "B K"], Float[Array, "B F"]]:
+  """The logits at a mask, Boolean or between 0 and 1, and the gradient of each image's score with respect to it."""
+
+  def total_score(mask: Float[Array, "B F"]) -> tuple[Float[Array, ""], Float[Array, "B K"]]:
+    logits = logits_fn(mask)
+    return score_fn(logits[:, None]).sum(), logits
+
+  gradient, logits = jax.grad(total_score, has_aux=True)(kept.astype(jnp.result_type(float)))
+  return logits, gradient
+
+
+def best_features(preference: Float[Array, "B F"], allowed: Bool[Array, "B F"], count: int) -> Int[Array, "B P"]:
+  """The `count` most preferred of the allowed features of each image; F stands where there are fewer."""
+  num_features = preference.shape[1]
+  best, features = jax.lax.top_k(sort_keys(preference, allowed), min(count, num_features))
+  return jnp.where(best == -jnp.inf, num_features, features)
+
+
+def sort_keys(preference: Float[Array, "*B F"], allowed: Bool[Array, "*B F"]) -> Float[Array, "*B F"]:
+  """Preferences that can be ranked: equal zeros, NaN as the last resort, and -inf for features that are not allowed.
+
+  `top_k` alone puts +0.0 before -0.0 and NaN before everything.
+  """
+  limits = jnp.finfo(preference.dtype)
+  preference = jnp.where(preference == 0, 0.0, preference)
+  preference = jnp.nan_to_num(preference, nan=limits.min, posinf=limits.max, neginf=limits.min)
+  return jnp.where(allowed, preference, -jnp.inf)
+
+
+def scores_without_each(
+  logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Bool[Array, "B F"], *, chunk_size: int
+) -> Float[Array, "B F"]:
+  """The score of each image with one kept feature masked in addition, for every kept feature; -inf elsewhere.
+
+  Only as many model calls are made as the image with the most kept features needs.
+
+  Args:
+    logits_fn: masks -> logits.
+    score_fn: logits -> scores.
+    kept: the features that are kept now.
+    chunk_size: masked copies a model call, over all images together.
+  """
+  # Kept features first, in ascending order; a stable sort keeps them so.
+  candidates = jnp.argsort(~kept, axis=1, stable=True)
+  num_needed = kept.sum(1, dtype=jnp.int32).max()
+  scores = score_flips(logits_fn, score_fn, kept, candidates, chunk_size=chunk_size, num_needed=num_needed)
+  return spread_scores(scores, candidates, kept)
+
+
+def score_flips(
+  logits_fn: MaskedLogitsFn,
+  score_fn: ScoreFn,
+  kept: Bool[Array, "B F"],
+  features: Int[Array, "B P"],
+  *,
+  chunk_size: int,
+  num_needed: Int[Array, ""] | None = None,
+) -> Float[Array, "B P"]:
+  """The score of each image with one feature changed from kept to masked or back: P such variants.
+
+  Args:
+    logits_fn: masks -> logits.
+    score_fn: logits -> scores.
+    kept: the features that are kept now.
+    features: which to change; the number F changes nothing.
+    chunk_size: masked copies a model call, over all images together.
+    num_needed: how many of the P columns matter; the scores of later ones may be -inf.
+  """
+  num_images, num_features = kept.shape
+  num_columns = features.shape[1]
+  per_image = min(max(chunk_size // num_images, 1), num_columns)
+  num_chunks = -(-num_columns // per_image)
+  padding = num_chunks * per_image - num_columns
+  features = jnp.pad(features, ((0, 0), (0, padding)), constant_values=num_features)
+  numbers = jnp.arange(num_features, dtype=features.dtype)[None, None]
+
+  def score_chunk(index: Array, scores: Float[Array, "B P"]) -> Float[Array, "B P"]:
+    start = index * per_image
+    chunk = jax.lax.dynamic_slice_in_dim(features, start, per_image, axis=1)
+    masks = kept[:, None] ^ (numbers == chunk[..., None])
+    logits = logits_fn(masks.reshape(-1, num_features).astype(jnp.result_type(float)))
+    chunk_scores = score_fn(logits.reshape(num_images, per_image, -1))
+    return jax.lax.dynamic_update_slice_in_dim(scores, chunk_scores.astype(scores.dtype), start, axis=1)
+
+  scores = jnp.full(features.shape, -jnp.inf, jnp.result_type(float))
+  num_calls = num_chunks if num_needed is None else -(-num_needed // per_image)
+  return jax.lax.fori_loop(0, num_calls, score_chunk, scores)[:, :num_columns]
+
+
+def spread_scores(
+  scores: Float[Array, "B P"], features: Int[Array, "B P"], allowed: Bool[Array, "B F"]
+) -> Float[Array, "B F"]:
+  """Scores by feature number, -inf for features that have none or are not allowed."""
+  rows = jnp.arange(allowed.shape[0])[:, None]
+  by_feature = jnp.full(allowed.shape, -jnp.inf, scores.dtype).at[rows, features].set(scores, mode="drop")
+  return jnp.where(allowed, by_feature, -jnp.inf)
