@@ -15,10 +15,10 @@ from jax_sis import results
 from jax_sis.core import validation
 from jax_sis.core.subsets import Status, check_fraction
 from jax_sis.fields import count_kept
-from jax_sis.matching import Matched, match_by_confidence
 from jax_sis.positions import PositionCounts, Positions
 from jax_sis.removal import Removal, RemovalCounts
 from jax_sis.results import Results
+from jax_sis.statistics.matching import Matched, match_by_confidence
 from jax_sis.subset_sizes import (
   ORDER_FIELDS,
   PREDICTED,

@@ -19,6 +19,7 @@ from rich.table import Table
 from jax_sis import figures, metrics
 from jax_sis.corruptions import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, FAMILIES, MAIN_CORRUPTIONS, NUM_SEVERITIES
 from jax_sis.json_lines import append_record, read_records
+from jax_sis.statistics import estimates
 from jax_sis.storage import write_atomically
 
 CLEAN = "clean"
@@ -88,7 +89,7 @@ def make_row(
 ) -> Row:
   """Measures one condition from the logits of its images."""
   is_correct = logits.argmax(1) == labels
-  interval = metrics.wilson_interval(int(is_correct.sum()), len(labels), level)
+  interval = estimates.wilson_interval(int(is_correct.sum()), len(labels), level)
   calibration = metrics.calibration(logits, labels, num_bins)
   class_count = np.bincount(labels, minlength=len(class_names))
   class_correct = np.bincount(labels, is_correct, len(class_names))

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from jax_sis.metrics import Calibration, wilson_interval
+from jax_sis.metrics import Calibration
+from jax_sis.statistics.estimates import wilson_interval
 
 ROW_INCHES = 1.75
 HEADING_INCHES = 0.7

@@ -1,19 +1,9 @@
 """Can a classifier be trusted? Accuracy with its interval, likelihood and calibration, from logits and labels."""
 
 import dataclasses
-import math
-import statistics
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-
-
-class Interval(NamedTuple):
-  """A range of shares, 0..1, both ends included."""
-
-  low: float
-  high: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,39 +23,6 @@ class Calibration:
   accuracy: Float[np.ndarray, "M"]
   count: Int[np.ndarray, "M"]
   expected_calibration_error: float
-
-
-def wilson_interval(num_correct: int, num_examples: int, level: float = 0.95) -> Interval:
-  """The share of right answers that a sample is compatible with.
-
-  All shares p for which the observed one is within z standard errors, sqrt(p (1 - p) / n), of p. Unlike the interval
-  that puts the observed share into the standard error, it keeps its level near 0 and 1, and stays between them.
-
-  Args:
-    num_correct: right answers, 0..num_examples.
-    num_examples: all answers, at least one.
-    level: how often such an interval holds the true share, between 0 and 1.
-
-  Raises:
-    ValueError: a count or the level is out of range.
-
-  Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
-  """
-  if num_examples < 1:
-    raise ValueError(f"num_examples must be at least 1, got {num_examples}.")
-  if not 0 <= num_correct <= num_examples:
-    raise ValueError(f"num_correct must lie in 0..{num_examples}, the number of examples, got {num_correct}.")
-  if not 0 < level < 1:
-    raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}.")
-  z = statistics.NormalDist().inv_cdf((1 + level) / 2)
-  share = num_correct / num_examples
-  centre = share + z**2 / (2 * num_examples)
-  radius = z * math.sqrt(share * (1 - share) / num_examples + z**2 / (4 * num_examples**2))
-  scale = 1 + z**2 / num_examples
-  # At the ends the formula gives 0 and 1 up to rounding.
-  low = 0.0 if num_correct == 0 else (centre - radius) / scale
-  high = 1.0 if num_correct == num_examples else (centre + radius) / scale
-  return Interval(low, high)
 
 
 def negative_log_likelihood(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, "N"]) -> float:

@@ -9,8 +9,8 @@ import scipy.special
 from jaxtyping import Bool, Float, Int
 
 from jax_sis import results
-from jax_sis.estimates import Mean, difference_of, mean_of
 from jax_sis.results import Results
+from jax_sis.statistics.estimates import Mean, difference_of, mean_of
 from jax_sis.subset_sizes import Columns, Question
 
 # Features of a run's images that are in memory at once.

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jax_sis.estimates import Mean, mean_of
+from jax_sis.statistics.estimates import Mean, mean_of
 
 # The test is for sums over many images.
 MIN_IMAGES_FOR_TEST = 10

@@ -10,8 +10,8 @@ import numpy as np
 from jax_sis.analysis import MOST_NEEDED, Correctness, RunAnalysis
 from jax_sis.comparison import Comparison
 from jax_sis.core.messages import name_some
-from jax_sis.estimates import Mean, Share
 from jax_sis.positions import Positions
+from jax_sis.statistics.estimates import Mean, Share
 from jax_sis.subset_sizes import ALL, PERCENTILES, Sizes
 from jax_sis.summary import ANSWER_TITLES, STATUS_NAMES
 

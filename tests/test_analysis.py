@@ -17,12 +17,12 @@ from jax_sis.analysis import MOST_NEEDED, analyse_run
 from jax_sis.comparison import compare_runs
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.subsets import Status
-from jax_sis.estimates import difference_of, mean_of, share_of
-from jax_sis.matching import confidence_bins, match_by_confidence
-from jax_sis.metrics import calibration, wilson_interval
+from jax_sis.metrics import calibration
 from jax_sis.overlap import expected_overlap
 from jax_sis.positions import PositionCounts
 from jax_sis.removal import RemovalCounts, choose_points
+from jax_sis.statistics.estimates import difference_of, mean_of, share_of, wilson_interval
+from jax_sis.statistics.matching import confidence_bins, match_by_confidence
 from jax_sis.subset_sizes import Question, accuracy_by_size, find_statuses, make_columns
 
 SIS = Question("sis", 0.9)

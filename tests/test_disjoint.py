@@ -24,7 +24,7 @@ from jax_sis.core.subsets import Status
 from jax_sis.data import SAMPLE_DIR
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.disjoint_report import Collected
-from jax_sis.metrics import wilson_interval
+from jax_sis.statistics.estimates import wilson_interval
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 ROOT = pathlib.Path(__file__).parents[1]

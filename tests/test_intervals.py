@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from jax_sis.intervals import bootstrap_mean, median_interval, paired_bootstrap
+from jax_sis.statistics.estimates import bootstrap_mean, median_interval, paired_bootstrap
 
 
 def test_the_interval_of_a_large_sample_is_that_of_the_normal_distribution():

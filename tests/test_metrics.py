@@ -9,6 +9,7 @@ import pytest
 from scipy import optimize, special, stats
 
 from jax_sis import metrics
+from jax_sis.statistics import estimates
 
 
 def random_predictions(num_examples: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,27 +29,27 @@ def test_the_ends_of_the_wilson_interval_are_z_standard_errors_from_what_was_see
   def excess(candidate: float) -> float:
     return float((candidate - share) ** 2 - z**2 * candidate * (1 - candidate) / num_examples)
 
-  interval = metrics.wilson_interval(num_correct, num_examples, level)
+  interval = estimates.wilson_interval(num_correct, num_examples, level)
   assert interval.low == pytest.approx(optimize.brentq(excess, 0, share, xtol=1e-15), abs=1e-12)
   assert interval.high == pytest.approx(optimize.brentq(excess, share, 1, xtol=1e-15), abs=1e-12)
 
 
 def test_the_wilson_interval_agrees_with_scipy():
   expected = stats.binomtest(9179, 10_000).proportion_ci(0.95, method="wilson")
-  assert metrics.wilson_interval(9179, 10_000) == pytest.approx((expected.low, expected.high), abs=1e-12)
+  assert estimates.wilson_interval(9179, 10_000) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_nothing_or_everything_right_leaves_one_end_open():
   # At 0 of n the upper end is z^2 / (n + z^2).
   z_squared = stats.norm.ppf(0.975) ** 2
-  assert metrics.wilson_interval(0, 10) == (0.0, pytest.approx(z_squared / (10 + z_squared)))
-  assert metrics.wilson_interval(10, 10) == (pytest.approx(10 / (10 + z_squared)), 1.0)
+  assert estimates.wilson_interval(0, 10) == (0.0, pytest.approx(z_squared / (10 + z_squared)))
+  assert estimates.wilson_interval(10, 10) == (pytest.approx(10 / (10 + z_squared)), 1.0)
 
 
 def test_the_wilson_interval_holds_the_true_share_as_often_as_it_says():
   num_examples, share = 60, 0.9
   counts = np.arange(num_examples + 1)
-  intervals = [metrics.wilson_interval(int(count), num_examples) for count in counts]
+  intervals = [estimates.wilson_interval(int(count), num_examples) for count in counts]
   is_inside = [interval.low <= share <= interval.high for interval in intervals]
   assert 0.94 < stats.binom.pmf(counts, num_examples, share) @ is_inside < 0.97
 
@@ -64,7 +65,7 @@ def test_the_wilson_interval_holds_the_true_share_as_often_as_it_says():
 )
 def test_an_interval_of_impossible_counts_is_refused(arguments: Any, message: str):
   with pytest.raises(ValueError, match=re.escape(message)):
-    metrics.wilson_interval(*arguments)
+    estimates.wilson_interval(*arguments)
 
 
 def test_the_likelihood_is_that_of_a_loop_over_the_examples():

@@ -17,17 +17,18 @@ from html_pages import Node
 from made_runs import make_rows, make_run
 from PIL import Image
 
-from jax_sis import checkpoint, cli, controls, find, metrics, results, run_report, study
+from jax_sis import checkpoint, cli, controls, find, results, run_report, study
 from jax_sis.analysis import analyse_run
 from jax_sis.core.subsets import Status
 from jax_sis.data import SAMPLE_DIR
 from jax_sis.find_config import FindConfig
-from jax_sis.intervals import Estimate
 from jax_sis.leak_controls import Share
 from jax_sis.page import document
 from jax_sis.run_report import ReportConfig, gallery, inputs
 from jax_sis.run_report.controls import make_classes
 from jax_sis.run_report.inputs import ClassControls
+from jax_sis.statistics import estimates
+from jax_sis.statistics.estimates import Estimate
 from jax_sis.wrong_class import TowardsSummary
 
 NAMES = ["sizes", "positions", "controls", "correctness", "removal", "gallery", "provenance"]
@@ -109,7 +110,7 @@ def complete(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def interval_of(count: int, num_images: int, digits: int = 1) -> str:
-  low, high = metrics.wilson_interval(count, num_images)
+  low, high = estimates.wilson_interval(count, num_images)
   shown = [f"{100 * number:.{digits}f}" for number in (count / num_images, low, high)]
   return f"{shown[0]}% [{shown[1]}, {shown[2]}]"
 
@@ -147,7 +148,7 @@ def test_no_number_is_from_elsewhere(run: results.Results, analysis_dir: pathlib
     is_ok = run.read(f"{sizes['answer']}_status") == Status.OK
     for name in ("is_sufficient", "keeps_class", "is_reproduced"):
       count = int(run.read(f"{sizes['answer']}_{name}")[is_ok].sum())
-      numbers |= {count / num_subsets, *metrics.wilson_interval(count, num_subsets)}
+      numbers |= {count / num_subsets, *estimates.wilson_interval(count, num_subsets)}
   # The number of the last row, the level of all intervals, and below what p is not told apart.
   numbers |= {32 // PATCH - 1, 95, 0.001}
   known = {f"{scale * number:.{digits}f}" for number in numbers for scale in (1, 100) for digits in range(5)}

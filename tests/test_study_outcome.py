@@ -12,13 +12,13 @@ from made_evaluations import write_evaluation
 from made_runs import make_rows, make_run
 
 from jax_sis import study
-from jax_sis.estimates import Mean, no_mean
 from jax_sis.reproduction import claims, mitigations, outcome, program, report, tables
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import Analyse, Evaluate, Stage
+from jax_sis.statistics.estimates import Mean, no_mean
 from jax_sis.study import StudyConfig
 
 RESNET20 = Names(architecture="resnet20")

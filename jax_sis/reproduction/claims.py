@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jax_sis.estimates import Mean, difference_of, share_of
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import Preset
@@ -16,6 +15,7 @@ from jax_sis.reproduction.readings import (
   read_predictions,
   sizes_at_threshold,
 )
+from jax_sis.statistics.estimates import Mean, difference_of, share_of
 
 AGREES, DISAGREES, OPEN, NOT_JUDGED = "agrees", "disagrees", "undecided", "not judged"
 # What the claims' words mean here, in shares of the images.

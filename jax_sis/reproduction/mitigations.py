@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from jax_sis import predictions
-from jax_sis.estimates import Mean, Share, difference_of, mean_of, share_of
 from jax_sis.predictions import Predictions
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
@@ -20,6 +19,7 @@ from jax_sis.reproduction.readings import (
   read_predictions,
   sizes_at_threshold,
 )
+from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, share_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from jax_sis import predictions
-from jax_sis.estimates import Mean, Share, difference_of, mean_of, share_of
 from jax_sis.reproduction.claims import Claim, make_claims
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.leaks import Leak, make_leaks
@@ -19,6 +18,7 @@ from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import Preset
 from jax_sis.reproduction.readings import compare_corrupted, read_answer, read_corrupted, read_paired, read_predictions
 from jax_sis.reproduction.stages import Evaluate
+from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, share_of
 
 # The comparisons of searches, by the names of their stages, and what each shows.
 SAMPLES = {

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 
 from jax_sis import predictions
 from jax_sis.corruptions import MAIN_CORRUPTIONS
-from jax_sis.estimates import Mean, difference_of
 from jax_sis.predictions import Predictions
 from jax_sis.reproduction.engine import Done, read_json
+from jax_sis.statistics.estimates import Mean, difference_of
 
 
 def read_answer(done: Mapping[str, Done], name: str, file: str) -> dict[str, Any]:

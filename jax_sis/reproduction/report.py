@@ -10,7 +10,6 @@ from xml.etree.ElementTree import Element
 
 from jax_sis import page, run_report
 from jax_sis.core.searches import Gradient, Screened
-from jax_sis.estimates import Mean
 from jax_sis.reproduction import tables
 from jax_sis.reproduction.claims import AGREES, DISAGREES, NOT_JUDGED, OPEN, Claim
 from jax_sis.reproduction.engine import Done, describe_seconds
@@ -22,6 +21,7 @@ from jax_sis.reproduction.readings import read_answer, total_seconds
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.run_report import controls, sizes
 from jax_sis.run_report.inputs import read_inputs
+from jax_sis.statistics.estimates import Mean
 from jax_sis.verify import open_store
 
 UNKNOWN = "a commit that was not recorded"

@@ -2,8 +2,8 @@
 
 from jax_sis import leak_controls
 from jax_sis.analysis import MOST_NEEDED, RunAnalysis
-from jax_sis.estimates import Share
 from jax_sis.run_report.inputs import Inputs
+from jax_sis.statistics.estimates import Share
 from jax_sis.subset_sizes import PREDICTED
 
 AnyShare = Share | leak_controls.Share

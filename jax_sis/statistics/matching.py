@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from jax_sis.estimates import MIN_IMAGES, Mean, no_mean
+from jax_sis.statistics.estimates import MIN_IMAGES, Mean, no_mean
 
 # Bins of confidence p are an eighth of a decade of 1 - p wide, and those above the last are one: float32 tells them not
 # apart. In wider ones the wrong predictions are the less sure ones, and that alone makes a difference.
