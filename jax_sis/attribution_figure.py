@@ -7,10 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
-from jax_sis.figures import INK
+from jax_sis.display.style import COLOURS, INK, save, start_figure
 from jax_sis.statistics.estimates import Mean
-from jax_sis.study_figures import save, start_figure
-from jax_sis.study_panels import COLOURS
 
 KIND_COLOURS = {"search": COLOURS[0], "attribution": COLOURS[1], "chance": "#777777"}
 KIND_TITLES = {"search": "searches", "attribution": "attributions", "chance": "chance"}

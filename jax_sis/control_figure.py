@@ -8,7 +8,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from jax_sis.figures import ACCURACY_COLOUR, DPI, GAP_COLOUR, INK
+from jax_sis.display.style import ACCURACY_COLOUR, DPI, GAP_COLOUR, INK
 from jax_sis.leak_controls import ControlSummary
 from jax_sis.leak_views import CONTROLS
 

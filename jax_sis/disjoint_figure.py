@@ -6,10 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from jax_sis.figures import INK
+from jax_sis.display.style import COLOURS, INK, save, start_figure
 from jax_sis.statistics.estimates import Mean
-from jax_sis.study_figures import save, start_figure
-from jax_sis.study_panels import COLOURS
 
 BAR_COLOUR, ACCURACY_COLOUR, CONFIDENCE_COLOUR = COLOURS[5], COLOURS[0], COLOURS[1]
 

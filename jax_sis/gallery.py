@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from jax_sis import figures, results
+from jax_sis import results
 from jax_sis.core import masking
+from jax_sis.display import style
 from jax_sis.job import Job
 from jax_sis.summary import Row, describe_answer, describe_image, describe_subset, make_rows
 
@@ -32,7 +33,7 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
     for row, index in zip(rows, indices, strict=True)
   ]
   buffer = io.BytesIO()
-  figures.save_gallery(
+  style.save_gallery(
     buffer,
     panels,
     headings=[describe_answer(answer, job.config.search) for answer in kept],
@@ -57,7 +58,7 @@ def kept_features(job: Job, fields: Mapping[str, np.ndarray]) -> dict[str, Bool[
 
 def make_panel(
   job: Job, row: Row, index: int, *, kept: Mapping[str, np.ndarray], ranks: np.ndarray | None
-) -> figures.GalleryPanel:
+) -> style.GalleryPanel:
   """The row of one image."""
   shape = job.classifier.input_shape
 
@@ -65,13 +66,13 @@ def make_panel(
     return np.asarray(masking.expand_mask(jnp.asarray(features[None]), job.search.grid, shape)[0])
 
   subsets = [
-    figures.SubsetPanel(
+    style.SubsetPanel(
       kept=expand(features), title=describe_subset(row, answer), has_subset=row.answers[answer].status == "ok"
     )
     for answer, features in kept.items()
   ]
   is_ordered = "sis" in row.answers and row.answers["sis"].status not in ("non_finite", "not_searched")
-  return figures.GalleryPanel(
+  return style.GalleryPanel(
     image=job.source[index]["image"],
     title=describe_image(row),
     subsets=subsets,

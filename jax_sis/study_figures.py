@@ -1,18 +1,16 @@
 """Pictures of what the subsets of runs say, by Matplotlib: sizes, places, confidence along the removal, correctness."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-import matplotlib
-import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jax_sis import study_panels as panels
 from jax_sis.analysis import MOST_NEEDED, RunAnalysis
-from jax_sis.figures import DPI, INK
+from jax_sis.display import style
+from jax_sis.display.style import INK, save, start_figure
 from jax_sis.removal import Curve
 from jax_sis.summary import ANSWER_TITLES
 
@@ -70,7 +68,7 @@ def save_positions(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
     for left, right, what in zip(row[::2], row[1::2], kinds, strict=True):
       if what in of_run:
         picture = panels.draw_positions(
-          left, of_run[what], title=f"{panels.shorten(label)}\n{panels.describe_what(what, analyses[label])}"
+          left, of_run[what], title=f"{style.shorten(label)}\n{panels.describe_what(what, analyses[label])}"
         )
         panels.draw_rows(right, of_run[what])
       else:
@@ -100,7 +98,7 @@ def save_confidence(file: BinaryIO, analyses: Mapping[str, RunAnalysis], *, thre
     axis.set_axis_off()
   for axis, (label, removal) in zip(axes.flat, found.items(), strict=False):
     panels.draw_removal(axis, removal, threshold=thresholds[label])
-    axis.set_title(panels.shorten(label), fontsize=10, loc="left", color=INK)
+    axis.set_title(style.shorten(label), fontsize=10, loc="left", color=INK)
     axis.set_xlabel("pixels kept, in % of the image", fontsize=9)
   for axis in axes[:, 0]:
     axis.set_ylabel("confidence in the target", fontsize=9)
@@ -147,28 +145,10 @@ def save_accuracy(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
   save(figure, file)
 
 
-def start_figure(
-  num_rows: int, num_columns: int, *, size: tuple[float, float], width_ratios: Sequence[float] | None = None
-) -> tuple[Figure, np.ndarray]:
-  """A figure and its axes `[rows, columns]`, laid out so that no text is cut off."""
-  matplotlib.use("agg")
-  plt.rcParams["font.family"] = "DejaVu Sans"
-  return plt.subplots(
-    num_rows, num_columns, figsize=size, dpi=DPI, squeeze=False, layout="constrained", width_ratios=width_ratios
-  )
-
-
-def save(figure: Figure, file: BinaryIO) -> None:
-  """Writes the PNG and lets go of the figure."""
-  # The layout gives maps with long headings too little room.
-  figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.1)
-  plt.close(figure)
-
-
 def add_legend(figure: Figure, analyses: Mapping[str, RunAnalysis]) -> None:
   """The runs, above all panels."""
   styles = panels.styles_of(analyses)
   handles = [Line2D([], [], linewidth=2, **styles[label]) for label in analyses]
-  labels = [f"{panels.shorten(label)}: {analysis.num_finished} images" for label, analysis in analyses.items()]
+  labels = [f"{style.shorten(label)}: {analysis.num_finished} images" for label, analysis in analyses.items()]
   num_columns = 2 if len(labels) > 1 else 1
   figure.legend(handles, labels, loc="outside upper left", ncols=num_columns, fontsize=9, frameon=False, handlelength=3)

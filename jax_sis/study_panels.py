@@ -5,25 +5,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from jax_sis.analysis import MOST_NEEDED, Correctness, RunAnalysis
-from jax_sis.figures import INK
+from jax_sis.display.style import COLOURS, INK, LINE_STYLES, begin, format_p, set_share_axis, set_ticks
 from jax_sis.positions import Positions
 from jax_sis.removal import Curve, Removal
 from jax_sis.subset_sizes import Sizes
 from jax_sis.summary import ANSWER_TITLES
 
-# Okabe and Ito's colours, which people of every colour vision tell apart, without the yellow, which is too light.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-LINE_STYLES = ("-", "--", ":", "-.")
 RIGHT_COLOUR, WRONG_COLOUR = COLOURS[:2]
 # More classes than these are drawn as a curve, with some names.
 MAX_NAMED_CLASSES = 20
 NUM_EXTREME_CLASSES = 3
-MAX_LABEL_LENGTH = 44
-MAX_CLASS_LENGTH = 24
 # Shares of how often a place is used to how often were all used alike: from a quarter to four times.
 LARGEST_LOG2_USE = 2
 # Widths of a map and of its rows' means.
@@ -243,39 +236,3 @@ def styles_of(analyses: Mapping[str, RunAnalysis]) -> dict[str, dict[str, Any]]:
     turn, place = divmod(number, len(COLOURS))
     styles[label] = {"color": COLOURS[place], "linestyle": LINE_STYLES[(number + turn) % len(LINE_STYLES)]}
   return styles
-
-
-def set_share_axis(axis: Axes, *, low: float | None = None) -> None:
-  """A logarithmic axis of shares of the image, labelled in per cent."""
-  axis.set_xscale("log")
-  set_ticks(axis.xaxis)
-  smallest = axis.dataLim.intervalx[0] if low is None else low
-  axis.set_xlim(smallest if low is not None else max(smallest, 1e-6) / 1.15, 1.12)
-  axis.tick_params(labelsize=8, colors=INK)
-
-
-def set_ticks(axis: Axis) -> None:
-  """Ticks at 1, 2 and 5 of every decade of a logarithmic axis of shares."""
-  axis.set_major_locator(FixedLocator([number * 10.0**power for power in range(-6, 1) for number in (1, 2, 5)]))
-  axis.set_major_formatter(FuncFormatter(percent))
-  axis.set_minor_locator(NullLocator())
-
-
-def percent(share: float, _: float) -> str:
-  """A share as a number of per cent."""
-  return f"{100 * share:g}"
-
-
-def format_p(p_value: float) -> str:
-  """`p = 0.02`, or `p < 0.001`."""
-  return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
-
-
-def shorten(text: str, length: int = MAX_LABEL_LENGTH) -> str:
-  """A text, or its end after three dots."""
-  return text if len(text) <= length else f"...{text[3 - length :]}"
-
-
-def begin(text: str) -> str:
-  """A class's name, or its beginning before three dots."""
-  return text if len(text) <= MAX_CLASS_LENGTH else f"{text[: MAX_CLASS_LENGTH - 3]}..."

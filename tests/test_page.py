@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_sis import page
+from jax_sis.display import page
 
 ODD = """<b>&"bold"</b> 'x' </style><script>alert(1)</script> --> &amp; ü 犬 \u202e"""
 

@@ -21,9 +21,9 @@ from jax_sis import checkpoint, cli, controls, find, results, run_report, study
 from jax_sis.analysis import analyse_run
 from jax_sis.core.subsets import Status
 from jax_sis.data import SAMPLE_DIR
+from jax_sis.display.page import document
 from jax_sis.find_config import FindConfig
 from jax_sis.leak_controls import Share
-from jax_sis.page import document
 from jax_sis.run_report import ReportConfig, gallery, inputs
 from jax_sis.run_report.controls import make_classes
 from jax_sis.run_report.inputs import ClassControls

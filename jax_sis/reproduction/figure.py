@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from jax_sis.figures import ACCURACY_COLOUR, GAP_COLOUR, INK
+from jax_sis.display.style import ACCURACY_COLOUR, GAP_COLOUR, INK
 from jax_sis.reproduction.mitigations import Mitigation
 from jax_sis.reproduction.outcome import Cell, Outcome
 from jax_sis.run_report.figures import finish, start

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from jax_sis import page, run_report
+from jax_sis import run_report
 from jax_sis.core.searches import Gradient, Screened
+from jax_sis.display import page
 from jax_sis.reproduction import tables
 from jax_sis.reproduction.claims import AGREES, DISAGREES, NOT_JUDGED, OPEN, Claim
 from jax_sis.reproduction.engine import Done, describe_seconds

@@ -4,7 +4,8 @@ import dataclasses
 import shlex
 from xml.etree.ElementTree import Element
 
-from jax_sis import page, storage
+from jax_sis import storage
+from jax_sis.display import page
 from jax_sis.progress import Progress
 from jax_sis.run_report import controls, findings, gallery, origin, sizes
 from jax_sis.run_report.inputs import Inputs, read_inputs

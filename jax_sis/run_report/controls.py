@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
-from jax_sis import page
 from jax_sis.control_tables import format_change, note_similar_fills
+from jax_sis.display import page
 from jax_sis.leak_controls import ControlSummary
 from jax_sis.leak_views import CONTROLS, SUBSET
 from jax_sis.run_report import figures

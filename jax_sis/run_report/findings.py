@@ -5,8 +5,9 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from jax_sis import page
 from jax_sis.analysis import Correctness
+from jax_sis.display import page
+from jax_sis.display.style import format_p
 from jax_sis.positions import Positions
 from jax_sis.removal import Curve, Removal
 from jax_sis.run_report import figures
@@ -21,7 +22,7 @@ from jax_sis.run_report.words import (
   tell_count,
   tell_share,
 )
-from jax_sis.study_panels import describe_what, format_p
+from jax_sis.study_panels import describe_what
 from jax_sis.study_tables import PRINTED_SHARES, format_mean
 from jax_sis.summary import ANSWER_TITLES
 

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
-from jax_sis import data, page, results
+from jax_sis import data, results
 from jax_sis.config import Normalisation
 from jax_sis.controls import check_ids
 from jax_sis.core.subsets import Status
+from jax_sis.display import page
 from jax_sis.leak_views import expand
 from jax_sis.results import Results
 from jax_sis.run_report.inputs import Inputs

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
-from jax_sis import page
+from jax_sis.display import page
 from jax_sis.run_report import figures
 from jax_sis.run_report.controls import describe_in_a_line
 from jax_sis.run_report.inputs import Inputs

@@ -1,0 +1,1 @@
+"""How all pictures look, and self-contained HTML pages."""
