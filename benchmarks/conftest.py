@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jax_sis import devices
+from jax_sis.runtime import devices
 
 devices.use_one_cpu_device_per_core()
 

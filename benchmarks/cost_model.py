@@ -15,9 +15,10 @@ import time
 
 import numpy as np
 
-from jax_sis import devices, find, job, plan, storage
+from jax_sis import find, job, plan, storage
 from jax_sis.core.searches import Gradient
 from jax_sis.find_config import FindConfig
+from jax_sis.runtime import devices
 
 
 @dataclasses.dataclass(frozen=True)

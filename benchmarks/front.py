@@ -27,7 +27,6 @@ import numpy as np
 import published
 from matplotlib import ticker
 
-from jax_sis import devices
 from jax_sis.core.backselect import backselect
 from jax_sis.core.certify import certify
 from jax_sis.core.forward import forward_select
@@ -37,6 +36,7 @@ from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Scre
 from jax_sis.core.smallest import QUICK, THOROUGH
 from jax_sis.core.subsets import Status, Subsets, sufficient_subsets
 from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.runtime import devices
 
 THRESHOLD = 0.99
 NUM_CONSIDERED = 256

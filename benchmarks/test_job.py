@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import bench, checkpoint, classifiers, devices, job, storage
+from jax_sis import bench, checkpoint, classifiers, job, storage
 from jax_sis.core import masking
 from jax_sis.core.searches import Gradient, backward_sizes
 from jax_sis.find_config import FindConfig
+from jax_sis.runtime import devices
 
 
 def test_default_job_from_start_to_end(benchmark: Any, tmp_path: pathlib.Path):

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import bench, checkpoint, classifiers, devices
+from jax_sis import bench, checkpoint, classifiers
 from jax_sis.core import masking
 from jax_sis.core.searches import Gradient, backward_sizes
+from jax_sis.runtime import devices
 
 NUM_STEPS = 16
 NUM_ROUNDS = 7

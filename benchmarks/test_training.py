@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jax_sis import classifiers, data, devices, training_data
+from jax_sis import classifiers, data, training_data
 from jax_sis.config import Stage, StepSchedule, TrainConfig
+from jax_sis.runtime import devices
 from jax_sis.train_step import TrainState, make_optimizer, make_train_step
 
 BATCH_SIZE = 128

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jax_sis import checkpoint, classifiers, devices
+from jax_sis import checkpoint, classifiers
 from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.searches import Gradient, Phase, backward_sizes
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
+from jax_sis.runtime import devices
 
 MATMUL_SIZE = 2048
 

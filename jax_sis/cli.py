@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jax_sis import arguments, devices, interrupts
+from jax_sis import arguments
+from jax_sis.runtime import devices, interrupts
 
 if TYPE_CHECKING:
   from jax_sis.config import PixelSubset

@@ -17,7 +17,7 @@ from jax_sis.control_figure import save_controls
 from jax_sis.core.messages import name_some
 from jax_sis.leak_controls import NO_IMAGE, ControlSummary, FillSummary, Outcomes, find_fill_dependence
 from jax_sis.leak_views import CONTROLS, NAMES
-from jax_sis.provenance import all_versions
+from jax_sis.runtime.provenance import all_versions
 from jax_sis.wrong_class import Towards, summarise_classes
 
 FORMAT = "jax_sis.controls/1"

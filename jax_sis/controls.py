@@ -31,7 +31,7 @@ from jax_sis.core.validation import require_positive
 from jax_sis.job import Job, make_spec
 from jax_sis.leak_controls import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
 from jax_sis.leak_views import NAMES, SUBSET
-from jax_sis.progress import Progress
+from jax_sis.runtime.progress import Progress
 from jax_sis.summary import ANSWER_TITLES, ANSWERS
 from jax_sis.verify import make_job_again, open_store
 from jax_sis.wrong_class import MAX_FEATURES, Towards, search_classes

@@ -23,9 +23,10 @@ from jax_sis.core.subsets import Status
 from jax_sis.core.types import Params
 from jax_sis.core.validation import require_positive
 from jax_sis.disjoint_report import Collected
-from jax_sis.image_set import DeviceProgram, ImageSet, ImageSetConfig, describe_set, open_image_set
-from jax_sis.json_lines import append_record, read_records
-from jax_sis.progress import Progress
+from jax_sis.image_set import ImageSet, ImageSetConfig, describe_set, open_image_set
+from jax_sis.runtime.device_program import DeviceProgram
+from jax_sis.runtime.progress import Progress
+from jax_sis.runtime.records import append_record, read_records
 from jax_sis.storage import check_writable, open_folder
 from jax_sis.summary import NOT_SEARCHED, STATUS_NAMES
 

@@ -16,7 +16,6 @@ from jax_sis import (
   classifiers,
   corruptions,
   data,
-  devices,
   evaluation_report,
   pixel_subsets,
   predictions,
@@ -28,8 +27,9 @@ from jax_sis.core import validation
 from jax_sis.core.messages import name_some
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.pixel_subsets import PixelMasks
-from jax_sis.progress import Progress
-from jax_sis.provenance import library_versions
+from jax_sis.runtime import devices
+from jax_sis.runtime.progress import Progress
+from jax_sis.runtime.provenance import library_versions
 from jax_sis.storage import check_writable, open_folder
 
 MADE = "made"

@@ -20,8 +20,8 @@ from jax_sis import results, run_masks
 from jax_sis.authors_layout import select_image, to_authors_arrays
 from jax_sis.core import validation
 from jax_sis.core.subsets import Status
-from jax_sis.progress import Progress
 from jax_sis.results import Results
+from jax_sis.runtime.progress import Progress
 from jax_sis.summary import ANSWERS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES, table_fields
 
 SUFFIXES = (".csv", ".parquet", ".npz")

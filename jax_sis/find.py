@@ -13,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Array, Int
 
-from jax_sis import data, devices, results, storage
+from jax_sis import data, results, storage
 from jax_sis.find_config import FindConfig
 from jax_sis.gallery import draw_gallery
 from jax_sis.job import Job, check_examples_independent, compile_search, create_or_resume, make_job, requested_targets
-from jax_sis.progress import Progress
+from jax_sis.runtime import devices
+from jax_sis.runtime.progress import Progress
 from jax_sis.summary import (
   FULL_DTYPES,
   NO_CLASS,

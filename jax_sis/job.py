@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from jax_sis import checkpoint, classifiers, data, devices, results
+from jax_sis import checkpoint, classifiers, data, results
 from jax_sis.classifiers import Classifier
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params
 from jax_sis.find_config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.image_search import ImageSearch
-from jax_sis.provenance import library_versions
+from jax_sis.runtime import devices
+from jax_sis.runtime.provenance import library_versions
 from jax_sis.storage import Folder
 from jax_sis.summary import NO_CLASS
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_sis import data, devices, results, storage
+from jax_sis import data, results, storage
 from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.problem import make_logits_fn
@@ -19,7 +19,8 @@ from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
 from jax_sis.find_config import FindConfig
 from jax_sis.job import Job, compile_search, launch_arguments, make_job, read_stored_spec
-from jax_sis.progress import format_seconds
+from jax_sis.runtime import devices
+from jax_sis.runtime.progress import format_seconds
 
 # A launch that takes longer is not run as a probe: its steps are timed, some of each kind.
 LONGEST_PROBE_SECONDS = 60.0

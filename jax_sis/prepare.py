@@ -23,7 +23,7 @@ from tensorflow_datasets.core import constants
 from jax_sis import cifar_archives
 from jax_sis.cifar_archives import Cifar, Split
 from jax_sis.core.messages import first_line
-from jax_sis.progress import Progress
+from jax_sis.runtime.progress import Progress
 
 NUM_IMAGES = {"train": 50_000, "test": 10_000}
 LOCK_FILE = "lock"

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jax_sis import results, workers
 from jax_sis.core.subsets import Status
-from jax_sis.progress import format_seconds
+from jax_sis.runtime.progress import format_seconds
 from jax_sis.storage import StorageError
 from jax_sis.summary import ANSWER_TITLES, ANSWERS, NOT_SEARCHED, STATUS_NAMES
 from jax_sis.workers import Worker

@@ -14,9 +14,9 @@ from jax_sis.analysis import RunAnalysis, analyse_run, check_arguments
 from jax_sis.comparison import Comparison, compare_runs
 from jax_sis.core import validation
 from jax_sis.core.subsets import check_fraction
-from jax_sis.progress import Progress
-from jax_sis.provenance import all_versions
 from jax_sis.results import Results
+from jax_sis.runtime.progress import Progress
+from jax_sis.runtime.provenance import all_versions
 from jax_sis.status import describe_run
 from jax_sis.study_tables import describe_analysis, describe_comparison, make_csv
 from jax_sis.summary import ANSWERS

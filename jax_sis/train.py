@@ -15,11 +15,12 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
-from jax_sis import checkpoint, classifiers, devices, pixel_subsets, training_data
+from jax_sis import checkpoint, classifiers, pixel_subsets, training_data
 from jax_sis.config import Normalisation, TrainConfig
 from jax_sis.metrics_log import MetricsLog
 from jax_sis.pixel_subsets import PixelMasks
-from jax_sis.progress import Progress
+from jax_sis.runtime import devices
+from jax_sis.runtime.progress import Progress
 from jax_sis.storage import write_atomically
 from jax_sis.train_step import (
   DEVICE_AXIS,

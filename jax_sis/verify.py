@@ -13,7 +13,7 @@ from jax_sis.fields import parse_field
 from jax_sis.find import UnitSearch, read_images
 from jax_sis.invariants import check_rows
 from jax_sis.job import Job, make_job, make_spec, read_settings
-from jax_sis.progress import Progress
+from jax_sis.runtime.progress import Progress
 from jax_sis.storage import StorageError
 
 # Images whose rows are in memory at once.

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jax_sis import interrupts
+from jax_sis.runtime import interrupts
 
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
 # What a reader makes of a worker that says that it is running, but has not done so lately.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_sis import devices
+from jax_sis.runtime import devices
 
 
 def test_shards_are_consecutive_parts_of_the_batch():

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 import jax_sis
-from jax_sis import checkpoint, classifiers, devices, find, job, results, storage, verify
+from jax_sis import checkpoint, classifiers, find, job, results, storage, verify
 from jax_sis.find_config import FindConfig, read_ids
+from jax_sis.runtime import devices
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 COMMAND = [sys.executable, "-m", "jax_sis", "find"]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from jax_sis import cli, interrupts
+from jax_sis import cli
+from jax_sis.runtime import interrupts
 
 # A shell that runs the tests in the background leaves Ctrl-C ignored, and children inherit that.
 HEAD = """

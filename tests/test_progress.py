@@ -6,8 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from jax_sis import progress
-from jax_sis.progress import Progress, format_seconds
+from jax_sis.runtime import progress
+from jax_sis.runtime.progress import Progress, format_seconds
 
 
 def test_a_log_gets_a_line_with_the_time_left(monkeypatch: pytest.MonkeyPatch):

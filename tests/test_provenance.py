@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from jax_sis import provenance
+from jax_sis.runtime import provenance
 
 
 @pytest.fixture

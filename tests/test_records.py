@@ -9,7 +9,7 @@ import pytest
 from made_runs import make_rows, make_run
 
 from jax_sis.analysis import RunAnalysis, analyse_run
-from jax_sis.records import read_record
+from jax_sis.runtime.records import read_record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jax_sis import classifiers, data, devices, train_step
+from jax_sis import classifiers, data, train_step
 from jax_sis.config import (
   Augmentation,
   CosineSchedule,
@@ -23,6 +23,7 @@ from jax_sis.config import (
   TrainConfig,
   TriangularSchedule,
 )
+from jax_sis.runtime import devices
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 
 from jax_sis.leak_controls import Share
 from jax_sis.leak_views import EMPTY
-from jax_sis.records import read_record
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.readings import read_answer
 from jax_sis.reproduction.stages import Controls
 from jax_sis.run_report import inputs
+from jax_sis.runtime.records import read_record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_sis.core.validation import require_one_of
-from jax_sis.provenance import all_versions, describe_commit
 from jax_sis.reproduction import engine, figure, report, tables
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
@@ -19,6 +18,7 @@ from jax_sis.reproduction.presets import PRESETS, Preset
 from jax_sis.reproduction.readings import total_seconds
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import DATA, DATA_FILE, Stage
+from jax_sis.runtime.provenance import all_versions, describe_commit
 from jax_sis.storage import write_atomically
 
 FORMAT = "jax_sis.study/1"

@@ -39,9 +39,9 @@ from jax_sis.controls import ControlsConfig
 from jax_sis.core.messages import name_some
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.find_config import FindConfig, settings_to_json
-from jax_sis.progress import Progress
-from jax_sis.provenance import library_versions
 from jax_sis.run_spec import read_spec
+from jax_sis.runtime.progress import Progress
+from jax_sis.runtime.provenance import library_versions
 from jax_sis.storage import write_atomically
 from jax_sis.study import StudyConfig
 

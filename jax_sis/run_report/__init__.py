@@ -6,10 +6,10 @@ from xml.etree.ElementTree import Element
 
 from jax_sis import storage
 from jax_sis.display import page
-from jax_sis.progress import Progress
 from jax_sis.run_report import controls, findings, gallery, origin, sizes
 from jax_sis.run_report.inputs import Inputs, read_inputs
 from jax_sis.run_report.words import name_data, name_target, name_unit, tell_count
+from jax_sis.runtime.progress import Progress
 from jax_sis.verify import open_store
 
 REPORT_FILE = "report.html"

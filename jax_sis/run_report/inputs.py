@@ -13,8 +13,8 @@ from jax_sis.control_report import FORMAT as CONTROLS_FORMAT
 from jax_sis.core.subsets import Status
 from jax_sis.find_config import FindConfig
 from jax_sis.leak_controls import ControlSummary, FillSummary
-from jax_sis.records import read_record
 from jax_sis.results import Results
+from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import Share, share_of
 from jax_sis.storage import Folder, StorageError
 from jax_sis.study import DEFAULT_THRESHOLDS

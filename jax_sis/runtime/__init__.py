@@ -1,0 +1,1 @@
+"""Devices, programs on them, progress, signals, provenance and records."""
