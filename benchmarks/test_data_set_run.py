@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import data, find, job, storage
+from jax_sis import find, job, storage
 from jax_sis.core.searches import Gradient
+from jax_sis.data import batches, sources
 from jax_sis.find_config import FindConfig
 
 DATA_DIR = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
@@ -28,7 +29,7 @@ NUM_PAIRS = 5
 class DelayedSource:
   """A source whose every image comes late."""
 
-  def __init__(self, source: data.ImageSource, seconds: float):
+  def __init__(self, source: sources.ImageSource, seconds: float):
     self._source = source
     self._seconds = seconds
     self.class_names = source.class_names
@@ -37,7 +38,7 @@ class DelayedSource:
   def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, index: int) -> data.Record:
+  def __getitem__(self, index: int) -> sources.Record:
     time.sleep(self._seconds)
     return self._source[index]
 
@@ -93,7 +94,7 @@ def test_run_against_bare_kernel(benchmark: Any, tmp_path: pathlib.Path, delay: 
   compiled = job.compile_search(opened)
   opened = dataclasses.replace(opened, compiled=compiled)
   images_per_launch = opened.batch_size * len(opened.local_devices)
-  first = next(data.iterate_batches(opened.source, np.arange(images_per_launch), images_per_launch))
+  first = next(batches.iterate_batches(opened.source, np.arange(images_per_launch), images_per_launch))
   batch = job.launch_arguments(opened, first)
   seconds_per_image = 1 / time_kernel(opened, compiled, batch)
   # One image after the other, a unit's images come half of the time late that searching them takes.

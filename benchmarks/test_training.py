@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jax_sis import classifiers, data, training_data
+from jax_sis import classifiers
 from jax_sis.config import Stage, StepSchedule, TrainConfig
+from jax_sis.data import normalisation, training_sets
 from jax_sis.runtime import devices
 from jax_sis.train_step import TrainState, make_optimizer, make_train_step
 
@@ -33,20 +34,20 @@ def make_jax_runs() -> tuple[Callable[[], float], Callable[[], float]]:
   local_devices = devices.local_devices()
   graphdef, params, batch_stats = nnx.split(classifiers.build("resnet20", num_classes=10), nnx.Param, nnx.BatchStat)
   optimizer = make_optimizer(CONFIG, NUM_IMAGES // BATCH_SIZE)
-  step_fn = make_train_step(CONFIG, graphdef, optimizer, data.CIFAR_NORMALISATION, local_devices)
+  step_fn = make_train_step(CONFIG, graphdef, optimizer, normalisation.CIFAR_NORMALISATION, local_devices)
   state = devices.stack_replicas(TrainState(params, batch_stats, optimizer.init(params)), len(local_devices))
   rng = np.random.default_rng(0)
-  training_set = training_data.InMemory(
+  training_set = training_sets.InMemory(
     images=rng.integers(0, 256, (NUM_IMAGES, 32, 32, 3), np.uint8),
     labels=rng.integers(0, 10, NUM_IMAGES, np.int32),
     ids=tuple(map(str, range(NUM_IMAGES))),
     description={},
     class_names=tuple("abcdefghij"),
-    normalisation=data.CIFAR_NORMALISATION,
+    normalisation=normalisation.CIFAR_NORMALISATION,
   )
   constant = training_set.read(np.arange(BATCH_SIZE), None)
 
-  def run(next_batch_fn: Callable[[], training_data.Batch]) -> float:
+  def run(next_batch_fn: Callable[[], training_sets.Batch]) -> float:
     nonlocal state
     started = time.perf_counter()
     metrics = None
@@ -56,7 +57,7 @@ def make_jax_runs() -> tuple[Callable[[], float], Callable[[], float]]:
     jax.block_until_ready(metrics)
     return time.perf_counter() - started
 
-  batches = training_data.training_batches(
+  batches = training_sets.training_batches(
     training_set, np.arange(NUM_IMAGES), batch_size=BATCH_SIZE, num_epochs=NUM_ROUNDS, seed=0
   )
 

@@ -17,8 +17,8 @@ from flax import nnx
 
 from jax_sis import classifiers
 from jax_sis.classifiers import Classifier
-from jax_sis.config import Normalisation
 from jax_sis.core.messages import first_line
+from jax_sis.data.normalisation import Normalisation
 
 EMBEDDED_CLASSIFIER = pathlib.Path(__file__).parent / "assets" / "cifar10_resnet20"
 DESCRIPTION_FILE = "classifier.json"

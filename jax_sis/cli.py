@@ -170,7 +170,7 @@ def run_disjoint(options: argparse.Namespace) -> None:
 
 def image_set_options(options: argparse.Namespace) -> dict[str, Any]:
   """The options on classifier, images and devices that studies without a run share."""
-  from jax_sis.find_config import read_ids
+  from jax_sis.data.sources import read_ids
 
   return {
     "out": options.out,
@@ -197,7 +197,8 @@ def make_find_config(options: argparse.Namespace) -> "FindConfig":
     raise ValueError(f"--per-step must come with --search both or gradient, got --search {options.search}.")
   from jax_sis.core.searches import Exact, Gradient, Screened
   from jax_sis.core.smallest import QUICK, THOROUGH
-  from jax_sis.find_config import FindConfig, read_ids
+  from jax_sis.data.sources import read_ids
+  from jax_sis.find_config import FindConfig
 
   backward = {
     "gradient": Gradient(per_step=options.per_step),
@@ -369,7 +370,7 @@ def run_train(options: argparse.Namespace) -> None:
 
 def run_data_prepare(options: argparse.Namespace) -> None:
   """Hands the options of `data prepare` over."""
-  from jax_sis import prepare
+  from jax_sis.data import prepare
 
   directory = prepare.prepare(options.name, source=options.source, data_dir=options.data_dir)
   # The embedded classifier knows the classes of CIFAR-10 only.

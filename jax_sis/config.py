@@ -8,12 +8,11 @@ import pathlib
 import re
 import runpy
 from collections.abc import Sequence
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from jax_sis.core import validation
 from jax_sis.core.validation import require_one_of, require_positive
+from jax_sis.data.normalisation import Normalisation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,31 +25,6 @@ class Stage:
   def __post_init__(self) -> None:
     require_positive("Stage.epochs", self.epochs)
     require_positive("Stage.resolution", self.resolution)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Normalisation:
-  """How a classifier's input is made from 8-bit pixels: `(pixel / 255 - mean) / std`, a value a channel."""
-
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-
-  def __post_init__(self) -> None:
-    if len(self.mean) != len(self.std):
-      raise ValueError(
-        f"Normalisation.mean and std must have one value a channel, got {len(self.mean)} and {len(self.std)} values."
-      )
-    for value in self.std:
-      require_positive("Normalisation.std", value)
-
-  def apply(self, images: Any, dtype: Any = np.float32) -> Any:
-    """Pixels `[..., C]` in 0..255 -> normalised inputs; NumPy in, NumPy out, and the same for JAX."""
-    mean, std = np.asarray(self.mean, dtype), np.asarray(self.std, dtype)
-    return (images.astype(dtype) / dtype(255) - mean) / std
-
-  def invert(self, inputs: Any) -> Any:
-    """Normalised inputs -> pixels as floats in 0..255."""
-    return (inputs * np.asarray(self.std, inputs.dtype) + np.asarray(self.mean, inputs.dtype)) * 255
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

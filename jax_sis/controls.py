@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jax_sis import data, results, storage
+from jax_sis import results, storage
 from jax_sis.control_report import (
   FORMAT,
   LEVEL,
@@ -28,6 +28,7 @@ from jax_sis.control_report import (
 from jax_sis.core.messages import name_some
 from jax_sis.core.subsets import Status
 from jax_sis.core.validation import require_positive
+from jax_sis.data import batches
 from jax_sis.job import Job, make_spec
 from jax_sis.leak_controls import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
 from jax_sis.leak_views import NAMES, SUBSET
@@ -201,7 +202,7 @@ def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"])
   """
   expected = store.read_text("id", indices)
   found, errors, images = [], [], []
-  for batch in data.iterate_batches(job.source, indices, IMAGES_READ_AT_ONCE):
+  for batch in batches.iterate_batches(job.source, indices, IMAGES_READ_AT_ONCE):
     found += [str(name) for name in batch["id"]]
     errors += [str(error) for error in batch["error"]]
     images.append(job.classifier.normalisation.apply(batch["image"]))

@@ -10,22 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jax_sis import (
-  checkpoint,
-  cifar_c,
-  classifiers,
-  corruptions,
-  data,
-  evaluation_report,
-  pixel_subsets,
-  predictions,
-  results,
-)
+from jax_sis import checkpoint, classifiers, evaluation_report, pixel_subsets, predictions, results
 from jax_sis.classifiers import Classifier
 from jax_sis.config import EvaluateConfig
 from jax_sis.core import validation
 from jax_sis.core.messages import name_some
 from jax_sis.core.types import Params, PredictFn
+from jax_sis.data import cifar_c, corruptions, sources
+from jax_sis.data.batches import iterate_batches
 from jax_sis.pixel_subsets import PixelMasks
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import Progress
@@ -61,7 +53,7 @@ class Plan:
   classifier: Classifier
   predict_fn: PredictFn
   params: Params
-  source: data.ImageSource
+  source: sources.ImageSource
   published: cifar_c.CifarC | None
   masks: PixelMasks | None
   conditions: tuple[tuple[str, int], ...]
@@ -120,7 +112,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     ValueError: as for `evaluate`.
   """
   classifier = checkpoint.load_classifier(config.checkpoint or checkpoint.EMBEDDED_CLASSIFIER)
-  source = data.open_source(
+  source = sources.open_source(
     config.data,
     split=config.split,
     data_dir=config.data_dir,
@@ -295,7 +287,7 @@ def read_batches(plan: Plan, condition: tuple[str, int], memory: list[Batch]) ->
   source = plan.source if is_clean or plan.published is None else plan.published.source(corruption, severity)
   num_places = len(plan.local_devices) * plan.config.batch_size
   batches = []
-  for batch in memory or data.iterate_batches(source, range(plan.num_images(condition)), num_places):
+  for batch in memory or iterate_batches(source, range(plan.num_images(condition)), num_places):
     if plan.config.corruptions == MADE:
       batches.append(batch)
     if is_clean or plan.published is not None:
@@ -321,7 +313,7 @@ def check_records(plan: Plan, batch: Batch) -> Bool[np.ndarray, "B"]:
     raise ValueError(
       f"image {str(batch['id'][place])!r} cannot be read: {batch['error'][place]}; --on-error skip leaves it out."
     )
-  is_unlabelled = is_read & (batch["label"] == data.NO_LABEL)
+  is_unlabelled = is_read & (batch["label"] == sources.NO_LABEL)
   if is_unlabelled.any():
     raise ValueError(
       f"every image must have a label to be evaluated, but {name_images(batch, is_unlabelled)} have none; put image "

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jax_sis import metrics
-from jax_sis.corruptions import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, FAMILIES, MAIN_CORRUPTIONS, NUM_SEVERITIES
+from jax_sis.data.corruptions import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, FAMILIES, MAIN_CORRUPTIONS, NUM_SEVERITIES
 from jax_sis.display import style
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.statistics import estimates

@@ -6,7 +6,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 from jaxtyping import Bool, Float
 
-from jax_sis.config import Normalisation
+from jax_sis.data.normalisation import Normalisation
 
 # The eight neighbours of a pixel, and how much each counts (Rong et al. 2022): those beside it twice the others.
 NEIGHBOURS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if (row, column) != (0, 0))

@@ -13,7 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Array, Int
 
-from jax_sis import data, results, storage
+from jax_sis import results, storage
+from jax_sis.data import batches, sources
 from jax_sis.find_config import FindConfig
 from jax_sis.gallery import draw_gallery
 from jax_sis.job import Job, check_examples_independent, compile_search, create_or_resume, make_job, requested_targets
@@ -260,9 +261,9 @@ def read_launches(
 
 def read_images(job: Job, indices: Int[np.ndarray, "N"], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
   """As `data.iterate_batches`; an image that lacks the label that it is to be searched for has this as its error."""
-  for batch in data.iterate_batches(job.source, indices, batch_size):
+  for batch in batches.iterate_batches(job.source, indices, batch_size):
     if job.target is None:
-      is_unlabelled = (batch["label"] == data.NO_LABEL) & (batch["error"] == "")
+      is_unlabelled = (batch["label"] == sources.NO_LABEL) & (batch["error"] == "")
       batch["error"] = np.where(is_unlabelled, "no label; use another --target", batch["error"])
     yield batch
 

@@ -1,10 +1,7 @@
 """Settings of a search over a set of images."""
 
-import collections
 import dataclasses
 import math
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,6 +11,7 @@ from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Scre
 from jax_sis.core.smallest import QUICK
 from jax_sis.core.types import ScoreName
 from jax_sis.core.validation import require_one_of, require_positive
+from jax_sis.data.sources import check_ids
 
 PRECISIONS = ("highest", "high", "default")
 SAVED = ("order", "mask", "both")
@@ -124,30 +122,6 @@ class FindConfig:
     if self.search is None or self.saved == "order":
       return ()
     return self.mask_thresholds if self.mask_thresholds or self.mask_fractions else (self.threshold,)
-
-
-def check_ids(ids: tuple[str, ...] | None) -> None:
-  """Raises ValueError unless these name at least one image, and each once; None is for all images."""
-  if ids is None:
-    return
-  if not ids:
-    raise ValueError("--ids must name at least one image, got none.")
-  name, count = collections.Counter(ids).most_common(1)[0]
-  if count > 1:
-    raise ValueError(f"--ids must name each image once, got {name!r} {count} times.")
-
-
-def read_ids(path: str | os.PathLike[str]) -> tuple[str, ...]:
-  """The ids in a text file, one a line; blank lines count for nothing.
-
-  Raises:
-    ValueError: the file cannot be read as text.
-  """
-  try:
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"--ids must be a text file with an id a line, got {str(path)!r} ({error}).") from error
-  return tuple(line.strip() for line in lines if line.strip())
 
 
 def settings_to_json(config: FindConfig) -> dict[str, Any]:

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jax_sis import checkpoint, classifiers, data
+from jax_sis import checkpoint, classifiers
 from jax_sis.classifiers import Classifier, FrozenPredictor
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params
 from jax_sis.core.validation import require_positive
-from jax_sis.find_config import check_ids
+from jax_sis.data import batches, sources
+from jax_sis.data.sources import check_ids
 from jax_sis.runtime import devices
 from jax_sis.runtime.provenance import library_versions
 
@@ -99,7 +100,7 @@ class ImageSet:
   predict_fn: FrozenPredictor
   params: Params
   replicated: Params
-  source: data.ImageSource
+  source: sources.ImageSource
   grid: tuple[int, ...]
   local_devices: list[devices.Device]
 
@@ -120,7 +121,7 @@ class ImageSet:
 
   def read(self, indices: Sequence[int] | Int[np.ndarray, "N"]) -> Iterator[dict[str, np.ndarray]]:
     """The images at these places, as many at a time as all devices take; see `data.iterate_batches`."""
-    return data.iterate_batches(self.source, indices, self.launch_size)
+    return batches.iterate_batches(self.source, indices, self.launch_size)
 
   def normalise(self, images: Any) -> Float[np.ndarray, "N H W C"]:
     """8-bit pixels -> inputs."""
@@ -144,7 +145,7 @@ def open_image_set(config: ImageSetConfig) -> ImageSet:
     ValueError: a setting does not fit the checkpoint or the data, or the classifier mixes up the images of a batch.
   """
   classifier = checkpoint.load_classifier(config.checkpoint or checkpoint.EMBEDDED_CLASSIFIER)
-  source = data.open_source(
+  source = sources.open_source(
     config.data,
     split=config.split,
     data_dir=config.data_dir,
@@ -163,7 +164,7 @@ def open_image_set(config: ImageSetConfig) -> ImageSet:
     predict_fn=predict_fn,
     params=params,
     replicated=devices.replicate(params, local_devices),
-    source=source if config.ids is None else data.SelectedSource(source, config.ids),
+    source=source if config.ids is None else sources.SelectedSource(source, config.ids),
     grid=make_grid(config.patch, classifier.input_shape),
     local_devices=local_devices,
   )

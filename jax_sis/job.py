@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from jax_sis import checkpoint, classifiers, data, results
+from jax_sis import checkpoint, classifiers, results
 from jax_sis.classifiers import Classifier
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params
+from jax_sis.data import sources
 from jax_sis.find_config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.image_search import ImageSearch
 from jax_sis.runtime import devices
@@ -60,7 +61,7 @@ class Job:
   config: FindConfig
   classifier: Classifier
   params: Params
-  source: data.ImageSource
+  source: sources.ImageSource
   target: int | None
   search: ImageSearch
   batch_size: int
@@ -92,7 +93,7 @@ def make_job(config: FindConfig, folder: Folder) -> Job:
     ValueError: as for `find`.
   """
   classifier = checkpoint.load_classifier(config.checkpoint or checkpoint.EMBEDDED_CLASSIFIER)
-  source = data.open_source(
+  source = sources.open_source(
     config.data,
     split=config.split,
     data_dir=config.data_dir,
@@ -101,7 +102,7 @@ def make_job(config: FindConfig, folder: Folder) -> Job:
     crop=classifier.crop if config.resize else None,
   )
   if config.ids is not None:
-    source = data.SelectedSource(source, config.ids)
+    source = sources.SelectedSource(source, config.ids)
   grid = make_grid(config.patch, classifier.input_shape)
   predict_fn, params = classifiers.freeze(classifier.module)
   job = Job(

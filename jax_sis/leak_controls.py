@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jax_sis.config import Normalisation
 from jax_sis.core import masking, validation
 from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.types import PredictFn
 from jax_sis.core.validation import check_positive_integer
+from jax_sis.data.normalisation import Normalisation
 from jax_sis.leak_views import CONTROLS, NAMES, SUBSET, Case, Shown, expand, stable_hash
 from jax_sis.statistics.estimates import Estimate, paired_bootstrap, wilson_interval
 

@@ -11,7 +11,7 @@ import scipy.ndimage
 from jaxtyping import Bool, Float
 
 from jax_sis import fills
-from jax_sis.config import Normalisation
+from jax_sis.data.normalisation import Normalisation
 
 # The reference of all controls, and what is left without any feature.
 SUBSET, EMPTY = "subset", "empty"

@@ -4,8 +4,9 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from jax_sis import checkpoint, classifiers, data, state_dicts, torch_weights, training_data
-from jax_sis.config import Normalisation
+from jax_sis import checkpoint, classifiers, state_dicts, torch_weights
+from jax_sis.data import images, tfds
+from jax_sis.data.normalisation import NORMALISATIONS, Normalisation
 
 # Pixels a side that the published weights were trained on; others 32.
 IMAGE_SIZES = {"resnet50": 224, "inception_v3": 299}
@@ -51,7 +52,7 @@ def import_weights(
     class_names=tuple(class_names),
     normalisation=normalisation,
     input_shape=(size, size, 3),
-    crop=training_data.CENTRAL_CROP if model_name in IMAGE_SIZES else 1.0,
+    crop=images.CENTRAL_CROP if model_name in IMAGE_SIZES else 1.0,
   )
   checkpoint.save_classifier(out_dir, classifier)
   return classifier
@@ -63,16 +64,15 @@ def parse_normalisation(text: str) -> Normalisation:
   Raises:
     ValueError: it is neither.
   """
-  if text in training_data.NORMALISATIONS:
-    return training_data.NORMALISATIONS[text]
+  if text in NORMALISATIONS:
+    return NORMALISATIONS[text]
   try:
     numbers = [float(number) for number in text.split(",")]
   except ValueError:
     numbers = []
   if len(numbers) != 6:
     raise ValueError(
-      f"--normalisation must be one of {', '.join(training_data.NORMALISATIONS)} or six numbers separated by commas, "
-      f"got {text!r}."
+      f"--normalisation must be one of {', '.join(NORMALISATIONS)} or six numbers separated by commas, got {text!r}."
     )
   return Normalisation(mean=tuple(numbers[:3]), std=tuple(numbers[3:]))
 
@@ -86,7 +86,7 @@ def read_class_names(source: str, *, data_dir: str | None) -> tuple[str, ...]:
   path = pathlib.Path(source)
   if path.is_file():
     return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-  return tuple(data.open_data_source(source, "test", data_dir).dataset_info.features["label"].names)
+  return tuple(tfds.open_data_source(source, "test", data_dir).dataset_info.features["label"].names)
 
 
 def join_ensemble(

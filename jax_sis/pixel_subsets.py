@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from jax_sis import fields
-from jax_sis.config import Normalisation, PixelSubset
+from jax_sis.config import PixelSubset
 from jax_sis.core import masking, messages, subsets
+from jax_sis.data.normalisation import Normalisation
 from jax_sis.run_masks import RunMasks, read_masks
 from jax_sis.run_spec import find_differences
 

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_sis import data, results, storage
+from jax_sis import results, storage
 from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.problem import make_logits_fn
 from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
+from jax_sis.data import batches
 from jax_sis.find_config import FindConfig
 from jax_sis.job import Job, compile_search, launch_arguments, make_job, read_stored_spec
 from jax_sis.runtime import devices
@@ -165,9 +166,9 @@ def read_first_images(job: Job) -> tuple[dict[str, np.ndarray], float]:
   """The first launch's images, repeated where there are fewer, and how many a second reading gives."""
   num_images = job.batch_size * len(job.local_devices)
   indices = np.arange(num_images) % job.num_images
-  next(data.iterate_batches(job.source, indices, num_images))
+  next(batches.iterate_batches(job.source, indices, num_images))
   started = time.perf_counter()
-  batch = next(data.iterate_batches(job.source, indices, num_images))
+  batch = next(batches.iterate_batches(job.source, indices, num_images))
   return batch, num_images / (time.perf_counter() - started)
 
 

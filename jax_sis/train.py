@@ -15,8 +15,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
-from jax_sis import checkpoint, classifiers, pixel_subsets, training_data
-from jax_sis.config import Normalisation, TrainConfig
+from jax_sis import checkpoint, classifiers, pixel_subsets
+from jax_sis.config import TrainConfig
+from jax_sis.data import training_sets
+from jax_sis.data.images import CENTRAL_CROP
+from jax_sis.data.normalisation import Normalisation
 from jax_sis.metrics_log import MetricsLog
 from jax_sis.pixel_subsets import PixelMasks
 from jax_sis.runtime import devices
@@ -79,7 +82,7 @@ class Plan(NamedTuple):
     steps_per_epoch: full batches.
   """
 
-  training_set: training_data.TrainingSet
+  training_set: training_sets.TrainingSet
   masks: PixelMasks | None
   train_indices: Int[np.ndarray, "N"]
   validation_indices: Int[np.ndarray, "M"]
@@ -139,11 +142,11 @@ def open_plan(config: TrainConfig, data_dir: str | None) -> Plan:
       f"batch_size must be a multiple of the {len(local_devices)} devices, got {config.batch_size}; "
       "set num_devices, or another batch_size."
     )
-  training_set = training_data.open_training_set(
+  training_set = training_sets.open_training_set(
     config.dataset, config.split, data_dir=data_dir, image_size=config.image_size, on_error=config.on_error
   )
   training_set, masks = show_subset(config, training_set)
-  train_indices, validation_indices = training_data.split_off_validation(
+  train_indices, validation_indices = training_sets.split_off_validation(
     len(training_set), config.num_validation, seed=config.seed
   )
   steps_per_epoch = len(train_indices) // config.batch_size
@@ -172,8 +175,8 @@ def open_plan(config: TrainConfig, data_dir: str | None) -> Plan:
 
 
 def show_subset(
-  config: TrainConfig, training_set: training_data.TrainingSet
-) -> tuple[training_data.TrainingSet, PixelMasks | None]:
+  config: TrainConfig, training_set: training_sets.TrainingSet
+) -> tuple[training_sets.TrainingSet, PixelMasks | None]:
   """The images with the pixels that the recipe shows of each, and their masks.
 
   Raises:
@@ -181,7 +184,7 @@ def show_subset(
   """
   if config.subset is None:
     return training_set, None
-  if not isinstance(training_set, training_data.InMemory):
+  if not isinstance(training_set, training_sets.InMemory):
     raise ValueError(
       f"subset must be of images of one size that fit the memory, got dataset {config.dataset!r}, which is streamed."
     )
@@ -241,7 +244,7 @@ def run(
   out_dir: pathlib.Path,
 ) -> TrainState:
   """All steps that are left; the arrays after the last one."""
-  batches = training_data.training_batches(
+  batches = training_sets.training_batches(
     plan.training_set,
     plan.train_indices,
     batch_size=config.batch_size,
@@ -392,5 +395,5 @@ def make_classifier(config: TrainConfig, plan: Plan, state: TrainState) -> class
     class_names=plan.training_set.class_names,
     normalisation=plan.normalisation,
     input_shape=plan.training_set.image_shape,
-    crop=1.0 if config.image_size is None else training_data.CENTRAL_CROP,
+    crop=1.0 if config.image_size is None else CENTRAL_CROP,
   )

@@ -83,9 +83,9 @@ def published_classifier(published_module: Any) -> tuple[Any, Any]:
 @pytest.fixture(scope="session")
 def cifar_test(shared_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """The CIFAR-10 test split ordered by id: pixels `[10000, 32, 32, 3]` in 0..255, labels `[10000]`."""
-  from jax_sis import data
+  from jax_sis.data import sources
 
-  images, labels, _ = data.load_arrays("cifar10", "test", data_dir=shared_dir / "data/tfds")
+  images, labels, _ = sources.load_arrays("cifar10", "test", data_dir=shared_dir / "data/tfds")
   return images, labels
 
 

@@ -21,7 +21,7 @@ from jax_sis import attribution_report, attribution_study, checkpoint, classifie
 from jax_sis.attribution_report import METHODS, Judged
 from jax_sis.attribution_study import AttributionsConfig
 from jax_sis.classifiers import Classifier, EnsembleConfig
-from jax_sis.data import SAMPLE_DIR
+from jax_sis.data.sources import SAMPLE_DIR
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 GRID = (4, 4, 1)

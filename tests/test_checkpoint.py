@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jax_sis import checkpoint, classifiers
-from jax_sis.config import Normalisation
+from jax_sis.data.normalisation import Normalisation
 
 
 @pytest.fixture

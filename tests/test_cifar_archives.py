@@ -12,7 +12,7 @@ import cifar_files
 import numpy as np
 import pytest
 
-from jax_sis import cifar_archives
+from jax_sis.data import cifar_archives
 
 SMALL = cifar_files.SMALL
 KINDS = list(cifar_files.FOLDERS)

@@ -21,7 +21,7 @@ from PIL import Image
 import jax_sis
 from jax_sis import checkpoint, classifiers, controls, find, results, workers
 from jax_sis.controls import ControlsConfig
-from jax_sis.data import SAMPLE_DIR
+from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.find_config import FindConfig
 from jax_sis.leak_views import NAMES
 

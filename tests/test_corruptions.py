@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import jax_sis
-from jax_sis import corruptions
+from jax_sis.data import corruptions
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 SEVERITIES = range(1, 6)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_sis import data
+from jax_sis.data import sources
+from jax_sis.data.batches import iterate_batches
+from jax_sis.data.images import central_crop
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHAPE = (32, 32, 3)
@@ -18,7 +20,7 @@ SHAPE = (32, 32, 3)
 def open_source(
   name: str | pathlib.Path, *, split: str = "test", data_dir: pathlib.Path | None = None, **options: float
 ):
-  return data.open_source(
+  return sources.open_source(
     str(name), split=split, data_dir=data_dir, class_names=CIFAR_CLASSES, input_shape=SHAPE, **options
   )
 
@@ -48,7 +50,7 @@ def test_a_folder_gives_its_images_by_path_with_labels_from_class_folders(tmp_pa
   (tmp_path / "notes.txt").write_text("not an image")
   source = open_source(tmp_path)
   assert [source[index]["id"] for index in range(len(source))] == ["cat/b.png", "other/a.png"]
-  assert [source[index]["label"] for index in range(len(source))] == [3, data.NO_LABEL]
+  assert [source[index]["label"] for index in range(len(source))] == [3, sources.NO_LABEL]
   np.testing.assert_array_equal(source[0]["image"], cat)
 
 
@@ -84,7 +86,7 @@ def test_an_image_of_another_size_shows_its_middle(
 def test_the_middle_has_the_ratio_that_is_asked_for():
   image = np.zeros((40, 60, 3), np.uint8)
   image[10:30] = 200
-  middle = data.central_crop(image, (5, 15), crop=1.0)
+  middle = central_crop(image, (5, 15), crop=1.0)
   assert middle.shape == (5, 15, 3)
   # The outermost rows are blended with what lies beside them.
   np.testing.assert_array_equal(middle[1:4], np.full((3, 15, 3), 200))
@@ -93,10 +95,10 @@ def test_the_middle_has_the_ratio_that_is_asked_for():
 
 def test_images_of_tfds_are_cropped_as_well(shared_dir: pathlib.Path):
   options = {"split": "test[:3]", "data_dir": shared_dir / "data/tfds", "class_names": CIFAR_CLASSES}
-  refused = data.open_source("cifar10", input_shape=(24, 24, 3), **options)[0]
+  refused = sources.open_source("cifar10", input_shape=(24, 24, 3), **options)[0]
   assert refused["error"] == "32x32 pixels, but the classifier takes 24x24; use --resize"
-  cropped = data.open_source("cifar10", input_shape=(24, 24, 3), crop=0.75, **options)
-  whole = data.open_source("cifar10", input_shape=(32, 32, 3), **options)
+  cropped = sources.open_source("cifar10", input_shape=(24, 24, 3), crop=0.75, **options)
+  whole = sources.open_source("cifar10", input_shape=(32, 32, 3), **options)
   np.testing.assert_array_equal(cropped[2]["image"], whole[2]["image"][4:28, 4:28])
 
 
@@ -120,7 +122,7 @@ def test_batches_hold_every_image_once_in_order(tmp_path: pathlib.Path):
   for index in range(7):
     save_image(tmp_path / f"{index}.png", seed=index)
   source = open_source(tmp_path)
-  batches = list(data.iterate_batches(source, [0, 2, 3, 4, 6], 2))
+  batches = list(iterate_batches(source, [0, 2, 3, 4, 6], 2))
   assert [batch["index"].tolist() for batch in batches] == [[0, 2], [3, 4], [6]]
   assert [str(text) for batch in batches for text in batch["id"]] == ["0.png", "2.png", "3.png", "4.png", "6.png"]
   np.testing.assert_array_equal(batches[1]["image"][1], source[4]["image"])
@@ -161,7 +163,7 @@ def test_an_unknown_split_is_refused(shared_dir: pathlib.Path):
 
 def test_a_data_set_with_other_classes_is_refused(shared_dir: pathlib.Path):
   with pytest.raises(ValueError, match="the data set's classes must be the classifier's, got 10 in cifar10"):
-    data.open_source(
+    sources.open_source(
       "cifar10",
       split="test",
       data_dir=shared_dir / "data/tfds",
@@ -183,7 +185,7 @@ def test_chosen_ids_are_shown_in_their_order(shared_dir: pathlib.Path, cifar_tes
   images, labels = cifar_test
   source = open_source("cifar10", data_dir=shared_dir / "data/tfds")
   numbers = [4711, 0, 9999]
-  chosen = data.SelectedSource(source, [f"test_{number:05}" for number in numbers])
+  chosen = sources.SelectedSource(source, [f"test_{number:05}" for number in numbers])
   assert len(chosen) == 3
   for index, number in enumerate(numbers):
     record = chosen[index]
@@ -194,13 +196,13 @@ def test_chosen_ids_are_shown_in_their_order(shared_dir: pathlib.Path, cifar_tes
 def test_what_is_chosen_is_part_of_the_description():
   sample = open_source("sample")
   ids = ["test_00003", "test_00001"]
-  some, turned = data.SelectedSource(sample, ids), data.SelectedSource(sample, ids[::-1])
+  some, turned = sources.SelectedSource(sample, ids), sources.SelectedSource(sample, ids[::-1])
   assert some.description["num_images"] == 2
   assert some.description != turned.description
-  assert some.description == data.SelectedSource(sample, ids).description
+  assert some.description == sources.SelectedSource(sample, ids).description
 
 
 def test_ids_that_are_not_there_are_refused():
   message = r"--ids must name images of the data \('test_00000', \.\.\. in 24\), but 2 of 3 are not .*'test_1'\.$"
   with pytest.raises(ValueError, match=message):
-    data.SelectedSource(open_source("sample"), ["test_1", "test_00002", "test_2"])
+    sources.SelectedSource(open_source("sample"), ["test_1", "test_00002", "test_2"])

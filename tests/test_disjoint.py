@@ -21,7 +21,7 @@ from PIL import Image
 import jax_sis
 from jax_sis import checkpoint, classifiers, cli, disjoint, disjoint_report
 from jax_sis.core.subsets import Status
-from jax_sis.data import SAMPLE_DIR
+from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.disjoint_report import Collected
 from jax_sis.statistics.estimates import wilson_interval

@@ -19,21 +19,10 @@ from PIL import Image
 from scipy import special
 
 import jax_sis
-from jax_sis import (
-  checkpoint,
-  cifar_c,
-  corruptions,
-  data,
-  evaluate,
-  evaluation_report,
-  find,
-  metrics,
-  pixel_subsets,
-  predictions,
-  results,
-)
+from jax_sis import checkpoint, evaluate, evaluation_report, find, metrics, pixel_subsets, predictions, results
 from jax_sis.config import EvaluateConfig, PixelSubset
 from jax_sis.core.searches import Gradient
+from jax_sis.data import cifar_c, corruptions, normalisation, tfds
 from jax_sis.find_config import FindConfig
 from jax_sis.statistics import estimates
 
@@ -166,7 +155,7 @@ def test_a_tfds_split_gives_the_predictions_of_the_classifier(
   content = run_evaluate(
     tmp_path, data="cifar10", data_dir=str(shared_dir / "data/tfds"), split="test[:70]", limit=67, batch_size=16
   )
-  source = data.open_data_source("cifar10", "test[:70]", shared_dir / "data/tfds")
+  source = tfds.open_data_source("cifar10", "test[:70]", shared_dir / "data/tfds")
   indices = [int(source[index]["id"].decode().removeprefix("test_")) for index in range(67)]
   images, labels = cifar_test[0][indices], cifar_test[1][indices]
   predicted = predict_logits(images).argmax(1)
@@ -184,7 +173,7 @@ def mask_by_hand(images: np.ndarray, ids: list[str], *, fraction: float, seed: i
   """Normalised images of which random pixels are shown."""
   packed = pixel_subsets.draw_random(ids, fraction=fraction, seed=seed, num_features=1024)
   kept = np.unpackbits(packed, axis=1, bitorder="little").reshape(-1, 32, 32, 1).astype(bool)
-  return np.where(kept, data.CIFAR_NORMALISATION.apply(images), np.float32(0))
+  return np.where(kept, normalisation.CIFAR_NORMALISATION.apply(images), np.float32(0))
 
 
 def predict_inputs(inputs: np.ndarray) -> np.ndarray:
@@ -200,7 +189,7 @@ def test_a_subset_of_a_run_is_what_the_classifier_is_shown(tmp_path: pathlib.Pat
   content = run_evaluate(tmp_path / "out", subset=subset, **options)
   # By hand: image by image, from the stored orders.
   store = results.open(tmp_path / "sis")
-  source = data.open_data_source("cifar10", "test[:40]", shared_dir / "data/tfds")
+  source = tfds.open_data_source("cifar10", "test[:40]", shared_dir / "data/tfds")
   stored_ids, rank = store.read_text("id"), store.read("rank")
   inputs, labels, ids = [], [], []
   for index in range(40):
@@ -208,7 +197,7 @@ def test_a_subset_of_a_run_is_what_the_classifier_is_shown(tmp_path: pathlib.Pat
     ids.append(example["id"].decode())
     labels.append(int(example["label"]))
     kept = (rank[stored_ids.index(ids[-1])] < 52).reshape(32, 32, 1)
-    inputs.append(np.where(kept, data.CIFAR_NORMALISATION.apply(example["image"]), np.float32(0)))
+    inputs.append(np.where(kept, normalisation.CIFAR_NORMALISATION.apply(example["image"]), np.float32(0)))
   logits = predict_inputs(np.stack(inputs))
   assert content["clean"]["num_correct"] == (logits.argmax(1) == labels).sum()
   # The pixels that gradients keep for 16 steps of 64 hold the answer of the whole image.

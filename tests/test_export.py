@@ -16,8 +16,8 @@ from pyarrow import parquet
 import jax_sis
 from jax_sis import classifiers, cli, export, find, results, workers
 from jax_sis.authors_layout import select_image, to_authors_arrays
-from jax_sis.config import Normalisation
 from jax_sis.core.subsets import Status
+from jax_sis.data.normalisation import Normalisation
 from jax_sis.find_config import FindConfig
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"

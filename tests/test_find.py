@@ -17,7 +17,8 @@ from PIL import Image
 
 import jax_sis
 from jax_sis import checkpoint, classifiers, find, job, results, storage, verify
-from jax_sis.find_config import FindConfig, read_ids
+from jax_sis.data.sources import read_ids
+from jax_sis.find_config import FindConfig
 from jax_sis.runtime import devices
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jax_sis import results
-from jax_sis.data import SAMPLE_DIR
+from jax_sis.data.sources import SAMPLE_DIR
 
 DRIVER = pathlib.Path(__file__).parent / "find_driver.py"
 OPTIONS = ("--patch", "8", "--gallery", "0", "--batch", "5", "--threshold", "0.9")

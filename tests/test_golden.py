@@ -10,7 +10,7 @@ import pytest
 
 import jax_sis
 from jax_sis import classifiers
-from jax_sis.config import Normalisation
+from jax_sis.data.normalisation import Normalisation
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("allow_rank_promotion")]
 

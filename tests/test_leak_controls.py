@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jax_sis import fills
-from jax_sis.config import Normalisation
 from jax_sis.core.subsets import Status
+from jax_sis.data.normalisation import Normalisation
 from jax_sis.leak_controls import (
   NO_IMAGE,
   Outcomes,

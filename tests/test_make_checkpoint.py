@@ -10,7 +10,7 @@ import pytest
 import random_weights
 
 from jax_sis import checkpoint, classifiers, cli, make_checkpoint, torch_weights
-from jax_sis.config import Normalisation
+from jax_sis.data.normalisation import Normalisation
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 

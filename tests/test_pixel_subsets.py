@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from jax_sis import checkpoint, export, find, pixel_subsets, results, run_masks
-from jax_sis.config import Normalisation, PixelSubset
+from jax_sis.config import PixelSubset
 from jax_sis.core.searches import Gradient
 from jax_sis.core.subsets import Status
+from jax_sis.data.normalisation import Normalisation
 from jax_sis.find_config import FindConfig
 
 SHAPE = (32, 32, 3)
@@ -147,12 +148,12 @@ def test_masks_of_a_threshold_are_those_of_the_run_and_empty_ones_are_counted(lo
 
 
 def test_a_real_run_is_joined_with_the_training_set(cifar_run: str, shared_dir: pathlib.Path):
-  from jax_sis import training_data
+  from jax_sis.data import training_sets
 
-  training_set = training_data.open_training_set(
+  training_set = training_sets.open_training_set(
     "cifar10", "train[:24]", data_dir=shared_dir / "data/tfds", image_size=None, on_error="refuse"
   )
-  assert isinstance(training_set, training_data.InMemory)
+  assert isinstance(training_set, training_sets.InMemory)
   subset = PixelSubset(
     run=cifar_run,
     fraction=0.05,

@@ -15,7 +15,9 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import hashing
 
-from jax_sis import cli, data, prepare
+from jax_sis import cli
+from jax_sis.data import prepare, sources
+from jax_sis.data.tfds import open_data_source
 
 SMALL = cifar_files.SMALL
 WHOLE = {"train": 50_000, "test": 10_000}
@@ -168,10 +170,10 @@ def test_nothing_but_the_images_differs_from_a_data_set_of_tfds(
 def test_the_programs_read_what_was_prepared(tmp_path: pathlib.Path, archive: pathlib.Path):
   prepare_small("cifar10", archive, tmp_path)
   images, labels = cifar_files.make_splits("cifar10")["test"]
-  loaded, loaded_labels, info = data.load_arrays("cifar10", "test", data_dir=tmp_path)
+  loaded, loaded_labels, info = sources.load_arrays("cifar10", "test", data_dir=tmp_path)
   np.testing.assert_array_equal(loaded, images)
   np.testing.assert_array_equal(loaded_labels, labels["label"])
-  source = data.open_source(
+  source = sources.open_source(
     "cifar10", split="train", data_dir=tmp_path, class_names=info.class_names, input_shape=(32, 32, 3)
   )
   assert len(source) == SMALL["train"]
@@ -202,7 +204,7 @@ sys.exit("tensorflow" in sys.modules)
 def test_cifar_10_comes_out_as_tfds_has_it(tmp_path: pathlib.Path, shared_dir: pathlib.Path, kind: str):
   splits = {}
   for split_name in WHOLE:
-    images, labels, _ = data.load_arrays("cifar10", split_name, data_dir=shared_dir / "data/tfds")
+    images, labels, _ = sources.load_arrays("cifar10", split_name, data_dir=shared_dir / "data/tfds")
     splits[split_name] = (images, {"label": labels})
   files = cifar_files.make_files("cifar10", kind, splits)
   folder = cifar_files.FOLDERS["cifar10", kind]
@@ -210,8 +212,7 @@ def test_cifar_10_comes_out_as_tfds_has_it(tmp_path: pathlib.Path, shared_dir: p
   assert cli.main(["data", "prepare", "cifar10", "--from", str(archive), "--data-dir", str(tmp_path / "data")]) == 0
   for split_name, num_images in WHOLE.items():
     ours, theirs = (
-      data.open_data_source("cifar10", split_name, data_dir)
-      for data_dir in (tmp_path / "data", shared_dir / "data/tfds")
+      open_data_source("cifar10", split_name, data_dir) for data_dir in (tmp_path / "data", shared_dir / "data/tfds")
     )
     assert len(ours) == len(theirs) == num_images
     for start in range(0, len(ours), 1000):
@@ -418,10 +419,10 @@ def test_a_missing_data_set_says_how_to_get_it(tmp_path: pathlib.Path):
   }.items():
     message = f"{start}{name!r}, split 'test', could not be opened in --data-dir {str(tmp_path)!r}: it is not there. "
     with pytest.raises(ValueError, match=f"^{re.escape(message + advice)}$"):
-      data.open_data_source(name, "test", tmp_path)
+      open_data_source(name, "test", tmp_path)
 
 
 def test_a_data_set_that_is_there_is_not_called_missing(tmp_path: pathlib.Path, archive: pathlib.Path):
   prepare_small("cifar10", archive, tmp_path)
   with pytest.raises(ValueError, match=r"Unknown split 'validation'\. Should be one of \['train', 'test'\]\.$"):
-    data.open_data_source("cifar10", "validation", tmp_path)
+    open_data_source("cifar10", "validation", tmp_path)

@@ -20,7 +20,7 @@ from PIL import Image
 from jax_sis import checkpoint, cli, controls, find, results, run_report, study
 from jax_sis.analysis import analyse_run
 from jax_sis.core.subsets import Status
-from jax_sis.data import SAMPLE_DIR
+from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.display.page import document
 from jax_sis.find_config import FindConfig
 from jax_sis.leak_controls import Share

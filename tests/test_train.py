@@ -16,21 +16,10 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jax_sis import (
-  checkpoint,
-  cifar_c,
-  classifiers,
-  config,
-  data,
-  export,
-  find,
-  pixel_subsets,
-  results,
-  train,
-  training_data,
-)
+from jax_sis import checkpoint, classifiers, config, export, find, pixel_subsets, results, train
 from jax_sis.config import Augmentation, PixelSubset, Stage, StepSchedule, TrainConfig, TriangularSchedule
 from jax_sis.core.searches import Gradient
+from jax_sis.data import cifar_c, normalisation, training_sets
 from jax_sis.find_config import FindConfig
 
 DRIVER = pathlib.Path(__file__).parent / "training_driver.py"
@@ -256,7 +245,7 @@ def test_held_out_images_show_the_same_pixels(tmp_path: pathlib.Path, shared_dir
   (record,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
   best = checkpoint.load_classifier(tmp_path / "run" / "best")
   plan = train.open_plan(dataclasses.replace(TINY, num_validation=16), str(shared_dir / "data/tfds"))
-  assert isinstance(plan.training_set, training_data.InMemory)
+  assert isinstance(plan.training_set, training_sets.InMemory)
   _, images, labels, kept = plan.training_set.read(plan.validation_indices, None)
   assert kept is None
   ids = [plan.training_set.ids[index] for index in plan.validation_indices]
@@ -304,7 +293,7 @@ def test_a_training_goes_on_with_the_masks_of_its_run(tmp_path: pathlib.Path, sh
     model_name="resnet20",
     module=classifiers.build("resnet20", num_classes=10),
     class_names=cifar_c.CLASS_NAMES,
-    normalisation=data.CIFAR_NORMALISATION,
+    normalisation=normalisation.CIFAR_NORMALISATION,
     input_shape=(32, 32, 3),
   )
   checkpoint.save_classifier(tmp_path / "searched", searched)
@@ -347,7 +336,7 @@ def test_a_subset_of_images_that_are_resized_or_streamed_is_refused(
     ValueError, match=r"^TrainConfig\.subset must come with images of one size, image_size=None, got "
   ):
     dataclasses.replace(TINY, subset=ON_PIXELS["subset"], image_size=64)
-  monkeypatch.setattr(training_data, "MOST_BYTES_IN_MEMORY", 1000)
+  monkeypatch.setattr(training_sets, "MOST_BYTES_IN_MEMORY", 1000)
   message = "subset must be of images of one size that fit the memory, got dataset 'cifar10', which is streamed."
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     run_tiny(tmp_path, shared_dir, **ON_PIXELS)

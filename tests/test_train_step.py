@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jax_sis import classifiers, data, train_step
+from jax_sis import classifiers, train_step
 from jax_sis.config import (
   Augmentation,
   CosineSchedule,
-  Normalisation,
   Pgd,
   PixelSubset,
   Schedule,
@@ -23,6 +22,8 @@ from jax_sis.config import (
   TrainConfig,
   TriangularSchedule,
 )
+from jax_sis.data import normalisation
+from jax_sis.data.normalisation import Normalisation
 from jax_sis.runtime import devices
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -147,7 +148,9 @@ def make_step(config: TrainConfig) -> tuple[Any, train_step.TrainState]:
   module = classifiers.ResNet(classifiers.ResNetConfig(blocks=(1,), widths=(4,), num_classes=3), rngs=nnx.Rngs(0))
   graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
   optimizer = train_step.make_optimizer(config, 10)
-  step_fn = train_step.make_train_step(config, graphdef, optimizer, data.CIFAR_NORMALISATION, devices.local_devices(2))
+  step_fn = train_step.make_train_step(
+    config, graphdef, optimizer, normalisation.CIFAR_NORMALISATION, devices.local_devices(2)
+  )
   return step_fn, devices.stack_replicas(train_step.TrainState(params, stats, optimizer.init(params)), 2)
 
 
@@ -300,7 +303,7 @@ def test_a_step_is_sgd_with_nesterov_momentum_and_weight_decay_on_the_mean_gradi
   images = np.random.default_rng(6).integers(0, 256, (8, 8, 8, 3), np.uint8)
   labels = np.arange(8, dtype=np.int32) % 3
   local_devices = devices.local_devices(2)
-  step_fn = train_step.make_train_step(config, graphdef, optimizer, data.CIFAR_NORMALISATION, local_devices)
+  step_fn = train_step.make_train_step(config, graphdef, optimizer, normalisation.CIFAR_NORMALISATION, local_devices)
   state = devices.stack_replicas(train_step.TrainState(params, stats, optimizer.init(params)), 2)
   batch = devices.shard((images, labels, np.arange(8, dtype=np.int32)), 2)
   losses = []
@@ -312,7 +315,7 @@ def test_a_step_is_sgd_with_nesterov_momentum_and_weight_decay_on_the_mean_gradi
   def loss_fn(params: Any, half: slice) -> Any:
     model = nnx.merge(graphdef, params, stats, copy=True)
     model.train()
-    logits = model(jnp.asarray(data.CIFAR_NORMALISATION.apply(images[half])))
+    logits = model(jnp.asarray(normalisation.CIFAR_NORMALISATION.apply(images[half])))
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.asarray(labels[half])[:, None], 1).mean()
 
   velocity = jax.tree.map(jnp.zeros_like, params)

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_sis import training_data
+from jax_sis.data import images, normalisation, training_sets
 
 
-def make_set(num_images: int = 10) -> training_data.InMemory:
+def make_set(num_images: int = 10) -> training_sets.InMemory:
   """Images whose pixels are their place."""
-  return training_data.InMemory(
+  return training_sets.InMemory(
     images=np.broadcast_to(np.arange(num_images, dtype=np.uint8)[:, None, None, None], (num_images, 4, 4, 3)),
     labels=np.arange(num_images, dtype=np.int32) % 3,
     ids=tuple(map(str, range(num_images))),
     description={},
     class_names=("a", "b", "c"),
-    normalisation=training_data.IMAGENET_NORMALISATION,
+    normalisation=normalisation.IMAGENET_NORMALISATION,
   )
 
 
 def all_indices(**options: int) -> list[list[int]]:
-  batches = training_data.training_batches(
+  batches = training_sets.training_batches(
     make_set(), np.arange(10), **({"batch_size": 5, "num_epochs": 3, "seed": 0} | options)
   )
   return [batch.indices.tolist() for batch in batches]
@@ -47,7 +47,7 @@ def test_batches_are_full_and_belong_to_one_epoch():
 
 
 def test_images_and_labels_stay_together():
-  for batch in training_data.training_batches(make_set(), np.arange(10), batch_size=5, num_epochs=2, seed=0):
+  for batch in training_sets.training_batches(make_set(), np.arange(10), batch_size=5, num_epochs=2, seed=0):
     np.testing.assert_array_equal(batch.images[:, 0, 0, 0], batch.indices)
     np.testing.assert_array_equal(batch.labels, batch.indices % 3)
 
@@ -61,7 +61,7 @@ def test_shards_share_the_images_out():
 @pytest.mark.parametrize("num_taken", [0, 1, 3, 5])
 def test_an_iterator_goes_on_from_its_state(num_taken: int):
   def batches():
-    return training_data.training_batches(make_set(), np.arange(10), batch_size=5, num_epochs=3, seed=0)
+    return training_sets.training_batches(make_set(), np.arange(10), batch_size=5, num_epochs=3, seed=0)
 
   first = batches()
   for _ in range(num_taken):
@@ -72,19 +72,19 @@ def test_an_iterator_goes_on_from_its_state(num_taken: int):
 
 
 def test_held_out_images_are_not_trained_on():
-  train, validation = training_data.split_off_validation(100, 10, seed=0)
+  train, validation = training_sets.split_off_validation(100, 10, seed=0)
   assert len(validation) == 10
   np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])), np.arange(100))
-  assert (training_data.split_off_validation(100, 10, seed=1)[1] != validation).any()
+  assert (training_sets.split_off_validation(100, 10, seed=1)[1] != validation).any()
   with pytest.raises(ValueError, match=r"^num_validation must be below the 100 images of the split, got 100\.$"):
-    training_data.split_off_validation(100, 100, seed=0)
+    training_sets.split_off_validation(100, 100, seed=0)
 
 
 def test_cifar_is_read_in_the_order_of_its_ids(shared_dir: pathlib.Path, cifar_test: tuple[np.ndarray, np.ndarray]):
-  training_set = training_data.open_training_set(
+  training_set = training_sets.open_training_set(
     "cifar10", "test", data_dir=shared_dir / "data/tfds", image_size=None, on_error="refuse"
   )
-  assert isinstance(training_set, training_data.InMemory)
+  assert isinstance(training_set, training_sets.InMemory)
   assert training_set.image_shape == (32, 32, 3)
   assert training_set.class_names[3] == "cat"
   np.testing.assert_array_equal(training_set.images, cifar_test[0])
@@ -94,11 +94,11 @@ def test_cifar_is_read_in_the_order_of_its_ids(shared_dir: pathlib.Path, cifar_t
 def test_a_data_set_too_large_for_memory_is_streamed(
   shared_dir: pathlib.Path, cifar_test: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ):
-  monkeypatch.setattr(training_data, "MOST_BYTES_IN_MEMORY", 1000)
-  training_set = training_data.open_training_set(
+  monkeypatch.setattr(training_sets, "MOST_BYTES_IN_MEMORY", 1000)
+  training_set = training_sets.open_training_set(
     "cifar10", "test[:6]", data_dir=shared_dir / "data/tfds", image_size=None, on_error="refuse"
   )
-  assert isinstance(training_set, training_data.Streamed)
+  assert isinstance(training_set, training_sets.Streamed)
   batch = training_set.read(np.arange(6), np.random.default_rng(0))
   assert batch.images.shape == (6, 32, 32, 3)
   for image, label in zip(batch.images, batch.labels, strict=True):
@@ -118,7 +118,7 @@ def make_folder(folder: pathlib.Path, *, size: tuple[int, int] = (40, 30)) -> pa
 
 
 def open_folder(folder: pathlib.Path, *, on_error: str = "refuse", image_size: int | None = 16):
-  return training_data.open_training_set(
+  return training_sets.open_training_set(
     str(folder),
     "train",
     data_dir=None,
@@ -147,7 +147,7 @@ def test_random_crops_differ_and_stay_inside(tmp_path: pathlib.Path):
   assert len({crop.tobytes() for crop in crops}) == 8
   image = np.zeros((48, 64, 3), np.uint8)
   image[:, 32:] = 200
-  means = [training_data.random_crop(image, 8, rng).mean() / 200 for _ in range(300)]
+  means = [images.random_crop(image, 8, rng).mean() / 200 for _ in range(300)]
   # Some show the one half or the other alone; on average, half of each.
   assert min(means) == 0
   assert max(means) == 1
@@ -163,7 +163,7 @@ def test_a_broken_image_is_named_and_refused(tmp_path: pathlib.Path):
   )
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     training_set.read(np.arange(6), None)
-  batches = training_data.training_batches(training_set, np.arange(6), batch_size=6, num_epochs=1, seed=0)
+  batches = training_sets.training_batches(training_set, np.arange(6), batch_size=6, num_epochs=1, seed=0)
   with pytest.raises(ValueError, match=re.escape(message)):
     next(batches)
 
@@ -201,4 +201,4 @@ def test_what_is_no_data_set_is_refused(tmp_path: pathlib.Path):
 
 def test_labels_out_of_range_are_named():
   with pytest.raises(ValueError, match=r"^labels must be in 0\.\.2, but 2 of 4 are not: b has 3, d has -1\.$"):
-    training_data.check_labels(np.array([0, 3, 2, -1]), ["a", "b", "c", "d"], 3)
+    training_sets.check_labels(np.array([0, 3, 2, -1]), ["a", "b", "c", "d"], 3)

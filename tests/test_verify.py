@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import jax_sis
 from jax_sis import find, job, results, verify
-from jax_sis.data import SAMPLE_DIR
+from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.find_config import FindConfig, settings_from_json
 from jax_sis.invariants import check_rows
 

@@ -6,8 +6,8 @@ from typing import Any
 from flax import nnx
 
 from jax_sis import checkpoint, classifiers
-from jax_sis.cifar_c import CLASS_NAMES
-from jax_sis.config import Normalisation
+from jax_sis.data.cifar_c import CLASS_NAMES
+from jax_sis.data.normalisation import Normalisation
 
 NAME = "tiny"
 # Of its logits, so that its confidences in the sample reach from 0.37 to 1.

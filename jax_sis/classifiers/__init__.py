@@ -11,7 +11,7 @@ from jax_sis.classifiers.inception import Inception, InceptionConfig
 from jax_sis.classifiers.resnet import ResNet, ResNetConfig
 from jax_sis.classifiers.vgg import Vgg, VggConfig
 from jax_sis.classifiers.wide_resnet import WideResNet, WideResNetConfig
-from jax_sis.config import Normalisation
+from jax_sis.data.normalisation import Normalisation
 
 __all__ = [
   "ARCHITECTURES",

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jax_sis import predictions
-from jax_sis.corruptions import MAIN_CORRUPTIONS
+from jax_sis.data.corruptions import MAIN_CORRUPTIONS
 from jax_sis.predictions import Predictions
 from jax_sis.reproduction.engine import Done, read_json
 from jax_sis.statistics.estimates import Mean, difference_of

@@ -19,7 +19,6 @@ from jax_sis import (
   attribution_study,
   checkpoint,
   controls,
-  data,
   disjoint,
   evaluate,
   evaluation_report,
@@ -37,6 +36,7 @@ from jax_sis.classifiers import Average
 from jax_sis.config import EvaluateConfig, PixelSubset, TrainConfig
 from jax_sis.controls import ControlsConfig
 from jax_sis.core.messages import name_some
+from jax_sis.data import tfds
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.find_config import FindConfig, settings_to_json
 from jax_sis.run_spec import read_spec
@@ -132,7 +132,7 @@ class Data(Stage):
     files = {}
     version = ""
     for split in self.splits:
-      source = data.open_data_source(self.dataset, split, data_dir)
+      source = tfds.open_data_source(self.dataset, split, data_dir)
       version = str(source.dataset_info.version)
       paths = sorted(pathlib.Path(source.dataset_info.data_dir).iterdir())
       files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.is_file()}
@@ -157,7 +157,7 @@ class Data(Stage):
 
 def hash_split(dataset: str, split: str, data_dir: str | None) -> dict[str, Any]:
   """The number of images of a split, by class too, and a SHA-256 of ids, labels and pixels in stored order."""
-  source = data.open_data_source(dataset, split, data_dir)
+  source = tfds.open_data_source(dataset, split, data_dir)
   names = source.dataset_info.features["label"].names
   digest = hashlib.sha256()
   counts = np.zeros(len(names), np.int64)
@@ -165,7 +165,7 @@ def hash_split(dataset: str, split: str, data_dir: str | None) -> dict[str, Any]
     for index in range(len(source)):
       example = source[index]
       label = int(example["label"])
-      digest.update(data.tfds_id(example, index).encode() + b"\0" + label.to_bytes(4, "little"))
+      digest.update(tfds.tfds_id(example, index).encode() + b"\0" + label.to_bytes(4, "little"))
       digest.update(np.ascontiguousarray(example["image"]).tobytes())
       counts[label] += 1
       progress.advance()

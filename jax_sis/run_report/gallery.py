@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
-from jax_sis import data, results
-from jax_sis.config import Normalisation
+from jax_sis import results
 from jax_sis.controls import check_ids
 from jax_sis.core.subsets import Status
+from jax_sis.data import batches
+from jax_sis.data.normalisation import Normalisation
 from jax_sis.display import page
 from jax_sis.leak_views import expand
 from jax_sis.results import Results
@@ -120,7 +121,7 @@ def read_images(store: Results, indices: Sequence[int], *, checkpoint: str | Non
     found: dict[int, UInt8[np.ndarray, "H W C"]] = {}
     ids, errors = [], []
     wanted = np.array(indices, np.int64)
-    for batch in data.iterate_batches(job.source, wanted, min(64, len(wanted))):
+    for batch in batches.iterate_batches(job.source, wanted, min(64, len(wanted))):
       ids += [str(name) for name in batch["id"]]
       errors += [str(error) for error in batch["error"] if error]
       found |= {

@@ -9,7 +9,7 @@ from jax_sis.version import __version__
 
 # What the package computes and draws with.
 LIBRARIES = ("jax", "numpy", "scipy", "matplotlib")
-PACKAGE = pathlib.Path(__file__).absolute().parent
+PACKAGE = pathlib.Path(__file__).absolute().parents[1]
 GIT_SECONDS = 20
 
 

@@ -20,9 +20,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from tensorflow_datasets.core import constants
 
-from jax_sis import cifar_archives
-from jax_sis.cifar_archives import Cifar, Split
 from jax_sis.core.messages import first_line
+from jax_sis.data import cifar_archives
+from jax_sis.data.cifar_archives import Cifar, Split
 from jax_sis.runtime.progress import Progress
 
 NUM_IMAGES = {"train": 50_000, "test": 10_000}

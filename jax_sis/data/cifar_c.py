@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jax_sis.core.messages import first_line
-from jax_sis.corruptions import ALL_CORRUPTIONS, NUM_SEVERITIES, SIDE
-from jax_sis.data import Record
+from jax_sis.data.corruptions import ALL_CORRUPTIONS, NUM_SEVERITIES, SIDE
+from jax_sis.data.sources import Record
 
 CLASS_NAMES: tuple[str, ...] = (
   "airplane",

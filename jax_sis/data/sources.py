@@ -7,38 +7,21 @@ the reason where the image cannot be used. One bad image never stops the others.
 import collections
 import dataclasses
 import hashlib
-import math
 import os
 import pathlib
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from collections.abc import Sequence
+from typing import Protocol, TypedDict
 
-import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
-from PIL import Image, UnidentifiedImageError
-from tensorflow_datasets.core import constants
 
-from jax_sis.config import Normalisation
-from jax_sis.core.messages import first_line
+from jax_sis.data.images import IMAGE_SUFFIXES, UNREADABLE, find_image_files, fit, read_image
+from jax_sis.data.normalisation import CIFAR_NORMALISATION, Normalisation
+from jax_sis.data.tfds import open_data_source, tfds_id
 
-CIFAR_NORMALISATION = Normalisation(
-  mean=(125.3 / 255, 123.0 / 255, 113.9 / 255), std=(63.0 / 255, 62.1 / 255, 66.7 / 255)
-)
 NO_LABEL = -1
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# What Pillow raises for a file that is no image, or a damaged one.
-UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
-EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
-PREPARED_BY_US = ("cifar10", "cifar100")
-# Grain spends 0.2 ms of CPU on every element that it passes on, more than twice what decoding a CIFAR image takes.
-IMAGES_READ_TOGETHER = 8
-NUM_READERS = 16
-# Decoded images that wait in memory.
-NUM_IMAGES_AHEAD = 512
-SAMPLE_DIR = pathlib.Path(__file__).parent / "assets" / "cifar10_test_sample"
+SAMPLE_DIR = pathlib.Path(__file__).parents[1] / "assets" / "cifar10_test_sample"
 
 
 class Record(TypedDict):
@@ -277,149 +260,12 @@ def open_source(
   return source
 
 
-def tfds_id(example: Mapping[str, Any], index: int) -> str:
-  """The id that the data set gives an example, or else its place."""
-  raw_id = example.get("id", f"{index:08}")
-  return raw_id.decode() if isinstance(raw_id, bytes) else str(raw_id)
-
-
 def hash_files(paths: Sequence[pathlib.Path], ids: Sequence[str]) -> str:
   """SHA-256 over names and sizes: it tells apart what a folder holds from what it held, without reading all of it."""
   digest = hashlib.sha256()
   for path, name in zip(paths, ids, strict=True):
     digest.update(f"{name}\0{path.stat().st_size}\0".encode())
   return digest.hexdigest()
-
-
-def read_image(path: pathlib.Path) -> UInt8[np.ndarray, "H W 3"]:
-  """The pixels of an image file as RGB.
-
-  Raises:
-    ValueError: it has more than 8 bits a channel.
-    UNREADABLE: Pillow cannot read it.
-  """
-  with Image.open(path) as file:
-    if file.mode not in EIGHT_BIT_MODES:
-      raise ValueError(f"pixels of mode {file.mode}; convert the image to 8 bits a channel")
-    return np.asarray(file.convert("RGB"))
-
-
-def fit(image: UInt8[np.ndarray, "H W C"], shape: tuple[int, ...], *, crop: float | None) -> UInt8[np.ndarray, "h w C"]:
-  """An image as the classifier takes it.
-
-  Raises:
-    ValueError: it has another size and no crop is asked for, or other channels.
-  """
-  if image.shape == shape:
-    return image
-  if image.shape[2] != shape[2]:
-    raise ValueError(f"{image.shape[2]} channels, but the classifier takes {shape[2]}")
-  if crop is None:
-    raise ValueError(
-      f"{image.shape[1]}x{image.shape[0]} pixels, but the classifier takes {shape[1]}x{shape[0]}; use --resize"
-    )
-  return central_crop(image, (shape[0], shape[1]), crop=crop)
-
-
-def central_crop(
-  image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], *, crop: float
-) -> UInt8[np.ndarray, "h w 3"]:
-  """The middle of an image, in the ratio of `size` (height, width), brought to that size by bilinear interpolation.
-
-  Of the largest such part, it shows the share `crop` of each side: evaluation on ImageNet has 224 of 256 pixels, 0.875.
-  An image of this size stays as it is.
-  """
-  height, width = image.shape[:2]
-  if (height, width) == size:
-    return image
-  scale = crop * min(height / size[0], width / size[1])
-  shown_height, shown_width = size[0] * scale, size[1] * scale
-  left, top = (width - shown_width) / 2, (height - shown_height) / 2
-  return resize(image, size, (left, top, left + shown_width, top + shown_height))
-
-
-def resize(
-  image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], box: tuple[float, float, float, float]
-) -> UInt8[np.ndarray, "h w 3"]:
-  """The part of an image in `box` (left, top, right, bottom), brought to `size` (height, width), bilinearly."""
-  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
-
-
-def find_image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """All image files below a folder, by path.
-
-  Raises:
-    ValueError: there are none.
-  """
-  paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-  if not paths:
-    raise ValueError(
-      f"--data must hold image files ({', '.join(sorted(IMAGE_SUFFIXES))}), got the folder {str(folder)!r} with none."
-    )
-  return paths
-
-
-def iterate_batches(
-  source: ImageSource, indices: Sequence[int] | Int[np.ndarray, "N"], batch_size: int
-) -> Iterator[dict[str, np.ndarray]]:
-  """Reads the images at `indices`, in this order, decoding ahead in threads.
-
-  Yields dictionaries of the Record fields with a leading batch axis; the last may be shorter.
-  """
-  group_size = math.gcd(batch_size, IMAGES_READ_TOGETHER)
-  groups = [indices[start : start + group_size] for start in range(0, len(indices), group_size)]
-  options = grain.ReadOptions(num_threads=NUM_READERS, prefetch_buffer_size=max(1, NUM_IMAGES_AHEAD // group_size))
-  dataset = grain.MapDataset.range(len(groups)).map(lambda number: read_group(source, groups[number]))
-  yield from dataset.to_iter_dataset(options).batch(batch_size // group_size, batch_fn=join_groups)
-
-
-def read_group(source: ImageSource, indices: Sequence[int] | Int[np.ndarray, "N"]) -> dict[str, np.ndarray]:
-  """The Record fields of some images, with a leading axis."""
-  records = [source[int(index)] for index in indices]
-  return {name: np.stack([record[name] for record in records]) for name in Record.__annotations__}
-
-
-def join_groups(groups: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """Groups of images as one."""
-  return {name: np.concatenate([group[name] for group in groups]) for name in Record.__annotations__}
-
-
-def open_data_source(
-  name: str, split: str, data_dir: str | os.PathLike[str] | None, *, decoders: Mapping[str, Any] | None = None
-) -> Any:
-  """`tfds.data_source` without downloads, its failures explained.
-
-  Raises:
-    ValueError: the data set is not there in array_record form, or has no such split.
-  """
-  try:
-    return tfds.data_source(name, split=split, data_dir=data_dir, download=False, decoders=decoders)
-  except Exception as error:
-    place = f"--data-dir {str(data_dir)!r}" if data_dir else "the default TFDS folder (name one by --data-dir)"
-    raise ValueError(
-      f"--data must be a TFDS data set prepared as array_record, with the split asked for; {name!r}, split {split!r}, "
-      f"could not be opened in {place}: {advise_on_missing(name, data_dir) or first_line(error)}"
-    ) from error
-
-
-def advise_on_missing(name: str, data_dir: str | os.PathLike[str] | None) -> str:
-  """That a data set is not there and how to get it; nothing where it is there in some form."""
-  root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
-  folder = root / dataset_of(name)
-  if any(folder.rglob("dataset_info.json")):
-    return ""
-  if folder.name in PREPARED_BY_US:
-    archive = f"cifar-{folder.name.removeprefix('cifar')}"
-    return (
-      f"it is not there. Make it from the original archive, {archive}-binary.tar.gz or -python.tar.gz, by "
-      f"jax-sis data prepare {folder.name} --from ARCHIVE --data-dir {shlex.quote(str(root))}"
-    )
-  return f"it is not there. Put its files into {str(folder / 'VERSION')!r}, dataset_info.json among them."
-
-
-def dataset_of(name: str) -> str:
-  """A TFDS name without the configuration and version that may follow it."""
-  return name.partition(":")[0].partition("/")[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -454,3 +300,27 @@ def load_arrays(
     normalisation=CIFAR_NORMALISATION,
   )
   return images, labels, info
+
+
+def check_ids(ids: tuple[str, ...] | None) -> None:
+  """Raises ValueError unless these name at least one image, and each once; None is for all images."""
+  if ids is None:
+    return
+  if not ids:
+    raise ValueError("--ids must name at least one image, got none.")
+  name, count = collections.Counter(ids).most_common(1)[0]
+  if count > 1:
+    raise ValueError(f"--ids must name each image once, got {name!r} {count} times.")
+
+
+def read_ids(path: str | os.PathLike[str]) -> tuple[str, ...]:
+  """The ids in a text file, one a line; blank lines count for nothing.
+
+  Raises:
+    ValueError: the file cannot be read as text.
+  """
+  try:
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(f"--ids must be a text file with an id a line, got {str(path)!r} ({error}).") from error
+  return tuple(line.strip() for line in lines if line.strip())

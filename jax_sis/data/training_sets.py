@@ -14,22 +14,11 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from jax_sis import data
-from jax_sis.config import Normalisation
+from jax_sis.data import tfds
+from jax_sis.data.images import CENTRAL_CROP, UNREADABLE, central_crop, find_image_files, random_crop, read_image
+from jax_sis.data.normalisation import IMAGENET_NORMALISATION, NORMALISATIONS, Normalisation
 
-# The means and standard deviations of the training sets; those of ImageNet also serve for folders of pictures.
-IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-NORMALISATIONS = {
-  "cifar10": data.CIFAR_NORMALISATION,
-  "cifar100": Normalisation(mean=(129.3 / 255, 124.1 / 255, 112.4 / 255), std=(68.2 / 255, 65.4 / 255, 70.4 / 255)),
-  "imagenet2012": IMAGENET_NORMALISATION,
-}
 MOST_BYTES_IN_MEMORY = 2 * 2**30
-# A crop's share of the image and its ratio of width to height (Szegedy et al. 2015, section 6).
-CROP_AREA = (0.08, 1.0)
-CROP_RATIO = (3 / 4, 4 / 3)
-# The share of an evaluated image's shorter side that its central crop shows: 224 of 256 pixels.
-CENTRAL_CROP = 0.875
 
 
 class Batch(NamedTuple):
@@ -157,7 +146,7 @@ class Streamed:
     if not self.is_cropped:
       return image
     size = self.image_shape[0]
-    return data.central_crop(image, (size, size), crop=CENTRAL_CROP) if rng is None else random_crop(image, size, rng)
+    return central_crop(image, (size, size), crop=CENTRAL_CROP) if rng is None else random_crop(image, size, rng)
 
   def read_one(self, index: int) -> Example:
     """The image at this place, or the next one that can be read."""
@@ -198,12 +187,12 @@ def open_training_set(
     return open_image_folder(pathlib.Path(dataset), image_size=image_size, on_error=on_error)
   if os.sep in dataset:
     raise ValueError(f"dataset must be an existing folder or the name of a TFDS data set, got {dataset!r}.")
-  source = data.open_data_source(dataset, split, data_dir)
+  source = tfds.open_data_source(dataset, split, data_dir)
   features = source.dataset_info.features
   if features is None or not {"image", "label"} <= set(features):
     raise ValueError(f"dataset {dataset!r} must have the features image and label, got {sorted(features or ())}.")
   class_names = tuple(features["label"].names)
-  normalisation = NORMALISATIONS.get(data.dataset_of(dataset), IMAGENET_NORMALISATION)
+  normalisation = NORMALISATIONS.get(tfds.dataset_of(dataset), IMAGENET_NORMALISATION)
   shape = features["image"].shape
   if shape[-1] != 3:
     raise ValueError(f"dataset must hold images of three channels, got {dataset!r} with the shape {shape}.")
@@ -243,7 +232,7 @@ def read_into_memory(
 
 def tfds_example(example: dict[str, Any], index: int) -> Example:
   """One example of TFDS; those without an id are known by their place."""
-  return Example(data.tfds_id(example, index), example["image"], int(example["label"]))
+  return Example(tfds.tfds_id(example, index), example["image"], int(example["label"]))
 
 
 def check_labels(labels: Int[np.ndarray, "N"], ids: Sequence[str], num_classes: int) -> None:
@@ -274,13 +263,13 @@ def open_image_folder(
     raise ValueError(
       f"dataset must be a folder with one directory a class, at least two, got {str(folder)!r} with {len(class_names)}."
     )
-  paths = [(path, label) for label, name in enumerate(class_names) for path in data.find_image_files(folder / name)]
+  paths = [(path, label) for label, name in enumerate(class_names) for path in find_image_files(folder / name)]
 
   def read(index: int) -> Example:
     path, label = paths[index]
     try:
-      return Example(str(path.relative_to(folder)), data.read_image(path), label)
-    except data.UNREADABLE as error:
+      return Example(str(path.relative_to(folder)), read_image(path), label)
+    except UNREADABLE as error:
       problem = str(error).replace(str(path), path.name)
       raise ValueError(f"{path.relative_to(folder)} cannot be read: {problem}.") from error
 
@@ -293,21 +282,6 @@ def open_image_folder(
     is_cropped=True,
     on_error=on_error,
   )
-
-
-def random_crop(
-  image: UInt8[np.ndarray, "H W 3"], size: int, rng: np.random.Generator
-) -> UInt8[np.ndarray, "size size 3"]:
-  """A random part of the image, of random area and ratio, brought to `size` (Szegedy et al. 2015, section 6)."""
-  height, width = image.shape[:2]
-  for _ in range(10):
-    area = height * width * rng.uniform(*CROP_AREA)
-    ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
-    crop_width, crop_height = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
-    if 0 < crop_width <= width and 0 < crop_height <= height:
-      left, top = rng.integers(width - crop_width + 1), rng.integers(height - crop_height + 1)
-      return data.resize(image, (size, size), (left, top, left + crop_width, top + crop_height))
-  return data.central_crop(image, (size, size), crop=1.0)
 
 
 def split_off_validation(

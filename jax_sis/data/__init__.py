@@ -1,0 +1,1 @@
+"""Images in: data sets, folders, archives, corruptions, normalisation and batches."""

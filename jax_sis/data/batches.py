@@ -1,0 +1,45 @@
+"""Images in batches, read ahead of their use."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from jax_sis.data.sources import ImageSource, Record
+
+# Grain spends 0.2 ms of CPU on every element that it passes on, more than twice what decoding a CIFAR image takes.
+IMAGES_READ_TOGETHER = 8
+
+
+NUM_READERS = 16
+
+
+# Decoded images that wait in memory.
+NUM_IMAGES_AHEAD = 512
+
+
+def iterate_batches(
+  source: ImageSource, indices: Sequence[int] | Int[np.ndarray, "N"], batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Reads the images at `indices`, in this order, decoding ahead in threads.
+
+  Yields dictionaries of the Record fields with a leading batch axis; the last may be shorter.
+  """
+  group_size = math.gcd(batch_size, IMAGES_READ_TOGETHER)
+  groups = [indices[start : start + group_size] for start in range(0, len(indices), group_size)]
+  options = grain.ReadOptions(num_threads=NUM_READERS, prefetch_buffer_size=max(1, NUM_IMAGES_AHEAD // group_size))
+  dataset = grain.MapDataset.range(len(groups)).map(lambda number: read_group(source, groups[number]))
+  yield from dataset.to_iter_dataset(options).batch(batch_size // group_size, batch_fn=join_groups)
+
+
+def read_group(source: ImageSource, indices: Sequence[int] | Int[np.ndarray, "N"]) -> dict[str, np.ndarray]:
+  """The Record fields of some images, with a leading axis."""
+  records = [source[int(index)] for index in indices]
+  return {name: np.stack([record[name] for record in records]) for name in Record.__annotations__}
+
+
+def join_groups(groups: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """Groups of images as one."""
+  return {name: np.concatenate([group[name] for group in groups]) for name in Record.__annotations__}

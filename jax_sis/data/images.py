@@ -1,0 +1,110 @@
+"""Image files: which there are, and how one becomes an array."""
+
+import pathlib
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+# What Pillow raises for a file that is no image, or a damaged one.
+UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
+
+
+EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+
+
+def read_image(path: pathlib.Path) -> UInt8[np.ndarray, "H W 3"]:
+  """The pixels of an image file as RGB.
+
+  Raises:
+    ValueError: it has more than 8 bits a channel.
+    UNREADABLE: Pillow cannot read it.
+  """
+  with Image.open(path) as file:
+    if file.mode not in EIGHT_BIT_MODES:
+      raise ValueError(f"pixels of mode {file.mode}; convert the image to 8 bits a channel")
+    return np.asarray(file.convert("RGB"))
+
+
+def fit(image: UInt8[np.ndarray, "H W C"], shape: tuple[int, ...], *, crop: float | None) -> UInt8[np.ndarray, "h w C"]:
+  """An image as the classifier takes it.
+
+  Raises:
+    ValueError: it has another size and no crop is asked for, or other channels.
+  """
+  if image.shape == shape:
+    return image
+  if image.shape[2] != shape[2]:
+    raise ValueError(f"{image.shape[2]} channels, but the classifier takes {shape[2]}")
+  if crop is None:
+    raise ValueError(
+      f"{image.shape[1]}x{image.shape[0]} pixels, but the classifier takes {shape[1]}x{shape[0]}; use --resize"
+    )
+  return central_crop(image, (shape[0], shape[1]), crop=crop)
+
+
+def central_crop(
+  image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], *, crop: float
+) -> UInt8[np.ndarray, "h w 3"]:
+  """The middle of an image, in the ratio of `size` (height, width), brought to that size by bilinear interpolation.
+
+  Of the largest such part, it shows the share `crop` of each side: evaluation on ImageNet has 224 of 256 pixels, 0.875.
+  An image of this size stays as it is.
+  """
+  height, width = image.shape[:2]
+  if (height, width) == size:
+    return image
+  scale = crop * min(height / size[0], width / size[1])
+  shown_height, shown_width = size[0] * scale, size[1] * scale
+  left, top = (width - shown_width) / 2, (height - shown_height) / 2
+  return resize(image, size, (left, top, left + shown_width, top + shown_height))
+
+
+def resize(
+  image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], box: tuple[float, float, float, float]
+) -> UInt8[np.ndarray, "h w 3"]:
+  """The part of an image in `box` (left, top, right, bottom), brought to `size` (height, width), bilinearly."""
+  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
+
+
+def find_image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """All image files below a folder, by path.
+
+  Raises:
+    ValueError: there are none.
+  """
+  paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+  if not paths:
+    raise ValueError(
+      f"--data must hold image files ({', '.join(sorted(IMAGE_SUFFIXES))}), got the folder {str(folder)!r} with none."
+    )
+  return paths
+
+
+# A crop's share of the image and its ratio of width to height (Szegedy et al. 2015, section 6).
+CROP_AREA = (0.08, 1.0)
+
+
+CROP_RATIO = (3 / 4, 4 / 3)
+
+
+# The share of an evaluated image's shorter side that its central crop shows: 224 of 256 pixels.
+CENTRAL_CROP = 0.875
+
+
+def random_crop(
+  image: UInt8[np.ndarray, "H W 3"], size: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "size size 3"]:
+  """A random part of the image, of random area and ratio, brought to `size` (Szegedy et al. 2015, section 6)."""
+  height, width = image.shape[:2]
+  for _ in range(10):
+    area = height * width * rng.uniform(*CROP_AREA)
+    ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
+    crop_width, crop_height = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+    if 0 < crop_width <= width and 0 < crop_height <= height:
+      left, top = rng.integers(width - crop_width + 1), rng.integers(height - crop_height + 1)
+      return resize(image, (size, size), (left, top, left + crop_width, top + crop_height))
+  return central_crop(image, (size, size), crop=1.0)

@@ -1,0 +1,49 @@
+"""From 8-bit pixels to what a classifier takes."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jax_sis.core.validation import require_positive
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normalisation:
+  """How a classifier's input is made from 8-bit pixels: `(pixel / 255 - mean) / std`, a value a channel."""
+
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+  def __post_init__(self) -> None:
+    if len(self.mean) != len(self.std):
+      raise ValueError(
+        f"Normalisation.mean and std must have one value a channel, got {len(self.mean)} and {len(self.std)} values."
+      )
+    for value in self.std:
+      require_positive("Normalisation.std", value)
+
+  def apply(self, images: Any, dtype: Any = np.float32) -> Any:
+    """Pixels `[..., C]` in 0..255 -> normalised inputs; NumPy in, NumPy out, and the same for JAX."""
+    mean, std = np.asarray(self.mean, dtype), np.asarray(self.std, dtype)
+    return (images.astype(dtype) / dtype(255) - mean) / std
+
+  def invert(self, inputs: Any) -> Any:
+    """Normalised inputs -> pixels as floats in 0..255."""
+    return (inputs * np.asarray(self.std, inputs.dtype) + np.asarray(self.mean, inputs.dtype)) * 255
+
+
+CIFAR_NORMALISATION = Normalisation(
+  mean=(125.3 / 255, 123.0 / 255, 113.9 / 255), std=(63.0 / 255, 62.1 / 255, 66.7 / 255)
+)
+
+
+# The means and standard deviations of the training sets; those of ImageNet also serve for folders of pictures.
+IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+NORMALISATIONS = {
+  "cifar10": CIFAR_NORMALISATION,
+  "cifar100": Normalisation(mean=(129.3 / 255, 124.1 / 255, 112.4 / 255), std=(68.2 / 255, 65.4 / 255, 70.4 / 255)),
+  "imagenet2012": IMAGENET_NORMALISATION,
+}

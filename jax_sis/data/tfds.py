@@ -1,0 +1,58 @@
+"""Data sets of TensorFlow Datasets, read without TensorFlow."""
+
+import os
+import pathlib
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import constants
+
+from jax_sis.core.messages import first_line
+
+PREPARED_BY_US = ("cifar10", "cifar100")
+
+
+def tfds_id(example: Mapping[str, Any], index: int) -> str:
+  """The id that the data set gives an example, or else its place."""
+  raw_id = example.get("id", f"{index:08}")
+  return raw_id.decode() if isinstance(raw_id, bytes) else str(raw_id)
+
+
+def open_data_source(
+  name: str, split: str, data_dir: str | os.PathLike[str] | None, *, decoders: Mapping[str, Any] | None = None
+) -> Any:
+  """`tfds.data_source` without downloads, its failures explained.
+
+  Raises:
+    ValueError: the data set is not there in array_record form, or has no such split.
+  """
+  try:
+    return tfds.data_source(name, split=split, data_dir=data_dir, download=False, decoders=decoders)
+  except Exception as error:
+    place = f"--data-dir {str(data_dir)!r}" if data_dir else "the default TFDS folder (name one by --data-dir)"
+    raise ValueError(
+      f"--data must be a TFDS data set prepared as array_record, with the split asked for; {name!r}, split {split!r}, "
+      f"could not be opened in {place}: {advise_on_missing(name, data_dir) or first_line(error)}"
+    ) from error
+
+
+def advise_on_missing(name: str, data_dir: str | os.PathLike[str] | None) -> str:
+  """That a data set is not there and how to get it; nothing where it is there in some form."""
+  root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
+  folder = root / dataset_of(name)
+  if any(folder.rglob("dataset_info.json")):
+    return ""
+  if folder.name in PREPARED_BY_US:
+    archive = f"cifar-{folder.name.removeprefix('cifar')}"
+    return (
+      f"it is not there. Make it from the original archive, {archive}-binary.tar.gz or -python.tar.gz, by "
+      f"jax-sis data prepare {folder.name} --from ARCHIVE --data-dir {shlex.quote(str(root))}"
+    )
+  return f"it is not there. Put its files into {str(folder / 'VERSION')!r}, dataset_info.json among them."
+
+
+def dataset_of(name: str) -> str:
+  """A TFDS name without the configuration and version that may follow it."""
+  return name.partition(":")[0].partition("/")[0]
