@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_sis import classifiers, state_dicts, torch_weights
+from jax_sis import classifiers
+from jax_sis.classifiers import state_dicts, torch_weights
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.data import sources
 from jax_sis.data.normalisation import Normalisation

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import bench, checkpoint, classifiers, job, storage
+from jax_sis import bench, classifiers, job, storage
+from jax_sis.classifiers import checkpoint
 from jax_sis.core import masking
 from jax_sis.core.searches import Gradient, backward_sizes
 from jax_sis.find_config import FindConfig

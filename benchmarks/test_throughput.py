@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import bench, checkpoint, classifiers
+from jax_sis import bench, classifiers
+from jax_sis.classifiers import checkpoint
 from jax_sis.core import masking
 from jax_sis.core.searches import Gradient, backward_sizes
 from jax_sis.runtime import devices

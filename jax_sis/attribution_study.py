@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from jax_sis import attribution_report, classifiers, results
 from jax_sis.attribution_report import METHODS, Judged, Looked
+from jax_sis.classifiers.on_images import ImageSet, ImageSetConfig, describe_set, open_image_set
 from jax_sis.core.attribution import attribute, order_by_scores
 from jax_sis.core.attribution_methods import (
   AttributionMethod,
@@ -39,7 +40,6 @@ from jax_sis.core.smallest import QUICK
 from jax_sis.core.subsets import Status, sufficient_subsets
 from jax_sis.core.types import Params, PredictFn, ScoreName
 from jax_sis.core.validation import require_positive
-from jax_sis.image_set import ImageSet, ImageSetConfig, describe_set, open_image_set
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jax_sis import checkpoint, classifiers
+from jax_sis import classifiers
+from jax_sis.classifiers import checkpoint
 from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.searches import Gradient, Phase, backward_sizes

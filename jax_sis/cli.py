@@ -381,13 +381,13 @@ def run_data_prepare(options: argparse.Namespace) -> None:
 
 def run_import(options: argparse.Namespace) -> None:
   """Hands the options of `checkpoint import` over."""
-  from jax_sis import make_checkpoint
+  from jax_sis.classifiers import import_checkpoint
 
-  class_names = options.classes and make_checkpoint.read_class_names(options.classes, data_dir=options.data_dir)
-  classifier = make_checkpoint.import_weights(
+  class_names = options.classes and import_checkpoint.read_class_names(options.classes, data_dir=options.data_dir)
+  classifier = import_checkpoint.import_weights(
     options.file,
     out_dir=options.out,
-    normalisation=make_checkpoint.parse_normalisation(options.normalisation),
+    normalisation=import_checkpoint.parse_normalisation(options.normalisation),
     model_name=options.model,
     class_names=class_names,
     image_size=options.size,
@@ -398,9 +398,9 @@ def run_import(options: argparse.Namespace) -> None:
 
 def run_ensemble(options: argparse.Namespace) -> None:
   """Hands the options of `checkpoint ensemble` over."""
-  from jax_sis import make_checkpoint
+  from jax_sis.classifiers import import_checkpoint
 
-  classifier = make_checkpoint.join_ensemble(options.members, average=options.average, out_dir=options.out)
+  classifier = import_checkpoint.join_ensemble(options.members, average=options.average, out_dir=options.out)
   print(f"{classifier.model_name}, mean of {options.average}; use it by --checkpoint {options.out}")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jax_sis import disjoint_report, results
+from jax_sis.classifiers.on_images import ImageSet, ImageSetConfig, describe_set, open_image_set
 from jax_sis.core.collection import sis_collection
 from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.searches import Gradient
@@ -23,7 +24,6 @@ from jax_sis.core.subsets import Status
 from jax_sis.core.types import Params
 from jax_sis.core.validation import require_positive
 from jax_sis.disjoint_report import Collected
-from jax_sis.image_set import ImageSet, ImageSetConfig, describe_set, open_image_set
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records

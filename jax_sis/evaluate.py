@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jax_sis import checkpoint, classifiers, evaluation_report, pixel_subsets, predictions, results
-from jax_sis.classifiers import Classifier
+from jax_sis import classifiers, evaluation_report, pixel_subsets, predictions, results
+from jax_sis.classifiers import Classifier, checkpoint
 from jax_sis.config import EvaluateConfig
 from jax_sis.core import validation
 from jax_sis.core.messages import name_some

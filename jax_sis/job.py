@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from jax_sis import checkpoint, classifiers, results
-from jax_sis.classifiers import Classifier
+from jax_sis import classifiers, results
+from jax_sis.classifiers import Classifier, checkpoint
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params

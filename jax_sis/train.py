@@ -15,7 +15,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
-from jax_sis import checkpoint, classifiers, pixel_subsets
+from jax_sis import classifiers, pixel_subsets
+from jax_sis.classifiers import checkpoint
 from jax_sis.config import TrainConfig
 from jax_sis.data import training_sets
 from jax_sis.data.images import CENTRAL_CROP

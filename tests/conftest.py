@@ -65,7 +65,7 @@ def shared_dir(pytestconfig: pytest.Config) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def published_module(shared_dir: pathlib.Path) -> Any:
   """The published ResNet-20, trainable form, in evaluation mode."""
-  from jax_sis import state_dicts, torch_weights
+  from jax_sis.classifiers import state_dicts, torch_weights
 
   with jax.numpy_rank_promotion("allow"):
     return torch_weights.load_module("resnet20", state_dicts.read_state_dict(shared_dir / WEIGHTS_FILE))

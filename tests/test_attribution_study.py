@@ -17,10 +17,10 @@ from PIL import Image
 from scipy import special
 
 import jax_sis
-from jax_sis import attribution_report, attribution_study, checkpoint, classifiers, cli, image_set
+from jax_sis import attribution_report, attribution_study, classifiers, cli
 from jax_sis.attribution_report import METHODS, Judged
 from jax_sis.attribution_study import AttributionsConfig
-from jax_sis.classifiers import Classifier, EnsembleConfig
+from jax_sis.classifiers import Classifier, EnsembleConfig, checkpoint, on_images
 from jax_sis.data.sources import SAMPLE_DIR
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -181,7 +181,7 @@ def test_it_goes_on_after_a_kill_with_the_methods_that_are_missing(
 
 def test_grad_cam_is_left_out_where_the_classifier_cannot_be_split(folder: str):
   config = AttributionsConfig(out="", checkpoint=folder, **{**SETTINGS, "methods": ("grad_cam", "random")})
-  images = image_set.open_image_set(config)
+  images = on_images.open_image_set(config)
   methods, left_out = attribution_study.make_methods(images, config)
   assert (set(methods), left_out) == ({"grad_cam", "random"}, {})
   members = EnsembleConfig(members=(tiny_classifier.NAME,) * 2, average="logits")

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import checkpoint, classifiers
+from jax_sis import classifiers
+from jax_sis.classifiers import checkpoint
 from jax_sis.data.normalisation import Normalisation
 
 

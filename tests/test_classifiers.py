@@ -12,8 +12,8 @@ from flax import nnx
 from jax import lax
 
 import jax_sis
-from jax_sis import classifiers, torch_weights
-from jax_sis.classifiers import conv, layers, resnet
+from jax_sis import classifiers
+from jax_sis.classifiers import conv, layers, resnet, torch_weights
 from jax_sis.classifiers.batch_norm import BatchNorm
 from jax_sis.classifiers.conv import DIMENSION_NUMBERS, Padding, conv2d
 from jax_sis.core import scores

@@ -19,7 +19,8 @@ from flax import nnx
 from PIL import Image
 
 import jax_sis
-from jax_sis import checkpoint, classifiers, controls, find, results, workers
+from jax_sis import classifiers, controls, find, results, workers
+from jax_sis.classifiers import checkpoint
 from jax_sis.controls import ControlsConfig
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.find_config import FindConfig

@@ -19,7 +19,8 @@ import tiny_classifier
 from PIL import Image
 
 import jax_sis
-from jax_sis import checkpoint, classifiers, cli, disjoint, disjoint_report
+from jax_sis import classifiers, cli, disjoint, disjoint_report
+from jax_sis.classifiers import checkpoint
 from jax_sis.core.subsets import Status
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.disjoint import DisjointConfig

@@ -19,7 +19,8 @@ from PIL import Image
 from scipy import special
 
 import jax_sis
-from jax_sis import checkpoint, evaluate, evaluation_report, find, metrics, pixel_subsets, predictions, results
+from jax_sis import evaluate, evaluation_report, find, metrics, pixel_subsets, predictions, results
+from jax_sis.classifiers import checkpoint
 from jax_sis.config import EvaluateConfig, PixelSubset
 from jax_sis.core.searches import Gradient
 from jax_sis.data import cifar_c, corruptions, normalisation, tfds

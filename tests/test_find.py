@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 import jax_sis
-from jax_sis import checkpoint, classifiers, find, job, results, storage, verify
+from jax_sis import classifiers, find, job, results, storage, verify
+from jax_sis.classifiers import checkpoint
 from jax_sis.data.sources import read_ids
 from jax_sis.find_config import FindConfig
 from jax_sis.runtime import devices

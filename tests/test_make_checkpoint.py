@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import random_weights
 
-from jax_sis import checkpoint, classifiers, cli, make_checkpoint, torch_weights
+from jax_sis import classifiers, cli
+from jax_sis.classifiers import checkpoint, import_checkpoint, torch_weights
 from jax_sis.data.normalisation import Normalisation
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -39,7 +40,7 @@ def make_classifier(seed: int, *, class_names: tuple[str, ...] = ("a", "b", "c")
 
 
 def test_imported_weights_give_pytorchs_logits_after_a_round_trip(weights_file: pathlib.Path, tmp_path: pathlib.Path):
-  make_checkpoint.import_weights(weights_file, out_dir=tmp_path / "out", normalisation=NORMALISATION)
+  import_checkpoint.import_weights(weights_file, out_dir=tmp_path / "out", normalisation=NORMALISATION)
   loaded = checkpoint.load_classifier(tmp_path / "out")
   assert loaded.model_name == "resnet20"
   assert loaded.class_names == tuple("0123456789")
@@ -53,9 +54,9 @@ def test_imported_weights_give_pytorchs_logits_after_a_round_trip(weights_file: 
 def test_class_names_and_architecture_must_fit(weights_file: pathlib.Path, tmp_path: pathlib.Path):
   options = {"out_dir": tmp_path / "out", "normalisation": NORMALISATION}
   with pytest.raises(ValueError, match=r"^class_names must have a name for each of the 10 classes, got 2\.$"):
-    make_checkpoint.import_weights(weights_file, class_names=("a", "b"), **options)
+    import_checkpoint.import_weights(weights_file, class_names=("a", "b"), **options)
   with pytest.raises(ValueError, match=r"^state_dict must hold exactly the arrays of vgg16, .* it is a state dict of"):
-    make_checkpoint.import_weights(weights_file, model_name="vgg16", **options)
+    import_checkpoint.import_weights(weights_file, model_name="vgg16", **options)
   assert not (tmp_path / "out").exists()
 
 
@@ -73,21 +74,21 @@ def test_the_published_weights_are_imported_from_the_command_line(
 
 def test_class_names_come_from_a_file(tmp_path: pathlib.Path):
   (tmp_path / "names.txt").write_text("red fox\n arctic fox \n\n")
-  assert make_checkpoint.read_class_names(str(tmp_path / "names.txt"), data_dir=None) == ("red fox", "arctic fox")
+  assert import_checkpoint.read_class_names(str(tmp_path / "names.txt"), data_dir=None) == ("red fox", "arctic fox")
   with pytest.raises(ValueError, match="'no_such_set'"):
-    make_checkpoint.read_class_names("no_such_set", data_dir=str(tmp_path))
+    import_checkpoint.read_class_names("no_such_set", data_dir=str(tmp_path))
 
 
 def test_a_normalisation_is_a_name_or_six_numbers():
-  assert make_checkpoint.parse_normalisation("cifar10").mean[0] == 125.3 / 255
-  assert make_checkpoint.parse_normalisation("0.1,0.2,0.3,0.4,0.5,0.6") == NORMALISATION
+  assert import_checkpoint.parse_normalisation("cifar10").mean[0] == 125.3 / 255
+  assert import_checkpoint.parse_normalisation("0.1,0.2,0.3,0.4,0.5,0.6") == NORMALISATION
   for text in ("mnist", "1,2,3", "a,b,c,d,e,f"):
     message = (
       "--normalisation must be one of cifar10, cifar100, imagenet2012 or six numbers separated by commas, "
       f"got {text!r}."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-      make_checkpoint.parse_normalisation(text)
+      import_checkpoint.parse_normalisation(text)
 
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
@@ -117,12 +118,12 @@ def test_members_that_do_not_fit_together_are_refused(tmp_path: pathlib.Path):
   checkpoint.save_classifier(first, make_classifier(0))
   checkpoint.save_classifier(second, make_classifier(1, class_names=("a", "b", "d")))
   with pytest.raises(ValueError, match=r"^an ensemble must have at least two members, got 1\.$"):
-    make_checkpoint.join_ensemble([first], average="logits", out_dir=both)
+    import_checkpoint.join_ensemble([first], average="logits", out_dir=both)
   with pytest.raises(ValueError, match=r"^members must have the same class_names, got \('a', 'b', 'c'\) in "):
-    make_checkpoint.join_ensemble([first, second], average="logits", out_dir=both)
-  make_checkpoint.join_ensemble([first, first], average="logits", out_dir=both)
+    import_checkpoint.join_ensemble([first, second], average="logits", out_dir=both)
+  import_checkpoint.join_ensemble([first, first], average="logits", out_dir=both)
   with pytest.raises(ValueError, match=r"^members must be single classifiers, but '.*both' is an ensemble; name its"):
-    make_checkpoint.join_ensemble([first, both], average="logits", out_dir=tmp_path / "more")
+    import_checkpoint.join_ensemble([first, both], average="logits", out_dir=tmp_path / "more")
 
 
 def test_identify_and_load_agree_with_the_file(weights_file: pathlib.Path):

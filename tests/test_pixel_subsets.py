@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import checkpoint, export, find, pixel_subsets, results, run_masks
+from jax_sis import export, find, pixel_subsets, results, run_masks
+from jax_sis.classifiers import checkpoint
 from jax_sis.config import PixelSubset
 from jax_sis.core.searches import Gradient
 from jax_sis.core.subsets import Status

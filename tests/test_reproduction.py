@@ -17,7 +17,7 @@ from made_evaluations import write_evaluation
 from made_runs import make_rows, make_run
 
 from jax_sis import evaluation_report, predictions, results
-from jax_sis.checkpoint import load_classifier
+from jax_sis.classifiers.checkpoint import load_classifier
 from jax_sis.core.searches import Forward, Gradient
 from jax_sis.reproduction import engine, outcome, presets, tables
 from jax_sis.reproduction.engine import Done, run_stages

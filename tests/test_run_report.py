@@ -17,8 +17,9 @@ from html_pages import Node
 from made_runs import make_rows, make_run
 from PIL import Image
 
-from jax_sis import checkpoint, cli, controls, find, results, run_report, study
+from jax_sis import cli, controls, find, results, run_report, study
 from jax_sis.analysis import analyse_run
+from jax_sis.classifiers import checkpoint
 from jax_sis.core.subsets import Status
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.display.page import document

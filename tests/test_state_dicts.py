@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_torch import FakeTensor
 
-from jax_sis import state_dicts
+from jax_sis.classifiers import state_dicts
 
 GOLDEN_DIR = pathlib.Path(__file__).parent / "golden"
 TENSOR_FILES = ("tensors.pt", "tensors_legacy.pt", "tensors.safetensors", "tensors.npz")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import random_weights
 
-from jax_sis import classifiers, torch_weights
+from jax_sis import classifiers
+from jax_sis.classifiers import torch_weights
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 

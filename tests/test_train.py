@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jax_sis import checkpoint, classifiers, config, export, find, pixel_subsets, results, train
+from jax_sis import classifiers, config, export, find, pixel_subsets, results, train
+from jax_sis.classifiers import checkpoint
 from jax_sis.config import Augmentation, PixelSubset, Stage, StepSchedule, TrainConfig, TriangularSchedule
 from jax_sis.core.searches import Gradient
 from jax_sis.data import cifar_c, normalisation, training_sets

@@ -5,7 +5,8 @@ from typing import Any
 
 from flax import nnx
 
-from jax_sis import checkpoint, classifiers
+from jax_sis import classifiers
+from jax_sis.classifiers import checkpoint
 from jax_sis.data.cifar_c import CLASS_NAMES
 from jax_sis.data.normalisation import Normalisation
 

@@ -17,22 +17,19 @@ import numpy as np
 
 from jax_sis import (
   attribution_study,
-  checkpoint,
   controls,
   disjoint,
   evaluate,
   evaluation_report,
   find,
-  image_set,
   job,
-  make_checkpoint,
   predictions,
   results,
   study,
   train,
 )
 from jax_sis.attribution_study import AttributionsConfig
-from jax_sis.classifiers import Average
+from jax_sis.classifiers import Average, checkpoint, import_checkpoint, on_images
 from jax_sis.config import EvaluateConfig, PixelSubset, TrainConfig
 from jax_sis.controls import ControlsConfig
 from jax_sis.core.messages import name_some
@@ -243,7 +240,7 @@ class Ensemble(ClassifierStage):
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     """See Stage."""
-    make_checkpoint.join_ensemble(list(inputs.values()), average=self.average, out_dir=self.product(folder))
+    import_checkpoint.join_ensemble(list(inputs.values()), average=self.average, out_dir=self.product(folder))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -419,7 +416,7 @@ class OnImages(Stage):
 
   def machine(self) -> dict[str, Any]:
     """The versions and the device."""
-    return describe_machine(image_set.LIBRARIES)
+    return describe_machine(on_images.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """The settings of the study."""

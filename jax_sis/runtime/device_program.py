@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jax_sis.image_set import PRECISION, ImageSet
+from jax_sis.classifiers.on_images import PRECISION, ImageSet
 from jax_sis.runtime import devices
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jax_sis import checkpoint, classifiers
-from jax_sis.classifiers import Classifier, FrozenPredictor
+from jax_sis import classifiers
+from jax_sis.classifiers import Classifier, FrozenPredictor, checkpoint
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params

@@ -4,7 +4,8 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from jax_sis import checkpoint, classifiers, state_dicts, torch_weights
+from jax_sis import classifiers
+from jax_sis.classifiers import checkpoint, state_dicts, torch_weights
 from jax_sis.data import images, tfds
 from jax_sis.data.normalisation import NORMALISATIONS, Normalisation
 
