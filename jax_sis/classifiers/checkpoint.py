@@ -20,7 +20,7 @@ from jax_sis.classifiers import Classifier
 from jax_sis.core.messages import first_line
 from jax_sis.data.normalisation import Normalisation
 
-EMBEDDED_CLASSIFIER = pathlib.Path(__file__).parent / "assets" / "cifar10_resnet20"
+EMBEDDED_CLASSIFIER = pathlib.Path(__file__).parents[1] / "assets" / "cifar10_resnet20"
 DESCRIPTION_FILE = "classifier.json"
 VARIABLES_DIR = "variables"
 FORMAT = "jax_sis.classifier/1"
