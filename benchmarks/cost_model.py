@@ -15,9 +15,10 @@ import time
 
 import numpy as np
 
-from jax_sis import find, job, plan, storage
+from jax_sis import find, job, plan
 from jax_sis.core.searches import Gradient
 from jax_sis.find_config import FindConfig
+from jax_sis.results import folder
 from jax_sis.runtime import devices
 
 
@@ -63,7 +64,7 @@ def open_job(case: Case, data_dir: str, out: pathlib.Path) -> tuple[job.Job, flo
     num_devices=case.devices,
     gallery=0,
   )
-  opened = job.make_job(config, storage.open_folder(out))
+  opened = job.make_job(config, folder.open_folder(out))
   started = time.perf_counter()
   compiled = job.compile_search(opened)
   return dataclasses.replace(opened, compiled=compiled), time.perf_counter() - started

@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_sis import classifiers
-from jax_sis.classifiers import state_dicts, torch_weights
+from jax_sis.classifiers import frozen, state_dicts, torch_weights
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.data import sources
 from jax_sis.data.normalisation import Normalisation
@@ -24,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def load(options: argparse.Namespace) -> tuple[PredictFn, Params, Any]:
   """The frozen classifier `(predict_fn, params)`, and all test images by id as inputs `[10000, 32, 32, 3]`."""
   module = torch_weights.load_module("resnet20", state_dicts.read_state_dict(options.weights))
-  predict_fn, params = classifiers.freeze(module)
+  predict_fn, params = frozen.freeze(module)
   pixels, _, _ = sources.load_arrays("cifar10", "test", data_dir=options.data_dir)
   return predict_fn, params, IMAGENET_NORMALISATION.apply(pixels, dtype=np.float32)
 

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import find, job, storage
+from jax_sis import find, job
 from jax_sis.core.searches import Gradient
 from jax_sis.data import batches, sources
 from jax_sis.find_config import FindConfig
+from jax_sis.results import folder
 
 DATA_DIR = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
 NUM_IMAGES = 2880
@@ -57,7 +58,7 @@ def open_job(out: pathlib.Path) -> job.Job:
     num_devices=2,
     gallery=0,
   )
-  return job.make_job(config, storage.open_folder(out))
+  return job.make_job(config, folder.open_folder(out))
 
 
 def time_kernel(opened: job.Job, compiled: Any, batch: tuple[Any, ...]) -> float:

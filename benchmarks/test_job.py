@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import bench, classifiers, job, storage
-from jax_sis.classifiers import checkpoint
+from jax_sis import bench, job
+from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.core import masking
 from jax_sis.core.searches import Gradient, backward_sizes
 from jax_sis.find_config import FindConfig
+from jax_sis.results import folder
 from jax_sis.runtime import devices
 
 
@@ -41,7 +42,7 @@ def test_default_job_from_start_to_end(benchmark: Any, tmp_path: pathlib.Path):
 
 
 def test_compile_time_and_traces_of_the_default_job(benchmark: Any, tmp_path: pathlib.Path):
-  opened = job.make_job(FindConfig(out=str(tmp_path), batch_size=2), storage.open_folder(tmp_path))
+  opened = job.make_job(FindConfig(out=str(tmp_path), batch_size=2), folder.open_folder(tmp_path))
   num_traces = 0
 
   def counted(params: Any, inputs: Any) -> Any:
@@ -69,7 +70,7 @@ def test_compile_time_and_traces_of_the_default_job(benchmark: Any, tmp_path: pa
 @pytest.mark.parametrize("per_step", [1, 64])
 def test_peak_temporary_memory(benchmark: Any, per_step: int):
   classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   compile_search = functools.partial(
     bench.compile_steps,
     predict_fn,

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import bench, classifiers
-from jax_sis.classifiers import checkpoint
+from jax_sis import bench
+from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.core import masking
 from jax_sis.core.searches import Gradient, backward_sizes
 from jax_sis.runtime import devices
@@ -29,7 +29,7 @@ INPUT_SHAPE = (32, 32, 3)
 def make_jax_runs() -> dict[str, tuple[int, Callable[[], Any]]]:
   """Images a run and the run itself, for each batch size a device."""
   classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   local_devices = devices.local_devices()
   replicated = devices.replicate(params, local_devices)
   sizes = backward_sizes(masking.num_features((32, 32, 1)), 1)[-NUM_STEPS:]

@@ -14,10 +14,11 @@ from jaxtyping import Bool, Shaped
 from jax_sis import results
 from jax_sis.core import validation
 from jax_sis.core.subsets import Status, check_fraction
-from jax_sis.fields import count_kept
 from jax_sis.positions import PositionCounts, Positions
 from jax_sis.removal import Removal, RemovalCounts
-from jax_sis.results import Results
+from jax_sis.results.query import count_kept
+from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED
+from jax_sis.results.store import Results
 from jax_sis.statistics.matching import Matched, match_by_confidence
 from jax_sis.subset_sizes import (
   ORDER_FIELDS,
@@ -35,7 +36,6 @@ from jax_sis.subset_sizes import (
   kinds_of,
   make_columns,
 )
-from jax_sis.summary import NO_CLASS, NOT_SEARCHED
 
 # Beside the kinds of subset, what positions are given of.
 MOST_NEEDED = "most_needed"

@@ -15,9 +15,9 @@ from jaxtyping import Float
 
 from jax_sis import attribution_figure
 from jax_sis.core.messages import name_some
-from jax_sis.results import SPEC_FILE
+from jax_sis.results.folder import Folder
+from jax_sis.results.spec import SPEC_FILE
 from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, share_of
-from jax_sis.storage import Folder
 from jax_sis.study_tables import DASH, format_mean
 
 Kind = Literal["search", "attribution", "chance"]

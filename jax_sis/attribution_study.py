@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_sis import attribution_report, classifiers, results
+from jax_sis import attribution_report, results
 from jax_sis.attribution_report import METHODS, Judged, Looked
+from jax_sis.classifiers import frozen
 from jax_sis.classifiers.on_images import ImageSet, ImageSetConfig, describe_set, open_image_set
 from jax_sis.core.attribution import attribute, order_by_scores
 from jax_sis.core.attribution_methods import (
@@ -40,10 +41,10 @@ from jax_sis.core.smallest import QUICK
 from jax_sis.core.subsets import Status, sufficient_subsets
 from jax_sis.core.types import Params, PredictFn, ScoreName
 from jax_sis.core.validation import require_positive
+from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
-from jax_sis.storage import check_writable, open_folder
 
 FORMAT = "jax_sis.attributions/1"
 LINES_FILE = "attributions.jsonl"
@@ -231,7 +232,7 @@ def split_for_grad_cam(images: ImageSet) -> GradCam:
   Raises:
     ValueError: it cannot be split.
   """
-  features_fn, head_fn = classifiers.split(images.predict_fn, images.params)
+  features_fn, head_fn = frozen.split(images.predict_fn, images.params)
   return GradCam(features_fn=features_fn, head_fn=head_fn)
 
 

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jax_sis import classifiers
-from jax_sis.classifiers import checkpoint
+from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.searches import Gradient, Phase, backward_sizes
@@ -72,7 +71,7 @@ def bench(
     require_positive(name, value)
   local_devices = devices.local_devices(num_devices)
   classifier = checkpoint.load_classifier(checkpoint_dir or checkpoint.EMBEDDED_CLASSIFIER)
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   device = local_devices[0]
   print(
     f"{len(local_devices)} {device.platform} device(s) ({device.device_kind}), jax {jax.__version__}, "

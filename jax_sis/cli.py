@@ -13,8 +13,8 @@ from jax_sis import arguments
 from jax_sis.runtime import devices, interrupts
 
 if TYPE_CHECKING:
-  from jax_sis.config import PixelSubset
   from jax_sis.find_config import FindConfig
+  from jax_sis.results.query import PixelSubset
 
 # What a shell calls a command that SIGPIPE ended.
 BROKEN_PIPE = 141
@@ -238,7 +238,7 @@ def make_find_config(options: argparse.Namespace) -> "FindConfig":
 
 def make_subset(options: argparse.Namespace) -> "PixelSubset | None":
   """The options on which pixels are shown as a setting; None shows all."""
-  from jax_sis.config import PixelSubset
+  from jax_sis.results.query import PixelSubset
 
   of_run = {"fraction": options.subset_fraction, "threshold": options.subset_threshold, "answer": options.subset_answer}
   given = [f"--subset-{name}" for name, value in of_run.items() if value is not None]

@@ -10,7 +10,8 @@ from jaxtyping import Int
 
 from jax_sis.core.messages import name_some
 from jax_sis.overlap import Overlap, blocks_of, compare_subsets
-from jax_sis.results import Results
+from jax_sis.results.schema import NO_CLASS
+from jax_sis.results.store import Results
 from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, no_mean, share_of
 from jax_sis.subset_sizes import (
   ORDER_FIELDS,
@@ -22,7 +23,6 @@ from jax_sis.subset_sizes import (
   kinds_of,
   make_columns,
 )
-from jax_sis.summary import NO_CLASS
 
 COLUMN_FIELDS = ("label", "target", "predicted", "full_confidence")
 # Ids of missing images that are listed; all are counted.

@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import difflib
-import math
 import pathlib
 import re
 import runpy
@@ -13,6 +12,7 @@ from typing import Literal
 from jax_sis.core import validation
 from jax_sis.core.validation import require_one_of, require_positive
 from jax_sis.data.normalisation import Normalisation
+from jax_sis.results.query import PixelSubset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,59 +107,6 @@ class Augmentation:
       raise ValueError(f"Augmentation.crop_padding must not be negative, got {self.crop_padding}.")
     require_one_of("Augmentation.border", self.border, ("zero", "reflect"))
     require_one_of("Augmentation.flip", self.flip, ("random", "alternating", "none"))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PixelSubset:
-  """Which pixels of each image a classifier is shown; the others show the fill. Those of a run, or random ones.
-
-  Attributes:
-    run: the folder or URL of a run of `find`, or a file of its masks that `jax-sis export` wrote; None for random ones.
-    fraction: the share of the pixels that is shown, their number rounded up; of a run the most needed ones.
-    threshold: of a run, the subset that reaches this confidence; None for the run's own, unless a fraction is given.
-    answer: of a run, `sis`, read from the order of all pixels, or `smallest`, the smallest evidence found.
-    random_seed: fixes, with an image's id, which pixels are shown at random; None for those of a run.
-    fill: what the other pixels show, in the normalised units of the classifier that looks; 0 is the data's mean colour.
-    allows_other_baseline: take a run whose masked pixels showed something else than the fill.
-    expected_model: what the run must have searched, as `checkpoint.hash_params` says it; None for any classifier.
-  """
-
-  run: str | None = None
-  fraction: float | None = None
-  threshold: float | None = None
-  answer: Literal["sis", "smallest"] = "sis"
-  random_seed: int | None = None
-  fill: float = 0.0
-  allows_other_baseline: bool = False
-  expected_model: str | None = None
-
-  def __post_init__(self) -> None:
-    if (self.run is None) == (self.random_seed is None):
-      raise ValueError(
-        f"PixelSubset must have either run or random_seed, got run={self.run!r} and random_seed={self.random_seed!r}."
-      )
-    if self.fraction is not None and not 0 < self.fraction <= 1:
-      raise ValueError(f"PixelSubset.fraction must be above 0 and at most 1, got {self.fraction!r}.")
-    if self.threshold is not None:
-      validation.check_threshold(self.threshold, "PixelSubset.threshold")
-    require_one_of("PixelSubset.answer", self.answer, ("sis", "smallest"))
-    if not math.isfinite(self.fill):
-      raise ValueError(f"PixelSubset.fill must be finite, got {self.fill!r}.")
-    if self.fraction is not None and (self.threshold is not None or self.answer == "smallest"):
-      raise ValueError(
-        f"PixelSubset.fraction must come without threshold, and with answer 'sis', got {self.fraction!r} with "
-        f"threshold={self.threshold!r} and answer={self.answer!r}."
-      )
-    if self.random_seed is not None:
-      self._check_random()
-
-  def _check_random(self) -> None:
-    if not isinstance(self.random_seed, int) or isinstance(self.random_seed, bool) or self.random_seed < 0:
-      raise ValueError(f"PixelSubset.random_seed must be an integer that is not negative, got {self.random_seed!r}.")
-    if self.fraction is None:
-      raise ValueError("PixelSubset.random_seed must come with a fraction, got None.")
-    if self.expected_model is not None or self.allows_other_baseline:
-      raise ValueError("PixelSubset.expected_model and allows_other_baseline must come with a run, not a random_seed.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

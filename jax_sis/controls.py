@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jax_sis import results, storage
+from jax_sis import results
 from jax_sis.control_report import (
   FORMAT,
   LEVEL,
@@ -32,9 +32,11 @@ from jax_sis.data import batches
 from jax_sis.job import Job, make_spec
 from jax_sis.leak_controls import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
 from jax_sis.leak_views import NAMES, SUBSET
+from jax_sis.results import folder, schema
+from jax_sis.results.schema import ANSWER_TITLES, ANSWERS
+from jax_sis.results.store import open_store
 from jax_sis.runtime.progress import Progress
-from jax_sis.summary import ANSWER_TITLES, ANSWERS
-from jax_sis.verify import make_job_again, open_store
+from jax_sis.verify import make_job_again
 from jax_sis.wrong_class import MAX_FEATURES, Towards, search_classes
 
 # Images at a time, each with all its controls, and searches at a time; accelerators want more than a CPU.
@@ -95,7 +97,7 @@ def controls(config: ControlsConfig) -> dict[str, Any]:
   """
   started = time.perf_counter()
   store = open_store(config.run_dir)
-  storage.check_writable(store.folder, "RUN_DIR")
+  folder.check_writable(store.folder, "RUN_DIR")
   job = open_job(store, config)
   kinds = read_kinds(store, config)
   if not kinds:
@@ -206,7 +208,7 @@ def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"])
     found += [str(name) for name in batch["id"]]
     errors += [str(error) for error in batch["error"]]
     images.append(job.classifier.normalisation.apply(batch["image"]))
-  check_ids(expected, results.decode_text(results.encode_text(found)).tolist())
+  check_ids(expected, schema.decode_text(results.encode_text(found)).tolist())
   unreadable = [f"{name!r} ({error})" for name, error in zip(found, errors, strict=True) if error]
   if unreadable:
     raise ValueError(

@@ -24,11 +24,11 @@ from jax_sis.core.subsets import Status
 from jax_sis.core.types import Params
 from jax_sis.core.validation import require_positive
 from jax_sis.disjoint_report import Collected
+from jax_sis.results.folder import check_writable, open_folder
+from jax_sis.results.schema import NOT_SEARCHED, STATUS_NAMES
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
-from jax_sis.storage import check_writable, open_folder
-from jax_sis.summary import NOT_SEARCHED, STATUS_NAMES
 
 FORMAT = "jax_sis.disjoint/1"
 LINES_FILE = "disjoint.jsonl"

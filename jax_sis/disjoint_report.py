@@ -17,12 +17,12 @@ from jaxtyping import Shaped
 from jax_sis import disjoint_figure
 from jax_sis.core.messages import name_some
 from jax_sis.core.subsets import Status
-from jax_sis.results import SPEC_FILE
+from jax_sis.results.folder import Folder
+from jax_sis.results.schema import STATUS_NAMES
+from jax_sis.results.spec import SPEC_FILE
 from jax_sis.statistics.estimates import MIN_IMAGES, TOO_FEW, Mean, Share, difference_of, mean_of, no_mean, share_of
 from jax_sis.statistics.matching import Matched, match_by_confidence
-from jax_sis.storage import Folder
 from jax_sis.study_tables import format_mean, format_share
-from jax_sis.summary import STATUS_NAMES
 
 NUMBER_FORMAT = "{:<10} {:>7} {:>24} {:>12}"
 ROUND_FORMAT = "{:<10} {:>7} {:>24} {:>7} {:>24}"

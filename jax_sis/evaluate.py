@@ -10,19 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jax_sis import classifiers, evaluation_report, pixel_subsets, predictions, results
-from jax_sis.classifiers import Classifier, checkpoint
+from jax_sis import evaluation_report, predictions, results
+from jax_sis.classifiers import Classifier, checkpoint, frozen
 from jax_sis.config import EvaluateConfig
 from jax_sis.core import validation
 from jax_sis.core.messages import name_some
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.data import cifar_c, corruptions, sources
 from jax_sis.data.batches import iterate_batches
-from jax_sis.pixel_subsets import PixelMasks
+from jax_sis.results import pixel_subsets
+from jax_sis.results.folder import check_writable, open_folder
+from jax_sis.results.pixel_subsets import PixelMasks
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import library_versions
-from jax_sis.storage import check_writable, open_folder
 
 MADE = "made"
 # Whose versions fix the last bits of the results.
@@ -128,7 +129,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     if config.corruptions != MADE:
       published = cifar_c.open_cifar_c(config.corruptions)
       names = tuple(published.images)
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   masks = None
   if config.subset is not None:
     masks = pixel_subsets.open_masks(

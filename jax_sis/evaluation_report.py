@@ -19,9 +19,9 @@ from rich.table import Table
 from jax_sis import metrics
 from jax_sis.data.corruptions import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, FAMILIES, MAIN_CORRUPTIONS, NUM_SEVERITIES
 from jax_sis.display import style
+from jax_sis.results.folder import write_atomically
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.statistics import estimates
-from jax_sis.storage import write_atomically
 
 CLEAN = "clean"
 FORMAT = "jax_sis.evaluation/2"

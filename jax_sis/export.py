@@ -16,13 +16,14 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from jax_sis import results, run_masks
+from jax_sis import results
 from jax_sis.authors_layout import select_image, to_authors_arrays
 from jax_sis.core import validation
 from jax_sis.core.subsets import Status
-from jax_sis.results import Results
+from jax_sis.results import masks_file, query
+from jax_sis.results.schema import ANSWERS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES, decode_text
+from jax_sis.results.store import Results, table_fields
 from jax_sis.runtime.progress import Progress
-from jax_sis.summary import ANSWERS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES, table_fields
 
 SUFFIXES = (".csv", ".parquet", ".npz")
 CLASS_FIELDS = ("label", "target", "predicted")
@@ -159,7 +160,7 @@ def make_columns(
   for name in table_fields(store):
     values = fields[name]
     if name in ("id", "error"):
-      columns[name] = results.decode_text(values).tolist()
+      columns[name] = decode_text(values).tolist()
     elif name.endswith("_status"):
       columns[name] = [STATUS_NAMES[status] for status in values.tolist()]
     elif name in CLASS_FIELDS:
@@ -188,7 +189,7 @@ def read_mask(store: Results, fields: dict[str, np.ndarray], name: str) -> Bool[
   match = MASK_NAME.fullmatch(name)
   assert match is not None
   threshold, fraction = (float(match[2]) if match[1] == kind else None for kind in ("threshold", "fraction"))
-  counts = results.count_kept(fields, store.spec["sizes"], threshold=threshold, fraction=fraction)
+  counts = query.count_kept(fields, store.spec["sizes"], threshold=threshold, fraction=fraction)
   return fields["rank"] < counts[:, None]
 
 
@@ -251,9 +252,9 @@ def write_parquet(store: Results, path: pathlib.Path, masks: Sequence[str], prog
 
 def write_masks(store: Results, path: pathlib.Path, name: str, progress: Progress) -> int:
   """Writes one kind of subset as masks in bits. Returns the number of images."""
-  masks = run_masks.read_run(store, run_masks.parse_mask_name(name, store.spec))
+  masks = masks_file.read_run(store, query.parse_mask_name(name, store.spec))
   with replacing(path) as unfinished, unfinished.open("wb") as file:
-    run_masks.write_masks_file(file, masks)
+    masks_file.write_masks_file(file, masks)
   progress.advance(len(masks.ids))
   return len(masks.ids)
 
@@ -279,7 +280,7 @@ def iterate_arrays(
       sizes=store.spec["sizes"],
       grid=tuple(store.spec["grid"]),
     )
-    yield indices[has_order], results.decode_text(some["id"]).tolist(), arrays
+    yield indices[has_order], decode_text(some["id"]).tolist(), arrays
     progress.advance(len(indices))
 
 
@@ -328,7 +329,7 @@ def count_ordered(store: Results) -> tuple[int, int]:
   num_images, id_length = 0, 1
   for _, fields in store.iterate(ROWS_AT_ONCE, names=("id", "sis_status")):
     num_images += int(find_ordered(fields["sis_status"]).sum())
-    id_length = max(id_length, *np.strings.str_len(results.decode_text(fields["id"])).tolist())
+    id_length = max(id_length, *np.strings.str_len(decode_text(fields["id"])).tolist())
   return num_images, id_length
 
 

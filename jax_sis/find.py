@@ -13,23 +13,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Array, Int
 
-from jax_sis import results, storage
+from jax_sis import results
 from jax_sis.data import batches, sources
 from jax_sis.find_config import FindConfig
 from jax_sis.gallery import draw_gallery
 from jax_sis.job import Job, check_examples_independent, compile_search, create_or_resume, make_job, requested_targets
+from jax_sis.results.folder import check_writable, open_folder
+from jax_sis.results.schema import FULL_DTYPES, NO_CLASS, NOT_SEARCHED
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import Progress
-from jax_sis.summary import (
-  FULL_DTYPES,
-  NO_CLASS,
-  NOT_SEARCHED,
-  describe_outcome,
-  make_rows,
-  print_header,
-  print_rows,
-  write_summary,
-)
+from jax_sis.summary import describe_outcome, make_rows, print_header, print_rows, write_summary
 from jax_sis.workers import Heartbeat, Shard
 
 # A table of more lines is for programs to read, and stands in summary.csv.
@@ -87,8 +80,8 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
     ValueError: a setting is wrong, does not fit the checkpoint or the data, the batch does not fit the memory, or the
       results cannot be written.
   """
-  folder = storage.open_folder(config.out)
-  storage.check_writable(folder)
+  folder = open_folder(config.out)
+  check_writable(folder)
   job = make_job(config, folder)
   store = create_or_resume(job)
   print(headline(job, store, shard), flush=True)

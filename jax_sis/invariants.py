@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jax_sis.core.subsets import Status, count_of_fraction
-from jax_sis.fields import SMALLEST_MASK, count_kept, mask_name
-from jax_sis.summary import ANSWERS, NO_CLASS, NOT_SEARCHED
+from jax_sis.results.query import count_kept, mask_name
+from jax_sis.results.schema import ANSWERS, NO_CLASS, NOT_SEARCHED, SMALLEST_MASK
 
 Rows = Mapping[str, Shaped[np.ndarray, "M ..."]]
 NO_NUMBER = "must be a probability from 0 to 1"

@@ -11,18 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from jax_sis import classifiers, results
-from jax_sis.classifiers import Classifier, checkpoint
+from jax_sis import results
+from jax_sis.classifiers import Classifier, checkpoint, frozen
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params
 from jax_sis.data import sources
 from jax_sis.find_config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.image_search import ImageSearch
+from jax_sis.results.folder import Folder
+from jax_sis.results.schema import NO_CLASS
 from jax_sis.runtime import devices
 from jax_sis.runtime.provenance import library_versions
-from jax_sis.storage import Folder
-from jax_sis.summary import NO_CLASS
 
 # What the run was begun with, paths among it; the specification is what fixes the results.
 SETTINGS_FILE = "settings.json"
@@ -104,7 +104,7 @@ def make_job(config: FindConfig, folder: Folder) -> Job:
   if config.ids is not None:
     source = sources.SelectedSource(source, config.ids)
   grid = make_grid(config.patch, classifier.input_shape)
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   job = Job(
     config=config,
     classifier=classifier,

@@ -5,7 +5,7 @@ import pathlib
 from types import TracebackType
 from typing import Any, Self
 
-from jax_sis.storage import write_atomically
+from jax_sis.results.folder import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 

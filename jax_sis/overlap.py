@@ -8,8 +8,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float, Int
 
-from jax_sis import results
-from jax_sis.results import Results
+from jax_sis.results.store import Results, find_mask_field
 from jax_sis.statistics.estimates import Mean, difference_of, mean_of
 from jax_sis.subset_sizes import Columns, Question
 
@@ -85,15 +84,6 @@ def compare_subsets(
     expected=float(np.mean(expected)) if len(expected) else None,
     excess=difference_of(overlap, expected, seed=seed),
   )
-
-
-def find_mask_field(store: Results, question: Question) -> str | None:
-  """The field that subsets are read from: their masks, or else the order's ranks."""
-  is_own = question.threshold == store.spec["threshold"]
-  if question.answer == "smallest":
-    return results.SMALLEST_MASK if is_own else None
-  name = results.mask_name(threshold=question.threshold)
-  return name if name in store.fields else "rank" if "rank" in store.fields else None
 
 
 def read_masks(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_sis import results, storage
+from jax_sis import results
 from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.problem import make_logits_fn
@@ -20,6 +20,7 @@ from jax_sis.core.validation import require_positive
 from jax_sis.data import batches
 from jax_sis.find_config import FindConfig
 from jax_sis.job import Job, compile_search, launch_arguments, make_job, read_stored_spec
+from jax_sis.results.folder import open_folder
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import format_seconds
 
@@ -73,7 +74,7 @@ def plan(config: FindConfig, *, num_workers: int = 1) -> Estimate:
     ValueError: as for `find`.
   """
   require_positive("--workers", num_workers)
-  folder = storage.open_folder(config.out)
+  folder = open_folder(config.out)
   print("Opening and compiling ...", flush=True)
   started = time.perf_counter()
   job = make_job(config, folder)

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy import special
 
 from jax_sis.core.messages import first_line
-from jax_sis.storage import write_atomically
+from jax_sis.results.folder import write_atomically
 
 PREDICTIONS_DIR = "predictions"
 

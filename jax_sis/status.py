@@ -13,9 +13,10 @@ from rich.console import Console
 
 from jax_sis import results, workers
 from jax_sis.core.subsets import Status
+from jax_sis.results import schema
+from jax_sis.results.folder import StorageError
+from jax_sis.results.schema import ANSWER_TITLES, ANSWERS, NOT_SEARCHED, STATUS_NAMES
 from jax_sis.runtime.progress import format_seconds
-from jax_sis.storage import StorageError
-from jax_sis.summary import ANSWER_TITLES, ANSWERS, NOT_SEARCHED, STATUS_NAMES
 from jax_sis.workers import Worker
 
 MAX_WORKERS_SHOWN = 32
@@ -141,7 +142,7 @@ def read_reasons(
   read = images_of(store, np.setdiff1d(units, damaged_units))
   is_asked = np.isin(read, indices)
   ids: dict[str, list[str]] = collections.defaultdict(list)
-  errors, texts = (results.decode_text(columns[name][is_asked]).tolist() for name in ("error", "id"))
+  errors, texts = (schema.decode_text(columns[name][is_asked]).tolist() for name in ("error", "id"))
   for error, text in zip(errors, texts, strict=True):
     ids[error].append(text)
   ordered = sorted(ids.items(), key=lambda item: -len(item[1]))

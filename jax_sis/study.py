@@ -9,17 +9,18 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from jax_sis import results, storage, study_figures, study_panels
+from jax_sis import results, study_figures, study_panels
 from jax_sis.analysis import RunAnalysis, analyse_run, check_arguments
 from jax_sis.comparison import Comparison, compare_runs
 from jax_sis.core import validation
 from jax_sis.core.subsets import check_fraction
-from jax_sis.results import Results
+from jax_sis.results.folder import Folder, check_writable, open_folder
+from jax_sis.results.schema import ANSWERS
+from jax_sis.results.store import Results
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import all_versions
 from jax_sis.status import describe_run
 from jax_sis.study_tables import describe_analysis, describe_comparison, make_csv
-from jax_sis.summary import ANSWERS
 
 FORMAT = "jax_sis.analysis/3"
 DEFAULT_THRESHOLDS = (0.9, 0.95, 0.99)
@@ -87,11 +88,11 @@ def analyse(config: StudyConfig) -> str:
     ValueError: a folder holds no run or nothing finished, a run is named twice, or the runs are not of the same images.
     StorageError: a run cannot be read, or the folder not be written.
   """
-  folder = storage.open_folder(config.out)
+  folder = open_folder(config.out)
   stores = open_runs(config)
   for store in stores.values():
     check_arguments(store, config.thresholds, config.fraction)
-  storage.check_writable(folder)
+  check_writable(folder)
   # Before the longer work, since it refuses runs that do not fit together.
   comparison = compare_runs(stores, thresholds=config.thresholds, seed=config.seed) if len(stores) > 1 else None
   analyses = {}
@@ -199,7 +200,7 @@ def describe_origin(store: Results) -> dict[str, Any]:
   }
 
 
-def draw(folder: storage.Folder, stores: Mapping[str, Results], analyses: Mapping[str, RunAnalysis]) -> list[str]:
+def draw(folder: Folder, stores: Mapping[str, Results], analyses: Mapping[str, RunAnalysis]) -> list[str]:
   """Draws the pictures that there is something for.
 
   Returns:

@@ -12,7 +12,7 @@ from jax_sis.analysis import MOST_NEEDED, RunAnalysis
 from jax_sis.display import style
 from jax_sis.display.style import INK, save, start_figure
 from jax_sis.removal import Curve
-from jax_sis.summary import ANSWER_TITLES
+from jax_sis.results.schema import ANSWER_TITLES
 
 PANELS_A_ROW = 3
 

@@ -10,8 +10,8 @@ from jax_sis.analysis import MOST_NEEDED, Correctness, RunAnalysis
 from jax_sis.display.style import COLOURS, INK, LINE_STYLES, begin, format_p, set_share_axis, set_ticks
 from jax_sis.positions import Positions
 from jax_sis.removal import Curve, Removal
+from jax_sis.results.schema import ANSWER_TITLES
 from jax_sis.subset_sizes import Sizes
-from jax_sis.summary import ANSWER_TITLES
 
 RIGHT_COLOUR, WRONG_COLOUR = COLOURS[:2]
 # More classes than these are drawn as a curve, with some names.

@@ -11,9 +11,9 @@ from jax_sis.analysis import MOST_NEEDED, Correctness, RunAnalysis
 from jax_sis.comparison import Comparison
 from jax_sis.core.messages import name_some
 from jax_sis.positions import Positions
+from jax_sis.results.schema import ANSWER_TITLES, STATUS_NAMES
 from jax_sis.statistics.estimates import Mean, Share
 from jax_sis.subset_sizes import ALL, PERCENTILES, Sizes
-from jax_sis.summary import ANSWER_TITLES, STATUS_NAMES
 
 # More classes than these are for programs to read, and stand in analysis.csv.
 MAX_PRINTED_CLASSES = 20

@@ -16,32 +16,17 @@ from jax_sis import results
 from jax_sis.core.certify import describe_alone, describe_certificate
 from jax_sis.core.searches import BackwardSearch
 from jax_sis.core.subsets import Status
+from jax_sis.results.schema import (
+  ALONE_DTYPES,
+  ANSWER_TITLES,
+  ANSWERS,
+  FULL_DTYPES,
+  NO_CLASS,
+  NOT_SEARCHED,
+  STATUS_NAMES,
+)
+from jax_sis.results.store import table_fields
 
-# What the store says of an image that could not be searched, its reason in `error`; beside the numbers of Status.
-NOT_SEARCHED = -1
-# What tables call each status.
-STATUS_NAMES = {NOT_SEARCHED: "not_searched", **{status: status.name.lower() for status in Status}}
-# No class: the image has no label, or was not classified.
-NO_CLASS = -1
-# What the store holds of each kind of subset, by the certificate that the run asked for.
-ALONE_DTYPES = {
-  "num_kept": "int32",
-  "status": "int8",
-  "certified_confidence": "float32",
-  "is_sufficient": "bool",
-  "keeps_class": "bool",
-  "is_reproduced": "bool",
-}
-FULL_DTYPES = {
-  **ALONE_DTYPES,
-  "is_minimal": "bool",
-  "is_smallest": "bool",
-  "has_smaller": "bool",
-  "num_droppable": "int32",
-}
-# The kinds of subset that a run may hold: the paper's, read from a whole order, and the smallest evidence.
-ANSWERS = ("sis", "smallest")
-ANSWER_TITLES = {"sis": "SIS", "smallest": "smallest"}
 IMAGE_FORMAT = "{:<16} {:<10} {:<10} {:>10}"
 ANSWER_FORMAT = " {:>8} {:>7} {:>9}"
 
@@ -215,11 +200,6 @@ def write_summary(store: results.Results, class_names: tuple[str, ...]) -> dict[
   summary = {"spec": store.spec, **totals}
   store.folder.write("summary.json", json.dumps(summary, indent=2).encode() + b"\n")
   return totals
-
-
-def table_fields(store: results.Results) -> tuple[str, ...]:
-  """The fields that the table is made of: all but orders and masks."""
-  return tuple(name for name in store.fields if name in ("id", "error") or store[name].rank == 1)
 
 
 def count_totals(store: results.Results, *, num_features: int) -> dict[str, Any]:

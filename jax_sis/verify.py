@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from jax_sis import results, run_spec
-from jax_sis.fields import parse_field
+from jax_sis import results
 from jax_sis.find import UnitSearch, read_images
 from jax_sis.invariants import check_rows
 from jax_sis.job import Job, make_job, make_spec, read_settings
+from jax_sis.results import spec
+from jax_sis.results.folder import StorageError
+from jax_sis.results.schema import parse_field
+from jax_sis.results.store import flagged_units, images_of, open_store
 from jax_sis.runtime.progress import Progress
-from jax_sis.storage import StorageError
 
 # Images whose rows are in memory at once.
 IMAGES_AT_ONCE = 256
@@ -104,21 +106,6 @@ def verify(
   return not damaged
 
 
-def open_store(directory: str) -> results.Results:
-  """Opens the store of a run.
-
-  Raises:
-    ValueError: as `results.open`, also where the specification lacks something.
-  """
-  try:
-    return results.open(directory)
-  except (AttributeError, KeyError, TypeError) as error:
-    raise ValueError(
-      f"'{directory.rstrip('/')}/{results.SPEC_FILE}' must be the specification of a run, but it is damaged "
-      f"({type(error).__name__}: {error})."
-    ) from error
-
-
 def make_job_again(
   store: results.Results,
   *,
@@ -144,7 +131,7 @@ def make_job_again(
   asked = {**make_spec(job), "num_images": job.num_images, "unit_size": job.unit_size, "fields": job.search.fields()}
   compared = set(asked) - (set() if is_computing else set(OF_COMPUTING))
   stored = {**store.spec, "fields": fields_of(store)}
-  differences = run_spec.find_differences(
+  differences = spec.find_differences(
     {name: stored.get(name) for name in compared},
     {name: json.loads(json.dumps(asked[name])) if name != "fields" else asked[name] for name in compared},
   )
@@ -161,13 +148,6 @@ def advise(differences: Sequence[str]) -> str:
   if all(difference.startswith(OF_COMPUTING[1:]) for difference in differences):
     return "; other versions and devices compute other last bits, so use those of the run, or --sample 0"
   return f"; name the right --checkpoint or --data-dir, and see whether {results.SPEC_FILE} is damaged"
-
-
-def flagged_units(store: results.Results) -> set[int]:
-  """The units that have a flag, whatever it says."""
-  prefix = f"{results.ZARR_DIR}/{results.DONE}/c/"
-  keys = [name.removeprefix(prefix) for name in store.folder.list(prefix)]
-  return {int(key) for key in keys if key.isdecimal() and int(key) < store.num_units}
 
 
 def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], progress: Progress) -> list[Damage]:
@@ -192,11 +172,6 @@ def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], p
   if num_shared:
     print(f"{num_shared} images have the id of another one; name these by their numbers.", flush=True)
   return damages
-
-
-def images_of(store: results.Results, units: Int[np.ndarray, "U"]) -> Int[np.ndarray, "M"]:
-  """The images of units, in their order."""
-  return np.concatenate([np.zeros(0, np.int64), *(np.arange(*store.unit_range(unit)) for unit in units.tolist())])
 
 
 def fields_of(store: results.Results) -> dict[str, results.Field]:

@@ -74,10 +74,10 @@ def published_module(shared_dir: pathlib.Path) -> Any:
 @pytest.fixture(scope="session")
 def published_classifier(published_module: Any) -> tuple[Any, Any]:
   """The published ResNet-20, frozen: `(predict_fn, params)`."""
-  from jax_sis import classifiers
+  from jax_sis.classifiers import frozen
 
   with jax.numpy_rank_promotion("allow"):
-    return classifiers.freeze(published_module)
+    return frozen.freeze(published_module)
 
 
 @pytest.fixture(scope="session")

@@ -30,20 +30,22 @@ def arm(point: str, unit: int) -> None:
   """Arranges for what is to go wrong."""
   import tensorstore as ts
 
-  from jax_sis import find, results, storage
+  from jax_sis import find, results
+  from jax_sis.results import arrays
+  from jax_sis.results import folder as results_folder
 
   at_files = {"before_spec": "spec.json", "before_summary": "summary.csv", "mid_summary": "summary.json"}
   if point in at_files:
     # What a process leaves that is killed while it writes the file.
-    wrap(storage.Folder, "write_new" if point == "before_spec" else "write", leave_half, when=at_files[point])
+    wrap(results_folder.Folder, "write_new" if point == "before_spec" else "write", leave_half, when=at_files[point])
   elif point == "after_spec":
-    results.open_arrays = die
+    arrays.open_arrays = die
   elif point == "mid_arrays":
     ts.open = open_some(ts.open, unit)
   elif point == "before_launch":
     wrap(find.UnitSearch, "_start", die, when=None)
   elif point == "before_done":
-    explain = storage.Folder.explain
+    explain = results_folder.Folder.explain
 
     @contextlib.contextmanager
     def deadly_explain(self: Any, done: str, name: str = "", *rest: Any) -> Iterator[None]:
@@ -53,7 +55,7 @@ def arm(point: str, unit: int) -> None:
         yield
 
     deadly: Any = deadly_explain
-    storage.Folder.explain = deadly
+    results_folder.Folder.explain = deadly
   elif point == "after_done":
     write_unit = results.Results.write_unit
     wrap(results.Results, "write_unit", lambda *arguments: die(write_unit(*arguments)), when=unit)

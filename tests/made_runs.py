@@ -7,8 +7,8 @@ import numpy as np
 
 from jax_sis import results
 from jax_sis.core.subsets import Status
-from jax_sis.results import Field, Results
-from jax_sis.summary import NO_CLASS, NOT_SEARCHED
+from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED, Field
+from jax_sis.results.store import Results
 
 GRID = (4, 5, 1)
 NUM_FEATURES = 20

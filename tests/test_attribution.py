@@ -13,6 +13,7 @@ import toys
 
 import jax_sis
 from jax_sis import GradCam, GradientTimesInput, IntegratedGradients, Occlusion, Rise, classifiers
+from jax_sis.classifiers import frozen
 from jax_sis.core.attribution import rank_scores
 from jax_sis.core.attribution_methods import AttributionMethod
 
@@ -270,8 +271,8 @@ def test_grad_cam_of_a_network_with_one_linear_layer_is_its_class_activation_map
   # Zhou et al. 2016: the maps weighted by the last layer; here by that of the log-odds, over the number of places.
   module = classifiers.build("resnet20", num_classes=4, seed=1)
   module.eval()
-  predict_fn, params = classifiers.freeze(module)
-  features_fn, head_fn = classifiers.split(predict_fn, params)
+  predict_fn, params = frozen.freeze(module)
+  features_fn, head_fn = frozen.split(predict_fn, params)
   inputs = jnp.asarray(np.random.default_rng(7).normal(size=(2, 32, 32, 3)), jnp.float32)
   targets = jnp.array([3, 0])
   method = GradCam(features_fn=features_fn, head_fn=head_fn)

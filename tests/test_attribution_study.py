@@ -20,7 +20,8 @@ import jax_sis
 from jax_sis import attribution_report, attribution_study, classifiers, cli
 from jax_sis.attribution_report import METHODS, Judged
 from jax_sis.attribution_study import AttributionsConfig
-from jax_sis.classifiers import Classifier, EnsembleConfig, checkpoint, on_images
+from jax_sis.classifiers import Classifier, checkpoint, frozen, on_images
+from jax_sis.classifiers.ensemble import EnsembleConfig
 from jax_sis.data.sources import SAMPLE_DIR
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -80,7 +81,7 @@ def rank_at_random(names: list[str]) -> np.ndarray:
 
 def rank_by_search(classifier: Classifier, inputs: np.ndarray) -> np.ndarray:
   """The same by a search without devices or batches."""
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   search = jax_sis.Gradient(per_step=SETTINGS["per_step"])
   order = jax_sis.backselect(predict_fn, params, jnp.asarray(inputs), search=search, grid=GRID)
   return np.argsort(np.asarray(order.rank), axis=1)
@@ -185,7 +186,7 @@ def test_grad_cam_is_left_out_where_the_classifier_cannot_be_split(folder: str):
   methods, left_out = attribution_study.make_methods(images, config)
   assert (set(methods), left_out) == ({"grad_cam", "random"}, {})
   members = EnsembleConfig(members=(tiny_classifier.NAME,) * 2, average="logits")
-  predict_fn, params = classifiers.freeze(classifiers.build_ensemble(members, num_classes=10))
+  predict_fn, params = frozen.freeze(classifiers.build_ensemble(members, num_classes=10))
   images = dataclasses.replace(images, predict_fn=predict_fn, params=params)
   methods, left_out = attribution_study.make_methods(images, config)
   assert set(methods) == {"random"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jax_sis import classifiers
-from jax_sis.classifiers import checkpoint
+from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.data.normalisation import Normalisation
 
 
@@ -158,7 +158,7 @@ def test_the_embedded_classifier_is_right_on_91_percent_of_the_test_images(
   cifar_test: tuple[np.ndarray, np.ndarray], allow_rank_promotion: None
 ):
   classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   predict = jax.jit(predict_fn)
   images, labels = cifar_test
   num_correct = 0

@@ -16,6 +16,8 @@ from jax_sis import classifiers
 from jax_sis.classifiers import conv, layers, resnet, torch_weights
 from jax_sis.classifiers.batch_norm import BatchNorm
 from jax_sis.classifiers.conv import DIMENSION_NUMBERS, Padding, conv2d
+from jax_sis.classifiers.ensemble import Average, Ensemble, EnsembleConfig
+from jax_sis.classifiers.frozen import freeze, split
 from jax_sis.core import scores
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -136,7 +138,7 @@ def logits_of_both(module: Any, images: np.ndarray, dtype: str) -> tuple[np.ndar
   with jax.enable_x64(dtype == "float64"):
     graph, state = nnx.split(module)
     module = nnx.merge(graph, jax.tree.map(lambda array: jnp.asarray(array, dtype), state))
-    predict_fn, params = classifiers.freeze(module)
+    predict_fn, params = freeze(module)
     inputs = jnp.asarray(images, dtype)
     # Layer by layer, since deep networks repeat shapes and compile slowly as a whole.
     trainable, frozen = module(inputs), predict_fn(params, inputs)
@@ -165,7 +167,7 @@ def test_the_published_network_keeps_its_logits_when_frozen(published_module: An
 @pytest.mark.parametrize("model_name", classifiers.ARCHITECTURES)
 def test_the_kernel_runs_on_every_frozen_network(model_name: str):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
-  predict_fn, params = classifiers.freeze(module)
+  predict_fn, params = freeze(module)
   size, grid = SMALL_INPUTS.get(model_name, 32), (5, 5, 1) if model_name == "inception_v3" else (4, 4, 1)
   inputs = jnp.asarray(np.random.default_rng(6).normal(size=(2, size, size, 3)), jnp.float32)
   num_features = grid[0] * grid[1]
@@ -177,7 +179,7 @@ def test_the_kernel_runs_on_every_frozen_network(model_name: str):
 @pytest.mark.parametrize("model_name", ["resnet20", "vgg16", "wrn28_10"])
 def test_the_kernel_masks_first_what_the_trainable_network_can_spare(model_name: str):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
-  predict_fn, params = classifiers.freeze(module)
+  predict_fn, params = freeze(module)
   grid, num_features = (4, 4, 1), 16
   inputs = jnp.asarray(np.random.default_rng(9).normal(size=(2, 32, 32, 3)), jnp.float32)
   order = jax_sis.backselect(predict_fn, params, inputs, search=jax_sis.Gradient(per_step=5), grid=grid)
@@ -195,8 +197,8 @@ def test_the_kernel_masks_first_what_the_trainable_network_can_spare(model_name:
 @pytest.mark.parametrize("model_name", classifiers.ARCHITECTURES)
 def test_the_parts_of_a_frozen_network_have_feature_maps_between_them(model_name: str):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
-  predict_fn, params = classifiers.freeze(module)
-  features_fn, head_fn = classifiers.split(predict_fn, params)
+  predict_fn, params = freeze(module)
+  features_fn, head_fn = split(predict_fn, params)
   size = SMALL_INPUTS.get(model_name, 32)
   inputs = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
   features = jax.eval_shape(features_fn, params, inputs)
@@ -209,8 +211,8 @@ def test_the_parts_of_a_frozen_network_have_feature_maps_between_them(model_name
 @pytest.mark.parametrize("model_name", ["resnet20", "vgg16"])
 def test_the_parts_of_a_frozen_network_together_are_the_network(model_name: str):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
-  predict_fn, params = classifiers.freeze(module)
-  features_fn, head_fn = classifiers.split(predict_fn, params)
+  predict_fn, params = freeze(module)
+  features_fn, head_fn = split(predict_fn, params)
   inputs = jnp.asarray(np.random.default_rng(11).normal(size=(2, 32, 32, 3)), jnp.float32)
   features = jax.jit(features_fn)(params, inputs)
   assert (np.asarray(features) >= 0).all()
@@ -220,27 +222,27 @@ def test_the_parts_of_a_frozen_network_together_are_the_network(model_name: str)
 
 
 def test_an_ensemble_has_no_feature_maps_of_its_own():
-  config = classifiers.EnsembleConfig(members=("resnet20",) * 2)
-  frozen = classifiers.freeze(classifiers.build_ensemble(config, num_classes=3))
+  config = EnsembleConfig(members=("resnet20",) * 2)
+  frozen = freeze(classifiers.build_ensemble(config, num_classes=3))
   message = (
     "predict_fn must be one convolutional network, got Ensemble, which has no feature maps of its own; "
     "split each member of an ensemble."
   )
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-    classifiers.split(*frozen)
+    split(*frozen)
 
 
 def test_equal_architectures_share_a_predict_fn():
-  first, second = (classifiers.freeze(classifiers.build("resnet20", num_classes=3, seed=seed))[0] for seed in (0, 1))
+  first, second = (freeze(classifiers.build("resnet20", num_classes=3, seed=seed))[0] for seed in (0, 1))
   assert first == second
   assert hash(first) == hash(second)
-  assert first != classifiers.freeze(classifiers.build("resnet32", num_classes=3))[0]
+  assert first != freeze(classifiers.build("resnet32", num_classes=3))[0]
 
 
 def test_freezing_leaves_the_module_trainable():
   module = classifiers.build("wrn28_10", num_classes=3)
   module.train()
-  classifiers.freeze(module)
+  freeze(module)
   assert module.stages[0][0].conv1.norm is not None
   assert module.stages[0][0].norm.norm is not None
   assert not module.norm.norm.use_running_average
@@ -332,10 +334,10 @@ def test_an_unknown_architecture_is_refused():
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
-def test_an_ensemble_averages_what_it_says(average: classifiers.Average):
+def test_an_ensemble_averages_what_it_says(average: Average):
   members = [classifiers.build("resnet20", num_classes=3, seed=seed) for seed in range(3)]
-  config = classifiers.EnsembleConfig(members=("resnet20",) * 3, average=average)
-  ensemble = classifiers.Ensemble(members, config)
+  config = EnsembleConfig(members=("resnet20",) * 3, average=average)
+  ensemble = Ensemble(members, config)
   ensemble.eval()
   inputs = jnp.asarray(10 * np.random.default_rng(8).normal(size=(4, 8, 8, 3)), jnp.float32)
   member_logits = np.stack([np.asarray(member(inputs), np.float64) for member in members])
@@ -345,13 +347,13 @@ def test_an_ensemble_averages_what_it_says(average: classifiers.Average):
     exponentials = np.exp(member_logits)
     expected = np.log((exponentials / exponentials.sum(-1, keepdims=True)).mean(0))
   np.testing.assert_allclose(ensemble(inputs), expected, rtol=1e-4, atol=1e-4)
-  predict_fn, params = classifiers.freeze(ensemble)
+  predict_fn, params = freeze(ensemble)
   np.testing.assert_allclose(predict_fn(params, inputs), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("without_type_checks")
 def test_an_ensemble_of_nothing_or_of_an_unknown_mean_is_refused():
   with pytest.raises(ValueError, match=r"^members must hold at least one classifier, got none\.$"):
-    classifiers.EnsembleConfig(members=())
+    EnsembleConfig(members=())
   with pytest.raises(ValueError, match=r"^average must be 'logits' or 'probabilities', got 'votes'\.$"):
-    classifiers.EnsembleConfig(members=("resnet20",), average="votes")  # pyright: ignore[reportArgumentType]
+    EnsembleConfig(members=("resnet20",), average="votes")  # pyright: ignore[reportArgumentType]

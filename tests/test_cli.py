@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jax_sis import arguments, cli
-from jax_sis.config import PixelSubset
+from jax_sis.results.query import PixelSubset
 from jax_sis.version import __version__
 
 COMMANDS = (

@@ -19,8 +19,8 @@ from flax import nnx
 from PIL import Image
 
 import jax_sis
-from jax_sis import classifiers, controls, find, results, workers
-from jax_sis.classifiers import checkpoint
+from jax_sis import controls, find, results, workers
+from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.controls import ControlsConfig
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.find_config import FindConfig
@@ -114,7 +114,7 @@ def test_every_subset_of_the_run_has_a_row_a_control_and_shares_are_theirs(
 @pytest.mark.parametrize("kind", ["sis", "smallest"])
 def test_confidences_are_those_of_pictures_painted_by_hand(run: results.Results, answer: dict[str, Any], kind: str):
   classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   rows = [row for row in read_rows(run) if row["kind"] == kind][: 3 * len(NAMES)]
   ids = list(dict.fromkeys(row["image"] for row in rows))
   masks = run.masks(ids, answer=kind)

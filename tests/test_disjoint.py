@@ -19,8 +19,8 @@ import tiny_classifier
 from PIL import Image
 
 import jax_sis
-from jax_sis import classifiers, cli, disjoint, disjoint_report
-from jax_sis.classifiers import checkpoint
+from jax_sis import cli, disjoint, disjoint_report
+from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.core.subsets import Status
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.disjoint import DisjointConfig
@@ -96,7 +96,7 @@ def run(where: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_the_subsets_are_those_of_a_plain_loop(run: tuple[pathlib.Path, dict[str, Any]], where: dict[str, str]):
   _, answer = run
   classifier = checkpoint.load_classifier(where["checkpoint"])
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   paths = [SAMPLE_DIR / f"{name}.png" for name in NAMES]
   inputs = jnp.asarray(classifier.normalisation.apply(np.stack([np.asarray(Image.open(path)) for path in paths])))
   logits = np.asarray(classifier.module(inputs))

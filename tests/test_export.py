@@ -14,11 +14,13 @@ import pytest
 from pyarrow import parquet
 
 import jax_sis
-from jax_sis import classifiers, cli, export, find, results, workers
+from jax_sis import cli, export, find, results, workers
 from jax_sis.authors_layout import select_image, to_authors_arrays
+from jax_sis.classifiers import frozen
 from jax_sis.core.subsets import Status
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.find_config import FindConfig
+from jax_sis.results import folder
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 BACKSELECT_NAMES = {"original_confidences", "target_class_idx", "confidences_over_backselect", "mask_order"}
@@ -358,7 +360,7 @@ def test_a_damaged_run_leaves_the_file_that_was_there(run: results.Results, tmp_
   chunk.write_bytes(chunk.read_bytes()[:-1])
   for name in ("a.npz", "t.csv"):
     (tmp_path / name).write_text("old")
-    with pytest.raises(results.storage.StorageError, match="could not be read"):
+    with pytest.raises(folder.StorageError, match="could not be read"):
       export.export(str(tmp_path / "run"), to=str(tmp_path / name), masks=["mask_threshold_0.5"] * (name == "t.csv"))
     assert (tmp_path / name).read_text() == "old"
   assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "run", "t.csv"]
@@ -373,7 +375,7 @@ def test_the_arrays_are_those_of_the_authors_own_run(
   normalisation = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
   with jax.enable_x64(True):
     module = jax.tree.map(lambda array: jnp.asarray(array, jnp.float64), published_module)
-    predict_fn, params = classifiers.freeze(module)
+    predict_fn, params = frozen.freeze(module)
     order = jax_sis.backselect(
       lambda params, inputs: predict_fn(params, inputs) * float(golden["logit_scale"]),
       params,

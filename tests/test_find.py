@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 import jax_sis
-from jax_sis import classifiers, find, job, results, storage, verify
-from jax_sis.classifiers import checkpoint
+from jax_sis import find, job, results, verify
+from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.data.sources import read_ids
 from jax_sis.find_config import FindConfig
+from jax_sis.results.folder import open_folder
 from jax_sis.runtime import devices
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
@@ -64,7 +65,7 @@ def sample_run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
 
 def test_the_store_holds_what_the_kernel_gives(sample_run: results.Results):
   classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   paths = sorted(SAMPLE.glob("*/*.png"), key=lambda path: path.stem)
   inputs = classifier.normalisation.apply(np.stack([np.asarray(Image.open(path)) for path in paths]))
   order = jax_sis.backselect(predict_fn, params, inputs, grid=(4, 4, 1))
@@ -91,7 +92,7 @@ def test_the_smallest_evidence_is_that_of_the_kernel_certified_and_no_larger(sam
   np.testing.assert_array_equal(stored["smallest_mask"].sum(1), stored["smallest_num_kept"])
   # Alone, and with the images that are below the threshold among them.
   classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   paths = sorted(SAMPLE.glob("*/*.png"), key=lambda path: path.stem)
   inputs = classifier.normalisation.apply(np.stack([np.asarray(Image.open(path)) for path in paths]))
   order = jax_sis.forward_select(predict_fn, params, inputs, search=jax_sis.Forward(threshold=0.9), grid=(4, 4, 1))
@@ -140,7 +141,7 @@ def test_one_device_and_eight_write_the_same_numbers(tmp_path: pathlib.Path):
 
 def test_devices_never_wait_for_each_other(tmp_path: pathlib.Path):
   config = FindConfig(out=str(tmp_path), patch=8, batch_size=2, num_devices=8, saved="both")
-  compiled = job.compile_search(job.make_job(config, storage.open_folder(tmp_path)))
+  compiled = job.compile_search(job.make_job(config, open_folder(tmp_path)))
   text = compiled.as_text()
   assert text is not None
   assert "while" in text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jax_sis
-from jax_sis import classifiers
+from jax_sis.classifiers import frozen
 from jax_sis.data.normalisation import Normalisation
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("allow_rank_promotion")]
@@ -31,7 +31,7 @@ def test_orders_are_those_of_the_authors_code_in_float64(
   with jax.enable_x64(True):
     # Folded in float64, as float32 folding would move the logits by more than the golden arrays allow.
     module = jax.tree.map(lambda array: jnp.asarray(array, jnp.float64), published_module)
-    predict_fn, network = classifiers.freeze(module)
+    predict_fn, network = frozen.freeze(module)
     inputs = NORMALISATION.apply(cifar_test[0][golden["test_index"]], np.float64)
 
     def predict_scaled(params: Any, inputs: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 import random_weights
 
 from jax_sis import classifiers, cli
-from jax_sis.classifiers import checkpoint, import_checkpoint, torch_weights
+from jax_sis.classifiers import checkpoint, ensemble, frozen, import_checkpoint, torch_weights
 from jax_sis.data.normalisation import Normalisation
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -92,7 +92,7 @@ def test_a_normalisation_is_a_name_or_six_numbers():
 
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
-def test_an_ensemble_on_disk_answers_with_the_mean_of_its_members(average: classifiers.Average, tmp_path: pathlib.Path):
+def test_an_ensemble_on_disk_answers_with_the_mean_of_its_members(average: ensemble.Average, tmp_path: pathlib.Path):
   members = [make_classifier(seed) for seed in range(2)]
   folders = [tmp_path / name for name in ("first", "second")]
   for folder, member in zip(folders, members, strict=True):
@@ -101,7 +101,7 @@ def test_an_ensemble_on_disk_answers_with_the_mean_of_its_members(average: class
   assert cli.main(["checkpoint", "ensemble", *map(str, folders), "--average", average, "--out", str(out)]) == 0
   loaded = checkpoint.load_classifier(out)
   assert loaded.model_name == "ensemble of 2"
-  assert loaded.ensemble == classifiers.EnsembleConfig(members=("resnet20", "resnet20"), average=average)
+  assert loaded.ensemble == ensemble.EnsembleConfig(members=("resnet20", "resnet20"), average=average)
   inputs = jnp.asarray(np.random.default_rng(0).normal(size=(3, 32, 32, 3)), jnp.float32)
   logits = np.stack([np.asarray(member.module(inputs), np.float64) for member in members])
   if average == "probabilities":
@@ -109,7 +109,7 @@ def test_an_ensemble_on_disk_answers_with_the_mean_of_its_members(average: class
     expected = np.log(np.exp(logits).mean(0))
   else:
     expected = logits.mean(0)
-  predict_fn, params = classifiers.freeze(loaded.module)
+  predict_fn, params = frozen.freeze(loaded.module)
   np.testing.assert_allclose(predict_fn(params, inputs), expected, rtol=1e-4, atol=1e-4)
 
 

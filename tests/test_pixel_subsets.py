@@ -14,13 +14,15 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import export, find, pixel_subsets, results, run_masks
+from jax_sis import export, find, results
 from jax_sis.classifiers import checkpoint
-from jax_sis.config import PixelSubset
 from jax_sis.core.searches import Gradient
 from jax_sis.core.subsets import Status
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.find_config import FindConfig
+from jax_sis.results import pixel_subsets, query
+from jax_sis.results.masks_file import RunMasks, read_masks, read_masks_file, write_masks_file
+from jax_sis.results.query import PixelSubset
 
 SHAPE = (32, 32, 3)
 NORMALISATION = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -286,11 +288,11 @@ def test_a_run_in_other_units_is_refused_unless_it_is_said(location: str):
 
 
 def test_a_masks_file_whose_run_is_not_described_is_refused(location: str, tmp_path: pathlib.Path):
-  masks = run_masks.read_masks(PixelSubset(run=location))
+  masks = read_masks(PixelSubset(run=location))
   with open(tmp_path / "masks.npz", "wb") as file:
-    run_masks.write_masks_file(file, dataclasses.replace(masks, spec={"grid": [8, 8, 1]}))
+    write_masks_file(file, dataclasses.replace(masks, spec={"grid": [8, 8, 1]}))
   with pytest.raises(ValueError, match=r"its run's specification lacks baseline, data, model, normalisation, search"):
-    run_masks.read_masks_file(tmp_path / "masks.npz")
+    read_masks_file(tmp_path / "masks.npz")
 
 
 def test_a_small_fraction_shows_a_pixel():
@@ -323,9 +325,7 @@ def test_long_ids_are_joined_as_the_store_keeps_them(tmp_path: pathlib.Path):
   ids = tuple(f"{'folder/' * 30}{index}" for index in range(4))
   location = make_run(tmp_path / "run", ids=ids, num_units=1)
   masks = open_masks(PixelSubset(run=location, fraction=0.5), ids=ids[::-1])
-  np.testing.assert_array_equal(
-    masks.packed[::-1], run_masks.read_masks(PixelSubset(run=location, fraction=0.5)).packed
-  )
+  np.testing.assert_array_equal(masks.packed[::-1], read_masks(PixelSubset(run=location, fraction=0.5)).packed)
 
 
 def test_an_image_without_a_mask_is_named_when_it_is_looked_for():
@@ -400,11 +400,9 @@ def test_the_masks_of_cifar_take_less_than_ten_megabytes():
   # Of half of the pixels: random bits, which nothing compresses.
   packed = np.random.default_rng(0).integers(0, 256, (60_000, 128), np.uint8)
   ids = tuple(f"train_{index:05}" for index in range(60_000))
-  question = run_masks.Question(answer="sis", threshold=None, fraction=0.5)
+  question = query.Question(answer="sis", threshold=None, fraction=0.5)
   file = io.BytesIO()
-  run_masks.write_masks_file(
-    file, run_masks.RunMasks(location="", spec=SPEC, question=question, ids=ids, packed=packed)
-  )
+  write_masks_file(file, RunMasks(location="", spec=SPEC, question=question, ids=ids, packed=packed))
   assert file.tell() < 10_000_000
 
 

@@ -23,10 +23,12 @@ from numcodecs.checksum32 import CRC32C
 from numcodecs.zstd import Zstd
 
 import jax_sis
-from jax_sis import results, storage
+from jax_sis import results
 from jax_sis.core.order import FeatureOrder
-from jax_sis.results import Field
-from jax_sis.storage import StorageError
+from jax_sis.results import folder
+from jax_sis.results import store as results_store
+from jax_sis.results.folder import StorageError
+from jax_sis.results.schema import Field
 
 DRIVER = pathlib.Path(__file__).parent / "results_driver.py"
 FIELDS = {
@@ -242,7 +244,7 @@ def test_what_a_killed_process_left_does_not_get_into_a_chunk(tmp_path: pathlib.
   write_units(make_store(tmp_path / "undisturbed"), range(NUM_UNITS))
   store = make_store(tmp_path / "run")
   for name, unit in itertools.product([*FIELDS, "done"], range(NUM_UNITS)):
-    path = tmp_path / "run" / f"{store.chunk_name(name, unit)}{storage.TEMPORARY_SUFFIX}"
+    path = tmp_path / "run" / f"{store.chunk_name(name, unit)}{folder.TEMPORARY_SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"left" * 1000)
   assert store.done_units().tolist() == []
@@ -603,7 +605,7 @@ def test_masks_are_read_some_at_a_time_and_by_id(monkeypatch: pytest.MonkeyPatch
   expected = store.masks()
   assert expected.shape == (30, 3, 4, 1)
   assert expected.any()
-  monkeypatch.setattr(results, "MASKS_AT_ONCE", 7)
+  monkeypatch.setattr(results_store, "MASKS_AT_ONCE", 7)
   np.testing.assert_array_equal(store.masks(), expected)
   np.testing.assert_array_equal(store.masks(["image 29", "image 3"]), expected[[29, 3]])
   assert store.masks([]).shape == (0, 3, 4, 1)

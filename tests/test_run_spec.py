@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from jax_sis.run_spec import find_differences, settle_spec
+from jax_sis.results.spec import find_differences, settle_spec
 
 
 @pytest.mark.parametrize(

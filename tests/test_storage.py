@@ -17,8 +17,15 @@ import pytest
 import storage_driver
 import tensorstore as ts
 
-from jax_sis import storage
-from jax_sis.storage import StorageError
+from jax_sis.results.folder import (
+  TEMPORARY_SUFFIX,
+  StorageError,
+  check_writable,
+  open_folder,
+  patient_context,
+  shared_context,
+  write_atomically,
+)
 
 DRIVER = pathlib.Path(storage_driver.__file__)
 KINDS = ("path", "file", "memory", "s3")
@@ -51,14 +58,14 @@ def outcome_of(process: subprocess.Popen[str]) -> object:
 
 
 def test_a_file_is_what_was_written_last(location: str):
-  folder = storage.open_folder(location)
+  folder = open_folder(location)
   assert folder.location == location
   assert folder.list() == []
   assert folder.read("spec.json") is None
   folder.write("spec.json", b"one, and longer")
   assert folder.read("spec.json") == b"one, and longer"
   folder.write("spec.json", b"two")
-  assert storage.open_folder(location).read("spec.json") == b"two"
+  assert open_folder(location).read("spec.json") == b"two"
   folder.write("empty", b"")
   assert folder.read("empty") == b""
   folder.delete("spec.json")
@@ -67,7 +74,7 @@ def test_a_file_is_what_was_written_last(location: str):
 
 
 def test_files_are_listed_by_how_their_names_begin(location: str):
-  folder = storage.open_folder(location)
+  folder = open_folder(location)
   names = ["spec.json", "workers/b.json", "workers/a.json", "workers2/c.json", "results.zarr/done/c/10"]
   for name in names:
     folder.write(name, b"")
@@ -79,7 +86,7 @@ def test_files_are_listed_by_how_their_names_begin(location: str):
 
 
 def test_a_new_file_is_the_first_ones(location: str):
-  folder = storage.open_folder(location)
+  folder = open_folder(location)
   assert folder.write_new("spec.json", b"first") == b"first"
   assert folder.write_new("spec.json", b"second, longer") == b"first"
   folder.delete("spec.json")
@@ -91,7 +98,7 @@ def test_of_eight_threads_that_make_a_file_at_once_exactly_one_wins(location: st
   barrier = threading.Barrier(8)
 
   def make(me: int) -> list[bytes]:
-    folder = storage.open_folder(location)
+    folder = open_folder(location)
     found = []
     for number in range(10):
       barrier.wait()
@@ -102,7 +109,7 @@ def test_of_eight_threads_that_make_a_file_at_once_exactly_one_wins(location: st
     found = list(pool.map(make, range(8)))
   assert all(same == found[0] for same in found)
   names = [f"file {number}" for number in range(10)]
-  assert storage.open_folder(location).read_many(names) == found[0]
+  assert open_folder(location).read_many(names) == found[0]
   assert set(found[0]) <= {f"{me}".encode() * (me + 1) for me in range(8)}
 
 
@@ -115,13 +122,13 @@ def test_of_eight_processes_that_make_a_file_at_once_exactly_one_wins(
   processes = [drive("race", location, f"process {me}", 20, start_time) for me in range(8)]
   found = [outcome_of(process) for process in processes]
   assert all(same == found[0] for same in found)
-  contents = storage.open_folder(location).read_many([f"file {number}" for number in range(20)])
+  contents = open_folder(location).read_many([f"file {number}" for number in range(20)])
   assert [content.decode() for content in contents if content is not None] == found[0]
 
 
 def test_a_sub_folder_opens_in_tensorstore(location: str):
-  folder = storage.open_folder(location)
-  store = ts.KvStore.open(folder.kvstore_spec("results.zarr/rank"), context=storage.patient_context()).result()
+  folder = open_folder(location)
+  store = ts.KvStore.open(folder.kvstore_spec("results.zarr/rank"), context=patient_context()).result()
   store.write("c/0", b"chunk").result()
   assert folder.read("results.zarr/rank/c/0") == b"chunk"
   assert folder.list() == ["results.zarr/rank/c/0"]
@@ -129,14 +136,14 @@ def test_a_sub_folder_opens_in_tensorstore(location: str):
 
 def test_a_path_is_on_disk_and_stays_where_it_was(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
   monkeypatch.chdir(tmp_path)
-  folder = storage.open_folder("run")
+  folder = open_folder("run")
   assert folder.path == pathlib.Path("run")
   monkeypatch.chdir("/")
   folder.write("a/b", b"content")
   assert (tmp_path / "run" / "a" / "b").read_bytes() == b"content"
-  assert storage.open_folder(f"file://{tmp_path}/run").path == tmp_path / "run"
-  assert storage.open_folder(tmp_path).location == str(tmp_path)
-  assert storage.open_folder("memory://run").path is None
+  assert open_folder(f"file://{tmp_path}/run").path == tmp_path / "run"
+  assert open_folder(tmp_path).location == str(tmp_path)
+  assert open_folder("memory://run").path is None
 
 
 @pytest.mark.parametrize("location", ["../run", "./run/../../run", "link/../run"])
@@ -145,24 +152,24 @@ def test_a_path_may_lead_up(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
   (tmp_path / "there").mkdir()
   (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
   monkeypatch.chdir(tmp_path / "here")
-  storage.open_folder(location).write("file", b"content")
+  open_folder(location).write("file", b"content")
   assert (tmp_path / "run" / "file").read_bytes() == b"content"
 
 
 def test_what_is_written_on_disk_is_brought_to_safety():
-  assert storage.shared_context()["file_io_sync"].to_json() is True
-  assert storage.patient_context()["file_io_sync"].to_json() is True
+  assert shared_context()["file_io_sync"].to_json() is True
+  assert patient_context()["file_io_sync"].to_json() is True
 
 
 def test_a_bucket_is_not_asked_before_it_is_used():
-  folder = storage.open_folder("gs://some-bucket/runs/first/")
+  folder = open_folder("gs://some-bucket/runs/first/")
   assert folder.kvstore_spec("results.zarr") == {
     "driver": "gcs",
     "bucket": "some-bucket",
     "path": "runs/first/results.zarr/",
   }
-  assert storage.open_folder("s3://some-bucket").kvstore_spec("results.zarr")["path"] == "results.zarr/"
-  spec = storage.open_folder("s3+https://host:9000/some-bucket/runs").kvstore_spec("a")
+  assert open_folder("s3://some-bucket").kvstore_spec("results.zarr")["path"] == "results.zarr/"
+  spec = open_folder("s3+https://host:9000/some-bucket/runs").kvstore_spec("a")
   assert (spec["endpoint"], spec["bucket"], spec["path"]) == ("https://host:9000", "some-bucket", "runs/a/")
 
 
@@ -184,21 +191,21 @@ def test_a_bucket_is_not_asked_before_it_is_used():
 )
 def test_a_url_that_is_none_of_ours_is_refused(location: str, message: str):
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-    storage.open_folder(location)
+    open_folder(location)
 
 
 @pytest.mark.parametrize("action", ["write", "write_new"])
 def test_nothing_stays_of_what_a_killed_process_was_writing(tmp_path: pathlib.Path, action: str):
-  (tmp_path / f"spec.json{storage.TEMPORARY_SUFFIX}").write_bytes(b"what was to be written, and longer")
-  getattr(storage.open_folder(tmp_path), action)("spec.json", b"short")
+  (tmp_path / f"spec.json{TEMPORARY_SUFFIX}").write_bytes(b"what was to be written, and longer")
+  getattr(open_folder(tmp_path), action)("spec.json", b"short")
   assert (tmp_path / "spec.json").read_bytes() == b"short"
   assert os.listdir(tmp_path) == ["spec.json"]
 
 
 def test_what_a_killed_process_left_is_removed_and_the_file_stays(tmp_path: pathlib.Path):
-  folder = storage.open_folder(tmp_path)
+  folder = open_folder(tmp_path)
   folder.write("file", b"content")
-  (tmp_path / f"file{storage.TEMPORARY_SUFFIX}").write_bytes(b"left")
+  (tmp_path / f"file{TEMPORARY_SUFFIX}").write_bytes(b"left")
   assert folder.list() == ["file"]
   folder.clear_leftovers(["file", "none"])
   assert os.listdir(tmp_path) == ["file"]
@@ -206,7 +213,7 @@ def test_what_a_killed_process_left_is_removed_and_the_file_stays(tmp_path: path
 
 
 def test_a_file_is_whole_wherever_its_writer_is_killed(tmp_path: pathlib.Path):
-  folder = storage.open_folder(tmp_path)
+  folder = open_folder(tmp_path)
   for kill in range(6):
     process = drive("rewrite", tmp_path)
     assert process.stdout is not None
@@ -243,7 +250,7 @@ def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def test_a_disk_that_is_full_takes_files_again_after_some_are_gone(small_disk: pathlib.Path):
-  folder = storage.open_folder(small_disk)
+  folder = open_folder(small_disk)
   folder.write("a", b"a" * 40_000)
   message = (
     f"'{small_disk}/b' could not be written: No space left on device; free some space, and the same command goes on."
@@ -259,7 +266,7 @@ def test_a_disk_that_is_full_takes_files_again_after_some_are_gone(small_disk: p
 def test_a_folder_that_only_others_may_write_to_is_read_and_otherwise_refused():
   # Not below tmp_path, which is closed to strangers altogether.
   with tempfile.TemporaryDirectory() as directory:
-    storage.open_folder(directory).write("file", b"content")
+    open_folder(directory).write("file", b"content")
     os.chmod(directory, 0o555)
     outcome = outcome_of(drive("stranger", directory))
     os.chmod(directory, 0o755)
@@ -276,7 +283,7 @@ def test_a_folder_that_only_others_may_write_to_is_read_and_otherwise_refused():
 @pytest.mark.parametrize("below", ["", "/run"])
 def test_a_path_that_is_a_file_is_refused(tmp_path: pathlib.Path, below: str):
   (tmp_path / "file").write_text("")
-  folder = storage.open_folder(f"{tmp_path}/file{below}")
+  folder = open_folder(f"{tmp_path}/file{below}")
   assert folder.read("spec.json") is None
   message = (
     f"{folder.join('spec.json')!r} could not be written: Not a directory; name a folder that no file is in the way of."
@@ -285,12 +292,12 @@ def test_a_path_that_is_a_file_is_refused(tmp_path: pathlib.Path, below: str):
     folder.write_new("spec.json", b"")
   message = f"--data-dir must be a folder that can be written, but {folder.location!r} cannot: Not a directory."
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-    storage.check_writable(folder, "--data-dir")
+    check_writable(folder, "--data-dir")
 
 
 def test_a_writable_folder_is_made_and_left_empty(location: str):
-  folder = storage.open_folder(location)
-  storage.check_writable(folder)
+  folder = open_folder(location)
+  check_writable(folder)
   assert folder.list() == []
   assert folder.path is None or folder.path.is_dir()
 
@@ -299,7 +306,7 @@ def test_a_server_that_is_not_there_is_said_in_one_line(s3_bucket: str):
   with socket.socket() as unused:
     unused.bind(("127.0.0.1", 0))
     port = unused.getsockname()[1]
-    folder = storage.open_folder(f"s3+http://127.0.0.1:{port}/bucket/run")
+    folder = open_folder(f"s3+http://127.0.0.1:{port}/bucket/run")
     begin = time.monotonic()
     with pytest.raises(StorageError) as caught:
       folder.read("spec.json")
@@ -316,15 +323,15 @@ def test_a_bucket_that_is_not_there_is_said_in_one_line(s3_bucket: str):
   reason = "NoSuchBucket: The specified bucket does not exist"
   message = f"--out must be a folder that can be written, but '{location}' cannot: {reason}."
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-    storage.check_writable(storage.open_folder(location))
+    check_writable(open_folder(location))
   advice = "see whether the bucket's name, the credentials and the network are right"
   message = f"'{location}' could not be listed: {reason}; {advice}."
   with pytest.raises(StorageError, match=f"^{re.escape(message)}$"):
-    storage.open_folder(location).list()
+    open_folder(location).list()
 
 
 def test_a_file_on_disk_is_replaced_whole(tmp_path: pathlib.Path):
-  storage.write_atomically(tmp_path / "new" / "summary.json", b"one, and longer")
-  storage.write_atomically(tmp_path / "new" / "summary.json", b"two")
+  write_atomically(tmp_path / "new" / "summary.json", b"one, and longer")
+  write_atomically(tmp_path / "new" / "summary.json", b"two")
   assert (tmp_path / "new" / "summary.json").read_bytes() == b"two"
   assert os.listdir(tmp_path / "new") == ["summary.json"]

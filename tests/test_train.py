@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jax_sis import classifiers, config, export, find, pixel_subsets, results, train
-from jax_sis.classifiers import checkpoint
-from jax_sis.config import Augmentation, PixelSubset, Stage, StepSchedule, TrainConfig, TriangularSchedule
+from jax_sis import classifiers, config, export, find, results, train
+from jax_sis.classifiers import checkpoint, resnet
+from jax_sis.config import Augmentation, Stage, StepSchedule, TrainConfig, TriangularSchedule
 from jax_sis.core.searches import Gradient
 from jax_sis.data import cifar_c, normalisation, training_sets
 from jax_sis.find_config import FindConfig
+from jax_sis.results import pixel_subsets
+from jax_sis.results.query import PixelSubset
 
 DRIVER = pathlib.Path(__file__).parent / "training_driver.py"
 TINY = TrainConfig(
@@ -83,7 +85,7 @@ def assert_same_run(
   resolutions: tuple[int, ...] = (8, 8, 16),
 ) -> None:
   """Classifiers to the bit, and metrics but for times."""
-  monkeypatch.setitem(classifiers.ARCHITECTURES, "tiny", classifiers.ResNetConfig(blocks=(1, 1), widths=(4, 8)))
+  monkeypatch.setitem(classifiers.ARCHITECTURES, "tiny", resnet.ResNetConfig(blocks=(1, 1), widths=(4, 8)))
   for name in ("classifier", "best"):
     leaves = [
       jax.tree.leaves(checkpoint.pure_variables(checkpoint.load_classifier(directory / name).module))
@@ -165,7 +167,7 @@ def run_tiny(tmp_path: pathlib.Path, shared_dir: pathlib.Path, **changes: Any) -
 
 @pytest.fixture
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
-  monkeypatch.setitem(classifiers.ARCHITECTURES, "resnet20", classifiers.ResNetConfig(blocks=(1,), widths=(4,)))
+  monkeypatch.setitem(classifiers.ARCHITECTURES, "resnet20", resnet.ResNetConfig(blocks=(1,), widths=(4,)))
 
 
 @pytest.mark.usefixtures("tiny_network")

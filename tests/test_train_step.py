@@ -11,11 +11,11 @@ import pytest
 from flax import nnx
 
 from jax_sis import classifiers, train_step
+from jax_sis.classifiers import frozen, resnet
 from jax_sis.config import (
   Augmentation,
   CosineSchedule,
   Pgd,
-  PixelSubset,
   Schedule,
   Stage,
   StepSchedule,
@@ -24,6 +24,7 @@ from jax_sis.config import (
 )
 from jax_sis.data import normalisation
 from jax_sis.data.normalisation import Normalisation
+from jax_sis.results.query import PixelSubset
 from jax_sis.runtime import devices
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -145,7 +146,7 @@ def test_masks_move_with_their_images_and_the_rest_shows_the_fill(flip: Any, bor
 @functools.cache
 def make_step(config: TrainConfig) -> tuple[Any, train_step.TrainState]:
   """The step on two devices of a tiny network, and the state before it."""
-  module = classifiers.ResNet(classifiers.ResNetConfig(blocks=(1,), widths=(4,), num_classes=3), rngs=nnx.Rngs(0))
+  module = resnet.ResNet(resnet.ResNetConfig(blocks=(1,), widths=(4,), num_classes=3), rngs=nnx.Rngs(0))
   graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
   optimizer = train_step.make_optimizer(config, 10)
   step_fn = train_step.make_train_step(
@@ -240,7 +241,7 @@ def test_an_attack_on_a_linear_loss_reaches_the_corner_of_the_radius():
 def test_an_attack_stays_within_the_radius_and_the_range_of_pixels_and_raises_the_loss():
   module = classifiers.build("resnet20", num_classes=10)
   module.eval()
-  predict_fn, params = classifiers.freeze(module)
+  predict_fn, params = frozen.freeze(module)
   images = np.random.default_rng(4).integers(0, 256, (4, 32, 32, 3), np.uint8)
   images[0], images[1] = 0, 255
   labels = jnp.arange(4)
@@ -297,7 +298,7 @@ def test_a_step_is_sgd_with_nesterov_momentum_and_weight_decay_on_the_mean_gradi
     weight_decay=0.01,
     augmentation=Augmentation(crop_padding=0, flip="none"),
   )
-  module = classifiers.ResNet(classifiers.ResNetConfig(blocks=(1,), widths=(4,), num_classes=3), rngs=nnx.Rngs(0))
+  module = resnet.ResNet(resnet.ResNetConfig(blocks=(1,), widths=(4,), num_classes=3), rngs=nnx.Rngs(0))
   graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
   optimizer = train_step.make_optimizer(config, 10)
   images = np.random.default_rng(6).integers(0, 256, (8, 8, 8, 3), np.uint8)

@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 
 from jax_sis import classifiers
-from jax_sis.classifiers import checkpoint
+from jax_sis.classifiers import checkpoint, resnet
 from jax_sis.data.cifar_c import CLASS_NAMES
 from jax_sis.data.normalisation import Normalisation
 
@@ -17,7 +17,7 @@ SCALE = 12.0
 
 def register() -> None:
   """Makes the architecture known to this process."""
-  classifiers.ARCHITECTURES[NAME] = classifiers.ResNetConfig(blocks=(1, 1), widths=(4, 8))
+  classifiers.ARCHITECTURES[NAME] = resnet.ResNetConfig(blocks=(1, 1), widths=(4, 8))
 
 
 def save(directory: str | os.PathLike[str]) -> str:

@@ -81,13 +81,15 @@ def main() -> None:
   out_dir, data_dir, num_devices, *kill = sys.argv[1:]
   jax.config.update("jax_num_cpu_devices", int(num_devices))
   from jax_sis import classifiers, config, train
+  from jax_sis.classifiers import resnet
+  from jax_sis.results import query
 
-  classifiers.ARCHITECTURES["tiny"] = classifiers.ResNetConfig(blocks=(1, 1), widths=(4, 8))
+  classifiers.ARCHITECTURES["tiny"] = resnet.ResNetConfig(blocks=(1, 1), widths=(4, 8))
   if kill:
     arm(kill[0], int(kill[1]), out_dir)
   on_pixels: dict[str, Any] = {
     "stages": (config.Stage(epochs=3, resolution=32),),
-    "subset": config.PixelSubset(random_seed=0, fraction=0.2),
+    "subset": query.PixelSubset(random_seed=0, fraction=0.2),
   }
   recipe = config.TrainConfig(
     model="tiny",

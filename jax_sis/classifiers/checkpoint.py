@@ -17,6 +17,7 @@ from flax import nnx
 
 from jax_sis import classifiers
 from jax_sis.classifiers import Classifier
+from jax_sis.classifiers.ensemble import EnsembleConfig
 from jax_sis.core.messages import first_line
 from jax_sis.data.normalisation import Normalisation
 
@@ -173,14 +174,12 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
   )
 
 
-def build_abstract(description: dict[str, Any]) -> tuple[Any, classifiers.EnsembleConfig | None]:
+def build_abstract(description: dict[str, Any]) -> tuple[Any, EnsembleConfig | None]:
   """The module of a description with shapes in place of arrays, and of what it is made if it is an ensemble."""
   model_name, num_classes = description["model"], len(description["class_names"])
   if not description.get("ensemble"):
     return nnx.eval_shape(lambda: classifiers.build(model_name, num_classes=num_classes)), None
-  config = classifiers.EnsembleConfig(
-    members=tuple(description["ensemble"]["members"]), average=description["ensemble"]["average"]
-  )
+  config = EnsembleConfig(members=tuple(description["ensemble"]["members"]), average=description["ensemble"]["average"])
   return nnx.eval_shape(lambda: classifiers.build_ensemble(config, num_classes=num_classes)), config
 
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from jax_sis import classifiers
-from jax_sis.classifiers import checkpoint, state_dicts, torch_weights
+from jax_sis.classifiers import checkpoint, ensemble, state_dicts, torch_weights
 from jax_sis.data import images, tfds
 from jax_sis.data.normalisation import NORMALISATIONS, Normalisation
 
@@ -91,7 +91,7 @@ def read_class_names(source: str, *, data_dir: str | None) -> tuple[str, ...]:
 
 
 def join_ensemble(
-  directories: Sequence[str | os.PathLike[str]], *, average: classifiers.Average, out_dir: str | os.PathLike[str]
+  directories: Sequence[str | os.PathLike[str]], *, average: ensemble.Average, out_dir: str | os.PathLike[str]
 ) -> classifiers.Classifier:
   """Writes the ensemble of several classifiers, their arrays included, and returns it.
 
@@ -116,10 +116,10 @@ def join_ensemble(
           f"members must have the same {field}, got {getattr(first, field)} in {str(directories[0])!r} and "
           f"{getattr(member, field)} in {str(directory)!r}."
         )
-  config = classifiers.EnsembleConfig(members=tuple(member.model_name for member in members), average=average)
+  config = ensemble.EnsembleConfig(members=tuple(member.model_name for member in members), average=average)
   classifier = classifiers.Classifier(
     model_name=f"ensemble of {len(members)}",
-    module=classifiers.Ensemble([member.module for member in members], config),
+    module=ensemble.Ensemble([member.module for member in members], config),
     class_names=first.class_names,
     normalisation=first.normalisation,
     input_shape=first.input_shape,

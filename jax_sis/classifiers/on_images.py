@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jax_sis import classifiers
-from jax_sis.classifiers import Classifier, FrozenPredictor, checkpoint
+from jax_sis.classifiers import Classifier, checkpoint, frozen
+from jax_sis.classifiers.frozen import FrozenPredictor
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params
@@ -153,7 +153,7 @@ def open_image_set(config: ImageSetConfig) -> ImageSet:
     input_shape=classifier.input_shape,
     crop=classifier.crop if config.resize else None,
   )
-  predict_fn, params = classifiers.freeze(classifier.module)
+  predict_fn, params = frozen.freeze(classifier.module)
   noise = jnp.asarray(np.random.default_rng(0).normal(size=(2, *classifier.input_shape)).astype(np.float32))
   validation.check_predict_fn(predict_fn, params, noise)
   validation.check_examples_independent(predict_fn, params, noise, jnp.zeros_like(noise))

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from jax_sis import classifiers
+from jax_sis.classifiers import inception, resnet, vgg, wide_resnet
 
 Shapes = dict[str, tuple[int, ...]]
 Parts = dict[str, tuple[str | None, str | None]]
@@ -102,10 +103,10 @@ INCEPTION_NAMINGS = (
   ),
 )
 NAMINGS: dict[type, tuple[Naming, ...]] = {
-  classifiers.ResNetConfig: RESNET_NAMINGS,
-  classifiers.VggConfig: VGG_NAMINGS,
-  classifiers.WideResNetConfig: WIDE_RESNET_NAMINGS,
-  classifiers.InceptionConfig: INCEPTION_NAMINGS,
+  resnet.ResNetConfig: RESNET_NAMINGS,
+  vgg.VggConfig: VGG_NAMINGS,
+  wide_resnet.WideResNetConfig: WIDE_RESNET_NAMINGS,
+  inception.InceptionConfig: INCEPTION_NAMINGS,
 }
 # Our variable of a part -> whether it belongs to the norm, and PyTorch's name of it.
 VARIABLES = {

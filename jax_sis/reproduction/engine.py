@@ -20,9 +20,9 @@ from typing import Any
 import jax
 
 from jax_sis.reproduction.stages import Stage
-from jax_sis.run_spec import find_differences
+from jax_sis.results.folder import write_atomically
+from jax_sis.results.spec import find_differences
 from jax_sis.runtime.provenance import all_versions, describe_commit
-from jax_sis.storage import write_atomically
 
 STAGES_DIR = "stages"
 DONE_FILE, BEGUN_FILE, CLOCK_FILE = "stage.json", "begun.json", "clock.json"

@@ -18,8 +18,8 @@ from jax_sis.reproduction.presets import PRESETS, Preset
 from jax_sis.reproduction.readings import total_seconds
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import DATA, DATA_FILE, Stage
+from jax_sis.results.folder import write_atomically
 from jax_sis.runtime.provenance import all_versions, describe_commit
-from jax_sis.storage import write_atomically
 
 FORMAT = "jax_sis.study/1"
 STUDY_FILE, TABLE_FILE, REPORT_FILE = "study.json", "study.csv", "report.html"

@@ -20,10 +20,10 @@ from jax_sis.reproduction.outcome import SAMPLES, Outcome
 from jax_sis.reproduction.presets import Preset
 from jax_sis.reproduction.readings import read_answer, total_seconds
 from jax_sis.reproduction.stages import DATA, DATA_FILE
+from jax_sis.results.store import open_store
 from jax_sis.run_report import controls, sizes
 from jax_sis.run_report.inputs import read_inputs
 from jax_sis.statistics.estimates import Mean
-from jax_sis.verify import open_store
 
 UNKNOWN = "a commit that was not recorded"
 # Of each kind of subset, so many of the smallest and as many of the largest are in the gallery.

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 
-from jax_sis.config import PixelSubset
 from jax_sis.controls import ControlsConfig
 from jax_sis.core.searches import BackwardSearch, Exact, Gradient, Screened
 from jax_sis.core.types import ScoreName
@@ -22,6 +21,7 @@ from jax_sis.reproduction.stage_makers import (
   thresholds_below,
   train_stage,
 )
+from jax_sis.results.query import PixelSubset
 from jax_sis.study import StudyConfig
 
 

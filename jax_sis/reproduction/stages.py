@@ -29,17 +29,19 @@ from jax_sis import (
   train,
 )
 from jax_sis.attribution_study import AttributionsConfig
-from jax_sis.classifiers import Average, checkpoint, import_checkpoint, on_images
-from jax_sis.config import EvaluateConfig, PixelSubset, TrainConfig
+from jax_sis.classifiers import checkpoint, import_checkpoint, on_images
+from jax_sis.classifiers.ensemble import Average
+from jax_sis.config import EvaluateConfig, TrainConfig
 from jax_sis.controls import ControlsConfig
 from jax_sis.core.messages import name_some
 from jax_sis.data import tfds
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.find_config import FindConfig, settings_to_json
-from jax_sis.run_spec import read_spec
+from jax_sis.results.folder import write_atomically
+from jax_sis.results.query import PixelSubset
+from jax_sis.results.spec import read_spec
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import library_versions
-from jax_sis.storage import write_atomically
 from jax_sis.study import StudyConfig
 
 DATA = "data"

@@ -4,13 +4,13 @@ import dataclasses
 import shlex
 from xml.etree.ElementTree import Element
 
-from jax_sis import storage
 from jax_sis.display import page
+from jax_sis.results.folder import Folder, check_writable, open_folder
+from jax_sis.results.store import open_store
 from jax_sis.run_report import controls, findings, gallery, origin, sizes
 from jax_sis.run_report.inputs import Inputs, read_inputs
 from jax_sis.run_report.words import name_data, name_target, name_unit, tell_count
 from jax_sis.runtime.progress import Progress
-from jax_sis.verify import open_store
 
 REPORT_FILE = "report.html"
 ENDINGS = (".html", ".htm")
@@ -73,7 +73,7 @@ def report(config: ReportConfig) -> str:
   """
   store = open_store(config.run_dir)
   folder, name = split_path(config, store.folder)
-  storage.check_writable(folder, "RUN_DIR" if config.out is None else "--out")
+  check_writable(folder, "RUN_DIR" if config.out is None else "--out")
   num_images = 0 if config.analysis is not None else len(store.done_images())
   with Progress("analysis", total=num_images, unit="image") as progress:
     inputs = read_inputs(store, analysis_dir=config.analysis, seed=SEED, advance_fn=progress.advance)
@@ -87,12 +87,12 @@ def report(config: ReportConfig) -> str:
   return place
 
 
-def split_path(config: ReportConfig, run: storage.Folder) -> tuple[storage.Folder, str]:
+def split_path(config: ReportConfig, run: Folder) -> tuple[Folder, str]:
   """The folder of the report, and its name in there."""
   if config.out is None:
     return run, REPORT_FILE
   parent, separator, name = config.out.rpartition("/")
-  return storage.open_folder(parent or (separator or ".")), name
+  return open_folder(parent or (separator or ".")), name
 
 
 def make_report(inputs: Inputs, config: ReportConfig) -> bytes:

@@ -10,6 +10,7 @@ from jax_sis.display import page
 from jax_sis.display.style import format_p
 from jax_sis.positions import Positions
 from jax_sis.removal import Curve, Removal
+from jax_sis.results.schema import ANSWER_TITLES
 from jax_sis.run_report import figures
 from jax_sis.run_report.inputs import Inputs
 from jax_sis.run_report.words import (
@@ -24,7 +25,6 @@ from jax_sis.run_report.words import (
 )
 from jax_sis.study_panels import describe_what
 from jax_sis.study_tables import PRINTED_SHARES, format_mean
-from jax_sis.summary import ANSWER_TITLES
 
 # Below it, evenness is called unlikely.
 SIGNIFICANCE = 0.05

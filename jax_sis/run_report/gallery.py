@@ -16,11 +16,12 @@ from jax_sis.data import batches
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.display import page
 from jax_sis.leak_views import expand
-from jax_sis.results import Results
+from jax_sis.results import schema
+from jax_sis.results.folder import StorageError
+from jax_sis.results.store import Results, table_fields
 from jax_sis.run_report.inputs import Inputs
 from jax_sis.run_report.words import KIND_NAMES, capitalise, name_unit, tell_count
-from jax_sis.storage import StorageError
-from jax_sis.summary import Row, format_confidence, make_rows, table_fields
+from jax_sis.summary import Row, format_confidence, make_rows
 from jax_sis.verify import make_job_again
 
 # What is not kept is shown this dark where places are shown.
@@ -129,7 +130,7 @@ def read_images(store: Results, indices: Sequence[int], *, checkpoint: str | Non
         for index, image, error in zip(batch["index"], batch["image"], batch["error"], strict=True)
         if not error
       }
-    check_ids(store.read_text("id", wanted), results.decode_text(results.encode_text(ids)).tolist())
+    check_ids(store.read_text("id", wanted), schema.decode_text(results.encode_text(ids)).tolist())
   except (OSError, ValueError) as error:
     return Images(pixels={}, fill=nothing, missing=str(error))
   fill = make_fill(job.classifier.normalisation, job.config.baseline)

@@ -7,16 +7,16 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from jax_sis import job, results, storage, workers
+from jax_sis import job, results, workers
 from jax_sis.analysis import RunAnalysis, analyse_run
 from jax_sis.control_report import FORMAT as CONTROLS_FORMAT
 from jax_sis.core.subsets import Status
 from jax_sis.find_config import FindConfig
 from jax_sis.leak_controls import ControlSummary, FillSummary
-from jax_sis.results import Results
+from jax_sis.results.folder import Folder, StorageError, open_folder
+from jax_sis.results.store import Results
 from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import Share, share_of
-from jax_sis.storage import Folder, StorageError
 from jax_sis.study import DEFAULT_THRESHOLDS
 from jax_sis.study import FORMAT as ANALYSIS_FORMAT
 from jax_sis.subset_sizes import kinds_of
@@ -151,7 +151,7 @@ def read_inputs(
   else:
     analysis, origin = read_analysis(store, analysis_dir, spec_sha256)
   controls, no_controls = read_controls(
-    store.folder if controls_dir is None else storage.open_folder(controls_dir), spec_sha256
+    store.folder if controls_dir is None else open_folder(controls_dir), spec_sha256
   )
   return Inputs(
     store=store,
@@ -173,7 +173,7 @@ def read_analysis(store: Results, directory: str, spec_sha256: str) -> tuple[Run
     ValueError: there is nothing of this run, or of another state of it.
     StorageError: it cannot be read.
   """
-  folder = storage.open_folder(directory)
+  folder = open_folder(directory)
   place = folder.join(ANALYSIS_FILE)
   content = folder.read(ANALYSIS_FILE)
   if content is None:

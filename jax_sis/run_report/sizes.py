@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from jax_sis.display import page
+from jax_sis.results.schema import ANSWER_TITLES
 from jax_sis.run_report import figures
 from jax_sis.run_report.controls import describe_in_a_line
 from jax_sis.run_report.inputs import Inputs
@@ -23,7 +24,6 @@ from jax_sis.status import describe_search
 from jax_sis.study_panels import sizes_of
 from jax_sis.study_tables import format_mean
 from jax_sis.subset_sizes import Sizes
-from jax_sis.summary import ANSWER_TITLES
 
 # Of more classes the table is folded.
 MAX_OPEN_CLASSES = 20

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 import tensorstore as ts
 
-from jax_sis import storage
-from jax_sis.fields import Field
-from jax_sis.storage import Folder
+from jax_sis.results.folder import Folder, patient_context
+from jax_sis.results.schema import Field
 
 ZARR_DIR = "results.zarr"
 DONE = "done"
@@ -57,7 +56,7 @@ def open_arrays(
       "store_data_equal_to_fill_value": True,
       "fill_missing_data_reads": name == DONE,
     }
-    context = storage.patient_context()
+    context = patient_context()
     futures[name] = ts.open(spec, open=True, create=create, assume_metadata=assume_metadata, context=context)
   arrays = {}
   for name, future in futures.items():

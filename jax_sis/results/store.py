@@ -23,45 +23,22 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import Bool, Int, Shaped
 
-from jax_sis import storage
-from jax_sis.arrays import DONE, ZARR_DIR, is_set, open_arrays
 from jax_sis.core import masking, messages, subsets, validation
-from jax_sis.fields import (
+from jax_sis.results import arrays, query, schema, spec
+from jax_sis.results.arrays import DONE, ZARR_DIR, is_set, open_arrays
+from jax_sis.results.folder import Folder, open_folder
+from jax_sis.results.query import count_kept, mask_name
+from jax_sis.results.schema import (
   SMALLEST_MASK,
-  TEXT,
-  TEXT_BYTES,
   Field,
-  count_kept,
   decode_text,
   describe_field,
   encode_text,
   join_bytes,
-  mask_field,
-  mask_name,
   parse_field,
 )
-from jax_sis.run_spec import FORMAT, SPEC_FILE, read_spec, settle_spec
-from jax_sis.storage import Folder
-
-# All that a user of the store needs.
-__all__ = [
-  "DONE",
-  "FORMAT",
-  "SMALLEST_MASK",
-  "SPEC_FILE",
-  "TEXT",
-  "TEXT_BYTES",
-  "ZARR_DIR",
-  "Field",
-  "Results",
-  "create_or_resume",
-  "encode_text",
-  "mask_field",
-  "mask_name",
-  "open",
-  "read_spec",
-  "settle_spec",
-]
+from jax_sis.results.spec import FORMAT, SPEC_FILE, read_spec, settle_spec
+from jax_sis.subset_sizes import Question
 
 # Images whose orders are in memory at once.
 MASKS_AT_ONCE = 1024
@@ -375,7 +352,7 @@ def create_or_resume(
   full_spec = {"format": FORMAT, **spec, "num_images": num_images, "unit_size": unit_size}
   full_spec["fields"] = {name: describe_field(field) for name, field in fields.items()}
   full_spec = settle_spec(directory, full_spec)
-  folder = storage.open_folder(directory)
+  folder = open_folder(directory)
   group = {"zarr_format": 3, "node_type": "group", "attributes": {"format": FORMAT}}
   folder.write_new(f"{ZARR_DIR}/zarr.json", json.dumps(group).encode())
   return Results(folder, full_spec, create=True)
@@ -400,8 +377,49 @@ def open(directory: str | os.PathLike[str]) -> Results:
     ValueError: the folder holds no run.
     StorageError: it cannot be read.
   """
-  folder, spec = storage.open_folder(directory), read_spec(directory)
+  folder, spec = open_folder(directory), read_spec(directory)
   missing = [name for name in ("num_images", "unit_size", "fields") if name not in spec]
   if missing:
     raise ValueError(f"{folder.join(SPEC_FILE)!r} must be the specification of a run, but lacks {', '.join(missing)}.")
   return Results(folder, spec, create=False)
+
+
+def find_mask_field(store: Results, question: Question) -> str | None:
+  """The field that subsets are read from: their masks, or else the order's ranks."""
+  is_own = question.threshold == store.spec["threshold"]
+  if question.answer == "smallest":
+    return schema.SMALLEST_MASK if is_own else None
+  name = query.mask_name(threshold=question.threshold)
+  return name if name in store.fields else "rank" if "rank" in store.fields else None
+
+
+def table_fields(store: Results) -> tuple[str, ...]:
+  """The fields that the table is made of: all but orders and masks."""
+  return tuple(name for name in store.fields if name in ("id", "error") or store[name].rank == 1)
+
+
+def open_store(directory: str) -> Results:
+  """Opens the store of a run.
+
+  Raises:
+    ValueError: as `results.open`, also where the specification lacks something.
+  """
+  try:
+    return open(directory)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"'{directory.rstrip('/')}/{spec.SPEC_FILE}' must be the specification of a run, but it is damaged "
+      f"({type(error).__name__}: {error})."
+    ) from error
+
+
+def flagged_units(store: Results) -> set[int]:
+  """The units that have a flag, whatever it says."""
+  prefix = f"{arrays.ZARR_DIR}/{arrays.DONE}/c/"
+  keys = [name.removeprefix(prefix) for name in store.folder.list(prefix)]
+  return {int(key) for key in keys if key.isdecimal() and int(key) < store.num_units}
+
+
+def images_of(store: Results, units: Int[np.ndarray, "U"]) -> Int[np.ndarray, "M"]:
+  """The images of units, in their order."""
+  return np.concatenate([np.zeros(0, np.int64), *(np.arange(*store.unit_range(unit)) for unit in units.tolist())])

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from jax_sis import fields
-from jax_sis.config import PixelSubset
 from jax_sis.core import masking, messages, subsets
 from jax_sis.data.normalisation import Normalisation
-from jax_sis.run_masks import RunMasks, read_masks
-from jax_sis.run_spec import find_differences
+from jax_sis.results import schema
+from jax_sis.results.masks_file import RunMasks, read_masks
+from jax_sis.results.query import PixelSubset
+from jax_sis.results.spec import find_differences
 
 # Of what the images are, all else must agree: how many there are is seen from their ids.
 NOT_COMPARED = frozenset({"num_images", "ids"})
@@ -173,7 +173,7 @@ def join_run(
     ValueError: they do not belong together.
   """
   # As the store keeps ids, of long ones the end.
-  wanted = fields.decode_text(fields.encode_text(ids)).tolist()
+  wanted = schema.decode_text(schema.encode_text(ids)).tolist()
   place_of_id = {name: place for place, name in enumerate(masks.ids)}
   check_ids(masks.location, masks.ids, wanted)
   packed = masks.packed[[place_of_id[name] for name in wanted]]

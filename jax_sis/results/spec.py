@@ -5,8 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from jax_sis import storage
-from jax_sis.storage import Folder
+from jax_sis.results.folder import Folder, open_folder
 
 SPEC_FILE = "spec.json"
 # Of a run of `find`.
@@ -31,7 +30,7 @@ def settle_spec(directory: str | os.PathLike[str], spec: Mapping[str, Any]) -> d
     ValueError: the folder belongs to another run, whose differences are named.
     StorageError: it cannot be written.
   """
-  folder = storage.open_folder(directory)
+  folder = open_folder(directory)
   asked: dict[str, Any] = json.loads(json.dumps(spec))
   content = folder.write_new(SPEC_FILE, json.dumps(asked, indent=2).encode() + b"\n")
   stored = parse_spec(folder, content, asked["format"])
@@ -54,7 +53,7 @@ def read_spec(directory: str | os.PathLike[str], expected_format: str = FORMAT) 
     ValueError: there is none, or it is not one of ours.
     StorageError: it cannot be read.
   """
-  folder = storage.open_folder(directory)
+  folder = open_folder(directory)
   content = folder.read(SPEC_FILE)
   if content is None:
     raise ValueError(f"directory must hold the results of a run ({SPEC_FILE}), got {folder.location!r}.")

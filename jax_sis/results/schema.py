@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Shaped
 
-from jax_sis.core import subsets
 from jax_sis.core.subsets import Status
 
 TEXT_BYTES = 128
@@ -87,11 +86,6 @@ def mask_field(num_features: int) -> Field:
   return Field(shape=(-(-num_features // 8),), dtype="uint8", num_bits=num_features)
 
 
-def mask_name(*, threshold: float | None = None, fraction: float | None = None) -> str:
-  """What the stored masks of a threshold, or else of a fraction, are called."""
-  return f"mask_threshold_{threshold}" if fraction is None else f"mask_fraction_{fraction}"
-
-
 def encode_text(texts: Sequence[str]) -> Shaped[np.ndarray, "M W"]:
   """Texts as fixed-width UTF-8, padded by zeros; of a longer one the end, after three dots."""
   encoded = []
@@ -113,23 +107,40 @@ def join_bytes(rows: Shaped[np.ndarray, "M W"]) -> Shaped[np.ndarray, "M"]:
   return np.ascontiguousarray(rows).view(f"S{TEXT_BYTES}")[:, 0]
 
 
-def count_kept(
-  orders: Mapping[str, np.ndarray], sizes: Sequence[int], *, threshold: float | None, fraction: float | None
-) -> Int[np.ndarray, "M"]:
-  """How many features of each stored order are kept, as `sufficient_subsets` or else `keep_fraction` says.
+# What the store says of an image that could not be searched, its reason in `error`; beside the numbers of Status.
+NOT_SEARCHED = -1
 
-  Args:
-    orders: `rank` `[M, F]`, `confidence` `[M, T]` and `sis_status` `[M]`.
-    sizes: the T sizes that were evaluated.
-    threshold: the confidence to reach.
-    fraction: instead, the share of the features to keep.
-  """
-  num_features = orders["rank"].shape[1]
-  # Below Status.OK an image was not searched at all.
-  is_usable = (orders["sis_status"] >= Status.OK) & (orders["sis_status"] != Status.NON_FINITE)
-  if fraction is not None:
-    return np.where(is_usable, subsets.count_of_fraction(fraction, num_features), 0)
-  passes = orders["confidence"] >= threshold
-  # Where the baseline alone passes, nothing is kept: the first size is 0.
-  has_subset = passes[:, -1] if sizes[-1] == num_features else passes.any(1)
-  return np.where(is_usable & has_subset, np.asarray(sizes)[passes.argmax(1)], 0)
+
+# What tables call each status.
+STATUS_NAMES = {NOT_SEARCHED: "not_searched", **{status: status.name.lower() for status in Status}}
+
+
+# No class: the image has no label, or was not classified.
+NO_CLASS = -1
+
+
+# What the store holds of each kind of subset, by the certificate that the run asked for.
+ALONE_DTYPES = {
+  "num_kept": "int32",
+  "status": "int8",
+  "certified_confidence": "float32",
+  "is_sufficient": "bool",
+  "keeps_class": "bool",
+  "is_reproduced": "bool",
+}
+
+
+FULL_DTYPES = {
+  **ALONE_DTYPES,
+  "is_minimal": "bool",
+  "is_smallest": "bool",
+  "has_smaller": "bool",
+  "num_droppable": "int32",
+}
+
+
+# The kinds of subset that a run may hold: the paper's, read from a whole order, and the smallest evidence.
+ANSWERS = ("sis", "smallest")
+
+
+ANSWER_TITLES = {"sis": "SIS", "smallest": "smallest"}

@@ -15,26 +15,13 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jax_sis import results
-from jax_sis.config import PixelSubset
 from jax_sis.core import masking
 from jax_sis.core.messages import first_line
-from jax_sis.results import SMALLEST_MASK, Results
+from jax_sis.results import store as stores
+from jax_sis.results.query import PixelSubset, Question, resolve_question
+from jax_sis.results.store import Results
 
 FORMAT = "jax_sis.masks/1"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
-  """Which subset of each image of a run: its answer, and the confidence to reach or else the share of the pixels."""
-
-  answer: str
-  threshold: float | None
-  fraction: float | None
-
-  def __str__(self) -> str:
-    asked = f"threshold {self.threshold:g}" if self.fraction is None else f"fraction {self.fraction:g}"
-    return f"{asked}, answer {self.answer!r}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,25 +59,8 @@ def read_masks(subset: PixelSubset) -> RunMasks:
         f"{subset.run!r} must hold the subsets that are asked for ({asked}), but holds others ({masks.question})."
       )
     return masks
-  store = results.open(subset.run)
+  store = stores.open(subset.run)
   return read_run(store, resolve_question(subset, store.spec))
-
-
-def resolve_question(subset: PixelSubset, spec: Mapping[str, Any]) -> Question:
-  """Which subsets of a run are meant."""
-  threshold = subset.threshold
-  if threshold is None and subset.fraction is None:
-    threshold = spec["threshold"]
-  return Question(answer=subset.answer, threshold=threshold, fraction=subset.fraction)
-
-
-def parse_mask_name(name: str, spec: Mapping[str, Any]) -> Question:
-  """What `smallest_mask`, `mask_threshold_P` or `mask_fraction_S` means."""
-  if name == SMALLEST_MASK:
-    return Question(answer="smallest", threshold=spec["threshold"], fraction=None)
-  _, kind, number = name.split("_")
-  values = {"threshold": None, "fraction": None, kind: float(number)}
-  return Question(answer="sis", **values)
 
 
 def read_run(store: Results, question: Question) -> RunMasks:

@@ -1,0 +1,29 @@
+"""The store of a run: what it holds, which field is the subset that is meant, and its masks.
+
+What programs need of it stands here: `results.open(folder)` reads any run.
+"""
+
+from jax_sis.results.arrays import DONE, ZARR_DIR
+from jax_sis.results.query import mask_name
+from jax_sis.results.schema import SMALLEST_MASK, TEXT, TEXT_BYTES, Field, encode_text, mask_field
+from jax_sis.results.spec import FORMAT, SPEC_FILE, read_spec, settle_spec
+from jax_sis.results.store import Results, create_or_resume, open
+
+__all__ = [
+  "DONE",
+  "FORMAT",
+  "SMALLEST_MASK",
+  "SPEC_FILE",
+  "TEXT",
+  "TEXT_BYTES",
+  "ZARR_DIR",
+  "Field",
+  "Results",
+  "create_or_resume",
+  "encode_text",
+  "mask_field",
+  "mask_name",
+  "open",
+  "read_spec",
+  "settle_spec",
+]
