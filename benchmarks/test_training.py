@@ -12,10 +12,10 @@ import pytest
 from flax import nnx
 
 from jax_sis import classifiers
-from jax_sis.config import Stage, StepSchedule, TrainConfig
 from jax_sis.data import normalisation, training_sets
 from jax_sis.runtime import devices
-from jax_sis.train_step import TrainState, make_optimizer, make_train_step
+from jax_sis.training.config import Stage, StepSchedule, TrainConfig
+from jax_sis.training.train_step import TrainState, make_optimizer, make_train_step
 
 BATCH_SIZE = 128
 NUM_IMAGES = 50_000

@@ -6,7 +6,7 @@ Trains on all 50,000 training images; the checkpoint is that of the final epoch,
 The first 18 epochs see images at 24x24, which costs about half of 32x32.
 """
 
-from jax_sis.config import Augmentation, Stage, TrainConfig, TriangularSchedule
+from jax_sis.training.config import Augmentation, Stage, TrainConfig, TriangularSchedule
 
 config = TrainConfig(
   model="resnet20",

@@ -5,7 +5,7 @@
 A step costs eight of an ordinary training.
 """
 
-from jax_sis.config import Pgd, Stage, StepSchedule, TrainConfig
+from jax_sis.training.config import Pgd, Stage, StepSchedule, TrainConfig
 
 config = TrainConfig(
   model="resnet20",

@@ -5,7 +5,7 @@
 The shorter recipe that made the embedded classifier is in configs/cifar10_resnet20.py.
 """
 
-from jax_sis.config import Stage, StepSchedule, TrainConfig
+from jax_sis.training.config import Stage, StepSchedule, TrainConfig
 
 config = TrainConfig(
   model="resnet20",

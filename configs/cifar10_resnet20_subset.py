@@ -11,7 +11,7 @@ RUN is a run of `find` on `--data cifar10 --split train`. The third trains on wh
 stage of smaller images, since resizing would mix the pixels that are shown with what stands for the others.
 """
 
-from jax_sis.config import Augmentation, Stage, TrainConfig, TriangularSchedule
+from jax_sis.training.config import Augmentation, Stage, TrainConfig, TriangularSchedule
 
 config = TrainConfig(
   model="resnet20",

@@ -5,7 +5,7 @@
 `--set seed=1` gives another member of an ensemble, `--set keep_pixels=0.8` the paper's input dropout.
 """
 
-from jax_sis.config import Stage, StepSchedule, TrainConfig
+from jax_sis.training.config import Stage, StepSchedule, TrainConfig
 
 config = TrainConfig(
   model="vgg16",

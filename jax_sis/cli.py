@@ -298,7 +298,7 @@ def run_controls(options: argparse.Namespace) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
   """Hands the options of `evaluate` over."""
-  from jax_sis.config import EvaluateConfig
+  from jax_sis.training.config import EvaluateConfig
 
   config = EvaluateConfig(
     out=options.out,
@@ -358,8 +358,8 @@ def run_bench(options: argparse.Namespace) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
   """Hands the options of `train` over."""
-  from jax_sis import train
-  from jax_sis.config import load_config
+  from jax_sis.training import train
+  from jax_sis.training.config import load_config
 
   config = load_config(options.config, options.set)
   config = dataclasses.replace(config, subset=make_subset(options) or config.subset)

@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float
 
 from jax_sis import evaluation_report, predictions, results
 from jax_sis.classifiers import Classifier, checkpoint, frozen
-from jax_sis.config import EvaluateConfig
 from jax_sis.core import validation
 from jax_sis.core.messages import name_some
 from jax_sis.core.types import Params, PredictFn
@@ -24,6 +23,7 @@ from jax_sis.results.pixel_subsets import PixelMasks
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import library_versions
+from jax_sis.training.config import EvaluateConfig
 
 MADE = "made"
 # Whose versions fix the last bits of the results.

@@ -21,13 +21,13 @@ from scipy import special
 import jax_sis
 from jax_sis import evaluate, evaluation_report, find, metrics, predictions, results
 from jax_sis.classifiers import checkpoint
-from jax_sis.config import EvaluateConfig
 from jax_sis.core.searches import Gradient
 from jax_sis.data import cifar_c, corruptions, normalisation, tfds
 from jax_sis.find_config import FindConfig
 from jax_sis.results import pixel_subsets
 from jax_sis.results.query import PixelSubset
 from jax_sis.statistics import estimates
+from jax_sis.training.config import EvaluateConfig
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 # Of the sample the first eight images are enough.

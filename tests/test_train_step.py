@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jax_sis import classifiers, train_step
+from jax_sis import classifiers
 from jax_sis.classifiers import frozen, resnet
-from jax_sis.config import (
+from jax_sis.data import normalisation
+from jax_sis.data.normalisation import Normalisation
+from jax_sis.results.query import PixelSubset
+from jax_sis.runtime import devices
+from jax_sis.training import train_step
+from jax_sis.training.config import (
   Augmentation,
   CosineSchedule,
   Pgd,
@@ -22,10 +27,6 @@ from jax_sis.config import (
   TrainConfig,
   TriangularSchedule,
 )
-from jax_sis.data import normalisation
-from jax_sis.data.normalisation import Normalisation
-from jax_sis.results.query import PixelSubset
-from jax_sis.runtime import devices
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 

@@ -23,7 +23,7 @@ def die() -> None:
 
 def arm(point: str, step: int, out_dir: str) -> None:
   """Arranges for death at this point of this step's work."""
-  from jax_sis import train
+  from jax_sis.training import train
 
   state_dir = os.path.join(os.path.abspath(out_dir), "state")
   if point == "mid_step":
@@ -80,9 +80,10 @@ def main() -> None:
   """Trains."""
   out_dir, data_dir, num_devices, *kill = sys.argv[1:]
   jax.config.update("jax_num_cpu_devices", int(num_devices))
-  from jax_sis import classifiers, config, train
+  from jax_sis import classifiers
   from jax_sis.classifiers import resnet
   from jax_sis.results import query
+  from jax_sis.training import config, train
 
   classifiers.ARCHITECTURES["tiny"] = resnet.ResNetConfig(blocks=(1, 1), widths=(4, 8))
   if kill:

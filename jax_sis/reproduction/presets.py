@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from jax_sis.config import Augmentation, Pgd, Stage, StepSchedule, TrainConfig, TriangularSchedule
 from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient
 from jax_sis.core.smallest import QUICK
+from jax_sis.training.config import Augmentation, Pgd, Stage, StepSchedule, TrainConfig, TriangularSchedule
 
 CIFAR10 = "cifar10"
 

@@ -26,12 +26,10 @@ from jax_sis import (
   predictions,
   results,
   study,
-  train,
 )
 from jax_sis.attribution_study import AttributionsConfig
 from jax_sis.classifiers import checkpoint, import_checkpoint, on_images
 from jax_sis.classifiers.ensemble import Average
-from jax_sis.config import EvaluateConfig, TrainConfig
 from jax_sis.controls import ControlsConfig
 from jax_sis.core.messages import name_some
 from jax_sis.data import tfds
@@ -43,6 +41,8 @@ from jax_sis.results.spec import read_spec
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import library_versions
 from jax_sis.study import StudyConfig
+from jax_sis.training import train
+from jax_sis.training.config import EvaluateConfig, TrainConfig
 
 DATA = "data"
 DATA_FILE = "data.json"

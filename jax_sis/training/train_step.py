@@ -10,8 +10,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
-from jax_sis.config import Augmentation, CosineSchedule, Pgd, Schedule, StepSchedule, TrainConfig
 from jax_sis.data.normalisation import Normalisation
+from jax_sis.training.config import Augmentation, CosineSchedule, Pgd, Schedule, StepSchedule, TrainConfig
 
 DEVICE_AXIS = "devices"
 # What each use of randomness folds into the run's key, so that no two share a draw.

@@ -17,17 +17,17 @@ from jaxtyping import Array, Bool, Int
 
 from jax_sis import classifiers
 from jax_sis.classifiers import checkpoint
-from jax_sis.config import TrainConfig
 from jax_sis.data import training_sets
 from jax_sis.data.images import CENTRAL_CROP
 from jax_sis.data.normalisation import Normalisation
-from jax_sis.metrics_log import MetricsLog
 from jax_sis.results import pixel_subsets
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.pixel_subsets import PixelMasks
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import Progress
-from jax_sis.train_step import (
+from jax_sis.training.config import TrainConfig
+from jax_sis.training.metrics_log import MetricsLog
+from jax_sis.training.train_step import (
   DEVICE_AXIS,
   StepMetrics,
   TrainState,

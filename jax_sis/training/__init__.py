@@ -1,0 +1,1 @@
+"""A recipe, a step, and the loop over them."""
