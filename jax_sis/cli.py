@@ -298,7 +298,7 @@ def run_controls(options: argparse.Namespace) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
   """Hands the options of `evaluate` over."""
-  from jax_sis.training.config import EvaluateConfig
+  from jax_sis.evaluation.evaluate import EvaluateConfig
 
   config = EvaluateConfig(
     out=options.out,
@@ -318,7 +318,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     num_devices=options.devices,
   )
   devices.use_one_cpu_device_per_core(options.devices)
-  from jax_sis import evaluate
+  from jax_sis.evaluation import evaluate
 
   evaluate.evaluate(config)
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jax_sis.core.subsets import Status
-from jax_sis.metrics import make_calibration
+from jax_sis.evaluation.metrics import make_calibration
 from jax_sis.results.query import count_kept
 from jax_sis.results.schema import ANSWERS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES
 from jax_sis.statistics.estimates import Mean, Share, mean_of, median_interval, share_of, share_of_count

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jax_sis import predictions
+from jax_sis.evaluation import predictions
 
 
 def write_evaluation(folder: pathlib.Path, right: Mapping[tuple[str, int], np.ndarray]) -> None:

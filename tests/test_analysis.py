@@ -17,7 +17,7 @@ from jax_sis.analysis import MOST_NEEDED, analyse_run
 from jax_sis.comparison import compare_runs
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.subsets import Status
-from jax_sis.metrics import calibration
+from jax_sis.evaluation.metrics import calibration
 from jax_sis.overlap import expected_overlap
 from jax_sis.positions import PositionCounts
 from jax_sis.removal import RemovalCounts, choose_points

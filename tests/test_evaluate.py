@@ -19,15 +19,16 @@ from PIL import Image
 from scipy import special
 
 import jax_sis
-from jax_sis import evaluate, evaluation_report, find, metrics, predictions, results
+from jax_sis import find, results
 from jax_sis.classifiers import checkpoint
 from jax_sis.core.searches import Gradient
 from jax_sis.data import cifar_c, corruptions, normalisation, tfds
+from jax_sis.evaluation import evaluate, metrics, predictions, report
+from jax_sis.evaluation.evaluate import EvaluateConfig
 from jax_sis.find_config import FindConfig
 from jax_sis.results import pixel_subsets
 from jax_sis.results.query import PixelSubset
 from jax_sis.statistics import estimates
-from jax_sis.training.config import EvaluateConfig
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 # Of the sample the first eight images are enough.
@@ -328,15 +329,15 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, made_run: pat
     wait_for_line(process, "shot_noise")
     process.kill()
   assert not (tmp_path / "metrics.json").exists()
-  num_done = len(evaluation_report.read_rows(tmp_path))
+  num_done = len(report.read_rows(tmp_path))
   assert 7 <= num_done < 86
   # The kill may also come in the middle of a line.
-  with open(tmp_path / evaluation_report.CONDITIONS_FILE, "a") as file:
+  with open(tmp_path / report.CONDITIONS_FILE, "a") as file:
     file.write('{"corruption": "snow", "sever')
   resumed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
   assert f"{num_done} of 86 conditions are done already" in resumed.stdout
   check_screen(resumed.stdout, find_condition(read_metrics(made_run), "snow", 3))
-  for name in ("metrics.json", "metrics.csv", evaluation_report.CONDITIONS_FILE):
+  for name in ("metrics.json", "metrics.csv", report.CONDITIONS_FILE):
     assert (tmp_path / name).read_bytes() == (made_run / name).read_bytes(), name
   files, expected = (sorted((run / "predictions").iterdir()) for run in (tmp_path, made_run))
   assert [path.name for path in files] == [path.name for path in expected]
@@ -352,14 +353,14 @@ def test_ctrl_c_leaves_within_seconds_and_says_how_to_go_on(tmp_path: pathlib.Pa
   assert process.returncode == 130
   assert "jax-sis evaluate: interrupted; the same command goes on where it stopped." in errors
   assert "Traceback" not in errors
-  assert 1 <= len(evaluation_report.read_rows(tmp_path)) < 86
+  assert 1 <= len(report.read_rows(tmp_path)) < 86
 
 
 def test_a_damaged_line_in_the_middle_is_refused(tmp_path: pathlib.Path, made_run: pathlib.Path):
-  lines = (made_run / evaluation_report.CONDITIONS_FILE).read_bytes().splitlines(keepends=True)
-  (tmp_path / evaluation_report.CONDITIONS_FILE).write_bytes(lines[0] + b"{\n" + lines[2])
+  lines = (made_run / report.CONDITIONS_FILE).read_bytes().splitlines(keepends=True)
+  (tmp_path / report.CONDITIONS_FILE).write_bytes(lines[0] + b"{\n" + lines[2])
   with pytest.raises(ValueError, match=re.escape("conditions.jsonl' is damaged (")):
-    evaluation_report.read_rows(tmp_path)
+    report.read_rows(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -585,7 +586,7 @@ def test_several_conditions_are_calibrated_as_if_they_were_one():
   generator = np.random.default_rng(0)
   logits, labels = generator.normal(0, 2, (90, 3)), generator.integers(0, 3, 90)
   rows = [
-    evaluation_report.make_row(
+    report.make_row(
       ("fog", severity),
       logits[part],
       labels[part],
@@ -596,7 +597,7 @@ def test_several_conditions_are_calibrated_as_if_they_were_one():
     )
     for severity, part in ((1, slice(0, 20)), (2, slice(20, 90)))
   ]
-  pooled, expected = evaluation_report.pool_calibration(rows), metrics.calibration(logits, labels, 12)
+  pooled, expected = report.pool_calibration(rows), metrics.calibration(logits, labels, 12)
   assert pooled.expected_calibration_error == pytest.approx(expected.expected_calibration_error)
   np.testing.assert_array_equal(pooled.count, expected.count)
   np.testing.assert_allclose(pooled.confidence, expected.confidence)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from jax_sis import metrics
+from jax_sis.evaluation import metrics
 from jax_sis.statistics import estimates
 
 

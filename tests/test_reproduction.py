@@ -16,9 +16,10 @@ import pytest
 from made_evaluations import write_evaluation
 from made_runs import make_rows, make_run
 
-from jax_sis import evaluation_report, predictions, results
+from jax_sis import results
 from jax_sis.classifiers.checkpoint import load_classifier
 from jax_sis.core.searches import Forward, Gradient
+from jax_sis.evaluation import predictions, report
 from jax_sis.reproduction import engine, outcome, presets, tables
 from jax_sis.reproduction.engine import Done, run_stages
 from jax_sis.reproduction.leaks import SHOWN, make_leaks
@@ -197,7 +198,7 @@ def test_an_evaluation_whose_predictions_were_touched_is_not_the_same(tmp_path: 
   stage = next(stage for stage in make_stages(BUDGET) if isinstance(stage, Evaluate))
   folder = tmp_path / "evaluation"
   write_evaluation(folder, {("clean", 0): np.arange(10) < 9})
-  (folder / "spec.json").write_text(json.dumps({"format": evaluation_report.FORMAT}))
+  (folder / "spec.json").write_text(json.dumps({"format": report.FORMAT}))
   (folder / "conditions.jsonl").write_text("{}\n")
   before = stage.fingerprint(folder)
   assert stage.fingerprint(folder) == before

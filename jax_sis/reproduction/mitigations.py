@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jax_sis import predictions
-from jax_sis.predictions import Predictions
+from jax_sis.evaluation import predictions
+from jax_sis.evaluation.predictions import Predictions
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.readings import (

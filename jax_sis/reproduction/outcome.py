@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from jax_sis import predictions
+from jax_sis.evaluation import predictions
 from jax_sis.reproduction.claims import Claim, make_claims
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.leaks import Leak, make_leaks

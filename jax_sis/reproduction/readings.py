@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jax_sis import predictions
 from jax_sis.data.corruptions import MAIN_CORRUPTIONS
-from jax_sis.predictions import Predictions
+from jax_sis.evaluation import predictions
+from jax_sis.evaluation.predictions import Predictions
 from jax_sis.reproduction.engine import Done, read_json
 from jax_sis.statistics.estimates import Mean, difference_of
 

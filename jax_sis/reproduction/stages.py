@@ -15,18 +15,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from jax_sis import (
-  attribution_study,
-  controls,
-  disjoint,
-  evaluate,
-  evaluation_report,
-  find,
-  job,
-  predictions,
-  results,
-  study,
-)
+from jax_sis import attribution_study, controls, disjoint, find, job, results, study
 from jax_sis.attribution_study import AttributionsConfig
 from jax_sis.classifiers import checkpoint, import_checkpoint, on_images
 from jax_sis.classifiers.ensemble import Average
@@ -34,6 +23,8 @@ from jax_sis.controls import ControlsConfig
 from jax_sis.core.messages import name_some
 from jax_sis.data import tfds
 from jax_sis.disjoint import DisjointConfig
+from jax_sis.evaluation import evaluate, predictions, report
+from jax_sis.evaluation.evaluate import EvaluateConfig
 from jax_sis.find_config import FindConfig, settings_to_json
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.query import PixelSubset
@@ -42,7 +33,7 @@ from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import library_versions
 from jax_sis.study import StudyConfig
 from jax_sis.training import train
-from jax_sis.training.config import EvaluateConfig, TrainConfig
+from jax_sis.training.config import TrainConfig
 
 DATA = "data"
 DATA_FILE = "data.json"
@@ -327,7 +318,7 @@ class Evaluate(Stage):
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
-    read_spec(folder, evaluation_report.FORMAT)
+    read_spec(folder, report.FORMAT)
     files = [folder / "conditions.jsonl", folder / "metrics.json"]
     num_conditions = len(files[0].read_bytes().splitlines())
     predicted = sorted((folder / predictions.PREDICTIONS_DIR).glob("*.npz"))

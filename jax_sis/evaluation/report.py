@@ -16,9 +16,8 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from rich.table import Table
 
-from jax_sis import metrics
 from jax_sis.data.corruptions import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, FAMILIES, MAIN_CORRUPTIONS, NUM_SEVERITIES
-from jax_sis.display import style
+from jax_sis.evaluation import figures, metrics
 from jax_sis.results.folder import write_atomically
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.statistics import estimates
@@ -285,13 +284,13 @@ def write_figures(directory: pathlib.Path, rows: list[Row], *, subject: str, wha
       make_panel(f"severity {severity}", [row for row in main if row.severity == severity]) for severity in SEVERITIES
     ]
   pooled = f"{what}: {len(corruptions_of(main))} of the benchmark's {len(MAIN_CORRUPTIONS)}, pooled."
-  style.save_reliability(
+  figures.save_reliability(
     directory / "calibration.png", panels, title=f"Calibration of {subject}", note=pooled if main else ""
   )
   if not corrupted:
     return ["calibration.png"]
   left_out = [name for name in ALL_CORRUPTIONS if name not in corruptions_of(corrupted)]
-  style.save_accuracies(
+  figures.save_accuracies(
     directory / "corruptions.png",
     {row.condition: row.accuracy for row in rows},
     groups={**FAMILIES, "extra": EXTRA_CORRUPTIONS},
@@ -301,9 +300,9 @@ def write_figures(directory: pathlib.Path, rows: list[Row], *, subject: str, wha
   return ["calibration.png", "corruptions.png"]
 
 
-def make_panel(title: str, rows: list[Row]) -> style.ReliabilityPanel:
+def make_panel(title: str, rows: list[Row]) -> figures.ReliabilityPanel:
   """The reliability diagram of some conditions together."""
-  return style.ReliabilityPanel(
+  return figures.ReliabilityPanel(
     title=title,
     calibration=pool_calibration(rows),
     accuracy=mean_over(rows, "accuracy"),

@@ -3,27 +3,29 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jax_sis import evaluation_report, predictions, results
+from jax_sis import results
 from jax_sis.classifiers import Classifier, checkpoint, frozen
 from jax_sis.core import validation
 from jax_sis.core.messages import name_some
 from jax_sis.core.types import Params, PredictFn
+from jax_sis.core.validation import require_positive
 from jax_sis.data import cifar_c, corruptions, sources
 from jax_sis.data.batches import iterate_batches
+from jax_sis.evaluation import predictions, report
 from jax_sis.results import pixel_subsets
 from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.results.pixel_subsets import PixelMasks
+from jax_sis.results.query import PixelSubset
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import library_versions
-from jax_sis.training.config import EvaluateConfig
 
 MADE = "made"
 # Whose versions fix the last bits of the results.
@@ -32,6 +34,56 @@ LIBRARIES = ("jax", "numpy", "scipy", "pillow")
 PRECISION = "highest"
 
 Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+  """One run of `jax-sis evaluate`: which classifier, which labelled images, which corruptions of them.
+
+  Attributes:
+    out: the folder for the results; the same folder again goes on with an unfinished run.
+    checkpoint: a classifier's folder; None for the embedded one.
+    data: `sample` (embedded CIFAR-10 test images), a folder with a folder of images for each class, or a TFDS name.
+    split: the TFDS split.
+    data_dir: the TFDS folder; None for TFDS's default.
+    resize: bring image files to the classifier's size.
+    limit: evaluate only that many first images of the data and of each corruption; None for all.
+    on_error: what to do with images that cannot be read: `skip` counts and names them, `refuse` ends the run.
+    corruptions: `made` corrupts the images of `data`, a folder is that of the published CIFAR-10-C; None for none.
+    subset: show these pixels alone; of a corrupted image those of the same image before its corruption.
+    seed: of the corruptions made here.
+    num_bins: bins of confidence, for the calibration.
+    level: of the intervals of accuracies.
+    batch_size: images a device at a time.
+    num_devices: how many local devices; None for all.
+  """
+
+  out: str
+  checkpoint: str | None = None
+  data: str = "sample"
+  split: str = "test"
+  data_dir: str | None = None
+  resize: bool = False
+  limit: int | None = None
+  on_error: Literal["skip", "refuse"] = "skip"
+  corruptions: str | None = None
+  subset: PixelSubset | None = None
+  seed: int = 0
+  num_bins: int = 15
+  level: float = 0.95
+  batch_size: int = 64
+  num_devices: int | None = None
+
+  def __post_init__(self) -> None:
+    if self.on_error not in ("skip", "refuse"):
+      raise ValueError(f"--on-error must be 'skip' or 'refuse', got {self.on_error!r}.")
+    validation.check_threshold(self.level, "--level")
+    require_positive("--bins", self.num_bins)
+    require_positive("--batch", self.batch_size)
+    if self.limit is not None:
+      require_positive("--limit", self.limit)
+    if self.num_devices is not None:
+      require_positive("--devices", self.num_devices)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +114,7 @@ class Plan:
 
   def num_images(self, condition: tuple[str, int]) -> int:
     """Images of a condition, read or not."""
-    available = cifar_c.NUM_IMAGES if self.published and condition[0] != evaluation_report.CLEAN else len(self.source)
+    available = cifar_c.NUM_IMAGES if self.published and condition[0] != report.CLEAN else len(self.source)
     return min(available, self.config.limit or available)
 
   @property
@@ -88,20 +140,20 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
   check_writable(open_folder(out_dir))
   plan = make_plan(config)
   spec = results.settle_spec(out_dir, make_spec(plan))
-  rows = evaluation_report.read_rows(out_dir)
+  rows = report.read_rows(out_dir)
   print(headline(plan), flush=True)
   if rows:
     print(f"{len(rows)} of {len(plan.conditions)} conditions are done already in {out_dir}.", flush=True)
-  evaluation_report.print_header(config.level)
+  report.print_header(config.level)
   for row in rows:
-    evaluation_report.print_row(row)
+    report.print_row(row)
   if len(rows) < len(plan.conditions):
     rows += evaluate_conditions(plan, out_dir, rows)
   rows.sort(key=lambda row: plan.conditions.index(row.condition))
   print_outcome(plan, rows)
-  evaluation_report.write_report(out_dir, rows, spec=spec, corruptions=describe_corruptions(plan))
+  report.write_report(out_dir, rows, spec=spec, corruptions=describe_corruptions(plan))
   subject = f"{plan.classifier.model_name} on {describe_data(plan)}"
-  pictures = evaluation_report.write_figures(out_dir, rows, subject=subject, what=plan.corruptions_title)
+  pictures = report.write_figures(out_dir, rows, subject=subject, what=plan.corruptions_title)
   print(f"Written to {out_dir}: metrics.json, metrics.csv, predictions, {', '.join(pictures)}", flush=True)
   return out_dir
 
@@ -148,8 +200,8 @@ def make_plan(config: EvaluateConfig) -> Plan:
     published=published,
     masks=masks,
     conditions=(
-      (evaluation_report.CLEAN, 0),
-      *((name, severity) for name in names for severity in evaluation_report.SEVERITIES),
+      (report.CLEAN, 0),
+      *((name, severity) for name in names for severity in report.SEVERITIES),
     ),
     local_devices=devices.local_devices(config.num_devices),
   )
@@ -174,14 +226,12 @@ def check_corruptible(classifier: Classifier, asked: str) -> None:
     )
 
 
-def evaluate_conditions(
-  plan: Plan, out_dir: pathlib.Path, done: list[evaluation_report.Row]
-) -> list[evaluation_report.Row]:
+def evaluate_conditions(plan: Plan, out_dir: pathlib.Path, done: list[report.Row]) -> list[report.Row]:
   """Evaluates the conditions that are not done, and writes and prints each as it is finished."""
   conditions_done = {row.condition for row in done}
   total = sum(plan.num_images(condition) for condition in plan.conditions)
   start = sum(plan.num_images(condition) for condition in conditions_done)
-  rows: list[evaluation_report.Row] = []
+  rows: list[report.Row] = []
   memory: list[Batch] = []
   with Progress("compiling", total=total, start=start, unit="image") as progress:
     compiled, replicated = compile_classifier(plan)
@@ -189,8 +239,8 @@ def evaluate_conditions(
     for condition in plan.conditions:
       if condition not in conditions_done:
         row = evaluate_condition(plan, compiled, replicated, condition, memory, progress)
-        evaluation_report.append_row(out_dir, row)
-        evaluation_report.print_row(row)
+        report.append_row(out_dir, row)
+        report.print_row(row)
         rows.append(row)
   return rows
 
@@ -226,7 +276,7 @@ def evaluate_condition(
   condition: tuple[str, int],
   memory: list[Batch],
   progress: Progress,
-) -> evaluation_report.Row:
+) -> report.Row:
   """Classifies all images of a condition and measures.
 
   Raises:
@@ -257,14 +307,13 @@ def evaluate_condition(
     progress.advance(len(pending[1]))
   if not sum(map(len, labels)):
     raise ValueError(
-      "--data must hold at least one image that can be read. "
-      f"{evaluation_report.describe_skipped(skipped, len(skipped))}"
+      f"--data must hold at least one image that can be read. {report.describe_skipped(skipped, len(skipped))}"
     )
   all_logits, all_labels = np.concatenate(logits), np.concatenate(labels)
   predicted = predictions.make_predictions(ids_read, all_logits, all_labels)
   # Before its row, which says that a condition is done.
   predictions.write(pathlib.Path(plan.config.out), condition, predicted)
-  return evaluation_report.make_row(
+  return report.make_row(
     condition,
     all_logits,
     all_labels,
@@ -284,7 +333,7 @@ def read_batches(plan: Plan, condition: tuple[str, int], memory: list[Batch]) ->
     memory: is filled with the batches of clean images once they are to be corrupted again and again, 3 KiB an image.
   """
   corruption, severity = condition
-  is_clean = corruption == evaluation_report.CLEAN
+  is_clean = corruption == report.CLEAN
   source = plan.source if is_clean or plan.published is None else plan.published.source(corruption, severity)
   num_places = len(plan.local_devices) * plan.config.batch_size
   batches = []
@@ -333,7 +382,7 @@ def check_records(plan: Plan, batch: Batch) -> Bool[np.ndarray, "B"]:
 def name_images(batch: Batch, is_named: Bool[np.ndarray, "B"]) -> str:
   """The ids of some images of a batch, and how many more."""
   ids = [str(image_id) for image_id in batch["id"][is_named]]
-  return name_some(ids, most=evaluation_report.MAX_NAMED)
+  return name_some(ids, most=report.MAX_NAMED)
 
 
 def fetch_logits(outputs: Array, is_read: Bool[np.ndarray, "B"], ids: list[str]) -> Float[np.ndarray, "N K"]:
@@ -355,7 +404,7 @@ def make_spec(plan: Plan) -> dict[str, Any]:
   """What fixes the results of a run, in JSON types."""
   config, classifier = plan.config, plan.classifier
   return {
-    "format": evaluation_report.FORMAT,
+    "format": report.FORMAT,
     "model": {"name": classifier.model_name, "sha256": checkpoint.hash_params(classifier)},
     "class_names": list(classifier.class_names),
     "normalisation": dataclasses.asdict(classifier.normalisation),
@@ -377,7 +426,7 @@ def describe_corruptions(plan: Plan) -> dict[str, Any] | None:
   """What the corruptions are and which are left out, in JSON types."""
   if plan.config.corruptions is None:
     return None
-  included = list(dict.fromkeys(name for name, _ in plan.conditions if name != evaluation_report.CLEAN))
+  included = list(dict.fromkeys(name for name, _ in plan.conditions if name != report.CLEAN))
   if plan.published is None:
     where = {"seed": plan.config.seed}
     left_out = corruptions.LEFT_OUT
@@ -407,16 +456,16 @@ def describe_data(plan: Plan) -> str:
   """The images as they are, in words."""
   description = plan.source.description
   split = f" {description['split']}" if "split" in description else ""
-  num_images = plan.num_images((evaluation_report.CLEAN, 0))
+  num_images = plan.num_images((report.CLEAN, 0))
   return f"{num_images:,} images of {description['data']}{split}"
 
 
-def print_outcome(plan: Plan, rows: list[evaluation_report.Row]) -> None:
+def print_outcome(plan: Plan, rows: list[report.Row]) -> None:
   """What is known when everything is done: images left out, weak classes, and the table of corruptions."""
   clean = rows[0]
   if clean.skipped:
-    print(evaluation_report.describe_skipped(clean.skipped, plan.num_images(clean.condition)))
-  print(evaluation_report.describe_classes(clean))
+    print(report.describe_skipped(clean.skipped, plan.num_images(clean.condition)))
+  print(report.describe_classes(clean))
   if len(rows) > 1:
     title = f"{plan.corruptions_title}: accuracy in % by severity, {rows[-1].num_examples:,} images each"
-    evaluation_report.print_table(rows[1:], f"{title} (clean: {100 * clean.accuracy:.2f})")
+    report.print_table(rows[1:], f"{title} (clean: {100 * clean.accuracy:.2f})")

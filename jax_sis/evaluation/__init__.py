@@ -1,0 +1,1 @@
+"""Accuracy, calibration, corruptions, and the prediction of each image."""
