@@ -15,10 +15,10 @@ import time
 
 import numpy as np
 
-from jax_sis import find, job, plan
 from jax_sis.core.searches import Gradient
-from jax_sis.find_config import FindConfig
 from jax_sis.results import folder
+from jax_sis.runs import find, plan, setup, unit_search
+from jax_sis.runs.config import FindConfig
 from jax_sis.runtime import devices
 
 
@@ -49,7 +49,7 @@ def parse_options() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def open_job(case: Case, data_dir: str, out: pathlib.Path) -> tuple[job.Job, float]:
+def open_job(case: Case, data_dir: str, out: pathlib.Path) -> tuple[setup.Job, float]:
   """The run, and the seconds that compiling its search took."""
   config = FindConfig(
     out=str(out),
@@ -64,17 +64,17 @@ def open_job(case: Case, data_dir: str, out: pathlib.Path) -> tuple[job.Job, flo
     num_devices=case.devices,
     gallery=0,
   )
-  opened = job.make_job(config, folder.open_folder(out))
+  opened = setup.make_job(config, folder.open_folder(out))
   started = time.perf_counter()
-  compiled = job.compile_search(opened)
+  compiled = setup.compile_search(opened)
   return dataclasses.replace(opened, compiled=compiled), time.perf_counter() - started
 
 
-def time_run(opened: job.Job, out: pathlib.Path) -> float:
+def time_run(opened: setup.Job, out: pathlib.Path) -> float:
   """Seconds of reading, searching and storing all images."""
   opened = dataclasses.replace(opened, config=dataclasses.replace(opened.config, out=str(out)))
-  store = job.create_or_resume(opened)
-  search = find.UnitSearch(opened, store)
+  store = setup.create_or_resume(opened)
+  search = unit_search.UnitSearch(opened, store)
   started = time.perf_counter()
   search.run(find.missing_units(store), store.write_unit)
   return time.perf_counter() - started

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import find, job
 from jax_sis.core.searches import Gradient
 from jax_sis.data import batches, sources
-from jax_sis.find_config import FindConfig
 from jax_sis.results import folder
+from jax_sis.runs import find, setup, unit_search
+from jax_sis.runs.config import FindConfig
 
 DATA_DIR = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
 NUM_IMAGES = 2880
@@ -44,7 +44,7 @@ class DelayedSource:
     return self._source[index]
 
 
-def open_job(out: pathlib.Path) -> job.Job:
+def open_job(out: pathlib.Path) -> setup.Job:
   config = FindConfig(
     out=str(out),
     data="cifar10",
@@ -58,10 +58,10 @@ def open_job(out: pathlib.Path) -> job.Job:
     num_devices=2,
     gallery=0,
   )
-  return job.make_job(config, folder.open_folder(out))
+  return setup.make_job(config, folder.open_folder(out))
 
 
-def time_kernel(opened: job.Job, compiled: Any, batch: tuple[Any, ...]) -> float:
+def time_kernel(opened: setup.Job, compiled: Any, batch: tuple[Any, ...]) -> float:
   """Images a second of as many launches as a run has."""
   images_per_launch = opened.batch_size * len(opened.local_devices)
   started = time.perf_counter()
@@ -75,11 +75,11 @@ def time_kernel(opened: job.Job, compiled: Any, batch: tuple[Any, ...]) -> float
   return NUM_IMAGES / (time.perf_counter() - started)
 
 
-def time_run(opened: job.Job, out: pathlib.Path) -> float:
+def time_run(opened: setup.Job, out: pathlib.Path) -> float:
   """Images a second of reading, searching and storing all units, compilation left out."""
   opened = dataclasses.replace(opened, config=dataclasses.replace(opened.config, out=str(out)))
-  store = job.create_or_resume(opened)
-  search = find.UnitSearch(opened, store)
+  store = setup.create_or_resume(opened)
+  search = unit_search.UnitSearch(opened, store)
   started = time.perf_counter()
   search.run(find.missing_units(store), store.write_unit)
   seconds = time.perf_counter() - started
@@ -92,11 +92,11 @@ def test_run_against_bare_kernel(benchmark: Any, tmp_path: pathlib.Path, delay: 
   if not DATA_DIR.is_dir():
     pytest.skip("needs CIFAR-10 in the shared material")
   opened = open_job(tmp_path / "first")
-  compiled = job.compile_search(opened)
+  compiled = setup.compile_search(opened)
   opened = dataclasses.replace(opened, compiled=compiled)
   images_per_launch = opened.batch_size * len(opened.local_devices)
   first = next(batches.iterate_batches(opened.source, np.arange(images_per_launch), images_per_launch))
-  batch = job.launch_arguments(opened, first)
+  batch = setup.launch_arguments(opened, first)
   seconds_per_image = 1 / time_kernel(opened, compiled, batch)
   # One image after the other, a unit's images come half of the time late that searching them takes.
   source = DelayedSource(opened.source, delay * seconds_per_image)

@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import bench, job
 from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.core import masking
 from jax_sis.core.searches import Gradient, backward_sizes
-from jax_sis.find_config import FindConfig
 from jax_sis.results import folder
+from jax_sis.runs import bench, setup
+from jax_sis.runs.config import FindConfig
 from jax_sis.runtime import devices
 
 
@@ -42,7 +42,7 @@ def test_default_job_from_start_to_end(benchmark: Any, tmp_path: pathlib.Path):
 
 
 def test_compile_time_and_traces_of_the_default_job(benchmark: Any, tmp_path: pathlib.Path):
-  opened = job.make_job(FindConfig(out=str(tmp_path), batch_size=2), folder.open_folder(tmp_path))
+  opened = setup.make_job(FindConfig(out=str(tmp_path), batch_size=2), folder.open_folder(tmp_path))
   num_traces = 0
 
   def counted(params: Any, inputs: Any) -> Any:

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import bench
 from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.core import masking
 from jax_sis.core.searches import Gradient, backward_sizes
+from jax_sis.runs import bench
 from jax_sis.runtime import devices
 
 NUM_STEPS = 16

@@ -13,8 +13,8 @@ from jax_sis import arguments
 from jax_sis.runtime import devices, interrupts
 
 if TYPE_CHECKING:
-  from jax_sis.find_config import FindConfig
   from jax_sis.results.query import PixelSubset
+  from jax_sis.runs.config import FindConfig
 
 # What a shell calls a command that SIGPIPE ended.
 BROKEN_PIPE = 141
@@ -64,7 +64,7 @@ def run_find(options: argparse.Namespace) -> None:
   config = make_find_config(options)
   devices.use_one_cpu_device_per_core(options.devices)
   devices.use_compilation_cache()
-  from jax_sis import find, workers
+  from jax_sis.runs import find, workers
 
   if options.distributed:
     if options.shard:
@@ -82,21 +82,21 @@ def run_plan(options: argparse.Namespace) -> None:
   config = make_find_config(options)
   devices.use_one_cpu_device_per_core(options.devices)
   devices.use_compilation_cache()
-  from jax_sis import plan
+  from jax_sis.runs import plan
 
   plan.plan(config, num_workers=options.workers)
 
 
 def run_status(options: argparse.Namespace) -> None:
   """Hands the options of `status` over."""
-  from jax_sis import status
+  from jax_sis.runs import status
 
   status.status(options.run_dir, watch_seconds=options.watch)
 
 
 def run_export(options: argparse.Namespace) -> None:
   """Hands the options of `export` over."""
-  from jax_sis import export
+  from jax_sis.runs import export
 
   print(export.export(options.run_dir, to=options.to, masks=tuple(options.masks), is_partial=options.partial))
 
@@ -198,7 +198,7 @@ def make_find_config(options: argparse.Namespace) -> "FindConfig":
   from jax_sis.core.searches import Exact, Gradient, Screened
   from jax_sis.core.smallest import QUICK, THOROUGH
   from jax_sis.data.sources import read_ids
-  from jax_sis.find_config import FindConfig
+  from jax_sis.runs.config import FindConfig
 
   backward = {
     "gradient": Gradient(per_step=options.per_step),
@@ -263,7 +263,7 @@ def run_verify(options: argparse.Namespace) -> int:
   """Hands the options of `verify` over; 1 says that something is damaged."""
   devices.use_one_cpu_device_per_core(options.devices)
   devices.use_compilation_cache()
-  from jax_sis import verify
+  from jax_sis.runs import verify
 
   is_sound = verify.verify(
     options.run_dir,
@@ -344,7 +344,7 @@ def run_reproduce(options: argparse.Namespace) -> None:
 def run_bench(options: argparse.Namespace) -> None:
   """Hands the options of `bench` over."""
   devices.use_one_cpu_device_per_core(options.devices)
-  from jax_sis import bench
+  from jax_sis.runs import bench
 
   bench.bench(
     checkpoint_dir=options.checkpoint,

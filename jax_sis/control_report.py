@@ -17,13 +17,13 @@ from jax_sis.control_figure import save_controls
 from jax_sis.core.messages import name_some
 from jax_sis.leak_controls import NO_IMAGE, ControlSummary, FillSummary, Outcomes, find_fill_dependence
 from jax_sis.leak_views import CONTROLS, NAMES
+from jax_sis.runs.setup import MAX_NAMED
 from jax_sis.runtime.provenance import all_versions
 from jax_sis.wrong_class import Towards, summarise_classes
 
 FORMAT = "jax_sis.controls/1"
 # Of all intervals.
 LEVEL = 0.95
-MAX_NAMED = 10
 PER_IMAGE = ("confidence", "keeps_class", "is_sufficient", "num_shown", "fill_distance")
 
 

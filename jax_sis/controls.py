@@ -17,7 +17,6 @@ from jax_sis import results
 from jax_sis.control_report import (
   FORMAT,
   LEVEL,
-  MAX_NAMED,
   Controlled,
   Kind,
   describe_provenance,
@@ -25,24 +24,20 @@ from jax_sis.control_report import (
   report_kind,
   write_files,
 )
-from jax_sis.core.messages import name_some
 from jax_sis.core.subsets import Status
 from jax_sis.core.validation import require_positive
-from jax_sis.data import batches
-from jax_sis.job import Job, make_spec
 from jax_sis.leak_controls import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
 from jax_sis.leak_views import NAMES, SUBSET
-from jax_sis.results import folder, schema
+from jax_sis.results import folder
 from jax_sis.results.schema import ANSWER_TITLES, ANSWERS
 from jax_sis.results.store import open_store
+from jax_sis.runs.setup import Job, make_job_again, make_spec, read_inputs
 from jax_sis.runtime.progress import Progress
-from jax_sis.verify import make_job_again
 from jax_sis.wrong_class import MAX_FEATURES, Towards, search_classes
 
 # Images at a time, each with all its controls, and searches at a time; accelerators want more than a CPU.
 EVALUATED_AT_ONCE, SEARCHED_AT_ONCE = {"cpu": 4}, {"cpu": 8}
 ON_ACCELERATORS = 64
-IMAGES_READ_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,43 +189,6 @@ def read_kind(store: results.Results, name: str, title: str, indices: Int[np.nda
     predicted=store.read("predicted", indices),
     masks=store.masks(ids, **asked),
   )
-
-
-def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"]) -> Float[np.ndarray, "M H W C"]:
-  """The normalised images of these numbers, from where the run had them.
-
-  Raises:
-    ValueError: there are other images, or one cannot be read.
-  """
-  expected = store.read_text("id", indices)
-  found, errors, images = [], [], []
-  for batch in batches.iterate_batches(job.source, indices, IMAGES_READ_AT_ONCE):
-    found += [str(name) for name in batch["id"]]
-    errors += [str(error) for error in batch["error"]]
-    images.append(job.classifier.normalisation.apply(batch["image"]))
-  check_ids(expected, schema.decode_text(results.encode_text(found)).tolist())
-  unreadable = [f"{name!r} ({error})" for name, error in zip(found, errors, strict=True) if error]
-  if unreadable:
-    raise ValueError(
-      f"the images of the run must be readable, but these are not: {name_some(unreadable, most=MAX_NAMED)}."
-    )
-  return np.concatenate(images)
-
-
-def check_ids(expected: Sequence[str], found: Sequence[str]) -> None:
-  """Refuses images that are not those of the run.
-
-  Raises:
-    ValueError: some ids differ; which.
-  """
-  different = [
-    f"{there!r} in the run is {here!r}" for there, here in zip(expected, found, strict=True) if there != here
-  ]
-  if different:
-    raise ValueError(
-      f"the images at hand must be those of the run, but {len(different)} of {len(expected)} have other ids: "
-      f"{name_some(different, most=MAX_NAMED)}; name the right --data-dir."
-    )
 
 
 def evaluate_kinds(

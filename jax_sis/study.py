@@ -17,9 +17,9 @@ from jax_sis.core.subsets import check_fraction
 from jax_sis.results.folder import Folder, check_writable, open_folder
 from jax_sis.results.schema import ANSWERS
 from jax_sis.results.store import Results
+from jax_sis.runs.status import describe_run
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import all_versions
-from jax_sis.status import describe_run
 from jax_sis.study_tables import describe_analysis, describe_comparison, make_csv
 
 FORMAT = "jax_sis.analysis/3"

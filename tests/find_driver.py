@@ -30,9 +30,10 @@ def arm(point: str, unit: int) -> None:
   """Arranges for what is to go wrong."""
   import tensorstore as ts
 
-  from jax_sis import find, results
+  from jax_sis import results
   from jax_sis.results import arrays
   from jax_sis.results import folder as results_folder
+  from jax_sis.runs import unit_search
 
   at_files = {"before_spec": "spec.json", "before_summary": "summary.csv", "mid_summary": "summary.json"}
   if point in at_files:
@@ -43,7 +44,7 @@ def arm(point: str, unit: int) -> None:
   elif point == "mid_arrays":
     ts.open = open_some(ts.open, unit)
   elif point == "before_launch":
-    wrap(find.UnitSearch, "_start", die, when=None)
+    wrap(unit_search.UnitSearch, "_start", die, when=None)
   elif point == "before_done":
     explain = results_folder.Folder.explain
 
@@ -112,10 +113,10 @@ def leave_half_a_flag(store: Any, unit: int, *_: Any) -> None:
 
 def write_some_fields(store: Any, unit: int, rows: dict[str, Any]) -> None:
   """Writes the first half of the fields as `write_unit` does, and dies."""
-  from jax_sis import verify
+  from jax_sis.runs import setup
 
   start, stop = store.unit_range(unit)
-  fields = verify.fields_of(store)
+  fields = setup.fields_of(store)
   for name in list(fields)[: len(fields) // 2]:
     store[name][start:stop].write(fields[name].encode(name, rows[name], stop - start)).result()
   die()

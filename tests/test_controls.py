@@ -19,12 +19,13 @@ from flax import nnx
 from PIL import Image
 
 import jax_sis
-from jax_sis import controls, find, results, workers
+from jax_sis import controls, results
 from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.controls import ControlsConfig
 from jax_sis.data.sources import SAMPLE_DIR
-from jax_sis.find_config import FindConfig
 from jax_sis.leak_views import NAMES
+from jax_sis.runs import find, workers
+from jax_sis.runs.config import FindConfig
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 PATCH = 8

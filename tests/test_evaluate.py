@@ -19,15 +19,16 @@ from PIL import Image
 from scipy import special
 
 import jax_sis
-from jax_sis import find, results
+from jax_sis import results
 from jax_sis.classifiers import checkpoint
 from jax_sis.core.searches import Gradient
 from jax_sis.data import cifar_c, corruptions, normalisation, tfds
 from jax_sis.evaluation import evaluate, metrics, predictions, report
 from jax_sis.evaluation.evaluate import EvaluateConfig
-from jax_sis.find_config import FindConfig
 from jax_sis.results import pixel_subsets
 from jax_sis.results.query import PixelSubset
+from jax_sis.runs import find
+from jax_sis.runs.config import FindConfig
 from jax_sis.statistics import estimates
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"

@@ -14,13 +14,15 @@ import pytest
 from pyarrow import parquet
 
 import jax_sis
-from jax_sis import cli, export, find, results, workers
-from jax_sis.authors_layout import select_image, to_authors_arrays
+from jax_sis import cli, results
 from jax_sis.classifiers import frozen
 from jax_sis.core.subsets import Status
 from jax_sis.data.normalisation import Normalisation
-from jax_sis.find_config import FindConfig
 from jax_sis.results import folder
+from jax_sis.results.schema import NOT_SEARCHED
+from jax_sis.runs import export, find, workers
+from jax_sis.runs.authors_layout import select_image, to_authors_arrays
+from jax_sis.runs.config import FindConfig
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 BACKSELECT_NAMES = {"original_confidences", "target_class_idx", "confidences_over_backselect", "mask_order"}
@@ -312,7 +314,7 @@ def make_store(directory: pathlib.Path, ids: list[str], statuses: list[int]) -> 
 
 
 def test_orders_that_mean_nothing_are_left_out(tmp_path: pathlib.Path):
-  statuses = [Status.OK, Status.NON_FINITE, find.NOT_SEARCHED, Status.BELOW_THRESHOLD]
+  statuses = [Status.OK, Status.NON_FINITE, NOT_SEARCHED, Status.BELOW_THRESHOLD]
   store = make_store(tmp_path / "run", ["a", "b", "c", "d"], statuses)
   message = export.export(location(store), to=str(tmp_path / "a.npz"))
   assert message.endswith("a.npz; 2 left out, not searched or not finite.")

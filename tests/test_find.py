@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 
 import jax_sis
-from jax_sis import find, job, results, verify
+from jax_sis import results
 from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.data.sources import read_ids
-from jax_sis.find_config import FindConfig
 from jax_sis.results.folder import open_folder
+from jax_sis.results.schema import NOT_SEARCHED
+from jax_sis.runs import find, setup, verify
+from jax_sis.runs.config import FindConfig
 from jax_sis.runtime import devices
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
@@ -141,7 +143,7 @@ def test_one_device_and_eight_write_the_same_numbers(tmp_path: pathlib.Path):
 
 def test_devices_never_wait_for_each_other(tmp_path: pathlib.Path):
   config = FindConfig(out=str(tmp_path), patch=8, batch_size=2, num_devices=8, saved="both")
-  compiled = job.compile_search(job.make_job(config, open_folder(tmp_path)))
+  compiled = setup.compile_search(setup.make_job(config, open_folder(tmp_path)))
   text = compiled.as_text()
   assert text is not None
   assert "while" in text
@@ -215,7 +217,7 @@ def test_bad_images_are_listed_and_the_others_searched(tmp_path: pathlib.Path):
   Image.new("RGB", (50, 40)).save(folder / "test_00003.png")
   store = run_find(tmp_path / "out", data=str(folder), threshold=0.9)
   alone = run_find(tmp_path / "all", threshold=0.9)
-  assert store.read("sis_status")[[1, 3]].tolist() == [find.NOT_SEARCHED] * 2
+  assert store.read("sis_status")[[1, 3]].tolist() == [NOT_SEARCHED] * 2
   assert store.read_text("error")[3] == "50x40 pixels, but the classifier takes 32x32; use --resize"
   np.testing.assert_array_equal(store.read("rank")[[0, 2, 4]], alone.read("rank")[[0, 2, 4]])
   with open(tmp_path / "out" / "summary.csv") as file:
@@ -232,7 +234,7 @@ def test_an_image_that_was_not_searched_has_no_subset(tmp_path: pathlib.Path):
   # Of the black image that stands for the damaged one, it would have been a quarter.
   store = run_find(tmp_path / "out", data=str(folder), saved="mask", mask_fractions=(0.25,), certificate="alone")
   stored = read_all(store)
-  assert stored["sis_status"].tolist()[1] == find.NOT_SEARCHED
+  assert stored["sis_status"].tolist()[1] == NOT_SEARCHED
   assert stored["mask_fraction_0.25"].sum(1).tolist() == [4, 0]
   assert stored["sis_num_kept"][1] == 0
   assert np.isnan([stored["sis_certified_confidence"][1], stored["full_confidence"][1]]).all()
@@ -247,7 +249,7 @@ def test_an_image_without_a_label_is_not_searched_for_its_label(tmp_path: pathli
     (folder / name / "a.png").write_bytes((SAMPLE / "cat" / "test_00000.png").read_bytes())
   store = run_find(tmp_path / "out", data=str(folder), target="label")
   assert store.read("target")[0] == 3
-  assert store.read("sis_status")[1] == find.NOT_SEARCHED
+  assert store.read("sis_status")[1] == NOT_SEARCHED
   assert store.read_text("error") == ["", "no label; use another --target"]
 
 

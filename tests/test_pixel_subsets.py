@@ -14,15 +14,16 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import export, find, results
+from jax_sis import results
 from jax_sis.classifiers import checkpoint
 from jax_sis.core.searches import Gradient
 from jax_sis.core.subsets import Status
 from jax_sis.data.normalisation import Normalisation
-from jax_sis.find_config import FindConfig
 from jax_sis.results import pixel_subsets, query
 from jax_sis.results.masks_file import RunMasks, read_masks, read_masks_file, write_masks_file
 from jax_sis.results.query import PixelSubset
+from jax_sis.runs import export, find
+from jax_sis.runs.config import FindConfig
 
 SHAPE = (32, 32, 3)
 NORMALISATION = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from jax_sis import find, job, plan, results
+from jax_sis import results
 from jax_sis.core.searches import Exact, Gradient, Screened
-from jax_sis.find_config import FindConfig
 from jax_sis.results import folder
+from jax_sis.runs import find, plan, setup
+from jax_sis.runs.config import FindConfig
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 SETTINGS: dict[str, Any] = {"patch": 8, "gallery": 0, "num_devices": 2, "smallest": None, "certificate": "alone"}
@@ -50,7 +51,7 @@ def test_a_plan_writes_nothing_and_agrees_with_the_run(tmp_path: pathlib.Path, c
 )
 def test_evaluations_are_counted(tmp_path: pathlib.Path, search: Any, num_gradients: int, num_trials: int):
   config = FindConfig(out=str(tmp_path), **{**SETTINGS, "search": search, "batch_size": 2})
-  opened = job.make_job(config, folder.open_folder(tmp_path))
+  opened = setup.make_job(config, folder.open_folder(tmp_path))
   assert plan.count_evaluations(opened) == (num_gradients, num_trials)
 
 

@@ -17,17 +17,18 @@ from html_pages import Node
 from made_runs import make_rows, make_run
 from PIL import Image
 
-from jax_sis import cli, controls, find, results, run_report, study
+from jax_sis import cli, controls, results, run_report, study
 from jax_sis.analysis import analyse_run
 from jax_sis.classifiers import checkpoint
 from jax_sis.core.subsets import Status
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.display.page import document
-from jax_sis.find_config import FindConfig
 from jax_sis.leak_controls import Share
 from jax_sis.run_report import ReportConfig, gallery, inputs
 from jax_sis.run_report.controls import make_classes
 from jax_sis.run_report.inputs import ClassControls
+from jax_sis.runs import find
+from jax_sis.runs.config import FindConfig
 from jax_sis.statistics import estimates
 from jax_sis.statistics.estimates import Estimate
 from jax_sis.wrong_class import TowardsSummary

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import cli, find, results, status, workers
+from jax_sis import cli, results
 from jax_sis.core.subsets import Status
-from jax_sis.find_config import FindConfig
+from jax_sis.runs import find, status, workers
+from jax_sis.runs.config import FindConfig
 
 COMMAND = [sys.executable, "-m", "jax_sis", "status"]
 FIELDS = {

@@ -14,9 +14,10 @@ import pytest
 from made_runs import CLASS_NAMES, make_rows, make_run
 from PIL import Image
 
-from jax_sis import cli, find, results, study, study_figures
+from jax_sis import cli, results, study, study_figures
 from jax_sis.core.subsets import Status
-from jax_sis.find_config import FindConfig
+from jax_sis.runs import find
+from jax_sis.runs.config import FindConfig
 from jax_sis.study import StudyConfig
 
 PICTURES = {"sizes.png", "positions.png", "confidence.png", "accuracy_by_size.png"}

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jax_sis import classifiers, export, find, results
+from jax_sis import classifiers, results
 from jax_sis.classifiers import checkpoint, resnet
 from jax_sis.core.searches import Gradient
 from jax_sis.data import cifar_c, normalisation, training_sets
-from jax_sis.find_config import FindConfig
 from jax_sis.results import pixel_subsets
 from jax_sis.results.query import PixelSubset
+from jax_sis.runs import export, find
+from jax_sis.runs.config import FindConfig
 from jax_sis.training import config, train
 from jax_sis.training.config import Augmentation, Stage, StepSchedule, TrainConfig, TriangularSchedule
 

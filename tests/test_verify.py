@@ -17,10 +17,12 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import jax_sis
-from jax_sis import find, job, results, verify
+from jax_sis import results
 from jax_sis.data.sources import SAMPLE_DIR
-from jax_sis.find_config import FindConfig, settings_from_json
-from jax_sis.invariants import check_rows
+from jax_sis.results.schema import NOT_SEARCHED
+from jax_sis.runs import find, setup, verify
+from jax_sis.runs.config import FindConfig, settings_from_json
+from jax_sis.runs.invariants import check_rows
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
@@ -232,7 +234,7 @@ def rows_of(store: results.Results) -> dict[str, np.ndarray]:
 
 
 def broken_rules(store: results.Results, rows: dict[str, np.ndarray]) -> list[tuple[str, list[int]]]:
-  target = job.parse_target(store.spec["target"], tuple(store.spec["class_names"]))
+  target = setup.parse_target(store.spec["target"], tuple(store.spec["class_names"]))
   violations = check_rows(rows, store.spec, target=target, num_classes=10)
   return [(violation.field, np.flatnonzero(violation.is_broken).tolist()) for violation in violations]
 
@@ -316,7 +318,7 @@ def test_images_that_could_not_be_searched_are_sound(tmp_path: pathlib.Path, opt
   make_photos(tmp_path / "photos")
   store = run_find(tmp_path / "out", data=str(tmp_path / "photos"), batch_size=2, certificate="alone", **options)
   answer = "smallest" if "search" in options and options["search"] is None else "sis"
-  assert (store.read(f"{answer}_status") == find.NOT_SEARCHED).sum() == (2 if options["target"] == "label" else 1)
+  assert (store.read(f"{answer}_status") == NOT_SEARCHED).sum() == (2 if options["target"] == "label" else 1)
   assert verify.verify(str(tmp_path / "out"), num_sampled=1, num_devices=1)
   (tmp_path / "photos" / "cat").rename(tmp_path / "photos" / "dog")
   with pytest.raises(ValueError, match=re.escape("it differs (data.files: ")):

@@ -16,8 +16,8 @@ import time
 import numpy as np
 import pytest
 
-from jax_sis import workers
-from jax_sis.workers import Heartbeat, Shard
+from jax_sis.runs import workers
+from jax_sis.runs.workers import Heartbeat, Shard
 
 # As it is where a batch script was submitted with --ntasks=8.
 BATCH_SCRIPT = {"SLURM_JOB_ID": "71", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}

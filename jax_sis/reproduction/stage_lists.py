@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from jax_sis.controls import ControlsConfig
 from jax_sis.core.searches import BackwardSearch, Exact, Gradient, Screened
 from jax_sis.core.types import ScoreName
-from jax_sis.find_config import FindConfig
 from jax_sis.reproduction import stage_makers, stages
 from jax_sis.reproduction.names import FULL, Names
 from jax_sis.reproduction.presets import CIFAR10, Preset, count_images
@@ -22,6 +21,7 @@ from jax_sis.reproduction.stage_makers import (
   train_stage,
 )
 from jax_sis.results.query import PixelSubset
+from jax_sis.runs.config import FindConfig
 from jax_sis.study import StudyConfig
 
 

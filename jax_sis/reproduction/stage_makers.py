@@ -7,11 +7,11 @@ from jax_sis.controls import ControlsConfig
 from jax_sis.core.searches import Exact, Gradient, Screened
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.evaluation.evaluate import EvaluateConfig
-from jax_sis.find_config import FindConfig
 from jax_sis.reproduction import stages
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import CIFAR10, Preset, count_images
 from jax_sis.results.query import PixelSubset
+from jax_sis.runs.config import FindConfig
 from jax_sis.training.config import Pgd
 
 # What stages cost beside the gradients of a search, in input gradients of one image: measured on two cores.

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from jax_sis import attribution_study, controls, disjoint, find, job, results, study
+from jax_sis import attribution_study, controls, disjoint, results, study
 from jax_sis.attribution_study import AttributionsConfig
 from jax_sis.classifiers import checkpoint, import_checkpoint, on_images
 from jax_sis.classifiers.ensemble import Average
@@ -25,10 +25,11 @@ from jax_sis.data import tfds
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.evaluation import evaluate, predictions, report
 from jax_sis.evaluation.evaluate import EvaluateConfig
-from jax_sis.find_config import FindConfig, settings_to_json
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.query import PixelSubset
 from jax_sis.results.spec import read_spec
+from jax_sis.runs import find, setup
+from jax_sis.runs.config import FindConfig, settings_to_json
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import library_versions
 from jax_sis.study import StudyConfig
@@ -255,7 +256,7 @@ class Find(Stage):
 
   def machine(self) -> dict[str, Any]:
     """The versions and the device, which fix the last bits."""
-    return describe_machine(job.LIBRARIES)
+    return describe_machine(setup.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """The settings of the search."""

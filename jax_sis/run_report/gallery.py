@@ -10,7 +10,6 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
 from jax_sis import results
-from jax_sis.controls import check_ids
 from jax_sis.core.subsets import Status
 from jax_sis.data import batches
 from jax_sis.data.normalisation import Normalisation
@@ -21,8 +20,8 @@ from jax_sis.results.folder import StorageError
 from jax_sis.results.store import Results, table_fields
 from jax_sis.run_report.inputs import Inputs
 from jax_sis.run_report.words import KIND_NAMES, capitalise, name_unit, tell_count
-from jax_sis.summary import Row, format_confidence, make_rows
-from jax_sis.verify import make_job_again
+from jax_sis.runs.setup import check_ids, make_job_again
+from jax_sis.runs.table import Row, format_confidence, make_rows
 
 # What is not kept is shown this dark where places are shown.
 SHADE = 0.3

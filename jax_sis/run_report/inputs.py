@@ -7,20 +7,21 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from jax_sis import job, results, workers
+from jax_sis import results
 from jax_sis.analysis import RunAnalysis, analyse_run
 from jax_sis.control_report import FORMAT as CONTROLS_FORMAT
 from jax_sis.core.subsets import Status
-from jax_sis.find_config import FindConfig
 from jax_sis.leak_controls import ControlSummary, FillSummary
 from jax_sis.results.folder import Folder, StorageError, open_folder
 from jax_sis.results.store import Results
+from jax_sis.runs import setup, workers
+from jax_sis.runs.config import FindConfig
+from jax_sis.runs.workers import Worker
 from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import Share, share_of
 from jax_sis.study import DEFAULT_THRESHOLDS
 from jax_sis.study import FORMAT as ANALYSIS_FORMAT
 from jax_sis.subset_sizes import kinds_of
-from jax_sis.workers import Worker
 from jax_sis.wrong_class import TowardsSummary
 
 ANALYSIS_FILE, CONTROLS_FILE = "analysis.json", "controls.json"
@@ -224,7 +225,7 @@ def read_controls(folder: Folder, spec_sha256: str) -> tuple[Controls | None, st
 def read_settings(store: Results) -> FindConfig | None:
   """What the run was begun with, if that is there and can be read."""
   try:
-    return job.read_settings(store.folder)
+    return setup.read_settings(store.folder)
   except StorageError:
     raise
   except ValueError:

@@ -20,7 +20,7 @@ from jax_sis.run_report.words import (
   tell_median,
   tell_share,
 )
-from jax_sis.status import describe_search
+from jax_sis.runs.status import describe_search
 from jax_sis.study_panels import sizes_of
 from jax_sis.study_tables import format_mean
 from jax_sis.subset_sizes import Sizes

@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from rich.console import Console
 
-from jax_sis import results, workers
+from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results import schema
 from jax_sis.results.folder import StorageError
 from jax_sis.results.schema import ANSWER_TITLES, ANSWERS, NOT_SEARCHED, STATUS_NAMES
+from jax_sis.runs import workers
+from jax_sis.runs.workers import Worker
 from jax_sis.runtime.progress import format_seconds
-from jax_sis.workers import Worker
 
 MAX_WORKERS_SHOWN = 32
 MAX_PARTS_SHOWN = 16

@@ -18,9 +18,9 @@ from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
 from jax_sis.data import batches
-from jax_sis.find_config import FindConfig
-from jax_sis.job import Job, compile_search, launch_arguments, make_job, read_stored_spec
 from jax_sis.results.folder import open_folder
+from jax_sis.runs.config import FindConfig
+from jax_sis.runs.setup import Job, compile_search, launch_arguments, make_job, read_stored_spec
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import format_seconds
 

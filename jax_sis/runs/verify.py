@@ -2,27 +2,22 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from jax_sis import results
-from jax_sis.find import UnitSearch, read_images
-from jax_sis.invariants import check_rows
-from jax_sis.job import Job, make_job, make_spec, read_settings
-from jax_sis.results import spec
 from jax_sis.results.folder import StorageError
-from jax_sis.results.schema import parse_field
 from jax_sis.results.store import flagged_units, images_of, open_store
+from jax_sis.runs.invariants import check_rows
+from jax_sis.runs.setup import Job, fields_of, make_job_again
+from jax_sis.runs.unit_search import UnitSearch, read_images
 from jax_sis.runtime.progress import Progress
 
 # Images whose rows are in memory at once.
 IMAGES_AT_ONCE = 256
 MAX_PRINTED = 20
-# What the checks need not know, as long as nothing is computed again.
-OF_COMPUTING = ("model", "versions", "device")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,50 +101,6 @@ def verify(
   return not damaged
 
 
-def make_job_again(
-  store: results.Results,
-  *,
-  checkpoint: str | None,
-  data_dir: str | None,
-  num_devices: int | None,
-  is_computing: bool,
-) -> Job:
-  """The job of the run, of what is at hand now.
-
-  Raises:
-    ValueError: that is not what the run was begun with, and how it differs.
-  """
-  config = read_settings(store.folder)
-  config = dataclasses.replace(
-    config,
-    out=store.folder.location,
-    checkpoint=checkpoint or config.checkpoint,
-    data_dir=data_dir or config.data_dir,
-    num_devices=num_devices,
-  )
-  job = make_job(config, store.folder)
-  asked = {**make_spec(job), "num_images": job.num_images, "unit_size": job.unit_size, "fields": job.search.fields()}
-  compared = set(asked) - (set() if is_computing else set(OF_COMPUTING))
-  stored = {**store.spec, "fields": fields_of(store)}
-  differences = spec.find_differences(
-    {name: stored.get(name) for name in compared},
-    {name: json.loads(json.dumps(asked[name])) if name != "fields" else asked[name] for name in compared},
-  )
-  if differences:
-    raise ValueError(
-      f"what is at hand must be what {store.folder.location!r} was made of, but it differs ({'; '.join(differences)})"
-      f"{advise(differences)}."
-    )
-  return job
-
-
-def advise(differences: Sequence[str]) -> str:
-  """What to do about differences between the run and what is at hand."""
-  if all(difference.startswith(OF_COMPUTING[1:]) for difference in differences):
-    return "; other versions and devices compute other last bits, so use those of the run, or --sample 0"
-  return f"; name the right --checkpoint or --data-dir, and see whether {results.SPEC_FILE} is damaged"
-
-
 def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], progress: Progress) -> list[Damage]:
   """Reads all that is stored of these units, and compares it with the images and with itself."""
   if not len(units):
@@ -172,11 +123,6 @@ def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], p
   if num_shared:
     print(f"{num_shared} images have the id of another one; name these by their numbers.", flush=True)
   return damages
-
-
-def fields_of(store: results.Results) -> dict[str, results.Field]:
-  """The arrays that the specification describes."""
-  return {name: parse_field(field) for name, field in store.spec["fields"].items()}
 
 
 def read_rows(

@@ -16,9 +16,9 @@ from jax_sis.core.searches import Forward
 from jax_sis.core.smallest import run_smallest
 from jax_sis.core.subsets import Subsets, explain_unsearched, keep_fraction, sufficient_subsets
 from jax_sis.core.types import Params, PredictFn
-from jax_sis.find_config import FindConfig
 from jax_sis.results.query import mask_name
 from jax_sis.results.schema import ALONE_DTYPES, ANSWERS, FULL_DTYPES, NO_CLASS, SMALLEST_MASK, TEXT, Field, mask_field
+from jax_sis.runs.config import FindConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

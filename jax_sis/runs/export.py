@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from jax_sis import results
-from jax_sis.authors_layout import select_image, to_authors_arrays
 from jax_sis.core import validation
 from jax_sis.core.subsets import Status
 from jax_sis.results import masks_file, query
 from jax_sis.results.schema import ANSWERS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES, decode_text
 from jax_sis.results.store import Results, table_fields
+from jax_sis.runs.authors_layout import select_image, to_authors_arrays
 from jax_sis.runtime.progress import Progress
 
 SUFFIXES = (".csv", ".parquet", ".npz")

@@ -1,9 +1,4 @@
-"""`jax-sis find`: the sufficient input subset of every image of a set, on all local devices, a part on each machine.
-
-Three things go on at once: threads read and decode images, the devices search, and another thread takes what they found
-and stores it. A unit of images is the smallest thing that is stored; what it holds depends on the run's specification
-alone, and not on the worker or the devices that computed it.
-"""
+"""The search of one unit of images after the other, a launch ahead of the host."""
 
 import collections
 import dataclasses
@@ -15,21 +10,9 @@ from jaxtyping import Array, Int
 
 from jax_sis import results
 from jax_sis.data import batches, sources
-from jax_sis.find_config import FindConfig
-from jax_sis.gallery import draw_gallery
-from jax_sis.job import Job, check_examples_independent, compile_search, create_or_resume, make_job, requested_targets
-from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.results.schema import FULL_DTYPES, NO_CLASS, NOT_SEARCHED
+from jax_sis.runs.setup import Job, check_examples_independent, compile_search, requested_targets
 from jax_sis.runtime import devices
-from jax_sis.runtime.progress import Progress
-from jax_sis.summary import describe_outcome, make_rows, print_header, print_rows, write_summary
-from jax_sis.workers import Heartbeat, Shard
-
-# A table of more lines is for programs to read, and stands in summary.csv.
-MAX_PRINTED_IMAGES = 512
-# Launches between looks at what other workers have done.
-LAUNCHES_A_ROUND = 8
-
 
 # What the store says of the subsets of an image that could not be searched; of all else nothing, as of an empty subset.
 OF_UNSEARCHED = {"status": NOT_SEARCHED, "certified_confidence": np.nan, "is_reproduced": True}
@@ -63,58 +46,6 @@ class Launch:
   parts: list[Part]
   batch: dict[str, np.ndarray]
   outputs: dict[str, Array]
-
-
-def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = False) -> str:
-  """Runs or resumes a search over a set of images; prints the table, writes gallery, results and summary.
-
-  Args:
-    config: what to search, see FindConfig.
-    shard: the part of the units that this worker does; None for all that are not done.
-    takes_over: when its own part is done, also do what other workers have not done yet.
-
-  Returns:
-    The folder of the results, as it was given.
-
-  Raises:
-    ValueError: a setting is wrong, does not fit the checkpoint or the data, the batch does not fit the memory, or the
-      results cannot be written.
-  """
-  folder = open_folder(config.out)
-  check_writable(folder)
-  job = make_job(config, folder)
-  store = create_or_resume(job)
-  print(headline(job, store, shard), flush=True)
-  is_printed = job.num_images <= MAX_PRINTED_IMAGES
-  num_done = len(store.done_images())
-  if num_done:
-    print(f"{num_done} of {store.num_images} images are done already in {config.out}.", flush=True)
-  if is_printed:
-    print_header(job.search.answers)
-    print_stored_rows(job, store)
-  if num_done < store.num_images:
-    Worker(job, store, shard or Shard(index=0, count=1), is_printed=is_printed).run(takes_over=takes_over)
-  num_left = store.num_images - len(store.done_images())
-  if num_left:
-    print(f"This worker's part is done; {num_left} images of other workers are not. `jax-sis status` shows them.")
-  else:
-    write_outcome(job, store)
-  return config.out
-
-
-def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
-  """What is about to be done, in some lines."""
-  config = job.config
-  searches = " and ".join(str(search) for search in (config.search, config.smallest) if search)
-  num_bytes = store.num_bytes_per_image
-  part = f", part {shard.index} of {shard.count} (counted from 0)" if shard is not None and shard.count > 1 else ""
-  return (
-    f"Sufficient input subsets: pixels that alone make {job.classifier.model_name} at least {config.threshold:g} "
-    f"confident.\n{job.num_images} images, {searches}, {len(job.local_devices)} {job.local_devices[0].platform} "
-    f"device(s), {job.batch_size} images a device at a time{part}.\n"
-    f"Results: {devices.format_bytes(num_bytes)} an image, {devices.format_bytes(num_bytes * job.num_images)} before "
-    f"compression, in {store.num_units} units."
-  )
 
 
 class UnitSearch:
@@ -174,61 +105,6 @@ class UnitSearch:
         finish_fn(part.unit, {name: np.concatenate([piece[name] for piece in pieces]) for name in rows})
 
 
-class Worker:
-  """One process at work on a run: reads, searches and stores the units that are its own.
-
-  Args:
-    job: what is searched.
-    store: where the results go.
-    shard: the part of the units that is its own.
-    is_printed: whether every image gets a line on the screen.
-  """
-
-  def __init__(self, job: Job, store: results.Results, shard: Shard, *, is_printed: bool):
-    self._job = job
-    self._store = store
-    self._shard = shard
-    self._is_printed = is_printed
-
-  def run(self, *, takes_over: bool) -> None:
-    """Does this worker's units, then with `takes_over` those of others that are not done."""
-    job, store = self._job, self._store
-    own = self._shard.select(missing_units(store))
-    num_images = sum(stop - start for start, stop in map(store.unit_range, own.tolist()))
-    with (
-      Progress("compiling", total=num_images, unit="image") as self._progress,
-      Heartbeat(store.folder, self._shard) as self._heartbeat,
-    ):
-      search = UnitSearch(job, store)
-      self._progress.restart("search")
-      search.run(own, self._store_unit)
-      while takes_over:
-        units = self._next_of_others()
-        if not len(units):
-          break
-        search.run(units, self._store_unit)
-
-  def _next_of_others(self) -> Int[np.ndarray, "U"]:
-    """Some units that nobody has done yet, from this worker's own place on, so that helpers do not meet."""
-    missing = missing_units(self._store)
-    turned = np.roll(missing, -len(missing) * self._shard.index // self._shard.count)
-    num_launched = LAUNCHES_A_ROUND * len(self._job.local_devices) * self._job.batch_size
-    return turned[: max(1, num_launched // self._job.unit_size)]
-
-  def _store_unit(self, unit: int, rows: dict[str, np.ndarray]) -> None:
-    """Stores one unit and says so."""
-    self._store.write_unit(unit, rows)
-    if self._is_printed:
-      print_rows(make_rows(rows, self._job.classifier.class_names, num_features=self._job.num_features))
-    self._progress.advance(len(rows["id"]))
-    self._heartbeat.advance(len(rows["id"]))
-
-
-def missing_units(store: results.Results) -> Int[np.ndarray, "U"]:
-  """The units that are not done, ascending."""
-  return np.setdiff1d(np.arange(store.num_units), store.done_units())
-
-
 def split_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"]) -> list[Part]:
   """The units' images in batches of one device, none of which holds images of two units."""
   parts = []
@@ -281,20 +157,3 @@ def collect_fields(job: Job, launch: Launch) -> dict[str, np.ndarray]:
   fields["error"] = results.encode_text([str(text) for text in batch["error"]])
   fields["label"] = batch["label"]
   return fields
-
-
-def print_stored_rows(job: Job, store: results.Results) -> None:
-  """The lines of the images that are done already."""
-  for _, fields in store.iterate():
-    print_rows(make_rows(fields, job.classifier.class_names, num_features=job.num_features))
-
-
-def write_outcome(job: Job, store: results.Results) -> None:
-  """Summary and gallery of a finished run, and the answer in a sentence or two."""
-  totals = write_summary(store, job.classifier.class_names)
-  pictures = ""
-  if job.config.gallery:
-    store.folder.write("gallery.png", draw_gallery(job, store, num_images=job.config.gallery))
-    pictures = "gallery.png, "
-  print(describe_outcome(totals, job.config.threshold))
-  print(f"Written to {job.config.out}: {pictures}summary.csv, summary.json, results.zarr", flush=True)

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import sys
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 
 from jax_sis import results
 from jax_sis.core.certify import describe_alone, describe_certificate
-from jax_sis.core.searches import BackwardSearch
 from jax_sis.core.subsets import Status
 from jax_sis.results.schema import (
   ALONE_DTYPES,
@@ -172,13 +170,6 @@ def describe_totals(totals: Mapping[str, Any], answer: str, threshold: float) ->
   )
 
 
-def describe_answer(answer: str, search: BackwardSearch | None) -> str:
-  """The heading of a kind of subset in the gallery."""
-  if answer == "smallest":
-    return "the smallest evidence\nfound"
-  return f"its sufficient input subset\nby {type(search).__name__} search"
-
-
 def write_summary(store: results.Results, class_names: tuple[str, ...]) -> dict[str, Any]:
   """Writes `summary.csv`, a line an image, and `summary.json`, the run's specification and totals.
 
@@ -224,24 +215,6 @@ def count_totals(store: results.Results, *, num_features: int) -> dict[str, Any]
       "max_pixels": int(num_pixels.max()) if len(num_pixels) else None,
     }
   return totals
-
-
-def describe_image(row: Row) -> str:
-  """The caption of an image."""
-  return f"{row.image}\ntrue: {row.true_class}\npredicted: {row.predicted_class}\n{format_confidence(row.confidence)}"
-
-
-def describe_subset(row: Row, name: str) -> str:
-  """The caption of a subset."""
-  answer = row.answers[name]
-  if answer.status != "ok":
-    return "\n".join(textwrap.wrap(answer.certificate, 20))
-  lines = (
-    f"{answer.num_pixels} pixels ({answer.share:.1%})",
-    f"{row.target_class} {format_confidence(answer.confidence)}",
-    *answer.certificate.split(", ", 1),
-  )
-  return "\n".join(lines)
 
 
 def format_confidence(confidence: float) -> str:

@@ -3,24 +3,26 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jax_sis import results
 from jax_sis.classifiers import Classifier, checkpoint, frozen
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
+from jax_sis.core.messages import name_some
 from jax_sis.core.types import Params
-from jax_sis.data import sources
-from jax_sis.find_config import FindConfig, settings_from_json, settings_to_json
-from jax_sis.image_search import ImageSearch
+from jax_sis.data import batches, sources
+from jax_sis.results import schema, spec
 from jax_sis.results.folder import Folder
-from jax_sis.results.schema import NO_CLASS
+from jax_sis.results.schema import NO_CLASS, parse_field
+from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
+from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runtime import devices
 from jax_sis.runtime.provenance import library_versions
 
@@ -282,3 +284,99 @@ def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
     f"--target must be 'predicted', 'label', or a class of the checkpoint ({', '.join(class_names[:12])}"
     f"{', ...' if len(class_names) > 12 else ''}, or 0 to {len(class_names) - 1}), got {target!r}."
   )
+
+
+MAX_NAMED = 10
+
+
+IMAGES_READ_AT_ONCE = 64
+
+
+def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"]) -> Float[np.ndarray, "M H W C"]:
+  """The normalised images of these numbers, from where the run had them.
+
+  Raises:
+    ValueError: there are other images, or one cannot be read.
+  """
+  expected = store.read_text("id", indices)
+  found, errors, images = [], [], []
+  for batch in batches.iterate_batches(job.source, indices, IMAGES_READ_AT_ONCE):
+    found += [str(name) for name in batch["id"]]
+    errors += [str(error) for error in batch["error"]]
+    images.append(job.classifier.normalisation.apply(batch["image"]))
+  check_ids(expected, schema.decode_text(results.encode_text(found)).tolist())
+  unreadable = [f"{name!r} ({error})" for name, error in zip(found, errors, strict=True) if error]
+  if unreadable:
+    raise ValueError(
+      f"the images of the run must be readable, but these are not: {name_some(unreadable, most=MAX_NAMED)}."
+    )
+  return np.concatenate(images)
+
+
+def check_ids(expected: Sequence[str], found: Sequence[str]) -> None:
+  """Refuses images that are not those of the run.
+
+  Raises:
+    ValueError: some ids differ; which.
+  """
+  different = [
+    f"{there!r} in the run is {here!r}" for there, here in zip(expected, found, strict=True) if there != here
+  ]
+  if different:
+    raise ValueError(
+      f"the images at hand must be those of the run, but {len(different)} of {len(expected)} have other ids: "
+      f"{name_some(different, most=MAX_NAMED)}; name the right --data-dir."
+    )
+
+
+# What the checks need not know, as long as nothing is computed again.
+OF_COMPUTING = ("model", "versions", "device")
+
+
+def make_job_again(
+  store: results.Results,
+  *,
+  checkpoint: str | None,
+  data_dir: str | None,
+  num_devices: int | None,
+  is_computing: bool,
+) -> Job:
+  """The job of the run, of what is at hand now.
+
+  Raises:
+    ValueError: that is not what the run was begun with, and how it differs.
+  """
+  config = read_settings(store.folder)
+  config = dataclasses.replace(
+    config,
+    out=store.folder.location,
+    checkpoint=checkpoint or config.checkpoint,
+    data_dir=data_dir or config.data_dir,
+    num_devices=num_devices,
+  )
+  job = make_job(config, store.folder)
+  asked = {**make_spec(job), "num_images": job.num_images, "unit_size": job.unit_size, "fields": job.search.fields()}
+  compared = set(asked) - (set() if is_computing else set(OF_COMPUTING))
+  stored = {**store.spec, "fields": fields_of(store)}
+  differences = spec.find_differences(
+    {name: stored.get(name) for name in compared},
+    {name: json.loads(json.dumps(asked[name])) if name != "fields" else asked[name] for name in compared},
+  )
+  if differences:
+    raise ValueError(
+      f"what is at hand must be what {store.folder.location!r} was made of, but it differs ({'; '.join(differences)})"
+      f"{advise(differences)}."
+    )
+  return job
+
+
+def advise(differences: Sequence[str]) -> str:
+  """What to do about differences between the run and what is at hand."""
+  if all(difference.startswith(OF_COMPUTING[1:]) for difference in differences):
+    return "; other versions and devices compute other last bits, so use those of the run, or --sample 0"
+  return f"; name the right --checkpoint or --data-dir, and see whether {results.SPEC_FILE} is damaged"
+
+
+def fields_of(store: results.Results) -> dict[str, results.Field]:
+  """The arrays that the specification describes."""
+  return {name: parse_field(field) for name, field in store.spec["fields"].items()}

@@ -1,0 +1,1 @@
+"""`find` and all that looks after its runs."""
