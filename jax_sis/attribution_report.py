@@ -18,7 +18,7 @@ from jax_sis.core.messages import name_some
 from jax_sis.results.folder import Folder
 from jax_sis.results.spec import SPEC_FILE
 from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, share_of
-from jax_sis.study_tables import DASH, format_mean
+from jax_sis.studies.analysis.tables import DASH, format_mean
 
 Kind = Literal["search", "attribution", "chance"]
 LINE = "{:<25} {:>6} {:>22} {:>7} {:>22} {:>20} {:>20} {:>9}"

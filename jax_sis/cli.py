@@ -103,10 +103,10 @@ def run_export(options: argparse.Namespace) -> None:
 
 def run_analyse(options: argparse.Namespace) -> None:
   """Hands the options of `analyse` over."""
-  from jax_sis import study
+  from jax_sis.studies.analysis import program
 
-  study.analyse(
-    study.StudyConfig(
+  program.analyse(
+    program.StudyConfig(
       run_dirs=tuple(options.run_dirs),
       out=options.out,
       labels=tuple(options.labels),
@@ -327,18 +327,18 @@ def run_reproduce(options: argparse.Namespace) -> None:
   """Hands the options of `reproduce` over."""
   devices.use_one_cpu_device_per_core()
   devices.use_compilation_cache()
-  from jax_sis.reproduction import program
+  from jax_sis.reproduction import program as reproduction_program
 
-  config = program.ReproduceConfig(
+  config = reproduction_program.ReproduceConfig(
     preset=options.preset,
     out=options.out or f"jax-sis-study-{options.preset}",
     data_dir=options.data_dir,
     is_summary=options.summary,
   )
   if options.plan:
-    program.show_plan(config)
+    reproduction_program.show_plan(config)
   else:
-    program.reproduce(config)
+    reproduction_program.reproduce(config)
 
 
 def run_bench(options: argparse.Namespace) -> None:

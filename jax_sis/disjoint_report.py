@@ -22,7 +22,7 @@ from jax_sis.results.schema import STATUS_NAMES
 from jax_sis.results.spec import SPEC_FILE
 from jax_sis.statistics.estimates import MIN_IMAGES, TOO_FEW, Mean, Share, difference_of, mean_of, no_mean, share_of
 from jax_sis.statistics.matching import Matched, match_by_confidence
-from jax_sis.study_tables import format_mean, format_share
+from jax_sis.studies.analysis.tables import format_mean, format_share
 
 NUMBER_FORMAT = "{:<10} {:>7} {:>24} {:>12}"
 ROUND_FORMAT = "{:<10} {:>7} {:>24} {:>7} {:>24}"

@@ -13,17 +13,17 @@ from made_runs import CLASS_NAMES, GRID, NUM_FEATURES, SIZES, find_subset, make_
 
 import jax_sis
 from jax_sis import results
-from jax_sis.analysis import MOST_NEEDED, analyse_run
-from jax_sis.comparison import compare_runs
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.subsets import Status
 from jax_sis.evaluation.metrics import calibration
-from jax_sis.overlap import expected_overlap
-from jax_sis.positions import PositionCounts
-from jax_sis.removal import RemovalCounts, choose_points
 from jax_sis.statistics.estimates import difference_of, mean_of, share_of, wilson_interval
 from jax_sis.statistics.matching import confidence_bins, match_by_confidence
-from jax_sis.subset_sizes import Question, accuracy_by_size, find_statuses, make_columns
+from jax_sis.studies.analysis.comparison import compare_runs
+from jax_sis.studies.analysis.confidence_curves import RemovalCounts, choose_points
+from jax_sis.studies.analysis.overlap import expected_overlap
+from jax_sis.studies.analysis.positions import PositionCounts
+from jax_sis.studies.analysis.run import MOST_NEEDED, analyse_run
+from jax_sis.studies.analysis.sizes import Question, accuracy_by_size, find_statuses, make_columns
 
 SIS = Question("sis", 0.9)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from made_runs import make_rows, make_run
 
-from jax_sis.analysis import RunAnalysis, analyse_run
 from jax_sis.runtime.records import read_record
+from jax_sis.studies.analysis.run import RunAnalysis, analyse_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

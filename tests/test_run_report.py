@@ -17,8 +17,7 @@ from html_pages import Node
 from made_runs import make_rows, make_run
 from PIL import Image
 
-from jax_sis import cli, controls, results, run_report, study
-from jax_sis.analysis import analyse_run
+from jax_sis import cli, controls, results, run_report
 from jax_sis.classifiers import checkpoint
 from jax_sis.core.subsets import Status
 from jax_sis.data.sources import SAMPLE_DIR
@@ -31,6 +30,8 @@ from jax_sis.runs import find
 from jax_sis.runs.config import FindConfig
 from jax_sis.statistics import estimates
 from jax_sis.statistics.estimates import Estimate
+from jax_sis.studies.analysis import program
+from jax_sis.studies.analysis.run import analyse_run
 from jax_sis.wrong_class import TowardsSummary
 
 NAMES = ["sizes", "positions", "controls", "correctness", "removal", "gallery", "provenance"]
@@ -54,9 +55,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
 def analysis_dir(run: results.Results, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """The folder of its analysis."""
   out = tmp_path_factory.mktemp("analysis")
-  config = study.StudyConfig(run_dirs=(run.folder.location,), out=str(out))
+  config = program.StudyConfig(run_dirs=(run.folder.location,), out=str(out))
   analysis = analyse_run(run, thresholds=(0.5,))
-  (out / "analysis.json").write_bytes(study.make_json(config, {"out": run}, {"out": analysis}, None))
+  (out / "analysis.json").write_bytes(program.make_json(config, {"out": run}, {"out": analysis}, None))
   return out
 
 
@@ -277,7 +278,7 @@ def test_odd_names_are_shown_as_they_are(odd: tuple[pathlib.Path, Node]):
 def test_a_run_with_both_kinds_of_subset_is_analysed_by_the_report(odd: tuple[pathlib.Path, Node]):
   run_dir, page = odd
   store = results.open(run_dir)
-  analysis = analyse_run(store, thresholds=study.DEFAULT_THRESHOLDS)
+  analysis = analyse_run(store, thresholds=program.DEFAULT_THRESHOLDS)
   rows = html_pages.rows_of(page.find("sizes").find_all("table")[0])[1:]
   assert [row[0] for row in rows] == ["SIS at 0.9", "smallest at 0.9", "SIS at 0.95", "SIS at 0.99"]
   assert [row[3].split()[0] for row in rows] == [f"{sizes.pixels.mean:.1f}" for sizes in analysis.sizes]

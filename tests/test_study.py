@@ -14,11 +14,12 @@ import pytest
 from made_runs import CLASS_NAMES, make_rows, make_run
 from PIL import Image
 
-from jax_sis import cli, results, study, study_figures
+from jax_sis import cli, results
 from jax_sis.core.subsets import Status
 from jax_sis.runs import find
 from jax_sis.runs.config import FindConfig
-from jax_sis.study import StudyConfig
+from jax_sis.studies.analysis import figures, program
+from jax_sis.studies.analysis.program import StudyConfig
 
 PICTURES = {"sizes.png", "positions.png", "confidence.png", "accuracy_by_size.png"}
 FILES = {"analysis.json", "analysis.csv", *PICTURES}
@@ -152,7 +153,7 @@ def test_the_tables_say_what_the_json_says(printed: tuple[pathlib.Path, str]):
 def test_the_same_again_writes_the_same(
   printed: tuple[pathlib.Path, str], runs: tuple[str, str], tmp_path: pathlib.Path
 ):
-  study.analyse(StudyConfig(run_dirs=runs, out=str(tmp_path), thresholds=(0.5,), has_class_curves=True))
+  program.analyse(StudyConfig(run_dirs=runs, out=str(tmp_path), thresholds=(0.5,), has_class_curves=True))
   here, there = read_json(tmp_path), read_json(printed[0])
   del here["provenance"], there["provenance"]
   assert here == there
@@ -161,7 +162,7 @@ def test_the_same_again_writes_the_same(
 
 def test_a_run_of_its_own_is_not_compared(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
   make_run(tmp_path / "run", make_rows(40, has_odd_ones=True))
-  study.analyse(StudyConfig(run_dirs=(str(tmp_path / "run"),), out=str(tmp_path / "out")))
+  program.analyse(StudyConfig(run_dirs=(str(tmp_path / "run"),), out=str(tmp_path / "out")))
   assert files_of(tmp_path / "out") == FILES
   assert read_json(tmp_path / "out")["comparison"] is None
   text = capsys.readouterr().out
@@ -175,7 +176,7 @@ def test_each_kind_of_subset_is_shown(tmp_path: pathlib.Path, capsys: pytest.Cap
   make_run(tmp_path / "both", rows)
   make_run(tmp_path / "sis", {name: values for name, values in rows.items() if "smallest" not in name})
   run_dirs = (str(tmp_path / "both"), str(tmp_path / "sis"))
-  study.analyse(StudyConfig(run_dirs=run_dirs, out=str(tmp_path / "out")))
+  program.analyse(StudyConfig(run_dirs=run_dirs, out=str(tmp_path / "out")))
   content = read_json(tmp_path / "out")
   analysis = content["runs"]["both"]
   assert [positions["what"] for positions in analysis["positions"]] == ["sis", "smallest", "most_needed"]
@@ -195,7 +196,7 @@ def test_a_run_without_any_subset_comes_out(tmp_path: pathlib.Path, capsys: pyte
   rows["full_confidence"] = rows["confidence"][:, -1]
   rows["sis_status"][:], rows["sis_num_kept"][:] = Status.BELOW_THRESHOLD, 0
   make_run(tmp_path / "run", rows)
-  study.analyse(StudyConfig(run_dirs=(str(tmp_path / "run"),), out=str(tmp_path / "out")))
+  program.analyse(StudyConfig(run_dirs=(str(tmp_path / "run"),), out=str(tmp_path / "out")))
   assert files_of(tmp_path / "out") == {"analysis.json", "analysis.csv", "positions.png", "confidence.png"}
   analysis = read_json(tmp_path / "out")["runs"]["run"]
   assert analysis["sizes"][0]["pixels"]["reason"] == "no images"
@@ -209,7 +210,7 @@ def test_a_run_where_nothing_could_be_searched_comes_out(tmp_path: pathlib.Path)
   rows["sis_status"][:], rows["sis_num_kept"][:], rows["predicted"][:] = -1, 0, -1
   rows["full_confidence"][:] = np.nan
   make_run(tmp_path / "run", rows)
-  study.analyse(StudyConfig(run_dirs=(str(tmp_path / "run"),), out=str(tmp_path / "out")))
+  program.analyse(StudyConfig(run_dirs=(str(tmp_path / "run"),), out=str(tmp_path / "out")))
   assert files_of(tmp_path / "out") == {"analysis.json", "analysis.csv"}
   assert read_json(tmp_path / "out")["runs"]["run"]["classes_without_images"] == list(CLASS_NAMES)
 
@@ -221,9 +222,9 @@ def test_a_thousand_classes_and_many_runs_are_drawn(tmp_path: pathlib.Path, num_
   run_dirs = tuple(str(tmp_path / f"a_run_with_quite_a_long_name_and_the_number_{index}") for index in range(num_runs))
   for run_dir in run_dirs:
     make_run(pathlib.Path(run_dir), rows, unit_size=500, class_names=names)
-  analyses = {run_dir: study.analyse_run(results.open(run_dir), seed=0) for run_dir in run_dirs[:1]}
+  analyses = {run_dir: program.analyse_run(results.open(run_dir), seed=0) for run_dir in run_dirs[:1]}
   analyses |= {run_dir: analyses[run_dirs[0]] for run_dir in run_dirs}
-  for save_fn in (study_figures.save_sizes, study_figures.save_positions, study_figures.save_accuracy):
+  for save_fn in (figures.save_sizes, figures.save_positions, figures.save_accuracy):
     with (tmp_path / f"{save_fn.__name__}.png").open("wb") as file:
       save_fn(file, analyses)
     with Image.open(tmp_path / f"{save_fn.__name__}.png") as picture:
@@ -285,6 +286,6 @@ def test_runs_in_folders_of_one_name_are_called_by_their_paths(tmp_path: pathlib
   for name in ("a", "b"):
     make_run(tmp_path / name / "run", make_rows(8))
   run_dirs = tuple(str(tmp_path / name / "run") for name in ("a", "b"))
-  study.analyse(StudyConfig(run_dirs=run_dirs, out=str(tmp_path / "out")))
+  program.analyse(StudyConfig(run_dirs=run_dirs, out=str(tmp_path / "out")))
   assert tuple(read_json(tmp_path / "out")["runs"]) == run_dirs
   assert read_json(tmp_path / "out")["comparison"]["sizes"][1]["difference"]["mean"] == 0

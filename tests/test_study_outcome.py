@@ -11,7 +11,6 @@ from html_pages import check_page, read_page
 from made_evaluations import write_evaluation
 from made_runs import make_rows, make_run
 
-from jax_sis import study
 from jax_sis.reproduction import claims, mitigations, outcome, program, report, tables
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
@@ -19,7 +18,7 @@ from jax_sis.reproduction.presets import BUDGET
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import Analyse, Evaluate, Stage
 from jax_sis.statistics.estimates import Mean, no_mean
-from jax_sis.study import StudyConfig
+from jax_sis.studies.analysis.program import StudyConfig, analyse
 
 RESNET20 = Names(architecture="resnet20")
 
@@ -203,9 +202,7 @@ def compared_sizes(tmp_path: pathlib.Path) -> dict[str, Done]:
   assert isinstance(stage, Analyse)
   assert stage.config.labels == tuple(rows)
   folder = tmp_path / "compared"
-  study.analyse(
-    StudyConfig(run_dirs=tuple(str(tmp_path / label) for label in rows), out=str(folder), labels=tuple(rows))
-  )
+  analyse(StudyConfig(run_dirs=tuple(str(tmp_path / label) for label in rows), out=str(folder), labels=tuple(rows)))
   return {stage.name: finish(stage, folder)}
 
 
@@ -278,9 +275,7 @@ def test_wrong_predictions_with_smaller_subsets_agree_with_the_paper(tmp_path: p
   rows["sis_num_kept"] = np.where(is_wrong, 5, 11)
   make_run(tmp_path / "run", rows)
   (stage,) = (stage for stage in make_stages(BUDGET) if stage.name == "resnet20-analysis")
-  study.analyse(
-    StudyConfig(run_dirs=(str(tmp_path / "run"),), out=str(tmp_path / "analysis"), labels=("resnet20-full-0",))
-  )
+  analyse(StudyConfig(run_dirs=(str(tmp_path / "run"),), out=str(tmp_path / "analysis"), labels=("resnet20-full-0",)))
   claim = claims.wrong_claim(RESNET20, {stage.name: finish(stage, tmp_path / "analysis")})
   assert claim is not None
   assert claim.difference.mean == pytest.approx(-6)

@@ -22,7 +22,7 @@ from jax_sis.reproduction.stage_makers import (
 )
 from jax_sis.results.query import PixelSubset
 from jax_sis.runs.config import FindConfig
-from jax_sis.study import StudyConfig
+from jax_sis.studies.analysis.program import StudyConfig
 
 
 def make_stages(preset: Preset) -> list[stages.Stage]:

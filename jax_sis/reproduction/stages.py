@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from jax_sis import attribution_study, controls, disjoint, results, study
+from jax_sis import attribution_study, controls, disjoint, results
 from jax_sis.attribution_study import AttributionsConfig
 from jax_sis.classifiers import checkpoint, import_checkpoint, on_images
 from jax_sis.classifiers.ensemble import Average
@@ -32,7 +32,7 @@ from jax_sis.runs import find, setup
 from jax_sis.runs.config import FindConfig, settings_to_json
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import library_versions
-from jax_sis.study import StudyConfig
+from jax_sis.studies.analysis.program import FORMAT, StudyConfig, analyse
 from jax_sis.training import train
 from jax_sis.training.config import TrainConfig
 
@@ -350,11 +350,11 @@ class Analyse(Stage):
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     """See Stage."""
-    study.analyse(dataclasses.replace(self.config, run_dirs=tuple(map(str, inputs.values())), out=str(folder)))
+    analyse(dataclasses.replace(self.config, run_dirs=tuple(map(str, inputs.values())), out=str(folder)))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
-    return hash_answer(folder / "analysis.json", study.FORMAT)
+    return hash_answer(folder / "analysis.json", FORMAT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax_sis import leak_controls
-from jax_sis.analysis import MOST_NEEDED
 from jax_sis.reproduction.claims import Claim
 from jax_sis.reproduction.leaks import SHOWN, Leak
 from jax_sis.reproduction.mitigations import Mitigation
 from jax_sis.reproduction.outcome import SAMPLES, Cell, Echo, Outcome, Transfer
 from jax_sis.statistics.estimates import Mean, Share
+from jax_sis.studies.analysis.run import MOST_NEEDED
 
 CELL_HEADER = (
   "classifier",

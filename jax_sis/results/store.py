@@ -38,7 +38,7 @@ from jax_sis.results.schema import (
   parse_field,
 )
 from jax_sis.results.spec import FORMAT, SPEC_FILE, read_spec, settle_spec
-from jax_sis.subset_sizes import Question
+from jax_sis.studies.analysis.sizes import Question
 
 # Images whose orders are in memory at once.
 MASKS_AT_ONCE = 1024

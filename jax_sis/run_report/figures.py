@@ -9,11 +9,12 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jax_sis import control_figure, study_panels
-from jax_sis.analysis import Correctness, RunAnalysis
+from jax_sis import control_figure
 from jax_sis.leak_controls import ControlSummary
-from jax_sis.positions import Positions
-from jax_sis.removal import Removal
+from jax_sis.studies.analysis import panels
+from jax_sis.studies.analysis.confidence_curves import Removal
+from jax_sis.studies.analysis.positions import Positions
+from jax_sis.studies.analysis.run import Correctness, RunAnalysis
 
 WIDTH, HEIGHT = 4.4, 3.3
 # For screens with two dots a pixel.
@@ -24,25 +25,23 @@ CLASS_INCHES = 0.24
 def draw_sizes(analysis: RunAnalysis, answer: str) -> bytes:
   """How the sizes of one kind of subset are distributed."""
   runs = {"": analysis}
-  return draw(
-    lambda axis: study_panels.draw_distributions(axis, {"": study_panels.sizes_of(analysis, answer)}, runs), HEIGHT
-  )
+  return draw(lambda axis: panels.draw_distributions(axis, {"": panels.sizes_of(analysis, answer)}, runs), HEIGHT)
 
 
 def draw_classes(analysis: RunAnalysis, answer: str) -> bytes:
   """Their medians and quartiles by class."""
   num_classes = sum(sizes.answer == answer and sizes.percentiles is not None for sizes in analysis.sizes_by_class)
-  is_named = num_classes <= study_panels.MAX_NAMED_CLASSES
+  is_named = num_classes <= panels.MAX_NAMED_CLASSES
   height = max(HEIGHT, 1 + CLASS_INCHES * num_classes) if is_named else HEIGHT
-  return draw(lambda axis: study_panels.draw_classes(axis, {"": analysis}, answer), height)
+  return draw(lambda axis: panels.draw_classes(axis, {"": analysis}, answer), height)
 
 
 def draw_positions(positions: Positions, title: str) -> bytes:
   """A map of how often each place is used, and beside it the means of its rows."""
-  figure, axes = start(WIDTH + 0.2, ratios=[study_panels.MAP_TO_ROWS, 1])
-  picture = study_panels.draw_positions(axes[0], positions, title=title)
-  study_panels.draw_rows(axes[1], positions)
-  ticks = range(-study_panels.LARGEST_LOG2_USE, study_panels.LARGEST_LOG2_USE + 1)
+  figure, axes = start(WIDTH + 0.2, ratios=[panels.MAP_TO_ROWS, 1])
+  picture = panels.draw_positions(axes[0], positions, title=title)
+  panels.draw_rows(axes[1], positions)
+  ticks = range(-panels.LARGEST_LOG2_USE, panels.LARGEST_LOG2_USE + 1)
   bar = figure.colorbar(picture, ax=list(axes), location="bottom", shrink=0.8, aspect=40, extend="both")
   bar.set_ticks(list(ticks), labels=[f"{2.0**tick:g}" for tick in ticks], fontsize=9)
   bar.set_label("how often a place is kept, in times of even use", fontsize=9)
@@ -53,7 +52,7 @@ def draw_removal(removal: Removal, *, threshold: float) -> bytes:
   """Confidence along the removal of pixels."""
 
   def draw_panel(axis: Axes) -> None:
-    study_panels.draw_removal(axis, removal, threshold=threshold)
+    panels.draw_removal(axis, removal, threshold=threshold)
     axis.set_xlabel("pixels kept, in % of the image", fontsize=9)
     axis.set_ylabel("confidence in the target", fontsize=9)
 
@@ -62,15 +61,13 @@ def draw_removal(removal: Removal, *, threshold: float) -> bytes:
 
 def draw_accuracy(analysis: RunAnalysis, correctness: Correctness) -> bytes:
   """How often the model is right by the size of the subset, and its mean confidence there."""
-  return draw(lambda axis: study_panels.draw_accuracy(axis, {"": correctness}, {"": analysis}), HEIGHT)
+  return draw(lambda axis: panels.draw_accuracy(axis, {"": correctness}, {"": analysis}), HEIGHT)
 
 
 def draw_differences(analysis: RunAnalysis, answer: str) -> bytes:
   """How much smaller the subsets of wrong predictions are than those of right ones of the same confidence."""
   found = [one for one in analysis.correctness if one.answer == answer and one.num_images]
-  return draw(
-    lambda axis: study_panels.draw_differences(axis, {"": found}, {"": analysis}), max(2.0, 1.2 + 0.4 * len(found))
-  )
+  return draw(lambda axis: panels.draw_differences(axis, {"": found}, {"": analysis}), max(2.0, 1.2 + 0.4 * len(found)))
 
 
 def draw_controls(kinds: Mapping[str, Sequence[ControlSummary]]) -> bytes:

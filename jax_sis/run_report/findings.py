@@ -5,11 +5,8 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from jax_sis.analysis import Correctness
 from jax_sis.display import page
 from jax_sis.display.style import format_p
-from jax_sis.positions import Positions
-from jax_sis.removal import Curve, Removal
 from jax_sis.results.schema import ANSWER_TITLES
 from jax_sis.run_report import figures
 from jax_sis.run_report.inputs import Inputs
@@ -23,8 +20,11 @@ from jax_sis.run_report.words import (
   tell_count,
   tell_share,
 )
-from jax_sis.study_panels import describe_what
-from jax_sis.study_tables import PRINTED_SHARES, format_mean
+from jax_sis.studies.analysis.confidence_curves import Curve, Removal
+from jax_sis.studies.analysis.panels import describe_what
+from jax_sis.studies.analysis.positions import Positions
+from jax_sis.studies.analysis.run import Correctness
+from jax_sis.studies.analysis.tables import PRINTED_SHARES, format_mean
 
 # Below it, evenness is called unlikely.
 SIGNIFICANCE = 0.05

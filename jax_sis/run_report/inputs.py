@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from jax_sis import results
-from jax_sis.analysis import RunAnalysis, analyse_run
 from jax_sis.control_report import FORMAT as CONTROLS_FORMAT
 from jax_sis.core.subsets import Status
 from jax_sis.leak_controls import ControlSummary, FillSummary
@@ -19,9 +18,10 @@ from jax_sis.runs.config import FindConfig
 from jax_sis.runs.workers import Worker
 from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import Share, share_of
-from jax_sis.study import DEFAULT_THRESHOLDS
-from jax_sis.study import FORMAT as ANALYSIS_FORMAT
-from jax_sis.subset_sizes import kinds_of
+from jax_sis.studies.analysis.program import DEFAULT_THRESHOLDS
+from jax_sis.studies.analysis.program import FORMAT as ANALYSIS_FORMAT
+from jax_sis.studies.analysis.run import RunAnalysis, analyse_run
+from jax_sis.studies.analysis.sizes import kinds_of
 from jax_sis.wrong_class import TowardsSummary
 
 ANALYSIS_FILE, CONTROLS_FILE = "analysis.json", "controls.json"

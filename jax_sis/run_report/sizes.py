@@ -21,9 +21,9 @@ from jax_sis.run_report.words import (
   tell_share,
 )
 from jax_sis.runs.status import describe_search
-from jax_sis.study_panels import sizes_of
-from jax_sis.study_tables import format_mean
-from jax_sis.subset_sizes import Sizes
+from jax_sis.studies.analysis.panels import sizes_of
+from jax_sis.studies.analysis.sizes import Sizes
+from jax_sis.studies.analysis.tables import format_mean
 
 # Of more classes the table is folded.
 MAX_OPEN_CLASSES = 20

@@ -1,10 +1,10 @@
 """How reports say numbers, in plain words and with their intervals."""
 
 from jax_sis import leak_controls
-from jax_sis.analysis import MOST_NEEDED, RunAnalysis
 from jax_sis.run_report.inputs import Inputs
 from jax_sis.statistics.estimates import Share
-from jax_sis.subset_sizes import PREDICTED
+from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
+from jax_sis.studies.analysis.sizes import PREDICTED
 
 AnyShare = Share | leak_controls.Share
 KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest subsets found"}

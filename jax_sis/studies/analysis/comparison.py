@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Int
 
 from jax_sis.core.messages import name_some
-from jax_sis.overlap import Overlap, blocks_of, compare_subsets
 from jax_sis.results.schema import NO_CLASS
 from jax_sis.results.store import Results
 from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, no_mean, share_of
-from jax_sis.subset_sizes import (
+from jax_sis.studies.analysis.overlap import Overlap, blocks_of, compare_subsets
+from jax_sis.studies.analysis.sizes import (
   ORDER_FIELDS,
   Columns,
   Question,

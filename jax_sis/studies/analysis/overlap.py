@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from jax_sis.results.store import Results, find_mask_field
 from jax_sis.statistics.estimates import Mean, difference_of, mean_of
-from jax_sis.subset_sizes import Columns, Question
+from jax_sis.studies.analysis.sizes import Columns, Question
 
 # Features of a run's images that are in memory at once.
 FEATURES_AT_ONCE = 2**21

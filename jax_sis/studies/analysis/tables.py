@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from jax_sis.analysis import MOST_NEEDED, Correctness, RunAnalysis
-from jax_sis.comparison import Comparison
 from jax_sis.core.messages import name_some
-from jax_sis.positions import Positions
 from jax_sis.results.schema import ANSWER_TITLES, STATUS_NAMES
 from jax_sis.statistics.estimates import Mean, Share
-from jax_sis.subset_sizes import ALL, PERCENTILES, Sizes
+from jax_sis.studies.analysis.comparison import Comparison
+from jax_sis.studies.analysis.positions import Positions
+from jax_sis.studies.analysis.run import MOST_NEEDED, Correctness, RunAnalysis
+from jax_sis.studies.analysis.sizes import ALL, PERCENTILES, Sizes
 
 # More classes than these are for programs to read, and stand in analysis.csv.
 MAX_PRINTED_CLASSES = 20

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from jax_sis.analysis import MOST_NEEDED, Correctness, RunAnalysis
 from jax_sis.display.style import COLOURS, INK, LINE_STYLES, begin, format_p, set_share_axis, set_ticks
-from jax_sis.positions import Positions
-from jax_sis.removal import Curve, Removal
 from jax_sis.results.schema import ANSWER_TITLES
-from jax_sis.subset_sizes import Sizes
+from jax_sis.studies.analysis.confidence_curves import Curve, Removal
+from jax_sis.studies.analysis.positions import Positions
+from jax_sis.studies.analysis.run import MOST_NEEDED, Correctness, RunAnalysis
+from jax_sis.studies.analysis.sizes import Sizes
 
 RIGHT_COLOUR, WRONG_COLOUR = COLOURS[:2]
 # More classes than these are drawn as a curve, with some names.

@@ -7,12 +7,12 @@ from typing import Any, BinaryIO
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jax_sis import study_panels as panels
-from jax_sis.analysis import MOST_NEEDED, RunAnalysis
 from jax_sis.display import style
 from jax_sis.display.style import INK, save, start_figure
-from jax_sis.removal import Curve
 from jax_sis.results.schema import ANSWER_TITLES
+from jax_sis.studies.analysis import panels
+from jax_sis.studies.analysis.confidence_curves import Curve
+from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
 
 PANELS_A_ROW = 3
 

@@ -14,13 +14,13 @@ from jaxtyping import Bool, Shaped
 from jax_sis import results
 from jax_sis.core import validation
 from jax_sis.core.subsets import Status, check_fraction
-from jax_sis.positions import PositionCounts, Positions
-from jax_sis.removal import Removal, RemovalCounts
 from jax_sis.results.query import count_kept
 from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED
 from jax_sis.results.store import Results
 from jax_sis.statistics.matching import Matched, match_by_confidence
-from jax_sis.subset_sizes import (
+from jax_sis.studies.analysis.confidence_curves import Removal, RemovalCounts
+from jax_sis.studies.analysis.positions import PositionCounts, Positions
+from jax_sis.studies.analysis.sizes import (
   ORDER_FIELDS,
   PREDICTED,
   Columns,

@@ -9,9 +9,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from jax_sis import results, study_figures, study_panels
-from jax_sis.analysis import RunAnalysis, analyse_run, check_arguments
-from jax_sis.comparison import Comparison, compare_runs
+from jax_sis import results
 from jax_sis.core import validation
 from jax_sis.core.subsets import check_fraction
 from jax_sis.results.folder import Folder, check_writable, open_folder
@@ -20,7 +18,10 @@ from jax_sis.results.store import Results
 from jax_sis.runs.status import describe_run
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import all_versions
-from jax_sis.study_tables import describe_analysis, describe_comparison, make_csv
+from jax_sis.studies.analysis import figures, panels
+from jax_sis.studies.analysis.comparison import Comparison, compare_runs
+from jax_sis.studies.analysis.run import RunAnalysis, analyse_run, check_arguments
+from jax_sis.studies.analysis.tables import describe_analysis, describe_comparison, make_csv
 
 FORMAT = "jax_sis.analysis/3"
 DEFAULT_THRESHOLDS = (0.9, 0.95, 0.99)
@@ -210,20 +211,20 @@ def draw(folder: Folder, stores: Mapping[str, Results], analyses: Mapping[str, R
   all_runs = list(analyses.values())
   pictures: dict[str, tuple[bool, Callable[[BinaryIO], None]]] = {
     "sizes.png": (
-      any(study_panels.sizes_of(run, answer) for run in all_runs for answer in ANSWERS),
-      lambda file: study_figures.save_sizes(file, analyses),
+      any(panels.sizes_of(run, answer) for run in all_runs for answer in ANSWERS),
+      lambda file: figures.save_sizes(file, analyses),
     ),
     "positions.png": (
       any(positions.num_images for run in all_runs for positions in run.positions),
-      lambda file: study_figures.save_positions(file, analyses),
+      lambda file: figures.save_positions(file, analyses),
     ),
     "confidence.png": (
-      any(study_figures.curves_of(run) for run in all_runs),
-      lambda file: study_figures.save_confidence(file, analyses, thresholds=thresholds),
+      any(figures.curves_of(run) for run in all_runs),
+      lambda file: figures.save_confidence(file, analyses, thresholds=thresholds),
     ),
     "accuracy_by_size.png": (
       any(correctness.num_images for run in all_runs for correctness in run.correctness),
-      lambda file: study_figures.save_accuracy(file, analyses),
+      lambda file: figures.save_accuracy(file, analyses),
     ),
   }
   drawn = []

@@ -1,0 +1,1 @@
+"""Questions asked of runs and classifiers, a folder each; none imports another."""

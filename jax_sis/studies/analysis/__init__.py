@@ -1,0 +1,1 @@
+"""What runs say of sizes, places and overlap, alone and compared."""
