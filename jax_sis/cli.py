@@ -122,13 +122,13 @@ def run_attributions(options: argparse.Namespace) -> None:
   """Hands the options of `attributions` over."""
   devices.use_one_cpu_device_per_core(options.devices)
   devices.use_compilation_cache()
-  from jax_sis import attribution_study
+  from jax_sis.studies.attributions import program as attributions_program
 
-  attribution_study.attributions(
-    attribution_study.AttributionsConfig(
+  attributions_program.attributions(
+    attributions_program.AttributionsConfig(
       **image_set_options(options),
       num_images=options.images,
-      methods=tuple(options.methods or attribution_study.DEFAULT_METHODS),
+      methods=tuple(options.methods or attributions_program.DEFAULT_METHODS),
       per_step=options.per_step,
     )
   )

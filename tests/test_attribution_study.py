@@ -17,12 +17,13 @@ from PIL import Image
 from scipy import special
 
 import jax_sis
-from jax_sis import attribution_report, attribution_study, classifiers, cli
-from jax_sis.attribution_report import METHODS, Judged
-from jax_sis.attribution_study import AttributionsConfig
+from jax_sis import classifiers, cli
 from jax_sis.classifiers import Classifier, checkpoint, frozen, on_images
 from jax_sis.classifiers.ensemble import EnsembleConfig
 from jax_sis.data.sources import SAMPLE_DIR
+from jax_sis.studies.attributions import program, report
+from jax_sis.studies.attributions.program import AttributionsConfig
+from jax_sis.studies.attributions.report import METHODS, Judged
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 GRID = (4, 4, 1)
@@ -50,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def compare(out: pathlib.Path, folder: str, **options: Any) -> dict[str, Any]:
   with jax.numpy_rank_promotion("allow"):
     config = AttributionsConfig(out=str(out), checkpoint=folder, **{**SETTINGS, **options})
-    return attribution_study.attributions(config)
+    return program.attributions(config)
 
 
 @pytest.fixture(scope="module")
@@ -166,11 +167,11 @@ def test_it_goes_on_after_a_kill_with_the_methods_that_are_missing(
   run: tuple[pathlib.Path, dict[str, Any]], folder: str, tmp_path: pathlib.Path
 ):
   out, answer = run
-  lines = (out / attribution_study.LINES_FILE).read_bytes().splitlines(keepends=True)
+  lines = (out / program.LINES_FILE).read_bytes().splitlines(keepends=True)
   assert len(lines) == 2
   tmp_path.joinpath("spec.json").write_bytes((out / "spec.json").read_bytes())
   # What a kill leaves in the middle of the second line.
-  tmp_path.joinpath(attribution_study.LINES_FILE).write_bytes(lines[0] + lines[1][:40])
+  tmp_path.joinpath(program.LINES_FILE).write_bytes(lines[0] + lines[1][:40])
   resumed = compare(tmp_path, folder)
   # The seconds tell that the first method was not computed again.
   assert resumed["methods"]["sis_batched"] == answer["methods"]["sis_batched"]
@@ -183,16 +184,16 @@ def test_it_goes_on_after_a_kill_with_the_methods_that_are_missing(
 def test_grad_cam_is_left_out_where_the_classifier_cannot_be_split(folder: str):
   config = AttributionsConfig(out="", checkpoint=folder, **{**SETTINGS, "methods": ("grad_cam", "random")})
   images = on_images.open_image_set(config)
-  methods, left_out = attribution_study.make_methods(images, config)
+  methods, left_out = program.make_methods(images, config)
   assert (set(methods), left_out) == ({"grad_cam", "random"}, {})
   members = EnsembleConfig(members=(tiny_classifier.NAME,) * 2, average="logits")
   predict_fn, params = frozen.freeze(classifiers.build_ensemble(members, num_classes=10))
   images = dataclasses.replace(images, predict_fn=predict_fn, params=params)
-  methods, left_out = attribution_study.make_methods(images, config)
+  methods, left_out = program.make_methods(images, config)
   assert set(methods) == {"random"}
   assert left_out["grad_cam"].startswith("predict_fn must be one convolutional network, got Ensemble")
   with pytest.raises(ValueError, match="--methods must name one that this classifier allows: predict_fn must be one"):
-    attribution_study.make_methods(images, dataclasses.replace(config, methods=("grad_cam",)))
+    program.make_methods(images, dataclasses.replace(config, methods=("grad_cam",)))
 
 
 def make_judged(method: str, num_kept: list[int | None], *, has_order: bool = True) -> Judged:
@@ -217,20 +218,20 @@ def test_the_reading_says_what_the_intervals_say():
     "grad_cam": make_judged("grad_cam", [19, 22, 21, 24, 23, 26]),
   }
   judged["rise"] = dataclasses.replace(judged["rise"], deletion_area=[0.25] * 6)
-  summaries = attribution_report.summarise(judged, seed=0)
+  summaries = report.summarise(judged, seed=0)
   assert summaries["smallest"].difference.mean == -15
   assert summaries["smallest"].difference.num_images == 5
   assert summaries["smallest"].insertion_area is None
   assert summaries["smallest"].with_subset.count == 5
-  assert attribution_report.describe_reading(summaries, 0.99, num_images=6) == (
+  assert report.describe_reading(summaries, 0.99, num_images=6) == (
     "On these 6 images the 0.99 is reached by 22.5 [21.2, 23.8] pixels of the order 'SIS, gradient', in the mean. "
     "Fewer pixels, by an interval that leaves 0 out, are needed by smallest evidence (-15.0 [-15.0, -15.0]). More are "
     "needed by RISE (10.0 [10.0, 10.0]). No difference that these images could tell: Grad-CAM (0.0 [-0.7, 0.7]). "
     "The largest insertion area is that of SIS, gradient (0.500). The smallest deletion area is that of RISE (0.250)."
   )
-  table = attribution_report.make_table(summaries, judged, 0.99).splitlines()
+  table = report.make_table(summaries, judged, 0.99).splitlines()
   assert table[2].split() == "smallest evidence 5 7.0 [5.8, 8.2] 7 -15.0 [-15.0, -15.0] - - 0.250".split()
-  assert attribution_report.describe_seconds(judged).endswith("for 1.500 core-seconds an image.")
+  assert report.describe_seconds(judged).endswith("for 1.500 core-seconds an image.")
 
 
 @pytest.mark.parametrize(

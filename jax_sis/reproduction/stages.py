@@ -15,8 +15,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from jax_sis import attribution_study, controls, disjoint, results
-from jax_sis.attribution_study import AttributionsConfig
+from jax_sis import controls, disjoint, results
 from jax_sis.classifiers import checkpoint, import_checkpoint, on_images
 from jax_sis.classifiers.ensemble import Average
 from jax_sis.controls import ControlsConfig
@@ -33,6 +32,8 @@ from jax_sis.runs.config import FindConfig, settings_to_json
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import library_versions
 from jax_sis.studies.analysis.program import FORMAT, StudyConfig, analyse
+from jax_sis.studies.attributions import program as attributions_program
+from jax_sis.studies.attributions.program import AttributionsConfig
 from jax_sis.training import train
 from jax_sis.training.config import TrainConfig
 
@@ -430,11 +431,11 @@ class Attributions(OnImages):
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     """See Stage."""
-    attribution_study.attributions(self.place(folder, inputs, data_dir))
+    attributions_program.attributions(self.place(folder, inputs, data_dir))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
-    return hash_answer(folder / "attributions.json", attribution_study.FORMAT)
+    return hash_answer(folder / "attributions.json", attributions_program.FORMAT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from jax_sis import attribution_figure
 from jax_sis.core.messages import name_some
 from jax_sis.results.folder import Folder
 from jax_sis.results.spec import SPEC_FILE
 from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, share_of
 from jax_sis.studies.analysis.tables import DASH, format_mean
+from jax_sis.studies.attributions import figure
 
 Kind = Literal["search", "attribution", "chance"]
 LINE = "{:<25} {:>6} {:>22} {:>7} {:>22} {:>20} {:>20} {:>9}"
@@ -294,7 +294,7 @@ def write_report(
   }
   folder.write("attributions.csv", make_csv(looked, judged).encode())
   picture = io.BytesIO()
-  attribution_figure.save_attributions(
+  figure.save_attributions(
     picture, summaries, title=f"Orders of pixels: {subject}", threshold=threshold, num_images=num_images
   )
   folder.write("attributions.png", picture.getvalue())

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_sis import attribution_report, results
-from jax_sis.attribution_report import METHODS, Judged, Looked
+from jax_sis import results
 from jax_sis.classifiers import frozen
 from jax_sis.classifiers.on_images import ImageSet, ImageSetConfig, describe_set, open_image_set
 from jax_sis.core.attribution import attribute, order_by_scores
@@ -45,6 +44,8 @@ from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
+from jax_sis.studies.attributions import report
+from jax_sis.studies.attributions.report import METHODS, Judged, Looked
 
 FORMAT = "jax_sis.attributions/1"
 LINES_FILE = "attributions.jsonl"
@@ -115,7 +116,7 @@ def attributions(config: AttributionsConfig) -> dict[str, Any]:
   lines = pathlib.Path(config.out) / LINES_FILE
   judged = {record["method"]: Judged(**record) for record in read_records(lines)}
   judge_missing(images, config, looked, {name: methods[name] for name in methods if name not in judged}, judged, lines)
-  return attribution_report.write_report(
+  return report.write_report(
     folder,
     looked,
     {name: judged[name] for name in methods},

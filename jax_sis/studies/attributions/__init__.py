@@ -1,0 +1,1 @@
+"""What a search adds to an attribution."""
