@@ -280,10 +280,10 @@ def run_verify(options: argparse.Namespace) -> int:
 def run_controls(options: argparse.Namespace) -> None:
   """Hands the options of `controls` over."""
   devices.use_compilation_cache()
-  from jax_sis import controls
+  from jax_sis.studies.controls import program as controls_program
 
-  controls.controls(
-    controls.ControlsConfig(
+  controls_program.controls(
+    controls_program.ControlsConfig(
       run_dir=options.run_dir,
       limit=options.limit,
       num_wrong_class=options.wrong_class,

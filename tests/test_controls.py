@@ -19,13 +19,14 @@ from flax import nnx
 from PIL import Image
 
 import jax_sis
-from jax_sis import controls, results
+from jax_sis import results
 from jax_sis.classifiers import checkpoint, frozen
-from jax_sis.controls import ControlsConfig
 from jax_sis.data.sources import SAMPLE_DIR
-from jax_sis.leak_views import NAMES
 from jax_sis.runs import find, workers
 from jax_sis.runs.config import FindConfig
+from jax_sis.studies.controls import program
+from jax_sis.studies.controls.program import ControlsConfig
+from jax_sis.studies.controls.views import NAMES
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 PATCH = 8
@@ -51,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
 def answer(run: results.Results) -> dict[str, Any]:
   """Its controls; the files are beside it."""
   with jax.numpy_rank_promotion("allow"):
-    return controls.controls(
+    return program.controls(
       ControlsConfig(run_dir=run.folder.location, mask_fractions=(0.05,), num_wrong_class=3, max_features=12)
     )
 
@@ -146,7 +147,7 @@ def test_the_table_and_its_reading_say_the_numbers(
   run: results.Results, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):
   copy = shutil.copytree(path_of(run), tmp_path / "out")
-  answer = controls.controls(ControlsConfig(run_dir=str(copy), limit=5, num_wrong_class=0))
+  answer = program.controls(ControlsConfig(run_dir=str(copy), limit=5, num_wrong_class=0))
   text = capsys.readouterr().out
   assert max(map(len, text.splitlines())) <= 120
   assert answer["wrong_class"] is None
@@ -173,9 +174,9 @@ def test_evidence_for_other_classes_is_reported(answer: dict[str, Any]):
 def test_the_same_command_again_gives_the_same_numbers(run: results.Results, tmp_path: pathlib.Path):
   copy = shutil.copytree(path_of(run), tmp_path / "out")
   config = ControlsConfig(run_dir=str(copy), limit=3, num_wrong_class=0)
-  first = controls.controls(config)
+  first = program.controls(config)
   content = (copy / "controls.csv").read_bytes()
-  second = controls.controls(config)
+  second = program.controls(config)
   assert first["kinds"] == second["kinds"]
   assert (copy / "controls.csv").read_bytes() == content
   # An image's numbers do not depend on how many others there are; but the image that fills the rest is one of them.
@@ -194,14 +195,14 @@ def test_an_unfinished_run_and_one_in_a_bucket_have_controls(capsys: pytest.Capt
   store = run_find(location, shard=workers.Shard(0, 2), **options)
   assert len(store.done_images()) == 12
   capsys.readouterr()
-  answer = controls.controls(ControlsConfig(run_dir=location, mask_fractions=(0.25,), num_wrong_class=0))
+  answer = program.controls(ControlsConfig(run_dir=location, mask_fractions=(0.25,), num_wrong_class=0))
   assert "SIS: the run did not keep these subsets (--save); they are left out." in capsys.readouterr().out
   assert answer["kinds"]["mask_fraction_0.25"]["num_images"] == 12
   assert json.loads(store.folder.read("controls.json") or b"") == answer
   assert (store.folder.read("controls.png") or b"").startswith(b"\x89PNG")
   message = f"{location!r} must hold the masks that are asked for (answer 'sis', threshold None, fraction 0.05); it "
   with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-    controls.controls(ControlsConfig(run_dir=location, mask_fractions=(0.05,)))
+    program.controls(ControlsConfig(run_dir=location, mask_fractions=(0.05,)))
 
 
 def test_images_of_other_ids_are_refused_with_a_list(run: results.Results, tmp_path: pathlib.Path):
@@ -213,7 +214,7 @@ def test_images_of_other_ids_are_refused_with_a_list(run: results.Results, tmp_p
   is_ok = copy.read("sis_status") == jax_sis.Status.OK
   message = f"the images at hand must be those of the run, but 1 of {is_ok.sum()} have other ids: 'somebody else' in"
   with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-    controls.controls(ControlsConfig(run_dir=copy.folder.location))
+    program.controls(ControlsConfig(run_dir=copy.folder.location))
 
 
 def test_another_classifier_is_refused(run: results.Results, tmp_path: pathlib.Path):
@@ -221,7 +222,7 @@ def test_another_classifier_is_refused(run: results.Results, tmp_path: pathlib.P
   nnx.update(classifier.module, jax.tree.map(lambda array: array * 1.01, nnx.state(classifier.module, nnx.Param)))
   checkpoint.save_classifier(tmp_path / "other", classifier)
   with pytest.raises(ValueError, match=r"^--checkpoint must be the classifier of the run, resnet20 with the SHA-256 "):
-    controls.controls(ControlsConfig(run_dir=run.folder.location, checkpoint=str(tmp_path / "other")))
+    program.controls(ControlsConfig(run_dir=run.folder.location, checkpoint=str(tmp_path / "other")))
 
 
 def test_a_certificate_that_is_not_reproduced_is_refused(run: results.Results, tmp_path: pathlib.Path):
@@ -234,7 +235,7 @@ def test_a_certificate_that_is_not_reproduced_is_refused(run: results.Results, t
   copy.write_unit(unit, rows)
   message = f"the subsets must have the confidence that the run certified, but image {first} has 0.5 stored and "
   with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-    controls.controls(ControlsConfig(run_dir=copy.folder.location, limit=3, num_wrong_class=0))
+    program.controls(ControlsConfig(run_dir=copy.folder.location, limit=3, num_wrong_class=0))
 
 
 def test_a_run_without_subsets_is_refused(run: results.Results, tmp_path: pathlib.Path):
@@ -247,7 +248,7 @@ def test_a_run_without_subsets_is_refused(run: results.Results, tmp_path: pathli
   location = copy.folder.location
   message = f"{location!r} must hold the subset of at least one image, but of its 24 finished images it holds none; "
   with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-    controls.controls(ControlsConfig(run_dir=location))
+    program.controls(ControlsConfig(run_dir=location))
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_sis import fills
 from jax_sis.core.subsets import Status
 from jax_sis.data.normalisation import Normalisation
-from jax_sis.leak_controls import (
+from jax_sis.studies.controls import fills
+from jax_sis.studies.controls.outcomes import (
   NO_IMAGE,
   Outcomes,
   choose_others,
@@ -21,8 +21,8 @@ from jax_sis.leak_controls import (
   summarise,
   summarise_fills,
 )
-from jax_sis.leak_views import CONTROLS, NAMES, Case, expand
-from jax_sis.wrong_class import PREDICTED, RANDOM, SECOND, Towards, search_classes, summarise_classes
+from jax_sis.studies.controls.views import CONTROLS, NAMES, Case, expand
+from jax_sis.studies.controls.wrong_class import PREDICTED, RANDOM, SECOND, Towards, search_classes, summarise_classes
 
 # Middle grey is what the toys' searches show.
 NORMALISATION = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

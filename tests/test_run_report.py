@@ -17,12 +17,11 @@ from html_pages import Node
 from made_runs import make_rows, make_run
 from PIL import Image
 
-from jax_sis import cli, controls, results, run_report
+from jax_sis import cli, results, run_report
 from jax_sis.classifiers import checkpoint
 from jax_sis.core.subsets import Status
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.display.page import document
-from jax_sis.leak_controls import Share
 from jax_sis.run_report import ReportConfig, gallery, inputs
 from jax_sis.run_report.controls import make_classes
 from jax_sis.run_report.inputs import ClassControls
@@ -32,7 +31,9 @@ from jax_sis.statistics import estimates
 from jax_sis.statistics.estimates import Estimate
 from jax_sis.studies.analysis import program
 from jax_sis.studies.analysis.run import analyse_run
-from jax_sis.wrong_class import TowardsSummary
+from jax_sis.studies.controls.outcomes import Share
+from jax_sis.studies.controls.program import ControlsConfig, controls
+from jax_sis.studies.controls.wrong_class import TowardsSummary
 
 NAMES = ["sizes", "positions", "controls", "correctness", "removal", "gallery", "provenance"]
 ODD_CLASSES = ('<b>&"', "</style><script>x</script>", "d'og &amp;", "eel\x00\n")
@@ -47,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
   settings = {"patch": PATCH, "threshold": 0.9, "gallery": 0, "num_devices": 1, "batch_size": 8, "certificate": "alone"}
   with jax.numpy_rank_promotion("allow"):
     find.find(FindConfig(out=out, smallest=None, **settings))
-    controls.controls(controls.ControlsConfig(run_dir=out, limit=8, num_wrong_class=0, mask_fractions=(0.25,)))
+    controls(ControlsConfig(run_dir=out, limit=8, num_wrong_class=0, mask_fractions=(0.25,)))
   return results.open(out)
 
 

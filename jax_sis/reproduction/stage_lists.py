@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 
-from jax_sis.controls import ControlsConfig
 from jax_sis.core.searches import BackwardSearch, Exact, Gradient, Screened
 from jax_sis.core.types import ScoreName
 from jax_sis.reproduction import stage_makers, stages
@@ -23,6 +22,7 @@ from jax_sis.reproduction.stage_makers import (
 from jax_sis.results.query import PixelSubset
 from jax_sis.runs.config import FindConfig
 from jax_sis.studies.analysis.program import StudyConfig
+from jax_sis.studies.controls.program import ControlsConfig
 
 
 def make_stages(preset: Preset) -> list[stages.Stage]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from jax_sis.controls import ControlsConfig
 from jax_sis.core.searches import Exact, Gradient, Screened
 from jax_sis.disjoint import DisjointConfig
 from jax_sis.evaluation.evaluate import EvaluateConfig
@@ -12,6 +11,7 @@ from jax_sis.reproduction.presets import CIFAR10, Preset, count_images
 from jax_sis.results.query import PixelSubset
 from jax_sis.runs.config import FindConfig
 from jax_sis.studies.attributions.program import AttributionsConfig
+from jax_sis.studies.controls.program import ControlsConfig
 from jax_sis.training.config import Pgd
 
 # What stages cost beside the gradients of a search, in input gradients of one image: measured on two cores.

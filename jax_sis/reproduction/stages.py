@@ -15,10 +15,9 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from jax_sis import controls, disjoint, results
+from jax_sis import disjoint, results
 from jax_sis.classifiers import checkpoint, import_checkpoint, on_images
 from jax_sis.classifiers.ensemble import Average
-from jax_sis.controls import ControlsConfig
 from jax_sis.core.messages import name_some
 from jax_sis.data import tfds
 from jax_sis.disjoint import DisjointConfig
@@ -34,6 +33,8 @@ from jax_sis.runtime.provenance import library_versions
 from jax_sis.studies.analysis.program import FORMAT, StudyConfig, analyse
 from jax_sis.studies.attributions import program as attributions_program
 from jax_sis.studies.attributions.program import AttributionsConfig
+from jax_sis.studies.controls import program as controls_program
+from jax_sis.studies.controls.program import ControlsConfig
 from jax_sis.training import train
 from jax_sis.training.config import TrainConfig
 
@@ -384,13 +385,13 @@ class Controls(Stage):
     placed = dataclasses.replace(
       self.config, run_dir=str(inputs["run"]), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir
     )
-    answer = controls.controls(placed)
+    answer = controls_program.controls(placed)
     write_atomically(folder / "controls.json", json.dumps(answer, indent=2).encode() + b"\n")
     write_atomically(folder / "controls.png", (inputs["run"] / "controls.png").read_bytes())
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
-    return hash_answer(folder / "controls.json", controls.FORMAT)
+    return hash_answer(folder / "controls.json", controls_program.FORMAT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

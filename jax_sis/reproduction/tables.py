@@ -6,13 +6,13 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from jax_sis import leak_controls
 from jax_sis.reproduction.claims import Claim
 from jax_sis.reproduction.leaks import SHOWN, Leak
 from jax_sis.reproduction.mitigations import Mitigation
 from jax_sis.reproduction.outcome import SAMPLES, Cell, Echo, Outcome, Transfer
 from jax_sis.statistics.estimates import Mean, Share
 from jax_sis.studies.analysis.run import MOST_NEEDED
+from jax_sis.studies.controls import outcomes as controls_outcomes
 
 CELL_HEADER = (
   "classifier",
@@ -122,7 +122,7 @@ def leak_rows(leaks: Sequence[Leak]) -> list[list[str]]:
   ]
 
 
-def describe_kept(share: leak_controls.Share | None) -> str:
+def describe_kept(share: controls_outcomes.Share | None) -> str:
   """A share in whole per cent, with its interval."""
   return "-" if share is None else f"{100 * share.share:.0f} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 

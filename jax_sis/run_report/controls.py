@@ -4,15 +4,15 @@ import shlex
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
-from jax_sis.control_tables import format_change, note_similar_fills
 from jax_sis.display import page
-from jax_sis.leak_controls import ControlSummary
-from jax_sis.leak_views import CONTROLS, SUBSET
 from jax_sis.run_report import figures
 from jax_sis.run_report.inputs import ClassControls, Controls, Inputs, KindControls
 from jax_sis.run_report.words import DASH, capitalise, tell_count, tell_share
 from jax_sis.statistics.estimates import Estimate
-from jax_sis.wrong_class import CLASS_TITLES, PREDICTED
+from jax_sis.studies.controls.outcomes import ControlSummary
+from jax_sis.studies.controls.tables import format_change, note_similar_fills
+from jax_sis.studies.controls.views import CONTROLS, SUBSET
+from jax_sis.studies.controls.wrong_class import CLASS_TITLES, PREDICTED
 
 HEADER = ("shown to the classifier", "images", "keeps the class [95%]", "reaches the threshold [95%]", "confidence")
 CHANGE = "change of the class kept, in points [95%]"

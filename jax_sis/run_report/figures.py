@@ -9,12 +9,12 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jax_sis import control_figure
-from jax_sis.leak_controls import ControlSummary
 from jax_sis.studies.analysis import panels
 from jax_sis.studies.analysis.confidence_curves import Removal
 from jax_sis.studies.analysis.positions import Positions
 from jax_sis.studies.analysis.run import Correctness, RunAnalysis
+from jax_sis.studies.controls import figure as controls_figure
+from jax_sis.studies.controls.outcomes import ControlSummary
 
 WIDTH, HEIGHT = 4.4, 3.3
 # For screens with two dots a pixel.
@@ -74,10 +74,10 @@ def draw_controls(kinds: Mapping[str, Sequence[ControlSummary]]) -> bytes:
   """The share of images that keep their class under each control."""
 
   def draw_panel(axis: Axes) -> None:
-    control_figure.draw_controls(axis, kinds)
+    controls_figure.draw_controls(axis, kinds)
     axis.legend(loc="lower center", bbox_to_anchor=(0.3, 1), fontsize=9, frameon=False)
 
-  return draw(draw_panel, control_figure.bars_inches(kinds) + 0.6 + 0.2 * len(kinds))
+  return draw(draw_panel, controls_figure.bars_inches(kinds) + 0.6 + 0.2 * len(kinds))
 
 
 def draw(draw_fn: Callable[[Axes], None], height: float) -> bytes:

@@ -8,9 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jax_sis import results
-from jax_sis.control_report import FORMAT as CONTROLS_FORMAT
 from jax_sis.core.subsets import Status
-from jax_sis.leak_controls import ControlSummary, FillSummary
 from jax_sis.results.folder import Folder, StorageError, open_folder
 from jax_sis.results.store import Results
 from jax_sis.runs import setup, workers
@@ -22,7 +20,9 @@ from jax_sis.studies.analysis.program import DEFAULT_THRESHOLDS
 from jax_sis.studies.analysis.program import FORMAT as ANALYSIS_FORMAT
 from jax_sis.studies.analysis.run import RunAnalysis, analyse_run
 from jax_sis.studies.analysis.sizes import kinds_of
-from jax_sis.wrong_class import TowardsSummary
+from jax_sis.studies.controls.outcomes import ControlSummary, FillSummary
+from jax_sis.studies.controls.report import FORMAT as CONTROLS_FORMAT
+from jax_sis.studies.controls.wrong_class import TowardsSummary
 
 ANALYSIS_FILE, CONTROLS_FILE = "analysis.json", "controls.json"
 

@@ -1,12 +1,12 @@
 """How reports say numbers, in plain words and with their intervals."""
 
-from jax_sis import leak_controls
 from jax_sis.run_report.inputs import Inputs
 from jax_sis.statistics.estimates import Share
 from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
 from jax_sis.studies.analysis.sizes import PREDICTED
+from jax_sis.studies.controls import outcomes
 
-AnyShare = Share | leak_controls.Share
+AnyShare = Share | outcomes.Share
 KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest subsets found"}
 ONE_OF_KIND = {"sis": "a sufficient input subset (SIS)", "smallest": "a smallest sufficient subset"}
 STATUS_WORDS = {

@@ -18,9 +18,9 @@ from jax_sis.core.smallest import QUICK, run_smallest
 from jax_sis.core.subsets import Status, Subsets
 from jax_sis.core.types import PredictFn
 from jax_sis.core.validation import check_positive_integer
-from jax_sis.leak_controls import Share, make_share
-from jax_sis.leak_views import stable_hash
 from jax_sis.statistics.estimates import Estimate, paired_bootstrap
+from jax_sis.studies.controls.outcomes import Share, make_share
+from jax_sis.studies.controls.views import stable_hash
 
 PREDICTED, SECOND, RANDOM = "predicted", "second", "random"
 CLASS_TITLES = {

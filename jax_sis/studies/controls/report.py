@@ -12,14 +12,15 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jax_sis import control_tables, results
-from jax_sis.control_figure import save_controls
+from jax_sis import results
 from jax_sis.core.messages import name_some
-from jax_sis.leak_controls import NO_IMAGE, ControlSummary, FillSummary, Outcomes, find_fill_dependence
-from jax_sis.leak_views import CONTROLS, NAMES
 from jax_sis.runs.setup import MAX_NAMED
 from jax_sis.runtime.provenance import all_versions
-from jax_sis.wrong_class import Towards, summarise_classes
+from jax_sis.studies.controls import tables
+from jax_sis.studies.controls.figure import save_controls
+from jax_sis.studies.controls.outcomes import NO_IMAGE, ControlSummary, FillSummary, Outcomes, find_fill_dependence
+from jax_sis.studies.controls.views import CONTROLS, NAMES
+from jax_sis.studies.controls.wrong_class import Towards, summarise_classes
 
 FORMAT = "jax_sis.controls/1"
 # Of all intervals.
@@ -77,15 +78,15 @@ def describe_provenance(store: results.Results) -> dict[str, Any]:
 def report_kind(controlled: Controlled) -> dict[str, Any]:
   """Prints what was found of one kind of subset, and gives it in JSON types."""
   kind, summaries, threshold = controlled.kind, controlled.summaries, controlled.outcomes.threshold
-  reading = control_tables.describe_controls(summaries, controlled.fill_summary, threshold)
+  reading = tables.describe_controls(summaries, controlled.fill_summary, threshold)
   one_only = find_fill_dependence(controlled.outcomes).is_one_only
   ids = [name for name, is_one_only in zip(kind.ids, one_only, strict=True) if is_one_only]
-  print(f"\n{kind.heading}; in brackets {100 * LEVEL:g}% intervals\n{control_tables.make_table(summaries, threshold)}")
-  if note := control_tables.note_similar_fills(summaries):
-    print(control_tables.wrap(note))
+  print(f"\n{kind.heading}; in brackets {100 * LEVEL:g}% intervals\n{tables.make_table(summaries, threshold)}")
+  if note := tables.note_similar_fills(summaries):
+    print(tables.wrap(note))
   if ids:
     print(f"Works with no fill that differs from the search's: {name_some(ids, most=MAX_NAMED)}")
-  print(f"\n{control_tables.wrap(reading)}", flush=True)
+  print(f"\n{tables.wrap(reading)}", flush=True)
   return {
     "title": kind.title,
     "num_images": len(kind.indices),
@@ -103,9 +104,9 @@ def report_kind(controlled: Controlled) -> dict[str, Any]:
 def report_classes(towards: Mapping[str, Towards], *, max_features: int, threshold: float) -> dict[str, Any]:
   """Prints what was found for other classes, and gives it in JSON types."""
   summaries = summarise_classes(towards, level=LEVEL)
-  reading = control_tables.describe_classes(summaries, max_features=max_features, threshold=threshold)
+  reading = tables.describe_classes(summaries, max_features=max_features, threshold=threshold)
   print(f"\nThe smallest evidence found for other classes, at {threshold:g}, adding at most {max_features} cells")
-  print(f"{control_tables.make_class_table(summaries)}\n\n{control_tables.wrap(reading)}", flush=True)
+  print(f"{tables.make_class_table(summaries)}\n\n{tables.wrap(reading)}", flush=True)
   return {
     "max_features": max_features,
     "classes": [dataclasses.asdict(summary) for summary in summaries],

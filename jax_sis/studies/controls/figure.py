@@ -9,8 +9,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from jax_sis.display.style import ACCURACY_COLOUR, DPI, GAP_COLOUR, INK
-from jax_sis.leak_controls import ControlSummary
-from jax_sis.leak_views import CONTROLS
+from jax_sis.studies.controls.outcomes import ControlSummary
+from jax_sis.studies.controls.views import CONTROLS
 
 COLOURS = (ACCURACY_COLOUR, GAP_COLOUR, "#e3a23a", "#5b8c5a", "#7d5ba6")
 GROUP_TITLES = {

@@ -14,7 +14,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jax_sis import results
-from jax_sis.control_report import (
+from jax_sis.core.subsets import Status
+from jax_sis.core.validation import require_positive
+from jax_sis.results import folder
+from jax_sis.results.schema import ANSWER_TITLES, ANSWERS
+from jax_sis.results.store import open_store
+from jax_sis.runs.setup import Job, make_job_again, make_spec, read_inputs
+from jax_sis.runtime.progress import Progress
+from jax_sis.studies.controls.outcomes import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
+from jax_sis.studies.controls.report import (
   FORMAT,
   LEVEL,
   Controlled,
@@ -24,16 +32,8 @@ from jax_sis.control_report import (
   report_kind,
   write_files,
 )
-from jax_sis.core.subsets import Status
-from jax_sis.core.validation import require_positive
-from jax_sis.leak_controls import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
-from jax_sis.leak_views import NAMES, SUBSET
-from jax_sis.results import folder
-from jax_sis.results.schema import ANSWER_TITLES, ANSWERS
-from jax_sis.results.store import open_store
-from jax_sis.runs.setup import Job, make_job_again, make_spec, read_inputs
-from jax_sis.runtime.progress import Progress
-from jax_sis.wrong_class import MAX_FEATURES, Towards, search_classes
+from jax_sis.studies.controls.views import NAMES, SUBSET
+from jax_sis.studies.controls.wrong_class import MAX_FEATURES, Towards, search_classes
 
 # Images at a time, each with all its controls, and searches at a time; accelerators want more than a CPU.
 EVALUATED_AT_ONCE, SEARCHED_AT_ONCE = {"cpu": 4}, {"cpu": 8}

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool, Float
 
-from jax_sis import fills
 from jax_sis.data.normalisation import Normalisation
+from jax_sis.studies.controls import fills
 
 # The reference of all controls, and what is left without any feature.
 SUBSET, EMPTY = "subset", "empty"

@@ -23,8 +23,8 @@ from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.types import PredictFn
 from jax_sis.core.validation import check_positive_integer
 from jax_sis.data.normalisation import Normalisation
-from jax_sis.leak_views import CONTROLS, NAMES, SUBSET, Case, Shown, expand, stable_hash
 from jax_sis.statistics.estimates import Estimate, paired_bootstrap, wilson_interval
+from jax_sis.studies.controls.views import CONTROLS, NAMES, SUBSET, Case, Shown, expand, stable_hash
 
 # Of an image without another one.
 NO_IMAGE = -1

@@ -3,10 +3,10 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from jax_sis.leak_controls import OTHER_FILL_DISTANCE, ControlSummary, FillSummary, Share
-from jax_sis.leak_views import CONTROLS, EMPTY, SUBSET
 from jax_sis.statistics.estimates import Estimate
-from jax_sis.wrong_class import CLASS_TITLES, PREDICTED, TowardsSummary
+from jax_sis.studies.controls.outcomes import OTHER_FILL_DISTANCE, ControlSummary, FillSummary, Share
+from jax_sis.studies.controls.views import CONTROLS, EMPTY, SUBSET
+from jax_sis.studies.controls.wrong_class import CLASS_TITLES, PREDICTED, TowardsSummary
 
 LINE = "{:<29} {:>6}  {:<21}  {:<21}  {:>10}  {:<22}"
 

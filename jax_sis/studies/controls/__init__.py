@@ -1,0 +1,1 @@
+"""What subsets are worth: leak controls."""
