@@ -155,10 +155,10 @@ def run_disjoint(options: argparse.Namespace) -> None:
   """Hands the options of `disjoint` over."""
   devices.use_one_cpu_device_per_core(options.devices)
   devices.use_compilation_cache()
-  from jax_sis import disjoint
+  from jax_sis.studies.disjoint import program as disjoint_program
 
-  disjoint.disjoint(
-    disjoint.DisjointConfig(
+  disjoint_program.disjoint(
+    disjoint_program.DisjointConfig(
       **image_set_options(options),
       num_images=options.images,
       per_step=options.per_step,

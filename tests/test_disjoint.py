@@ -19,13 +19,14 @@ import tiny_classifier
 from PIL import Image
 
 import jax_sis
-from jax_sis import cli, disjoint, disjoint_report
+from jax_sis import cli
 from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.core.subsets import Status
 from jax_sis.data.sources import SAMPLE_DIR
-from jax_sis.disjoint import DisjointConfig
-from jax_sis.disjoint_report import Collected
 from jax_sis.statistics.estimates import wilson_interval
+from jax_sis.studies.disjoint import program, report
+from jax_sis.studies.disjoint.program import DisjointConfig
+from jax_sis.studies.disjoint.report import Collected
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 ROOT = pathlib.Path(__file__).parents[1]
@@ -84,7 +85,7 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def collect(out: pathlib.Path, where: dict[str, str], **options: Any) -> dict[str, Any]:
   with jax.numpy_rank_promotion("allow"):
-    return disjoint.disjoint(DisjointConfig(out=str(out), **where, **{**SETTINGS, "num_devices": 2, **options}))
+    return program.disjoint(DisjointConfig(out=str(out), **where, **{**SETTINGS, "num_devices": 2, **options}))
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +172,10 @@ def test_after_a_kill_it_goes_on_on_other_devices_and_ends_the_same(
     env=environment,
   )
   assert killed.returncode == -signal.SIGKILL, killed.stderr
-  lines = (tmp_path / disjoint.LINES_FILE).read_bytes()
+  lines = (tmp_path / program.LINES_FILE).read_bytes()
   assert (lines.count(b"\n"), lines.endswith(b'{"images": [{"index"')) == (1, True)
   collect(tmp_path, where)
-  assert (tmp_path / disjoint.LINES_FILE).read_bytes() == (out / disjoint.LINES_FILE).read_bytes()
+  assert (tmp_path / program.LINES_FILE).read_bytes() == (out / program.LINES_FILE).read_bytes()
   assert (tmp_path / "disjoint.csv").read_bytes() == (out / "disjoint.csv").read_bytes()
   with pytest.raises(ValueError, match=re.escape("holds a run of another kind (max_subsets: 2 there, 3 asked)")):
     collect(tmp_path, where, max_subsets=3)
@@ -205,7 +206,7 @@ def make_images() -> list[Collected]:
 
 def test_numbers_are_summed_up_by_number_and_round():
   images = [*make_images(), make_image(40, 3, end="ok")]
-  summary = disjoint_report.summarise(images, seed=0)
+  summary = report.summarise(images, seed=0)
   assert [(one.number, one.num_images) for one in summary.by_number] == [(0, 2), (1, 5), (2, 15), (3, 11)]
   share = summary.by_number[2].accuracy
   assert (share.count, share.num_images, (share.low, share.high)) == (10, 15, wilson_interval(10, 15))
@@ -218,13 +219,13 @@ def test_numbers_are_summed_up_by_number_and_round():
 
 
 def test_wrong_predictions_are_compared_at_the_same_confidence():
-  summary = disjoint_report.summarise(make_images(), seed=0)
+  summary = report.summarise(make_images(), seed=0)
   assert summary.correctness.unmatched.mean == pytest.approx(1.5 * 10 / 12 - 2.5)
   assert summary.correctness_with_subset.unmatched.mean == pytest.approx(-1)
   matched = summary.correctness_with_subset.difference
   assert matched.mean == pytest.approx(-1)
   assert matched.high is not None and matched.high < 0
-  reading = disjoint_report.describe_reading(summary, 16)
+  reading = report.describe_reading(summary, 16)
   assert reading.startswith("32 images have 2.0 [1.7, 2.3] disjoint subsets each, in the mean. Wrong minus right ")
   assert "Of these at the same confidence, 10 wrong and 20 right: -1.00 [" in reading
   assert reading.count("subsets, wrong answers have fewer.") == 3
@@ -234,14 +235,14 @@ def test_the_rank_correlation_is_that_of_scipy_and_does_not_depend_on_the_order_
   rng = np.random.default_rng(0)
   first = rng.integers(0, 6, 60)
   second = first + rng.normal(size=60)
-  found = disjoint_report.correlate_ranks(first, second)
+  found = report.correlate_ranks(first, second)
   expected: Any = scipy.stats.spearmanr(first, second)
   assert found.mean == pytest.approx(expected.statistic)
   assert found.low is not None and found.mean is not None and found.high is not None
   assert 0.5 < found.low < found.mean < found.high < 1
   order = rng.permutation(60)
-  assert disjoint_report.correlate_ranks(first[order], second[order]) == found
-  assert disjoint_report.correlate_ranks(np.ones(60), second).reason == disjoint_report.ALL_ALIKE
+  assert report.correlate_ranks(first[order], second[order]) == found
+  assert report.correlate_ranks(np.ones(60), second).reason == report.ALL_ALIKE
 
 
 def test_images_without_a_number_are_named_and_not_counted():
@@ -260,14 +261,14 @@ def test_images_without_a_number_are_named_and_not_counted():
       end="not_searched",
     ),
   ]
-  assert disjoint_report.summarise([*make_images(), *odd], seed=0) == disjoint_report.summarise(make_images(), seed=0)
-  nothing = disjoint_report.summarise(odd, seed=0)
+  assert report.summarise([*make_images(), *odd], seed=0) == report.summarise(make_images(), seed=0)
+  nothing = report.summarise(odd, seed=0)
   assert nothing.num_images == 0
-  assert disjoint_report.describe_reading(nothing, 16) == "No image has a number of subsets."
+  assert report.describe_reading(nothing, 16) == "No image has a number of subsets."
 
 
 def test_right_predictions_alone_leave_nothing_to_compare():
-  reading = disjoint_report.describe_reading(disjoint_report.summarise(make_images()[:20], seed=0), 16)
+  reading = report.describe_reading(report.summarise(make_images()[:20], seed=0), 16)
   assert "the threshold count as 0: nothing to compare (no wrong predictions, or no right ones)." in reading
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 from jax_sis.core.searches import Exact, Gradient, Screened
-from jax_sis.disjoint import DisjointConfig
 from jax_sis.evaluation.evaluate import EvaluateConfig
 from jax_sis.reproduction import stages
 from jax_sis.reproduction.names import Names
@@ -12,6 +11,7 @@ from jax_sis.results.query import PixelSubset
 from jax_sis.runs.config import FindConfig
 from jax_sis.studies.attributions.program import AttributionsConfig
 from jax_sis.studies.controls.program import ControlsConfig
+from jax_sis.studies.disjoint.program import DisjointConfig
 from jax_sis.training.config import Pgd
 
 # What stages cost beside the gradients of a search, in input gradients of one image: measured on two cores.

@@ -15,12 +15,11 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from jax_sis import disjoint, results
+from jax_sis import results
 from jax_sis.classifiers import checkpoint, import_checkpoint, on_images
 from jax_sis.classifiers.ensemble import Average
 from jax_sis.core.messages import name_some
 from jax_sis.data import tfds
-from jax_sis.disjoint import DisjointConfig
 from jax_sis.evaluation import evaluate, predictions, report
 from jax_sis.evaluation.evaluate import EvaluateConfig
 from jax_sis.results.folder import write_atomically
@@ -35,6 +34,8 @@ from jax_sis.studies.attributions import program as attributions_program
 from jax_sis.studies.attributions.program import AttributionsConfig
 from jax_sis.studies.controls import program as controls_program
 from jax_sis.studies.controls.program import ControlsConfig
+from jax_sis.studies.disjoint import program as disjoint_program
+from jax_sis.studies.disjoint.program import DisjointConfig
 from jax_sis.training import train
 from jax_sis.training.config import TrainConfig
 
@@ -448,11 +449,11 @@ class Disjoint(OnImages):
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     """See Stage."""
-    disjoint.disjoint(self.place(folder, inputs, data_dir))
+    disjoint_program.disjoint(self.place(folder, inputs, data_dir))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
-    return hash_answer(folder / "disjoint.json", disjoint.FORMAT)
+    return hash_answer(folder / "disjoint.json", disjoint_program.FORMAT)
 
 
 def subset_input(subset: PixelSubset | None) -> dict[str, str]:

@@ -14,7 +14,6 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Shaped
 
-from jax_sis import disjoint_figure
 from jax_sis.core.messages import name_some
 from jax_sis.core.subsets import Status
 from jax_sis.results.folder import Folder
@@ -23,6 +22,7 @@ from jax_sis.results.spec import SPEC_FILE
 from jax_sis.statistics.estimates import MIN_IMAGES, TOO_FEW, Mean, Share, difference_of, mean_of, no_mean, share_of
 from jax_sis.statistics.matching import Matched, match_by_confidence
 from jax_sis.studies.analysis.tables import format_mean, format_share
+from jax_sis.studies.disjoint import figure
 
 NUMBER_FORMAT = "{:<10} {:>7} {:>24} {:>12}"
 ROUND_FORMAT = "{:<10} {:>7} {:>24} {:>7} {:>24}"
@@ -313,9 +313,7 @@ def write_report(
   names = ["disjoint.json", "disjoint.csv"]
   if summary.num_images:
     picture = io.BytesIO()
-    disjoint_figure.save_disjoint(
-      picture, summary, title=f"Disjoint sufficient subsets at {spec['threshold']:g}: {subject}"
-    )
+    figure.save_disjoint(picture, summary, title=f"Disjoint sufficient subsets at {spec['threshold']:g}: {subject}")
     folder.write("disjoint.png", picture.getvalue())
     names.append("disjoint.png")
   content = json.dumps(answer, indent=2, allow_nan=False)

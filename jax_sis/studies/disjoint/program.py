@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jax_sis import disjoint_report, results
+from jax_sis import results
 from jax_sis.classifiers.on_images import ImageSet, ImageSetConfig, describe_set, open_image_set
 from jax_sis.core.collection import sis_collection
 from jax_sis.core.scores import log_odds, predict_logits
@@ -23,12 +23,13 @@ from jax_sis.core.searches import Gradient
 from jax_sis.core.subsets import Status
 from jax_sis.core.types import Params
 from jax_sis.core.validation import require_positive
-from jax_sis.disjoint_report import Collected
 from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.results.schema import NOT_SEARCHED, STATUS_NAMES
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
+from jax_sis.studies.disjoint import report
+from jax_sis.studies.disjoint.report import Collected
 
 FORMAT = "jax_sis.disjoint/1"
 LINES_FILE = "disjoint.jsonl"
@@ -98,7 +99,7 @@ def disjoint(config: DisjointConfig) -> dict[str, Any]:
   if sum(len(record["images"]) for record in done) < num_images:
     search_missing(images, config, num_images, done, lines)
   collected = [Collected(**image) for record in done for image in record["images"]]
-  return disjoint_report.write_report(
+  return report.write_report(
     folder,
     collected,
     spec=spec,

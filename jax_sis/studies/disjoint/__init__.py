@@ -1,0 +1,1 @@
+"""How many disjoint subsets an image has."""
