@@ -136,10 +136,10 @@ def run_attributions(options: argparse.Namespace) -> None:
 
 def run_report(options: argparse.Namespace) -> None:
   """Hands the options of `report` over."""
-  from jax_sis import run_report
+  from jax_sis.report import program as report_program
 
-  run_report.report(
-    run_report.ReportConfig(
+  report_program.report(
+    report_program.ReportConfig(
       run_dir=options.run_dir,
       out=options.out,
       analysis=options.analysis,

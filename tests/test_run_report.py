@@ -17,14 +17,15 @@ from html_pages import Node
 from made_runs import make_rows, make_run
 from PIL import Image
 
-from jax_sis import cli, results, run_report
+from jax_sis import cli, results
 from jax_sis.classifiers import checkpoint
 from jax_sis.core.subsets import Status
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.display.page import document
-from jax_sis.run_report import ReportConfig, gallery, inputs
-from jax_sis.run_report.controls import make_classes
-from jax_sis.run_report.inputs import ClassControls
+from jax_sis.report import gallery, inputs
+from jax_sis.report.controls import make_classes
+from jax_sis.report.inputs import ClassControls
+from jax_sis.report.program import ReportConfig, report
 from jax_sis.runs import find
 from jax_sis.runs.config import FindConfig
 from jax_sis.statistics import estimates
@@ -93,7 +94,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def make_page(run_dir: Any, out: pathlib.Path, **options: Any) -> Node:
   with jax.numpy_rank_promotion("allow"):
-    run_report.report(ReportConfig(run_dir=str(run_dir), out=str(out), **options))
+    report(ReportConfig(run_dir=str(run_dir), out=str(out), **options))
   page = html_pages.read_page(out.read_bytes())
   html_pages.check_page(page)
   return page

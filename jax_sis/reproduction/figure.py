@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from jax_sis.display.style import ACCURACY_COLOUR, GAP_COLOUR, INK
+from jax_sis.report.figures import finish, start
 from jax_sis.reproduction.mitigations import Mitigation
 from jax_sis.reproduction.outcome import Cell, Outcome
-from jax_sis.run_report.figures import finish, start
 from jax_sis.statistics.estimates import Mean
 
 ANSWER_HEADINGS = {"sis": "subsets read from orders", "smallest": "smallest evidence found"}

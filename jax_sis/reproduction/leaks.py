@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Mapping
 
+from jax_sis.report import inputs
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.readings import read_answer
 from jax_sis.reproduction.stages import Controls
-from jax_sis.run_report import inputs
 from jax_sis.runtime.records import read_record
 from jax_sis.studies.controls.outcomes import Share
 from jax_sis.studies.controls.views import EMPTY

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from jax_sis import run_report
 from jax_sis.core.searches import Gradient, Screened
 from jax_sis.display import page
+from jax_sis.report import controls, program, sizes
+from jax_sis.report.inputs import read_inputs
 from jax_sis.reproduction import tables
 from jax_sis.reproduction.claims import AGREES, DISAGREES, NOT_JUDGED, OPEN, Claim
 from jax_sis.reproduction.engine import Done, describe_seconds
@@ -21,8 +22,6 @@ from jax_sis.reproduction.presets import Preset
 from jax_sis.reproduction.readings import read_answer, total_seconds
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.results.store import open_store
-from jax_sis.run_report import controls, sizes
-from jax_sis.run_report.inputs import read_inputs
 from jax_sis.statistics.estimates import Mean
 
 UNKNOWN = "a commit that was not recorded"
@@ -271,7 +270,7 @@ def run_sections(done: Mapping[str, Done], names: Names, *, data_dir: str | None
     controls_dir=find_controls(done, f"{names.architecture}-controls"),
   )
   classifier = str(done[names.full(0)].product)
-  return run_report.make_sections(inputs, num_images=NUM_SHOWN, checkpoint=classifier, data_dir=data_dir)
+  return program.make_sections(inputs, num_images=NUM_SHOWN, checkpoint=classifier, data_dir=data_dir)
 
 
 def find_controls(done: Mapping[str, Done], name: str) -> str | None:

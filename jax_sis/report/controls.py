@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
 from jax_sis.display import page
-from jax_sis.run_report import figures
-from jax_sis.run_report.inputs import ClassControls, Controls, Inputs, KindControls
-from jax_sis.run_report.words import DASH, capitalise, tell_count, tell_share
+from jax_sis.report import figures
+from jax_sis.report.inputs import ClassControls, Controls, Inputs, KindControls
+from jax_sis.report.words import DASH, capitalise, tell_count, tell_share
 from jax_sis.statistics.estimates import Estimate
 from jax_sis.studies.controls.outcomes import ControlSummary
 from jax_sis.studies.controls.tables import format_change, note_similar_fills

@@ -7,10 +7,9 @@ import numpy as np
 
 from jax_sis.display import page
 from jax_sis.display.style import format_p
-from jax_sis.results.schema import ANSWER_TITLES
-from jax_sis.run_report import figures
-from jax_sis.run_report.inputs import Inputs
-from jax_sis.run_report.words import (
+from jax_sis.report import figures
+from jax_sis.report.inputs import Inputs
+from jax_sis.report.words import (
   DASH,
   KIND_NAMES,
   capitalise,
@@ -20,6 +19,7 @@ from jax_sis.run_report.words import (
   tell_count,
   tell_share,
 )
+from jax_sis.results.schema import ANSWER_TITLES
 from jax_sis.studies.analysis.confidence_curves import Curve, Removal
 from jax_sis.studies.analysis.panels import describe_what
 from jax_sis.studies.analysis.positions import Positions

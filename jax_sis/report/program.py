@@ -1,19 +1,23 @@
-"""`jax-sis report`: what a run of `find` shows, as one HTML file that needs nothing else."""
+"""`jax-sis report`: the report of a run, written."""
 
 import dataclasses
 import shlex
 from xml.etree.ElementTree import Element
 
 from jax_sis.display import page
+from jax_sis.report import controls, findings, gallery, origin, sizes
+from jax_sis.report.inputs import Inputs, read_inputs
+from jax_sis.report.words import name_data, name_target, name_unit, tell_count
 from jax_sis.results.folder import Folder, check_writable, open_folder
 from jax_sis.results.store import open_store
-from jax_sis.run_report import controls, findings, gallery, origin, sizes
-from jax_sis.run_report.inputs import Inputs, read_inputs
-from jax_sis.run_report.words import name_data, name_target, name_unit, tell_count
 from jax_sis.runtime.progress import Progress
 
 REPORT_FILE = "report.html"
+
+
 ENDINGS = (".html", ".htm")
+
+
 # Of the analysis that is computed here.
 SEED = 0
 

@@ -14,11 +14,11 @@ from jax_sis.core.subsets import Status
 from jax_sis.data import batches
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.display import page
+from jax_sis.report.inputs import Inputs
+from jax_sis.report.words import KIND_NAMES, capitalise, name_unit, tell_count
 from jax_sis.results import schema
 from jax_sis.results.folder import StorageError
 from jax_sis.results.store import Results, table_fields
-from jax_sis.run_report.inputs import Inputs
-from jax_sis.run_report.words import KIND_NAMES, capitalise, name_unit, tell_count
 from jax_sis.runs.setup import check_ids, make_job_again
 from jax_sis.runs.table import Row, format_confidence, make_rows
 from jax_sis.studies.controls.views import expand

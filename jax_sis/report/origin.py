@@ -6,8 +6,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from jax_sis.display import page
-from jax_sis.run_report.inputs import Inputs, seconds_of
-from jax_sis.run_report.words import name_data, tell_count, tell_seconds
+from jax_sis.report.inputs import Inputs, seconds_of
+from jax_sis.report.words import name_data, tell_count, tell_seconds
 from jax_sis.runs.status import describe_search
 from jax_sis.runs.workers import FINISHED
 from jax_sis.runtime import provenance

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from jax_sis.display import page
-from jax_sis.results.schema import ANSWER_TITLES
-from jax_sis.run_report import figures
-from jax_sis.run_report.controls import describe_in_a_line
-from jax_sis.run_report.inputs import Inputs
-from jax_sis.run_report.words import (
+from jax_sis.report import figures
+from jax_sis.report.controls import describe_in_a_line
+from jax_sis.report.inputs import Inputs
+from jax_sis.report.words import (
   DASH,
   KIND_NAMES,
   ONE_OF_KIND,
@@ -20,6 +19,7 @@ from jax_sis.run_report.words import (
   tell_median,
   tell_share,
 )
+from jax_sis.results.schema import ANSWER_TITLES
 from jax_sis.runs.status import describe_search
 from jax_sis.studies.analysis.panels import sizes_of
 from jax_sis.studies.analysis.sizes import Sizes

@@ -1,6 +1,6 @@
 """How reports say numbers, in plain words and with their intervals."""
 
-from jax_sis.run_report.inputs import Inputs
+from jax_sis.report.inputs import Inputs
 from jax_sis.statistics.estimates import Share
 from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
 from jax_sis.studies.analysis.sizes import PREDICTED
