@@ -22,11 +22,12 @@ from jax_sis.core.searches import Forward, Gradient
 from jax_sis.evaluation import predictions, report
 from jax_sis.reproduction import engine, outcome, presets, tables
 from jax_sis.reproduction.engine import Done, run_stages
+from jax_sis.reproduction.fingerprints import hash_file, hash_run
 from jax_sis.reproduction.leaks import SHOWN, make_leaks
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE
 from jax_sis.reproduction.stage_lists import make_stages
-from jax_sis.reproduction.stages import Analyse, Controls, Data, Evaluate, Find, Stage, Train, hash_file, hash_run
+from jax_sis.reproduction.stages import Analyse, Controls, Data, Evaluate, Find, Stage, Train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

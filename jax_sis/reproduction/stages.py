@@ -6,29 +6,25 @@ of `find` in `subset.run`, `run_dir` or `run_dirs`. The paths are filled in when
 
 import abc
 import dataclasses
-import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
-import numpy as np
 
-from jax_sis import results
 from jax_sis.classifiers import checkpoint, import_checkpoint, on_images
 from jax_sis.classifiers.ensemble import Average
 from jax_sis.core.messages import name_some
 from jax_sis.data import tfds
 from jax_sis.evaluation import evaluate, predictions, report
 from jax_sis.evaluation.evaluate import EvaluateConfig
+from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_answer, hash_file, hash_run, hash_split
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.query import PixelSubset
 from jax_sis.results.spec import read_spec
 from jax_sis.runs import find, setup
 from jax_sis.runs.config import FindConfig, settings_to_json
-from jax_sis.runtime.progress import Progress
-from jax_sis.runtime.provenance import library_versions
 from jax_sis.studies.analysis.program import FORMAT, StudyConfig, analyse
 from jax_sis.studies.attributions import program as attributions_program
 from jax_sis.studies.attributions.program import AttributionsConfig
@@ -42,9 +38,6 @@ from jax_sis.training.config import TrainConfig
 DATA = "data"
 DATA_FILE = "data.json"
 MAX_NAMED = 5
-# Where things lie, and what a stage takes from others: neither is part of what it is.
-OF_THE_MACHINE = frozenset({"versions", "device"})
-IMAGES_AT_ONCE = 4096
 PLACES = frozenset({"out", "data_dir", "checkpoint", "run_dir", "run_dirs"})
 
 
@@ -147,27 +140,6 @@ class Data(Stage):
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
     return hash_file(folder / DATA_FILE)
-
-
-def hash_split(dataset: str, split: str, data_dir: str | None) -> dict[str, Any]:
-  """The number of images of a split, by class too, and a SHA-256 of ids, labels and pixels in stored order."""
-  source = tfds.open_data_source(dataset, split, data_dir)
-  names = source.dataset_info.features["label"].names
-  digest = hashlib.sha256()
-  counts = np.zeros(len(names), np.int64)
-  with Progress(f"reading {dataset} {split}", total=len(source), unit="image") as progress:
-    for index in range(len(source)):
-      example = source[index]
-      label = int(example["label"])
-      digest.update(tfds.tfds_id(example, index).encode() + b"\0" + label.to_bytes(4, "little"))
-      digest.update(np.ascontiguousarray(example["image"]).tobytes())
-      counts[label] += 1
-      progress.advance()
-  return {
-    "num_images": len(source),
-    "num_images_by_class": dict(zip(names, counts.tolist(), strict=True)),
-    "sha256": digest.hexdigest(),
-  }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -477,55 +449,3 @@ def plain_settings(config: Any) -> dict[str, Any]:
 def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Settings but for where things lie."""
   return drop(settings, PLACES)
-
-
-def hash_run(folder: pathlib.Path) -> str:
-  """The SHA-256 of all that a finished run of `find` holds, and of what was asked but for the machine and versions.
-
-  Raises:
-    ValueError: it is not finished, of another version, or cannot be read.
-  """
-  store = results.open(folder)
-  if len(store.done_images()) != store.num_images:
-    raise ValueError(f"the run must be finished, but {len(store.done_images())} of {store.num_images} images are.")
-  digest = hashlib.sha256(json.dumps(drop(store.spec, OF_THE_MACHINE), sort_keys=True).encode())
-  for name in sorted(store.fields):
-    for start in range(0, store.num_images, IMAGES_AT_ONCE):
-      stop = min(start + IMAGES_AT_ONCE, store.num_images)
-      digest.update(np.ascontiguousarray(store.read(name, np.arange(start, stop))).tobytes())
-  return digest.hexdigest()
-
-
-def drop(settings: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
-  """Settings but for some."""
-  return {name: value for name, value in settings.items() if name not in names}
-
-
-def describe_machine(libraries: Sequence[str]) -> dict[str, Any]:
-  """What else than its settings fixes the bits of what a program computes with these libraries."""
-  return {"versions": library_versions(*libraries), "device": jax.local_devices()[0].device_kind}
-
-
-def hash_answer(path: pathlib.Path, expected_format: str) -> str:
-  """The SHA-256 of a file of JSON.
-
-  Raises:
-    ValueError: it is of another version of the program.
-    OSError: it cannot be read.
-  """
-  found = json.loads(path.read_bytes()).get("format")
-  if found != expected_format:
-    raise ValueError(f"{path.name} must be in the format {expected_format!r}, got {found!r}.")
-  return hash_file(path)
-
-
-def hash_file(*paths: pathlib.Path) -> str:
-  """The SHA-256 of one or several files, one after the other.
-
-  Raises:
-    OSError: one cannot be read.
-  """
-  digest = hashlib.sha256()
-  for path in paths:
-    digest.update(path.read_bytes())
-  return digest.hexdigest()
