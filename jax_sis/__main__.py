@@ -2,6 +2,6 @@
 
 import sys
 
-from jax_sis.cli import main
+from jax_sis.cli.main import main
 
 sys.exit(main())

@@ -142,9 +142,9 @@ def main() -> int:
   # A shell that runs the tests in the background leaves Ctrl-C ignored, and children inherit that.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   arm(point, int(unit))
-  from jax_sis import cli
+  from jax_sis.cli import main as cli_main
 
-  return cli.main(command)
+  return cli_main.main(command)
 
 
 if __name__ == "__main__":

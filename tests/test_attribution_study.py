@@ -17,9 +17,10 @@ from PIL import Image
 from scipy import special
 
 import jax_sis
-from jax_sis import classifiers, cli
+from jax_sis import classifiers
 from jax_sis.classifiers import Classifier, checkpoint, frozen, on_images
 from jax_sis.classifiers.ensemble import EnsembleConfig
+from jax_sis.cli import main
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.studies.attributions import program, report
 from jax_sis.studies.attributions.program import AttributionsConfig
@@ -248,7 +249,7 @@ def test_the_reading_says_what_the_intervals_say():
 def test_wrong_options_are_refused(
   options: list[str], message: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):
-  assert cli.main(["attributions", "--out", str(tmp_path), "--devices", "8", *options]) == 2
+  assert main.main(["attributions", "--out", str(tmp_path), "--devices", "8", *options]) == 2
   assert capsys.readouterr().err == f"jax-sis attributions: {message}\n"
 
 

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from jax_sis import arguments, cli
+from jax_sis import arguments
+from jax_sis.cli import main
 from jax_sis.results.query import PixelSubset
 from jax_sis.version import __version__
 
@@ -34,7 +35,7 @@ COMMANDS = (
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_explains_every_option(command: list[str], capsys: pytest.CaptureFixture[str]):
   with pytest.raises(SystemExit) as finished:
-    cli.main([*command, "--help"])
+    main.main([*command, "--help"])
   assert finished.value.code == 0
   text = capsys.readouterr().out
   assert text.startswith("usage: jax-sis")
@@ -51,19 +52,19 @@ def test_help_does_not_load_the_programs():
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]):
   with pytest.raises(SystemExit):
-    cli.main(["--version"])
+    main.main(["--version"])
   assert capsys.readouterr().out == f"jax-sis {__version__}\n"
 
 
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
   with pytest.raises(SystemExit) as finished:
-    cli.main(["serach"])
+    main.main(["serach"])
   assert finished.value.code == 2
   assert "invalid choice: 'serach'" in capsys.readouterr().err
 
 
 def test_thorough_needs_a_search_that_it_can_deepen(capsys: pytest.CaptureFixture[str]):
-  assert cli.main(["find", "--search", "gradient", "--thorough"]) == 2
+  assert main.main(["find", "--search", "gradient", "--thorough"]) == 2
   assert "--thorough must come with --search both or smallest, got --search gradient." in capsys.readouterr().err
 
 
@@ -98,7 +99,7 @@ def test_a_reader_who_has_seen_enough_ends_a_command_quietly(tmp_path: pathlib.P
     text=True,
     check=False,
     cwd=tmp_path,
-    env={**os.environ, "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1])},
+    env={**os.environ, "PYTHONPATH": str(pathlib.Path(main.__file__).parents[1])},
   )
   os.close(write_end)
   assert finished.stderr == ""
@@ -106,7 +107,7 @@ def test_a_reader_who_has_seen_enough_ends_a_command_quietly(tmp_path: pathlib.P
 
 
 def test_per_step_needs_the_gradient_search(capsys: pytest.CaptureFixture[str]):
-  assert cli.main(["find", "--search", "smallest", "--per-step", "4"]) == 2
+  assert main.main(["find", "--search", "smallest", "--per-step", "4"]) == 2
   assert "--per-step must come with --search both or gradient, got --search smallest." in capsys.readouterr().err
 
 
@@ -146,7 +147,7 @@ def test_bench_refuses_a_batch_of_none():
 )
 @pytest.mark.parametrize("command", [["evaluate"], ["train", "config.py", "--out", "runs/mine"]])
 def test_options_say_which_pixels_are_shown(command: list[str], options: list[str], subset: PixelSubset | None):
-  assert cli.make_subset(arguments.make_parser().parse_args([*command, *options])) == subset
+  assert main.make_subset(arguments.make_parser().parse_args([*command, *options])) == subset
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_options_say_which_pixels_are_shown(command: list[str], options: list[st
 def test_options_on_pixels_that_make_no_sense_are_refused(
   options: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
 ):
-  assert cli.main(["evaluate", "--out", str(tmp_path), *options]) == 2
+  assert main.main(["evaluate", "--out", str(tmp_path), *options]) == 2
   assert capsys.readouterr().err.startswith(f"jax-sis evaluate: {message}")
 
 

@@ -19,8 +19,8 @@ import tiny_classifier
 from PIL import Image
 
 import jax_sis
-from jax_sis import cli
 from jax_sis.classifiers import checkpoint, frozen
+from jax_sis.cli import main
 from jax_sis.core.subsets import Status
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.statistics.estimates import wilson_interval
@@ -284,5 +284,5 @@ def test_right_predictions_alone_leave_nothing_to_compare():
 def test_wrong_options_are_refused(
   options: list[str], message: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):
-  assert cli.main(["disjoint", "--out", str(tmp_path), "--devices", "8", *options]) == 2
+  assert main.main(["disjoint", "--out", str(tmp_path), "--devices", "8", *options]) == 2
   assert capsys.readouterr().err == f"jax-sis disjoint: {message}\n"

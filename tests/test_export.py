@@ -14,8 +14,9 @@ import pytest
 from pyarrow import parquet
 
 import jax_sis
-from jax_sis import cli, results
+from jax_sis import results
 from jax_sis.classifiers import frozen
+from jax_sis.cli import main
 from jax_sis.core.subsets import Status
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.results import folder
@@ -226,13 +227,13 @@ def test_an_unfinished_run_is_refused_unless_asked_for(
 ):
   command = ["export", location(half_run), "--to", str(tmp_path / "t.csv")]
   capsys.readouterr()
-  assert cli.main(command) == 2
+  assert main.main(command) == 2
   assert capsys.readouterr().err == (
     f"jax-sis export: {location(half_run)!r} must be a finished run, but 12 of its 24 images are missing; finish it by "
     "the same command of find, or use --partial.\n"
   )
   assert list(tmp_path.iterdir()) == []
-  assert cli.main([*command, "--partial"]) == 0
+  assert main.main([*command, "--partial"]) == 0
   assert capsys.readouterr().out == f"12 images written to {tmp_path / 't.csv'}; 12 are missing.\n"
   assert read_csv(tmp_path / "t.csv")["id"] == half_run.read_text("id", half_run.done_images())
 
@@ -350,7 +351,7 @@ def test_what_the_disk_refuses_is_one_line_and_leaves_nothing(
   # Root may write into any folder, but nobody into a file.
   (tmp_path / "file").write_text("")
   to = str(tmp_path / "file" / name)
-  assert cli.main(["export", location(run), "--to", to]) == 2
+  assert main.main(["export", location(run), "--to", to]) == 2
   errors = capsys.readouterr().err.splitlines()
   assert errors[-1].startswith(f"jax-sis export: --to must be a file that can be written, but {to!r} cannot: ")
   assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jax_sis import cli
+from jax_sis.cli import main
 from jax_sis.runtime import interrupts
 
 # A shell that runs the tests in the background leaves Ctrl-C ignored, and children inherit that.
@@ -279,13 +279,13 @@ def test_handlers_are_given_back(own_handlers: tuple[Any, Any], monkeypatch: pyt
     if error is not None:
       raise error
 
-  monkeypatch.setitem(cli.RUNNERS, "find", work)
+  monkeypatch.setitem(main.RUNNERS, "find", work)
   hook, num_threads = sys.unraisablehook, threading.active_count()
   if error is None or isinstance(error, ValueError):
-    assert cli.main(["find"]) == (0 if error is None else 2)
+    assert main.main(["find"]) == (0 if error is None else 2)
   else:
     with pytest.raises(type(error)):
-      cli.main(["find"])
+      main.main(["find"])
   assert not set(seen) & set(own_handlers)
   assert tuple(signal.getsignal(number) for number in interrupts.SIGNALS) == own_handlers
   assert sys.unraisablehook is hook
@@ -296,9 +296,9 @@ def test_handlers_are_given_back(own_handlers: tuple[Any, Any], monkeypatch: pyt
 def test_in_another_thread_no_signal_is_taken(own_handlers: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch):
   seen = []
   monkeypatch.setitem(
-    cli.RUNNERS, "find", lambda _: seen.extend(signal.getsignal(number) for number in interrupts.SIGNALS)
+    main.RUNNERS, "find", lambda _: seen.extend(signal.getsignal(number) for number in interrupts.SIGNALS)
   )
-  thread = threading.Thread(target=cli.main, args=(["find"],))
+  thread = threading.Thread(target=main.main, args=(["find"],))
   thread.start()
   thread.join()
   assert tuple(seen) == own_handlers

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import random_weights
 
-from jax_sis import classifiers, cli
+from jax_sis import classifiers
 from jax_sis.classifiers import checkpoint, ensemble, frozen, import_checkpoint, torch_weights
+from jax_sis.cli import main
 from jax_sis.data.normalisation import Normalisation
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -65,7 +66,7 @@ def test_the_published_weights_are_imported_from_the_command_line(
 ):
   out, data_dir = tmp_path / "out", shared_dir / "data/tfds"
   command = ["checkpoint", "import", str(shared_dir / WEIGHTS_FILE), "--normalisation", "imagenet2012"]
-  assert cli.main([*command, "--classes", "cifar10", "--data-dir", str(data_dir), "--out", str(out)]) == 0
+  assert main.main([*command, "--classes", "cifar10", "--data-dir", str(data_dir), "--out", str(out)]) == 0
   assert capsys.readouterr().out == f"resnet20, 10 classes; use it by --checkpoint {out}\n"
   loaded = checkpoint.load_classifier(out)
   assert loaded.class_names[3] == "cat"
@@ -98,7 +99,7 @@ def test_an_ensemble_on_disk_answers_with_the_mean_of_its_members(average: ensem
   for folder, member in zip(folders, members, strict=True):
     checkpoint.save_classifier(folder, member)
   out = tmp_path / "ensemble"
-  assert cli.main(["checkpoint", "ensemble", *map(str, folders), "--average", average, "--out", str(out)]) == 0
+  assert main.main(["checkpoint", "ensemble", *map(str, folders), "--average", average, "--out", str(out)]) == 0
   loaded = checkpoint.load_classifier(out)
   assert loaded.model_name == "ensemble of 2"
   assert loaded.ensemble == ensemble.EnsembleConfig(members=("resnet20", "resnet20"), average=average)

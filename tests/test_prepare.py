@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import hashing
 
-from jax_sis import cli
+from jax_sis.cli import main
 from jax_sis.data import prepare, sources
 from jax_sis.data.tfds import open_data_source
 
@@ -209,7 +209,7 @@ def test_cifar_10_comes_out_as_tfds_has_it(tmp_path: pathlib.Path, shared_dir: p
   files = cifar_files.make_files("cifar10", kind, splits)
   folder = cifar_files.FOLDERS["cifar10", kind]
   archive = cifar_files.write_tar(tmp_path / f"cifar-10-{kind}.tar.gz", folder, files, compresslevel=1)
-  assert cli.main(["data", "prepare", "cifar10", "--from", str(archive), "--data-dir", str(tmp_path / "data")]) == 0
+  assert main.main(["data", "prepare", "cifar10", "--from", str(archive), "--data-dir", str(tmp_path / "data")]) == 0
   for split_name, num_images in WHOLE.items():
     ours, theirs = (
       open_data_source("cifar10", split_name, data_dir) for data_dir in (tmp_path / "data", shared_dir / "data/tfds")
@@ -400,7 +400,7 @@ def test_the_default_folder_is_that_of_tfds(tmp_path: pathlib.Path):
 @pytest.mark.parametrize("command", [["data"], ["data", "prepare"]])
 def test_help_is_there(command: list[str], capsys: pytest.CaptureFixture[str]):
   with pytest.raises(SystemExit) as finished:
-    cli.main([*command, "--help"])
+    main.main([*command, "--help"])
   assert finished.value.code == 0
   text = capsys.readouterr().out
   assert text.startswith(f"usage: jax-sis {' '.join(command)} ")

@@ -17,8 +17,9 @@ from html_pages import Node
 from made_runs import make_rows, make_run
 from PIL import Image
 
-from jax_sis import cli, results
+from jax_sis import results
 from jax_sis.classifiers import checkpoint
+from jax_sis.cli import main
 from jax_sis.core.subsets import Status
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.display.page import document
@@ -354,7 +355,7 @@ def test_images_that_are_gone_are_said(run: results.Results, tmp_path: pathlib.P
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-  assert cli.main(["report", *words]) == 2
+  assert main.main(["report", *words]) == 2
   return capsys.readouterr().err
 
 

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_sis import cli, results
+from jax_sis import results
+from jax_sis.cli import main
 from jax_sis.core.subsets import Status
 from jax_sis.runs import find, status, workers
 from jax_sis.runs.config import FindConfig
@@ -88,7 +89,7 @@ def write_worker(store: results.Results, name: str, *, age: float = 5, **changes
 
 def show(store: results.Results, capsys: pytest.CaptureFixture[str]) -> list[str]:
   capsys.readouterr()
-  assert cli.main(["status", store.folder.location]) == 0
+  assert main.main(["status", store.folder.location]) == 0
   return capsys.readouterr().out.splitlines()
 
 
@@ -239,7 +240,7 @@ def test_ctrl_c_ends_the_watch(tmp_path: pathlib.Path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
-  assert cli.main(["status", str(tmp_path)]) == 2
+  assert main.main(["status", str(tmp_path)]) == 2
   expected = f"jax-sis status: directory must hold the results of a run (spec.json), got {str(tmp_path)!r}.\n"
   assert capsys.readouterr().err == expected
 
@@ -248,5 +249,5 @@ def test_a_folder_without_a_run_is_refused(tmp_path: pathlib.Path, capsys: pytes
 def test_a_time_that_is_not_positive_is_refused(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], seconds: str
 ):
-  assert cli.main(["status", str(tmp_path), f"--watch={seconds}"]) == 2
+  assert main.main(["status", str(tmp_path), f"--watch={seconds}"]) == 2
   assert capsys.readouterr().err.startswith("jax-sis status: --watch must be positive, got ")

@@ -14,7 +14,8 @@ import pytest
 from made_runs import CLASS_NAMES, make_rows, make_run
 from PIL import Image
 
-from jax_sis import cli, results
+from jax_sis import results
+from jax_sis.cli import main
 from jax_sis.core.subsets import Status
 from jax_sis.runs import find
 from jax_sis.runs.config import FindConfig
@@ -233,7 +234,7 @@ def test_a_thousand_classes_and_many_runs_are_drawn(tmp_path: pathlib.Path, num_
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-  assert cli.main(["analyse", *words]) == 2
+  assert main.main(["analyse", *words]) == 2
   return capsys.readouterr().err
 
 

@@ -2,7 +2,8 @@
 
 import argparse
 
-from jax_sis.arguments import datasets, models, reproduction, runs, searches, studies
+from jax_sis.arguments import datasets
+from jax_sis.cli import classifiers, find, reproduce, runs, studies
 from jax_sis.version import __version__
 
 DESCRIPTION = """\
@@ -27,8 +28,8 @@ def make_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("--version", action="version", version=f"jax-sis {__version__}")
   commands = parser.add_subparsers(dest="command", required=True, metavar="command", title="commands")
-  searches.add_find(commands)
-  searches.add_plan(commands)
+  find.add_find(commands)
+  find.add_plan(commands)
   runs.add_verify(commands)
   runs.add_controls(commands)
   runs.add_status(commands)
@@ -37,10 +38,10 @@ def make_parser() -> argparse.ArgumentParser:
   studies.add_attributions(commands)
   studies.add_disjoint(commands)
   runs.add_report(commands)
-  models.add_evaluate(commands)
-  models.add_bench(commands)
-  models.add_train(commands)
-  models.add_checkpoint(commands)
-  reproduction.add_reproduce(commands)
+  classifiers.add_evaluate(commands)
+  classifiers.add_bench(commands)
+  classifiers.add_train(commands)
+  classifiers.add_checkpoint(commands)
+  reproduce.add_reproduce(commands)
   datasets.add_data(commands)
   return parser

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_sis.arguments.common import add_device_options, add_ids_option, add_image_options
+from jax_sis.cli.options import add_device_options, add_ids_option, add_image_options
 
 ATTRIBUTIONS_DESCRIPTION = """\
 What does a search add to an attribution? Ranks the pixels of the same images by searches, by attribution methods and at

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_sis.arguments.common import add_number_of_devices
+from jax_sis.cli.options import add_number_of_devices
 
 VERIFY_DESCRIPTION = """\
 Checks what a run of `find` has stored: that every chunk of every finished unit can be read and has its checksum, that

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_sis.arguments.common import add_ids_option, add_image_options, add_number_of_devices
+from jax_sis.cli.options import add_ids_option, add_image_options, add_number_of_devices
 
 FIND_DESCRIPTION = """\
 Finds the sufficient input subset of every image and the smallest evidence for the same answer, prints a table as it

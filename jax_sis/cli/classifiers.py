@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_sis.arguments.common import add_device_options, add_image_options, add_subset_options
+from jax_sis.cli.options import add_device_options, add_image_options, add_subset_options
 
 EVALUATE_DESCRIPTION = """\
 Can this classifier be trusted? Measures, on labelled images, how often it is right (accuracy, with a Wilson interval),
