@@ -51,3 +51,8 @@ __all__ = [
   "sis_collection",
   "sufficient_subsets",
 ]
+
+
+def __dir__() -> list[str]:
+  """The public names; the folders of the package are imported by name."""
+  return __all__

@@ -15,7 +15,9 @@ import sys
 import time
 
 # Alone, for importing the package takes a second, and several of these run at once.
-_spec = importlib.util.spec_from_file_location("storage", pathlib.Path(__file__).parents[1] / "jax_sis" / "storage.py")
+_spec = importlib.util.spec_from_file_location(
+  "storage", pathlib.Path(__file__).parents[1] / "jax_sis" / "results" / "folder.py"
+)
 assert _spec is not None
 assert _spec.loader is not None
 storage = importlib.util.module_from_spec(_spec)

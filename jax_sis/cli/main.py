@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jax_sis import arguments
+from jax_sis.cli import parser
 from jax_sis.runtime import devices, interrupts
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
 
 def run(command_line: Sequence[str] | None) -> int:
   """Runs a command line; what a user has to hear goes to standard error."""
-  options = arguments.make_parser().parse_args(command_line)
+  options = parser.make_parser().parse_args(command_line)
   # TFDS recommends another decoder of images whenever it opens a data set.
   logging.getLogger("absl").setLevel(logging.ERROR)
   what_now = AFTER_INTERRUPT.get(options.command, "the same command goes on where it stopped")

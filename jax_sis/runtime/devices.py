@@ -62,7 +62,7 @@ def local_devices(num_devices: int | None = None) -> list[Device]:
   if num_devices > len(available):
     raise ValueError(
       f"num_devices must be at most the {len(available)} local {available[0].platform} device(s), got {num_devices}; "
-      "on CPU, call jax_sis.devices.use_one_cpu_device_per_core(num_devices) before JAX is first used."
+      "on CPU, call jax_sis.runtime.devices.use_one_cpu_device_per_core(num_devices) before JAX is first used."
     )
   return available[:num_devices]
 

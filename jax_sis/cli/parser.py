@@ -2,8 +2,7 @@
 
 import argparse
 
-from jax_sis.arguments import datasets
-from jax_sis.cli import classifiers, find, reproduce, runs, studies
+from jax_sis.cli import classifiers, datasets, find, reproduce, runs, studies
 from jax_sis.version import __version__
 
 DESCRIPTION = """\

@@ -448,7 +448,7 @@ def test_only_finished_images_count(tmp_path: pathlib.Path):
 def test_memory_does_not_grow_with_the_images(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
   store = make_run(tmp_path, make_rows(64))
   expected = analyse_run(store)
-  monkeypatch.setattr("jax_sis.analysis.FEATURES_AT_ONCE", 8 * NUM_FEATURES)
+  monkeypatch.setattr("jax_sis.studies.analysis.run.FEATURES_AT_ONCE", 8 * NUM_FEATURES)
   read = []
   assert_same(analyse_run(store, advance_fn=read.append), expected)
   assert read == [8] * 8

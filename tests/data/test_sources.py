@@ -174,8 +174,8 @@ def test_a_data_set_with_other_classes_is_refused(shared_dir: pathlib.Path):
 
 def test_reading_data_does_not_import_tensorflow(shared_dir: pathlib.Path):
   code = (
-    "import sys; from jax_sis import data; "
-    f"data.open_data_source('cifar10', 'test', {str(shared_dir / 'data/tfds')!r})[0]; "
+    "import sys; from jax_sis.data import tfds; "
+    f"tfds.open_data_source('cifar10', 'test', {str(shared_dir / 'data/tfds')!r})[0]; "
     "sys.exit('tensorflow' in sys.modules)"
   )
   assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -41,7 +41,7 @@ def test_the_authors_program_gives_the_same_image(images: np.ndarray, name: str,
   # golden/corruptions.png: what make_cifar_c.py (github.com/hendrycks/robustness at ca36008) makes of the first image
   # of the sample, a row a corruption and a column a severity, its calls of numpy.random answered by our generators,
   # with OpenCV 5.0, scikit-image 0.26, ImageMagick 6.9.11 and Pillow 13.0.
-  grid = np.asarray(Image.open(pathlib.Path(__file__).parent / "golden" / "corruptions.png"))
+  grid = np.asarray(Image.open(pathlib.Path(__file__).parents[1] / "golden" / "corruptions.png"))
   row, column = 32 * corruptions.MADE_CORRUPTIONS.index(name), 32 * (severity - 1)
   expected = grid[row : row + 32, column : column + 32].astype(int)
   difference = np.abs(corrupt(images[:1], name, severity)[0] - expected)

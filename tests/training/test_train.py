@@ -27,7 +27,7 @@ from jax_sis.runs.config import FindConfig
 from jax_sis.training import config, train
 from jax_sis.training.config import Augmentation, Stage, StepSchedule, TrainConfig, TriangularSchedule
 
-DRIVER = pathlib.Path(__file__).parent / "training_driver.py"
+DRIVER = pathlib.Path(__file__).parents[1] / "training_driver.py"
 TINY = TrainConfig(
   model="resnet20",
   dataset="cifar10",

@@ -281,7 +281,7 @@ SLOW_STAGE = """
 @pytest.fixture
 def slow_study(tmp_path: pathlib.Path, repository: pathlib.Path):
   """A process that is in the middle of the second of three stages."""
-  script = textwrap.dedent(SLOW_STAGE.format(tests=str(pathlib.Path(__file__).parent)))
+  script = textwrap.dedent(SLOW_STAGE.format(tests=str(pathlib.Path(__file__).parents[1])))
   process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=repository)
   for _ in range(1200):
     clocks = list(tmp_path.glob("stages/second/*/clock.json"))
@@ -468,7 +468,7 @@ def test_a_real_study_that_is_killed_and_moved_goes_on_and_ends(
 ):
   """Real images, from training to the disjoint subsets of an ensemble; killed in the search."""
   data_dir = str(shared_dir / "data" / "tfds")
-  script = textwrap.dedent(REAL_STUDY.format(tests=str(pathlib.Path(__file__).parent)))
+  script = textwrap.dedent(REAL_STUDY.format(tests=str(pathlib.Path(__file__).parents[1])))
   command = [sys.executable, "-c", script]
   process = subprocess.Popen([*command, str(tmp_path / "study"), data_dir], cwd=repository)
   try:

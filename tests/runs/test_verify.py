@@ -326,7 +326,7 @@ def test_images_that_could_not_be_searched_are_sound(tmp_path: pathlib.Path, opt
 
 
 def run_command(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
-  environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(pathlib.Path(verify.__file__).parents[1])])}
+  environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(pathlib.Path(verify.__file__).parents[2])])}
   return subprocess.run(
     [*command], env=environment, capture_output=True, text=True, check=False, timeout=300, **options
   )

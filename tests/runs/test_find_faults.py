@@ -21,7 +21,7 @@ import pytest
 from jax_sis import results
 from jax_sis.data.sources import SAMPLE_DIR
 
-DRIVER = pathlib.Path(__file__).parent / "find_driver.py"
+DRIVER = pathlib.Path(__file__).parents[1] / "find_driver.py"
 OPTIONS = ("--patch", "8", "--gallery", "0", "--batch", "5", "--threshold", "0.9")
 OPTIONS += ("--search", "gradient", "--certificate", "alone", "--save", "both")
 UNITS = range(5)

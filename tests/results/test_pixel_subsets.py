@@ -221,7 +221,7 @@ def test_random_pixels_depend_on_seed_and_id_alone():
   assert len({mask.tobytes() for mask in together}) == 16
   # In a process of its own, with other hashes of texts.
   code = (
-    "import sys; from jax_sis import pixel_subsets; "
+    "import sys; from jax_sis.results import pixel_subsets; "
     "print(pixel_subsets.draw_random(sys.argv[1:], fraction=0.05, seed=0, num_features=1024).tobytes().hex())"
   )
   command = [sys.executable, "-c", code, *IDS]

@@ -25,7 +25,7 @@ FOLDER = "cifar-10-batches-bin"
 # Runs the command line on archives of a few images.
 SMALL_COMMAND = f"""
 import sys
-from jax_sis import cli, prepare
+from jax_sis.cli import main as cli, prepare
 prepare.NUM_IMAGES = {SMALL}
 sys.exit(cli.main(["data", "prepare", *sys.argv[1:]]))
 """
@@ -41,7 +41,8 @@ sys.addaudithook(lambda event, _: event == "os.rename" and os.kill(os.getpid(), 
 KILL_EVERYWHERE = """
 import os, pathlib, shutil, signal, sys, warnings
 import tensorflow_datasets as tfds
-from jax_sis import data, prepare
+from jax_sis.data import prepare
+from jax_sis.data.tfds import open_data_source
 
 archive, data_dir, num_images = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), {"train": 25, "test": 10}
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
@@ -80,7 +81,7 @@ def run_and_die(last_call):
 
 def check(is_whole):
   try:
-    sizes = {split: len(data.open_data_source("cifar10", split, data_dir)) for split in num_images}
+    sizes = {split: len(open_data_source("cifar10", split, data_dir)) for split in num_images}
   except ValueError as error:
     assert not is_whole and "it is not there" in str(error), error
   else:
@@ -187,7 +188,7 @@ def test_neither_preparing_nor_reading_imports_tensorflow(tmp_path: pathlib.Path
   code = f"""
 import pathlib, sys
 import tensorflow_datasets as tfds
-from jax_sis import prepare
+from jax_sis.data import prepare
 folder = pathlib.Path({str(tmp_path)!r})
 for name in ("cifar10", "cifar100"):
   prepare.prepare_images(name, source=folder, data_dir=folder / "data", num_images={SMALL})

@@ -20,7 +20,7 @@ from fake_torch import FakeTensor
 
 from jax_sis.classifiers import state_dicts
 
-GOLDEN_DIR = pathlib.Path(__file__).parent / "golden"
+GOLDEN_DIR = pathlib.Path(__file__).parents[1] / "golden"
 TENSOR_FILES = ("tensors.pt", "tensors_legacy.pt", "tensors.safetensors", "tensors.npz")
 PREFIX = "path must be a state dict in a file of PyTorch, safetensors or NumPy, but "
 HOW_TO_SAVE = "with PyTorch, save the weights alone: torch.save(model.state_dict(), ...)"

@@ -108,12 +108,12 @@ def test_a_real_run_of_one_part_of_two(half_run: results.Results, capsys: pytest
 
 
 def test_no_model_is_imported(half_run: results.Results):
-  code = "import sys; from jax_sis import cli; cli.main(sys.argv[1:]); print(*sorted(sys.modules))"
+  code = "import sys; from jax_sis.cli import main as cli; cli.main(sys.argv[1:]); print(*sorted(sys.modules))"
   finished = subprocess.run(
     [sys.executable, "-c", code, "status", half_run.folder.location], capture_output=True, text=True, check=True
   )
   modules = finished.stdout.splitlines()[-1].split()
-  assert "jax_sis.status" in modules
+  assert "jax_sis.runs.status" in modules
   assert set(modules) & {"flax", "orbax", "grain", "tensorflow_datasets", "jax_sis.classifiers"} == set()
 
 

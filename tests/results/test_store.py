@@ -30,7 +30,7 @@ from jax_sis.results import store as results_store
 from jax_sis.results.folder import StorageError
 from jax_sis.results.schema import Field
 
-DRIVER = pathlib.Path(__file__).parent / "results_driver.py"
+DRIVER = pathlib.Path(__file__).parents[1] / "results_driver.py"
 FIELDS = {
   "id": results.TEXT,
   "rank": Field(shape=(5,), dtype="uint16"),

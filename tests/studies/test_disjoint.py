@@ -29,7 +29,7 @@ from jax_sis.studies.disjoint.program import DisjointConfig
 from jax_sis.studies.disjoint.report import Collected
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 GRID = (4, 4, 1)
 THRESHOLD = 0.9
 MAX_SUBSETS = 2
@@ -55,7 +55,8 @@ SETTINGS: dict[str, Any] = {
 DEADLY_COMMAND = """
 import os, signal, sys
 import tiny_classifier
-from jax_sis import cli, disjoint
+from jax_sis.cli import main as cli
+from jax_sis.studies.disjoint import program as disjoint
 tiny_classifier.register()
 append_record = disjoint.append_record
 def append_or_die(path, record):

@@ -17,7 +17,8 @@ from jax_sis.runtime import interrupts
 HEAD = """
 import hashlib, signal, sys, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from jax_sis import cli, interrupts
+from jax_sis.cli import main as cli
+from jax_sis.runtime import interrupts
 """
 TAIL = """
 cli.RUNNERS["find"] = work

@@ -132,7 +132,9 @@ import functools, sys, time
 import jax, numpy as np
 # Five minutes otherwise.
 jax.distributed.initialize = functools.partial(jax.distributed.initialize, shutdown_timeout_seconds=1)
-from jax_sis import cli, devices, workers
+from jax_sis.cli import main as cli
+from jax_sis.runs import workers
+from jax_sis.runtime import devices
 def work(options):
   devices.use_one_cpu_device_per_core(2)
   shard = workers.start_distributed(timeout_seconds=int(sys.argv[2]))
@@ -338,9 +340,10 @@ def test_a_record_that_cannot_be_written_does_not_stop_the_run(folder: DiskFolde
 def test_a_signal_is_in_the_record(folder: DiskFolder):
   code = f"""
 import pathlib, sys, time
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+sys.path.insert(0, {str(pathlib.Path(__file__).parents[1])!r})
 from test_workers import DiskFolder
-from jax_sis import cli, workers
+from jax_sis.cli import main as cli
+from jax_sis.runs import workers
 def work(options):
   with workers.Heartbeat(DiskFolder(pathlib.Path(sys.argv[1])), workers.Shard(1, 4)) as heartbeat:
     heartbeat.advance(5)

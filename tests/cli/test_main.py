@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from jax_sis import arguments
-from jax_sis.cli import main
+from jax_sis.cli import main, parser
 from jax_sis.results.query import PixelSubset
 from jax_sis.version import __version__
 
@@ -40,13 +39,13 @@ def test_help_explains_every_option(command: list[str], capsys: pytest.CaptureFi
   text = capsys.readouterr().out
   assert text.startswith("usage: jax-sis")
   assert max(map(len, text.splitlines())) <= 120
-  parser = arguments.make_parser()
-  for action in parser._subparsers._group_actions[0].choices[command[0]]._actions if command else parser._actions:  # pyright: ignore
+  made = parser.make_parser()
+  for action in made._subparsers._group_actions[0].choices[command[0]]._actions if command else made._actions:  # pyright: ignore
     assert action.help or action.dest == "command", action
 
 
 def test_help_does_not_load_the_programs():
-  code = "import sys; from jax_sis import arguments, cli; arguments.make_parser(); sys.exit('flax' in sys.modules)"
+  code = "import sys; from jax_sis.cli import main, parser; parser.make_parser(); sys.exit('flax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -72,7 +71,7 @@ def test_an_interrupt_that_gets_lost_ends_the_run_all_the_same():
   # As in JAX's callback of the garbage collector: what is raised there is reported and dropped.
   code = """
 import gc, signal, sys, time
-from jax_sis import cli
+from jax_sis.cli import main as cli
 def run(options):
   gc.callbacks.append(lambda phase, _: phase == "start" and signal.raise_signal(signal.SIGINT))
   gc.collect()
@@ -99,7 +98,7 @@ def test_a_reader_who_has_seen_enough_ends_a_command_quietly(tmp_path: pathlib.P
     text=True,
     check=False,
     cwd=tmp_path,
-    env={**os.environ, "PYTHONPATH": str(pathlib.Path(main.__file__).parents[1])},
+    env={**os.environ, "PYTHONPATH": str(pathlib.Path(main.__file__).parents[2])},
   )
   os.close(write_end)
   assert finished.stderr == ""
@@ -147,7 +146,7 @@ def test_bench_refuses_a_batch_of_none():
 )
 @pytest.mark.parametrize("command", [["evaluate"], ["train", "config.py", "--out", "runs/mine"]])
 def test_options_say_which_pixels_are_shown(command: list[str], options: list[str], subset: PixelSubset | None):
-  assert main.make_subset(arguments.make_parser().parse_args([*command, *options])) == subset
+  assert main.make_subset(parser.make_parser().parse_args([*command, *options])) == subset
 
 
 @pytest.mark.parametrize(
