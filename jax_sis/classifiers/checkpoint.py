@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class TrainingCheckpoints:
       options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False),
     )
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> "TrainingCheckpoints":
     return self
 
   def __exit__(

@@ -160,7 +160,7 @@ def check_examples_independent(
     )
 
 
-def require_positive(name: str, value: float) -> None:
+def require_positive(name: str, value: int | float) -> None:
   """Raises ValueError unless `value` is above zero."""
   if not value > 0:
     raise ValueError(f"{name} must be positive, got {value!r}.")

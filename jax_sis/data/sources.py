@@ -10,7 +10,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -34,6 +34,7 @@ class Record(TypedDict):
   error: str
 
 
+@runtime_checkable
 class ImageSource(Protocol):
   """Random access to the images of a run.
 
@@ -54,6 +55,7 @@ class ImageSource(Protocol):
     ...
 
 
+@runtime_checkable
 class ListedSource(ImageSource, Protocol):
   """A source that knows what its images are called without decoding them."""
 
