@@ -8,7 +8,7 @@ import numpy as np
 
 from jax_sis.classifiers import frozen, state_dicts, torch_weights
 from jax_sis.core.types import Params, PredictFn
-from jax_sis.data import sources
+from jax_sis.data import training_sets
 from jax_sis.data.normalisation import Normalisation
 
 IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -24,8 +24,10 @@ def load(options: argparse.Namespace) -> tuple[PredictFn, Params, Any]:
   """The frozen classifier `(predict_fn, params)`, and all test images by id as inputs `[10000, 32, 32, 3]`."""
   module = torch_weights.load_module("resnet20", state_dicts.read_state_dict(options.weights))
   predict_fn, params = frozen.freeze(module)
-  pixels, _, _ = sources.load_arrays("cifar10", "test", data_dir=options.data_dir)
-  return predict_fn, params, IMAGENET_NORMALISATION.apply(pixels, dtype=np.float32)
+  training_set: Any = training_sets.open_training_set(
+    "cifar10", "test", data_dir=options.data_dir, image_size=None, on_error="refuse"
+  )
+  return predict_fn, params, IMAGENET_NORMALISATION.apply(training_set.images, dtype=np.float32)
 
 
 def first_confident(

@@ -83,10 +83,12 @@ def published_classifier(published_module: Any) -> tuple[Any, Any]:
 @pytest.fixture(scope="session")
 def cifar_test(shared_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """The CIFAR-10 test split ordered by id: pixels `[10000, 32, 32, 3]` in 0..255, labels `[10000]`."""
-  from jax_sis.data import sources
+  from jax_sis.data import training_sets
 
-  images, labels, _ = sources.load_arrays("cifar10", "test", data_dir=shared_dir / "data/tfds")
-  return images, labels
+  training_set: Any = training_sets.open_training_set(
+    "cifar10", "test", data_dir=shared_dir / "data/tfds", image_size=None, on_error="refuse"
+  )
+  return training_set.images, training_set.labels
 
 
 @pytest.fixture(scope="session")

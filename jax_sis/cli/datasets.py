@@ -13,7 +13,7 @@ takes well under a minute and 140 MB of disk. An interrupted run leaves no data 
 PREPARE_EPILOG = """\
 examples:
   jax-sis data prepare cifar10 --from cifar-10-binary.tar.gz --data-dir DATA
-  jax-sis data prepare cifar100 --from downloads/cifar-100-python/ --data-dir DATA
+  jax-sis data prepare cifar100 --from downloads/cifar-100-binary/ --data-dir DATA
 """
 
 
@@ -42,7 +42,6 @@ def add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     dest="source",
     required=True,
     metavar="PATH",
-    help="the original archive, binary or Python version (such as cifar-10-binary.tar.gz), or the folder that it "
-    "unpacks to",
+    help="the original archive, binary version (such as cifar-10-binary.tar.gz), or the folder that it unpacks to",
   )
   prepare.add_argument("--data-dir", metavar="DIR", help="the TFDS folder that gets it (default: TFDS's own)")

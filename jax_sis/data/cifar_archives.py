@@ -1,17 +1,14 @@
-"""The original CIFAR-10 and CIFAR-100 archives -> arrays: binary and Python version, packed or unpacked.
+"""The original CIFAR-10 and CIFAR-100 archives -> arrays: the binary version, packed or unpacked.
 
-Archives are read in memory, member by member, and never extracted. Pickles are read by an unpickler that knows arrays
-and refuses everything else, so that a foreign file cannot run code.
+Archives are read in memory, member by member, and never extracted. The Python version is not read, since a foreign
+pickle can run code.
 """
 
 import gzip
-import io
-import math
 import pathlib
-import pickle
 import tarfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,37 +21,33 @@ IMAGE_BYTES = 3 * 32 * 32
 MAX_UNPACKED_BYTES = 2**30
 CHUNK_BYTES = 2**20
 GZIP_MAGIC = b"\x1f\x8b"
-UNPICKLING_ERRORS = (
-  pickle.UnpicklingError,
-  EOFError,
-  ValueError,
-  TypeError,
-  IndexError,
-  KeyError,
-  AttributeError,
-  OverflowError,
-  MemoryError,
-)
+HOME_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 class Label(NamedTuple):
-  """One label of a data set: its TFDS feature, and where each version has its values and names."""
+  """One label of a data set: its TFDS feature, how many classes it has, and the file with their names."""
 
   feature: str
   num_classes: int
   names_file: str
-  pickle_key: bytes
-  names_key: bytes
 
 
-class Version(NamedTuple):
-  """One form of a data set: the folder in its archive, the files of each split, and those that name the classes."""
+class Archive(NamedTuple):
+  """The binary version of a data set.
 
-  data: str
-  is_pickled: bool
+  Attributes:
+    file: what the archive is called.
+    folder: the folder in it.
+    labels: in the order of the bytes at the start of each record.
+    split_files: the files of each split.
+    python_folder: the folder in the archive of the Python version.
+  """
+
+  file: str
   folder: str
+  labels: tuple[Label, ...]
   split_files: dict[str, tuple[str, ...]]
-  names_files: tuple[str, ...]
+  python_folder: str
 
   @property
   def image_files(self) -> tuple[str, ...]:
@@ -64,7 +57,7 @@ class Version(NamedTuple):
   @property
   def files(self) -> tuple[str, ...]:
     """All that a data set is made from."""
-    return self.image_files + self.names_files
+    return self.image_files + tuple(label.names_file for label in self.labels)
 
 
 class Split(NamedTuple):
@@ -81,45 +74,25 @@ class Cifar(NamedTuple):
   class_names: dict[str, list[str]]
 
 
-# Labels stand in the order in which a binary record begins with them.
-LABELS = {
-  "cifar10": (Label("label", 10, "batches.meta.txt", b"labels", b"label_names"),),
-  "cifar100": (
-    Label("coarse_label", 20, "coarse_label_names.txt", b"coarse_labels", b"coarse_label_names"),
-    Label("label", 100, "fine_label_names.txt", b"fine_labels", b"fine_label_names"),
+ARCHIVES = {
+  "cifar10": Archive(
+    file="cifar-10-binary.tar.gz",
+    folder="cifar-10-batches-bin",
+    labels=(Label("label", 10, "batches.meta.txt"),),
+    split_files={
+      "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+      "test": ("test_batch.bin",),
+    },
+    python_folder="cifar-10-batches-py",
+  ),
+  "cifar100": Archive(
+    file="cifar-100-binary.tar.gz",
+    folder="cifar-100-binary",
+    labels=(Label("coarse_label", 20, "coarse_label_names.txt"), Label("label", 100, "fine_label_names.txt")),
+    split_files={"train": ("train.bin",), "test": ("test.bin",)},
+    python_folder="cifar-100-python",
   ),
 }
-TRAIN_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
-VERSIONS = (
-  Version(
-    data="cifar10",
-    is_pickled=False,
-    folder="cifar-10-batches-bin",
-    split_files={"train": tuple(f"{file}.bin" for file in TRAIN_BATCHES), "test": ("test_batch.bin",)},
-    names_files=("batches.meta.txt",),
-  ),
-  Version(
-    data="cifar10",
-    is_pickled=True,
-    folder="cifar-10-batches-py",
-    split_files={"train": TRAIN_BATCHES, "test": ("test_batch",)},
-    names_files=("batches.meta",),
-  ),
-  Version(
-    data="cifar100",
-    is_pickled=False,
-    folder="cifar-100-binary",
-    split_files={"train": ("train.bin",), "test": ("test.bin",)},
-    names_files=("coarse_label_names.txt", "fine_label_names.txt"),
-  ),
-  Version(
-    data="cifar100",
-    is_pickled=True,
-    folder="cifar-100-python",
-    split_files={"train": ("train",), "test": ("test",)},
-    names_files=("meta",),
-  ),
-)
 
 
 def read_cifar(name: str, source: pathlib.Path, num_images: Mapping[str, int]) -> Cifar:
@@ -127,41 +100,44 @@ def read_cifar(name: str, source: pathlib.Path, num_images: Mapping[str, int]) -
 
   Args:
     name: `cifar10` or `cifar100`.
-    source: the archive of the binary or of the Python version, the folder that it unpacks to, or the one above.
+    source: the archive of the binary version, the folder that it unpacks to, or the one above.
     num_images: the images that each split must have.
 
   Raises:
     ValueError: no such archive or folder, one that cannot be read or lacks a file, or a file that is damaged.
   """
-  version, contents = read_files(name, source)
-  labels = LABELS[name]
-  parse_fn = parse_pickle if version.is_pickled else parse_binary
+  archive = ARCHIVES[name]
+  contents = read_files(name, source)
   splits = {}
-  for split_name, files in version.split_files.items():
+  for split_name, files in archive.split_files.items():
     num_records = num_images[split_name] // len(files)
-    parts = [parse_fn(contents[file], labels, num_records, f"{file} of {str(source)!r}") for file in files]
+    parts = [parse_records(contents[file], archive.labels, num_records, f"{file} of {str(source)!r}") for file in files]
     splits[split_name] = Split(
       np.concatenate([part.images for part in parts]),
-      {label.feature: np.concatenate([part.labels[label.feature] for part in parts]) for label in labels},
+      {label.feature: np.concatenate([part.labels[label.feature] for part in parts]) for label in archive.labels},
     )
-  return Cifar(splits, {label.feature: read_class_names(label, version, contents, source) for label in labels})
+  return Cifar(
+    splits,
+    {
+      label.feature: parse_class_names(contents[label.names_file], label, f"{label.names_file} of {str(source)!r}")
+      for label in archive.labels
+    },
+  )
 
 
-def read_files(name: str, source: pathlib.Path) -> tuple[Version, dict[str, bytes]]:
-  """The version of a data set that is there, and its files.
+def read_files(name: str, source: pathlib.Path) -> dict[str, bytes]:
+  """The files of a data set.
 
   Raises:
-    ValueError: there is none, it cannot be read, or a file of it is not there.
+    ValueError: they cannot be read, or one is not there.
   """
   if not source.exists():
     raise ValueError(f"--from must be an existing archive or folder, got {str(source)!r}.")
   try:
     found = list_folder(source) if source.is_dir() else read_tar(source)
-    version, prefix = choose_version(name, source, found)
-    contents = {file: found[prefix + file] for file in version.files}
-    return version, {
-      file: content if isinstance(content, bytes) else content.read_bytes() for file, content in contents.items()
-    }
+    prefix = find_prefix(name, source, found)
+    contents = {file: found[prefix + file] for file in ARCHIVES[name].files}
+    return {file: content if isinstance(content, bytes) else content.read_bytes() for file, content in contents.items()}
   except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
     raise ValueError(
       f"--from must be a whole archive (.tar.gz) or a folder, but {str(source)!r} cannot be read: "
@@ -170,17 +146,18 @@ def read_files(name: str, source: pathlib.Path) -> tuple[Version, dict[str, byte
 
 
 def list_folder(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """The files in a folder, and in the versions' folders there, by their path below it."""
-  folders = [folder, *(folder / version.folder for version in VERSIONS if (folder / version.folder).is_dir())]
+  """The files in a folder, and in the archives' folders there, by their path below it."""
+  names = [name for archive in ARCHIVES.values() for name in (archive.folder, archive.python_folder)]
+  folders = [folder, *(folder / name for name in names if (folder / name).is_dir())]
   paths = [path for place in folders for path in place.iterdir() if path.is_file()]
   return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
-def read_tar(archive: pathlib.Path) -> dict[str, bytes]:
-  """The contents of all files of an archive that belong to a version, by their path in it."""
-  known_files = {file for version in VERSIONS for file in version.files}
+def read_tar(path: pathlib.Path) -> dict[str, bytes]:
+  """The contents of an archive's files by their path in it; empty for files of no use to us."""
+  known_files = {file for archive in ARCHIVES.values() for file in archive.files}
   contents = {}
-  with open(archive, "rb") as file:
+  with open(path, "rb") as file:
     is_packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     file.seek(0)
     # Browsers may unpack what they download.
@@ -189,41 +166,55 @@ def read_tar(archive: pathlib.Path) -> dict[str, bytes]:
       for member in tar:
         if member.offset_data + member.size > MAX_UNPACKED_BYTES:
           raise tarfile.ReadError(f"it has more than {MAX_UNPACKED_BYTES:,} bytes unpacked")
-        path = pathlib.PurePosixPath(member.name)
-        if path.name in known_files and member.isfile() and (content := tar.extractfile(member)):
-          contents[path.as_posix()] = content.read()
+        if member.isfile() and (content := tar.extractfile(member)):
+          member_path = pathlib.PurePosixPath(member.name)
+          contents[member_path.as_posix()] = content.read() if member_path.name in known_files else b""
     # The checksum stands at the end, behind the last file.
     while unpacked.read(CHUNK_BYTES):
       pass
   return contents
 
 
-def choose_version(name: str, source: pathlib.Path, found: Mapping[str, Any]) -> tuple[Version, str]:
-  """The version of which most is there, and what stands before its files' names."""
-  candidates = []
-  for version in VERSIONS:
-    for prefix in (f"{version.folder}/", ""):
-      missing = [file for file in version.files if prefix + file not in found]
-      if any(prefix + file in found for file in version.image_files):
-        candidates.append((len(missing), version, prefix, missing))
-  own = [candidate for candidate in candidates if candidate[1].data == name]
-  if not own:
-    folders = " or ".join(repr(version.folder) for version in VERSIONS if version.data == name)
-    others = " and ".join(sorted({version.data for _, version, _, _ in candidates}))
+def find_prefix(name: str, source: pathlib.Path, found: Collection[str]) -> str:
+  """What stands before the names of a data set's files, of all the paths found.
+
+  Raises:
+    ValueError: some or all of the files are not there.
+  """
+  archive = ARCHIVES[name]
+  missing = {
+    prefix: [file for file in archive.files if prefix + file not in found] for prefix in (f"{archive.folder}/", "")
+  }
+  prefix = min(missing, key=lambda prefix: len(missing[prefix]))
+  if not missing[prefix]:
+    return prefix
+  if any(prefix + file in found for file in archive.image_files):
     raise ValueError(
-      f"--from must be an archive of {name} or the folder that it unpacks to ({folders}), got {str(source)!r}, which "
-      f"holds {others or 'none of its files'}."
+      f"--from must hold all files of {archive.folder!r}, but {str(source)!r} lacks {', '.join(missing[prefix])}; "
+      "download the archive again."
     )
-  _, version, prefix, missing = min(own, key=lambda candidate: candidate[0])
-  if missing:
-    raise ValueError(
-      f"--from must hold all files of {version.folder!r}, but {str(source)!r} lacks {', '.join(missing)}."
-    )
-  return version, prefix
+  raise ValueError(
+    f"--from must be the binary version of {name} ({archive.file}, or the folder {archive.folder!r} that it unpacks "
+    f"to), got {str(source)!r}, which holds {describe_files(name, source, found)}; download "
+    f"{archive.file} from {HOME_PAGE}."
+  )
 
 
-def parse_binary(content: bytes, labels: Sequence[Label], num_records: int, where: str) -> Split:
-  """Records of a byte a label, then the red, the green and the blue pixels.
+def describe_files(wanted: str, source: pathlib.Path, found: Collection[str]) -> str:
+  """Which data sets these files are of, other than the one that is wanted."""
+  paths = [source / path for path in found]
+  names, folders = {path.name for path in paths}, {path.parent.name for path in paths}
+  held = []
+  for name, archive in ARCHIVES.items():
+    if name != wanted and names & set(archive.image_files):
+      held.append(name)
+    if archive.python_folder in folders:
+      held.append(f"the Python version of {name}")
+  return " and ".join(held) or "none of its files"
+
+
+def parse_records(content: bytes, labels: tuple[Label, ...], num_records: int, where: str) -> Split:
+  """Records of a byte a label, then all red pixels, then the green, then the blue.
 
   Raises:
     ValueError: another size, or a label out of range.
@@ -235,146 +226,28 @@ def parse_binary(content: bytes, labels: Sequence[Label], num_records: int, wher
       f"got {len(content):,}."
     )
   records = np.frombuffer(content, np.uint8).reshape(num_records, record_bytes)
-  return Split(
-    to_images(records[:, len(labels) :]),
-    {label.feature: check_labels(records[:, index], label, where) for index, label in enumerate(labels)},
-  )
-
-
-def parse_pickle(content: bytes, labels: Sequence[Label], num_records: int, where: str) -> Split:
-  """A dictionary of `data`, an array with a row an image, and a list for each label.
-
-  Raises:
-    ValueError: it is not such a dictionary, has another number of records, or a label is out of range.
-  """
-  batch = unpickle(content, where)
-  data = batch.get(b"data")
-  shape = (num_records, IMAGE_BYTES)
-  try:
-    if not isinstance(data, PickledArray):
-      raise ValueError(type(data).__name__)
-    rows = data.numpy()
-    if rows.shape != shape:
-      raise ValueError(f"uint8{list(rows.shape)}")
-  except ValueError as error:
-    raise ValueError(f"{where} must have as data an array uint8{list(shape)}, got {error}.") from error
-  classes = {}
+  images = records[:, len(labels) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+  classes = {label.feature: records[:, index].astype(np.int64) for index, label in enumerate(labels)}
   for label in labels:
-    values = batch.get(label.pickle_key)
-    key = label.pickle_key.decode()
-    if not isinstance(values, list) or not all(type(value) is int for value in values) or len(values) != num_records:
-      got = f"a list of {len(values):,}" if isinstance(values, list) else type(values).__name__
-      raise ValueError(f"{where} must have as {key} a list of {num_records:,} numbers, got {got}.")
-    classes[label.feature] = check_labels(values, label, where)
-  return Split(to_images(rows), classes)
-
-
-def to_images(rows: UInt8[np.ndarray, "N 3072"]) -> UInt8[np.ndarray, "N 32 32 3"]:
-  """All red pixels, then the green, then the blue -> channels last."""
-  return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-
-
-def check_labels(values: Sequence[int] | np.ndarray, label: Label, where: str) -> Int[np.ndarray, "N"]:
-  """The labels as an array.
-
-  Raises:
-    ValueError: one is not a class.
-  """
-  for record, value in enumerate(values):
-    if not 0 <= value < label.num_classes:
+    values = classes[label.feature]
+    if len(wrong := np.flatnonzero(values >= label.num_classes)):
       raise ValueError(
-        f"{label.feature} must lie in 0..{label.num_classes - 1}, got {value} in record {record} (from 0) of {where}."
+        f"{label.feature} must lie in 0..{label.num_classes - 1}, got {values[wrong[0]]} in record {wrong[0]} (from 0) "
+        f"of {where}."
       )
-  return np.asarray(values, np.int64)
+  return Split(images, classes)
 
 
-def read_class_names(label: Label, version: Version, contents: Mapping[str, bytes], source: pathlib.Path) -> list[str]:
-  """The names of a label's classes, in the order of their numbers.
+def parse_class_names(content: bytes, label: Label, where: str) -> list[str]:
+  """The names of a label's classes, one a line, in the order of their numbers.
 
   Raises:
     ValueError: there are not as many different names as classes.
   """
-  file = version.names_files[0] if version.is_pickled else label.names_file
-  where = f"{file} of {str(source)!r}"
-  if version.is_pickled:
-    raw = unpickle(contents[file], where).get(label.names_key)
-  else:
-    raw = [line.strip() for line in contents[file].splitlines() if line.strip()]
-  names = []
-  if isinstance(raw, list) and all(isinstance(name, bytes) and name.isascii() for name in raw):
-    names = [name.decode() for name in raw]
+  names = [line.strip() for line in content.decode().splitlines() if line.strip()] if content.isascii() else []
   if not len(names) == len(set(names)) == label.num_classes:
     raise ValueError(
       f"{where} must name {label.num_classes} different classes of {label.feature}, got {len(names)} names, "
       f"{len(set(names))} of them different."
     )
   return names
-
-
-class PickledArray:
-  """Stands for `numpy.ndarray`, whose own unpickling can be led to read arbitrary memory.
-
-  Takes the arguments of `numpy.core.multiarray._reconstruct`, of which the state needs none.
-  """
-
-  def __init__(self, *_: Any):
-    self.state: Any = None
-
-  def __setstate__(self, state: Any) -> None:
-    self.state = state
-
-  def numpy(self) -> UInt8[np.ndarray, "..."]:
-    """The array.
-
-    Raises:
-      ValueError: it is not one of bytes, or does not have as many as its shape asks for.
-    """
-    match self.state:
-      case (_, tuple(shape), PickledDtype(name=b"u1" | "u1"), int(is_fortran), bytes(data)):
-        if all(type(size) is int and size >= 0 for size in shape) and math.prod(shape) == len(data):
-          return np.frombuffer(data, np.uint8).reshape(shape, order="F" if is_fortran else "C")
-        raise ValueError(f"an array of {len(data):,} bytes for the shape {shape}")
-    raise ValueError("an array of another kind")
-
-
-class PickledDtype:
-  """Stands for `numpy.dtype`; of its arguments only the name is looked at."""
-
-  def __init__(self, name: Any = None, *_: Any):
-    self.name = name
-
-  def __setstate__(self, state: Any) -> None:
-    """Byte order and the like, of which a byte has none."""
-
-
-PICKLED_CLASSES = {
-  ("numpy.core.multiarray", "_reconstruct"): PickledArray,
-  ("numpy._core.multiarray", "_reconstruct"): PickledArray,
-  ("numpy", "ndarray"): PickledArray,
-  ("numpy", "dtype"): PickledDtype,
-}
-
-
-class ArrayUnpickler(pickle.Unpickler):
-  """Unpickles arrays in Python's own containers and nothing else."""
-
-  def find_class(self, module_name: str, global_name: str) -> Any:
-    """The few names that an array needs."""
-    if (module_name, global_name) not in PICKLED_CLASSES:
-      raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, which is not part of an array")
-    return PICKLED_CLASSES[module_name, global_name]
-
-
-def unpickle(content: bytes, where: str) -> dict[Any, Any]:
-  """The dictionary of a file of the Python version; arrays come as PickledArray, texts as bytes.
-
-  Raises:
-    ValueError: it is cut short, names anything but arrays, or holds no dictionary.
-  """
-  try:
-    value = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-  except UNPICKLING_ERRORS as error:
-    raise ValueError(f"{where} must be a pickle of arrays, but cannot be read so: {first_line(error)}.") from error
-  if not isinstance(value, dict):
-    raise ValueError(f"{where} must be a pickled dictionary, got {type(value).__name__}.")
-  return value

@@ -65,7 +65,7 @@ def prepare(name: str, *, source: str | os.PathLike[str], data_dir: str | os.Pat
 
   Args:
     name: `cifar10` or `cifar100`.
-    source: the archive of the binary or of the Python version, the folder that it unpacks to, or the one above.
+    source: the archive of the binary version, the folder that it unpacks to, or the one above.
     data_dir: the TFDS folder that gets it; None for TFDS's default.
 
   Returns:
@@ -82,8 +82,8 @@ def prepare_images(
   name: str, *, source: pathlib.Path, data_dir: str | os.PathLike[str] | None, num_images: Mapping[str, int]
 ) -> pathlib.Path:
   """`prepare` for archives with `num_images` of each split."""
-  if name not in cifar_archives.LABELS:
-    raise ValueError(f"name must be one of {', '.join(cifar_archives.LABELS)}, got {name!r}.")
+  if name not in cifar_archives.ARCHIVES:
+    raise ValueError(f"name must be one of {', '.join(cifar_archives.ARCHIVES)}, got {name!r}.")
   root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
   directory = root / name / str(tfds.builder_cls(name).VERSION)
   if directory.exists():

@@ -5,7 +5,6 @@ the reason where the image cannot be used. One bad image never stops the others.
 """
 
 import collections
-import dataclasses
 import hashlib
 import os
 import pathlib
@@ -14,10 +13,9 @@ from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from jax_sis.data.images import IMAGE_SUFFIXES, UNREADABLE, find_image_files, fit, read_image
-from jax_sis.data.normalisation import CIFAR_NORMALISATION, Normalisation
 from jax_sis.data.tfds import open_data_source, tfds_id
 
 NO_LABEL = -1
@@ -268,40 +266,6 @@ def hash_files(paths: Sequence[pathlib.Path], ids: Sequence[str]) -> str:
   for path, name in zip(paths, ids, strict=True):
     digest.update(f"{name}\0{path.stat().st_size}\0".encode())
   return digest.hexdigest()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DatasetInfo:
-  """What training needs to know of a data set besides its images."""
-
-  name: str
-  class_names: tuple[str, ...]
-  normalisation: Normalisation
-
-  @property
-  def num_classes(self) -> int:
-    """K."""
-    return len(self.class_names)
-
-
-def load_arrays(
-  name: str, split: str, *, data_dir: str | os.PathLike[str] | None
-) -> tuple[UInt8[np.ndarray, "N H W 3"], Int[np.ndarray, "N"], DatasetInfo]:
-  """Reads a whole split of equally large images into memory, ordered by id, for training.
-
-  Raises:
-    ValueError: the data set is not there.
-  """
-  source = open_data_source(name, split, data_dir)
-  examples = sorted(source.__getitems__(range(len(source))), key=lambda example: example["id"])
-  images = np.stack([example["image"] for example in examples])
-  labels = np.array([example["label"] for example in examples], np.int32)
-  info = DatasetInfo(
-    name=name,
-    class_names=tuple(source.dataset_info.features["label"].names),
-    normalisation=CIFAR_NORMALISATION,
-  )
-  return images, labels, info
 
 
 def check_ids(ids: tuple[str, ...] | None) -> None:

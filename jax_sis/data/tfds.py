@@ -10,8 +10,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
 from jax_sis.core.messages import first_line
-
-PREPARED_BY_US = ("cifar10", "cifar100")
+from jax_sis.data.cifar_archives import ARCHIVES
 
 
 def tfds_id(example: Mapping[str, Any], index: int) -> str:
@@ -44,11 +43,10 @@ def advise_on_missing(name: str, data_dir: str | os.PathLike[str] | None) -> str
   folder = root / dataset_of(name)
   if any(folder.rglob("dataset_info.json")):
     return ""
-  if folder.name in PREPARED_BY_US:
-    archive = f"cifar-{folder.name.removeprefix('cifar')}"
+  if folder.name in ARCHIVES:
     return (
-      f"it is not there. Make it from the original archive, {archive}-binary.tar.gz or -python.tar.gz, by "
-      f"jax-sis data prepare {folder.name} --from ARCHIVE --data-dir {shlex.quote(str(root))}"
+      f"it is not there. Make it from the original archive, {ARCHIVES[folder.name].file}, by jax-sis data prepare "
+      f"{folder.name} --from ARCHIVE --data-dir {shlex.quote(str(root))}"
     )
   return f"it is not there. Put its files into {str(folder / 'VERSION')!r}, dataset_info.json among them."
 

@@ -1,4 +1,4 @@
-"""How a command ends on SIGINT and SIGTERM: soon, with a word on what to do, wherever its main thread is."""
+"""Ends a command soon after SIGINT or SIGTERM, and says what to do next, whatever its main thread is doing."""
 
 import contextlib
 import os
@@ -11,34 +11,24 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# From the first signal to the end of the process, also where the main thread stays in compiled code.
+# From the first signal to the end of the process, even if the main thread is stuck in compiled code.
 GRACE_SECONDS = 5.0
-# So long the main thread may take to say that it was interrupted; after that it is said for it.
+# If the main thread has not finished by then, the message is written while it goes on.
 SILENCE_SECONDS = 1.0
 # A terminal or pipe that takes no output must not keep the process alive.
 OUTPUT_SECONDS = 0.5
-
-
-class Interrupted(KeyboardInterrupt):
-  """What the first SIGINT or SIGTERM raises in the main thread.
-
-  Attributes:
-    signum: the signal.
-  """
-
-  def __init__(self, signum: int):
-    super().__init__(signal.Signals(signum).name)
-    self.signum = signum
+# What the main thread writes to the watcher's socket, beside the signals that Python writes there.
+LEAVE, CLOSE = 254, 255
 
 
 @contextlib.contextmanager
 def leave_on_signals(command: str, what_now: str) -> Iterator[None]:
-  """Runs the work of a command, which the first SIGINT or SIGTERM interrupts and a second one ends at once.
+  """Runs the work of a command. The first SIGINT or SIGTERM interrupts it; a second one ends the process at once.
 
-  The first raises Interrupted, which the work lets pass. The process then says what happened and leaves with the exit
-  code 130 (SIGINT) or 143 (SIGTERM); after GRACE_SECONDS also where nothing could be raised, the main thread being in
-  compiled code. A signal that was ignored stays so, as a shell asks for its background jobs. Only the main thread can
-  listen; in another one the work runs as it is.
+  The first signal raises KeyboardInterrupt in the main thread. Once that has left the work, or after GRACE_SECONDS, the
+  process says what happened and exits with the code 130 (SIGINT) or 143 (SIGTERM). A signal that was ignored stays
+  ignored, as shells arrange for background jobs. Outside the main thread, which alone can handle signals, the work
+  simply runs.
 
   Args:
     command: its name, for the message.
@@ -52,22 +42,19 @@ def leave_on_signals(command: str, what_now: str) -> Iterator[None]:
   try:
     listener.open()
     yield
-    listener.close()
-  except BaseException as error:
-    if is_interrupt(error):
-      listener.leave()
-    listener.close()
-    raise
+  except KeyboardInterrupt:
+    listener.leave()
   finally:
+    listener.close()
     _listeners.remove(listener)
 
 
 @contextlib.contextmanager
 def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
-  """Runs work, and calls `callback` if it is interrupted, in the main thread and once.
+  """Runs work, and calls `callback` once, in the main thread, if the work is interrupted.
 
-  It is called where Interrupted leaves the block, before what is outside the block is closed. It has the rest of
-  GRACE_SECONDS, and what it raises is reported and goes no further.
+  The call comes before anything outside the block is closed, and has the rest of GRACE_SECONDS. An exception that it
+  raises is printed and goes no further.
   """
   _callbacks.append(callback)
   try:
@@ -81,29 +68,29 @@ def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
 
 
 def is_interrupt(error: BaseException) -> bool:
-  """Whether it came of a signal: libraries may turn what passes them into an error of their own."""
-  return isinstance(error, KeyboardInterrupt) or any(listener.is_interrupted for listener in _listeners)
+  """Whether a signal caused this error; libraries may have turned KeyboardInterrupt into an error of their own."""
+  return isinstance(error, KeyboardInterrupt) or any(listener.signum is not None for listener in _listeners)
 
 
 class Listener:
-  """Takes the signals of a command, and ends the process.
+  """Handles the signals of a command, and ends the process.
 
-  Python runs signal handlers in its main thread, between two instructions of its own, and so not while that thread is
-  in compiled code, as when it waits for a device. Python therefore also writes each signal to a socket, as it comes,
-  and a thread reads from there.
+  Python runs signal handlers between two instructions of its main thread, so not while that thread is in compiled code,
+  such as waiting for a device. But Python also writes each signal to a socket as soon as it arrives, and a thread, the
+  watcher, reads it there.
 
   Args:
     command: its name, for the message.
     what_now: what was kept and what the user can do, for the message.
+
+  Attributes:
+    signum: the first signal, None until it has come.
   """
 
   def __init__(self, command: str, what_now: str):
     self._command = command
     self._what_now = what_now
-    self._signum: int | None = None
-    self._is_closing = False
-    self._is_announced = False
-    self._announcing = threading.Lock()
+    self.signum: int | None = None
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     self._previous_handlers = {number: old for number, old in handlers.items() if old not in (signal.SIG_IGN, None)}
     self._previous_hook = sys.unraisablehook
@@ -112,13 +99,8 @@ class Listener:
     self._writer.setblocking(False)
     self._watcher = threading.Thread(target=self._watch, name="signals", daemon=True)
 
-  @property
-  def is_interrupted(self) -> bool:
-    """Whether a signal has come."""
-    return self._signum is not None
-
   def open(self) -> None:
-    """Begins to listen."""
+    """Starts to listen."""
     self._watcher.start()
     self._previous_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
     sys.unraisablehook = self._leave_or_report
@@ -126,95 +108,93 @@ class Listener:
       signal.signal(number, self._handle)
 
   def close(self) -> None:
-    """Gives back what `open` took. A signal that comes while it does so still ends the process."""
-    self._is_closing = True
-    for number, handler in self._previous_handlers.items():
-      signal.signal(number, handler)
+    """Restores what `open` changed, or ends the process if a signal has come, even one that a library dropped."""
+    with contextlib.suppress(KeyboardInterrupt):
+      for number, handler in self._previous_handlers.items():
+        signal.signal(number, handler)
+    if self.signum is not None:
+      self.leave()
     sys.unraisablehook = self._previous_hook
     signal.set_wakeup_fd(self._previous_wakeup)
-    self._writer.close()
+    self._writer.send(bytes([CLOSE]))
     self._watcher.join()
     self._reader.close()
-    if self.is_interrupted:
-      self.leave()
+    self._writer.close()
 
   def leave(self) -> None:
-    """Says that the command was interrupted, does what is left to do before the end, and ends the process.
+    """Runs the callbacks that are left, then lets the watcher write the message and end the process.
 
-    Devices may still be computing, and Python crashes if it is taken down under them.
+    The process does not end the usual way: devices may still be computing, and Python crashes if it shuts down then.
     """
-    self._signum = self._signum or signal.SIGINT
-    self._announce(self._signum)
+    self.signum = self.signum or signal.SIGINT
     for callback in reversed(_callbacks):
       run_callback(callback)
-    run_within(OUTPUT_SECONDS, sys.stdout.flush)
-    os._exit(128 + self._signum)
+    self._writer.send(bytes([LEAVE]))
+    self._watcher.join()
 
   def _handle(self, signum: int, frame: FrameType | None) -> None:
     del frame
-    # The watcher sees to the second signal: here it could come in the middle of the message about the first.
-    if self._signum is None:
-      self._signum = signum
-      if not self._is_closing:
-        raise Interrupted(signum)
+    # The watcher handles the second signal.
+    if self.signum is None:
+      self.signum = signum
+      raise KeyboardInterrupt
 
   def _leave_or_report(self, unraisable: "sys.UnraisableHookArgs") -> None:
-    """Ends the process also where Python would report and drop KeyboardInterrupt.
+    """Leaves even if Python would print and drop KeyboardInterrupt, as it does in garbage-collector callbacks.
 
-    It does so with all that is raised in a callback of the garbage collector, of which JAX has one.
+    JAX has such a callback.
     """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
       self.leave()
     self._previous_hook(unraisable)
 
   def _watch(self) -> None:
-    """Waits for a signal, then for another or the end of the grace, and ends the process."""
-    signals: list[int] = []
-    end = None
-    while len(signals) < 2 and (end is None or time.monotonic() < end):
-      try:
-        content = self._reader.recv(64)
-      except TimeoutError:
-        self._announce(signals[0])
-        continue
-      if not content:
-        return
-      # A byte a signal; those of other handlers come here too.
-      signals += [number for number in content if number in self._previous_handlers]
-      if signals and end is None:
-        end = time.monotonic() + GRACE_SECONDS
-        self._reader.settimeout(min(SILENCE_SECONDS, GRACE_SECONDS))
-    self._announce(signals[0])
-    if len(signals) < 2:
-      run_within(OUTPUT_SECONDS, sys.stdout.flush)
-    os._exit(128 + signals[0])
-
-  def _announce(self, signum: int) -> None:
-    run_within(OUTPUT_SECONDS, lambda: self._write_message(signum))
-
-  def _write_message(self, signum: int) -> None:
+    """Waits for a signal, then until the main thread leaves, the next signal or the end of the grace."""
+    first = self._receive(None)
+    if first == CLOSE:
+      return
+    end = time.monotonic() + GRACE_SECONDS
+    last = first if first == LEAVE else self._receive(time.monotonic() + SILENCE_SECONDS)
+    signum = self.signum or first
     by = "" if signum == signal.SIGINT else f" by {signal.Signals(signum).name}"
-    with self._announcing:
-      if not self._is_announced:
-        # Not through sys.stderr: the main thread may have been stopped in it, with its lock.
-        with contextlib.suppress(OSError):
-          os.write(2, f"\njax-sis {self._command}: interrupted{by}; {self._what_now}.\n".encode())
-        self._is_announced = True
+    run_within(OUTPUT_SECONDS, write_error, f"\njax-sis {self._command}: interrupted{by}; {self._what_now}.\n")
+    if not last:
+      last = self._receive(end)
+    if last not in SIGNALS:
+      run_within(OUTPUT_SECONDS, sys.stdout.flush)
+    os._exit(128 + signum)
+
+  def _receive(self, end: float | None) -> int:
+    """The next signal of ours, LEAVE or CLOSE; 0 if none has come by this time."""
+    while end is None or time.monotonic() < end:
+      self._reader.settimeout(None if end is None else end - time.monotonic())
+      with contextlib.suppress(TimeoutError):
+        number = self._reader.recv(1)[0]
+        # Signals that others handle come here too.
+        if number in (*self._previous_handlers, LEAVE, CLOSE):
+          return number
+    return 0
 
 
 def run_callback(callback: Callable[[], None]) -> None:
-  """Calls it; what it raises must not hide that the work was interrupted."""
+  """Calls it, and prints an exception, which must not hide that the work was interrupted."""
   try:
     callback()
   except Exception as error:
     print(f"{type(error).__name__} after the interrupt: {error}", file=sys.stderr)
 
 
-def run_within(seconds: float, function: Callable[[], object]) -> None:
-  """Calls it in a thread of its own, and does not wait for it any longer than this."""
-  thread = threading.Thread(target=function, daemon=True)
+def run_within(seconds: float, function: Callable[..., object], *arguments: object) -> None:
+  """Calls a function in a thread of its own, and waits for it no longer than this."""
+  thread = threading.Thread(target=function, args=arguments, daemon=True)
   thread.start()
   thread.join(seconds)
+
+
+def write_error(text: str) -> None:
+  """Writes to standard error, but not through sys.stderr: the main thread may have stopped while it held its lock."""
+  with contextlib.suppress(OSError):
+    os.write(2, text.encode())
 
 
 _listeners: list[Listener] = []
