@@ -70,8 +70,8 @@ def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
   part = f", part {shard.index} of {shard.count} (counted from 0)" if shard is not None and shard.count > 1 else ""
   return (
     f"Sufficient input subsets: pixels that alone make {job.classifier.model_name} at least {config.threshold:g} "
-    f"confident.\n{job.num_images} images, {searches}, {len(job.local_devices)} {job.local_devices[0].platform} "
-    f"device(s), {job.batch_size} images a device at a time{part}.\n"
+    f"confident.\n{job.num_images} images, {searches}, {job.devices_name}, "
+    f"{job.batch_size} images a device at a time{part}.\n"
     f"Results: {devices.format_bytes(num_bytes)} an image, {devices.format_bytes(num_bytes * job.num_images)} before "
     f"compression, in {store.num_units} units."
   )
@@ -115,14 +115,14 @@ class Worker:
     """Some units that nobody has done yet, from this worker's own place on, so that helpers do not meet."""
     missing = missing_units(self._store)
     turned = np.roll(missing, -len(missing) * self._shard.index // self._shard.count)
-    num_launched = LAUNCHES_A_ROUND * len(self._job.local_devices) * self._job.batch_size
+    num_launched = LAUNCHES_A_ROUND * self._job.launch_size
     return turned[: max(1, num_launched // self._job.unit_size)]
 
   def _store_unit(self, unit: int, rows: dict[str, np.ndarray]) -> None:
     """Stores one unit and says so."""
     self._store.write_unit(unit, rows)
     if self._is_printed:
-      print_rows(make_rows(rows, self._job.classifier.class_names, num_features=self._job.num_features))
+      print_rows(make_rows(rows, self._job.class_names, num_features=self._job.num_features))
     self._progress.advance(len(rows["id"]))
     self._heartbeat.advance(len(rows["id"]))
 
@@ -135,12 +135,12 @@ def missing_units(store: results.Results) -> Int[np.ndarray, "U"]:
 def print_stored_rows(job: Job, store: results.Results) -> None:
   """The lines of the images that are done already."""
   for _, fields in store.iterate():
-    print_rows(make_rows(fields, job.classifier.class_names, num_features=job.num_features))
+    print_rows(make_rows(fields, job.class_names, num_features=job.num_features))
 
 
 def write_outcome(job: Job, store: results.Results) -> None:
   """Summary and gallery of a finished run, and the answer in a sentence or two."""
-  totals = write_summary(store, job.classifier.class_names)
+  totals = write_summary(store, job.class_names)
   pictures = ""
   if job.config.gallery:
     store.folder.write("gallery.png", draw_gallery(job, store, num_images=job.config.gallery))

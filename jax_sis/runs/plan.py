@@ -17,11 +17,11 @@ from jax_sis.core.problem import make_logits_fn
 from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
-from jax_sis.data import batches
 from jax_sis.results.folder import open_folder
 from jax_sis.runs.config import FindConfig
-from jax_sis.runs.setup import Job, compile_search, launch_arguments, make_job, read_stored_spec
+from jax_sis.runs.setup import Job, compile_search, make_job, read_stored_spec
 from jax_sis.runtime import devices
+from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import format_seconds
 
 # A launch that takes longer is not run as a probe: its steps are timed, some of each kind.
@@ -31,7 +31,7 @@ NUM_PROBED_STEPS = {Gradient: 16, Screened: 4, Exact: 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Cost:
   """What a run will cost.
 
   Attributes:
@@ -63,7 +63,7 @@ class Estimate:
   seconds: float
 
 
-def plan(config: FindConfig, *, num_workers: int = 1) -> Estimate:
+def plan(config: FindConfig, *, num_workers: int = 1) -> Cost:
   """Says what a run will cost, prints it and returns it; writes nothing.
 
   Args:
@@ -78,33 +78,29 @@ def plan(config: FindConfig, *, num_workers: int = 1) -> Estimate:
   print("Opening and compiling ...", flush=True)
   started = time.perf_counter()
   job = make_job(config, folder)
-  compiled = job.compiled or compile_search(job)
+  program = job.program or compile_search(job)
   startup_seconds = time.perf_counter() - started
   num_done = 0
   if read_stored_spec(folder) is not None:
     num_done = len(results.open(config.out).done_images())
-  print(f"Timing a probe on {len(job.local_devices)} {job.local_devices[0].platform} device(s) ...", flush=True)
-  estimate = make_estimate(job, compiled, num_done=num_done, num_workers=num_workers, startup_seconds=startup_seconds)
-  print("\n".join(describe_estimate(job, estimate, num_workers=num_workers)), flush=True)
-  return estimate
+  print(f"Timing a probe on {job.devices_name} ...", flush=True)
+  cost = estimate_cost(job, program, num_done=num_done, num_workers=num_workers, startup_seconds=startup_seconds)
+  print("\n".join(describe_cost(job, cost, num_workers=num_workers)), flush=True)
+  return cost
 
 
-def make_estimate(
-  job: Job, compiled: jax.stages.Compiled, *, num_done: int, num_workers: int, startup_seconds: float
-) -> Estimate:
+def estimate_cost(job: Job, program: DeviceProgram, *, num_done: int, num_workers: int, startup_seconds: float) -> Cost:
   """Counts what can be counted, and times the rest."""
   num_left = job.num_images - num_done
   num_gradients, num_forwards = count_evaluations(job)
   batch, images_read_per_second = read_first_images(job)
-  devices.check_memory(compiled, batch_size=job.batch_size, devices=job.local_devices, argument="--batch")
   seconds_per_launch = time_backward(job, batch)
   is_whole = seconds_per_launch <= LONGEST_PROBE_SECONDS
   if is_whole:
-    seconds_per_launch = time_launch(job, compiled, batch)
-  images_per_launch = job.batch_size * len(job.local_devices)
-  seconds_per_image = max(seconds_per_launch / images_per_launch, 1 / images_read_per_second)
+    seconds_per_launch = program.run(*job.launch_arrays(batch)).seconds
+  seconds_per_image = max(seconds_per_launch / job.launch_size, 1 / images_read_per_second)
   fields = job.search.fields()
-  return Estimate(
+  return Cost(
     num_images=job.num_images,
     num_left=num_left,
     num_gradients=num_gradients,
@@ -165,20 +161,11 @@ def analysed_flops(lowered: jax.stages.Lowered) -> float:
 
 def read_first_images(job: Job) -> tuple[dict[str, np.ndarray], float]:
   """The first launch's images, repeated where there are fewer, and how many a second reading gives."""
-  num_images = job.batch_size * len(job.local_devices)
-  indices = np.arange(num_images) % job.num_images
-  next(batches.iterate_batches(job.source, indices, num_images))
+  indices = np.arange(job.launch_size) % job.num_images
+  next(job.read(indices))
   started = time.perf_counter()
-  batch = next(batches.iterate_batches(job.source, indices, num_images))
-  return batch, num_images / (time.perf_counter() - started)
-
-
-def time_launch(job: Job, compiled: jax.stages.Compiled, batch: dict[str, np.ndarray]) -> float:
-  """Seconds of one launch of the whole program."""
-  arguments = launch_arguments(job, batch)
-  started = time.perf_counter()
-  jax.block_until_ready(compiled(*arguments))
-  return time.perf_counter() - started
+  batch = next(job.read(indices))
+  return batch, len(indices) / (time.perf_counter() - started)
 
 
 def time_backward(job: Job, batch: dict[str, np.ndarray]) -> float:
@@ -191,14 +178,12 @@ def time_backward(job: Job, batch: dict[str, np.ndarray]) -> float:
     search_steps = functools.partial(
       search_phase, job.search.predict_fn, grid=job.search.grid, score=job.config.score, phase=probed
     )
-    steps = jax.pmap(search_steps, in_axes=(None, 0, 0), devices=job.local_devices)
-    arguments = launch_arguments(job, batch)
-    jax.block_until_ready(steps(*arguments))
-    started = time.perf_counter()
-    jax.block_until_ready(steps(*arguments))
+    program = job.make_program(search_steps)
+    arrays = job.launch_arrays(batch)
+    program.run(*arrays)
     work = sum(step_cost(phase.search, size) for size in phase.sizes)
     probed_work = sum(step_cost(phase.search, size) for size in probed.sizes)
-    seconds += (time.perf_counter() - started) * work / probed_work
+    seconds += program.run(*arrays).seconds * work / probed_work
   return seconds
 
 
@@ -233,30 +218,27 @@ def search_phase(
   return order.rank
 
 
-def describe_estimate(job: Job, estimate: Estimate, *, num_workers: int) -> list[str]:
+def describe_cost(job: Job, cost: Cost, *, num_workers: int) -> list[str]:
   """The estimate, some lines."""
-  config = job.config
-  num_devices = len(job.local_devices)
-  images_per_launch = job.batch_size * num_devices
-  rate = images_per_launch / estimate.seconds_per_launch
+  config, device = job.config, job.local_devices[0]
+  rate = job.launch_size / cost.seconds_per_launch
   lines = [
-    f"images       {estimate.num_images}, of which {estimate.num_left} are not done",
-    f"batch        {job.batch_size} a device, {num_devices} {job.local_devices[0].device_kind} device(s), "
+    f"images       {cost.num_images}, of which {cost.num_left} are not done",
+    f"batch        {job.batch_size} a device, {len(job.local_devices)} {device.device_kind} device(s), "
     f"{num_workers} worker(s); units of {job.unit_size}",
   ]
   if config.search is not None:
     lines += [
-      f"steps        {estimate.num_gradients} gradients and {estimate.num_forwards} evaluations an image, "
-      f"{config.search}",
-      f"operations   {estimate.flops_per_image:.3g} an image, {estimate.flops_per_image * estimate.num_left:.3g} for "
+      f"steps        {cost.num_gradients} gradients and {cost.num_forwards} evaluations an image, {config.search}",
+      f"operations   {cost.flops_per_image:.3g} an image, {cost.flops_per_image * cost.num_left:.3g} for "
       "those that are left (XLA's count, backward search only)",
     ]
   lines += [
-    f"results      {devices.format_bytes(estimate.num_bytes)} before compression, {estimate.num_files} files",
-    f"probe        {estimate.seconds_per_launch:.3g} s for {images_per_launch} images, {rate:.3g} images/s"
-    + ("" if estimate.is_whole else "; from some steps of the backward search, without what comes after it"),
-    f"reading      {estimate.images_read_per_second:.3g} images/s",
-    f"time         about {format_seconds(estimate.seconds)}, {estimate.startup_seconds:.3g} s to start up included"
+    f"results      {devices.format_bytes(cost.num_bytes)} before compression, {cost.num_files} files",
+    f"probe        {cost.seconds_per_launch:.3g} s for {job.launch_size} images, {rate:.3g} images/s"
+    + ("" if cost.is_whole else "; from some steps of the backward search, without what comes after it"),
+    f"reading      {cost.images_read_per_second:.3g} images/s",
+    f"time         about {format_seconds(cost.seconds)}, {cost.startup_seconds:.3g} s to start up included"
     + ("; certificates and the smallest evidence depend on the images" if config.certificate == "full" else ""),
   ]
   return lines

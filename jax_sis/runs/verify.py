@@ -168,7 +168,7 @@ def find_contradictions(
     ("label", "must be that of the image", rows["label"] != batch["label"]),
     # The words may be those of another version of the library that reads images.
     ("error", "must be there where the image cannot be used", rows["error"].any(1) != (batch["error"] != "")),
-    *check_rows(rows, store.spec, target=job.target, num_classes=len(job.classifier.class_names)),
+    *check_rows(rows, store.spec, target=job.target, num_classes=len(job.class_names)),
   ]
   damages = []
   for field, rule, is_broken in broken:

@@ -23,8 +23,8 @@ from jax_sis import results
 from jax_sis.classifiers import checkpoint
 from jax_sis.core.searches import Gradient
 from jax_sis.data import cifar_c, corruptions, normalisation, tfds
-from jax_sis.evaluation import evaluate, metrics, predictions, report
-from jax_sis.evaluation.evaluate import EvaluateConfig
+from jax_sis.evaluation import evaluate, metrics, predictions, report, setup
+from jax_sis.evaluation.config import EvaluateConfig
 from jax_sis.results import pixel_subsets
 from jax_sis.results.query import PixelSubset
 from jax_sis.runs import find
@@ -375,7 +375,7 @@ def test_a_damaged_line_in_the_middle_is_refused(tmp_path: pathlib.Path, made_ru
 )
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: pathlib.Path, options: Any, difference: str):
   config = EvaluateConfig(out=str(tmp_path), num_devices=2, batch_size=8)
-  evaluate.results.settle_spec(tmp_path, evaluate.make_spec(evaluate.make_plan(config)))
+  evaluate.results.settle_spec(tmp_path, setup.make_spec(setup.open_evaluation(config)))
   with pytest.raises(ValueError, match=re.escape(f"holds a run of another kind ({difference}")):
     run_evaluate(tmp_path, **options)
 
@@ -464,7 +464,7 @@ def test_unlabelled_images_are_refused_by_name(tmp_path: pathlib.Path, photos: p
 
 
 def test_labels_that_are_no_class_are_refused_by_name():
-  plan = evaluate.make_plan(EvaluateConfig(out="unused"))
+  evaluation = setup.open_evaluation(EvaluateConfig(out="unused"))
   batch = {
     "id": np.array(["a", "b", "c"]),
     "error": np.array(["", "", "cut off"]),
@@ -472,9 +472,9 @@ def test_labels_that_are_no_class_are_refused_by_name():
   }
   message = "labels must lie in 0..9, the checkpoint's classes, but those of b do not."
   with pytest.raises(ValueError, match=re.escape(message)):
-    evaluate.check_records(plan, batch)
+    setup.check_records(evaluation, batch)
   batch["label"][1] = 0
-  assert evaluate.check_records(plan, batch).tolist() == [True, True, False]
+  assert setup.check_records(evaluation, batch).tolist() == [True, True, False]
 
 
 def save_labels(folder: pathlib.Path, labels: np.ndarray) -> None:
