@@ -31,7 +31,7 @@ NUM_PAIRS = 5
 class DelayedSource:
   """A source whose every image comes late."""
 
-  def __init__(self, source: sources.ImageSource, seconds: float):
+  def __init__(self, source: sources.ListedSource, seconds: float):
     self._source = source
     self._seconds = seconds
     self.class_names = source.class_names
@@ -39,6 +39,10 @@ class DelayedSource:
 
   def __len__(self) -> int:
     return len(self._source)
+
+  def ids(self) -> list[str]:
+    """The ids of all images, in order."""
+    return self._source.ids()
 
   def __getitem__(self, index: int) -> sources.Record:
     time.sleep(self._seconds)

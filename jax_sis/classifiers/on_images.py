@@ -138,7 +138,7 @@ class ClassifierOnImages:
   classifier: Classifier
   predict_fn: FrozenPredictor
   params: Params
-  source: sources.ImageSource
+  source: sources.ListedSource
   grid: tuple[int, ...]
   batch_size: int
   precision: str
@@ -208,11 +208,7 @@ class ClassifierOnImages:
 
   def make_program(self, function: Callable[..., Any]) -> DeviceProgram:
     """A function of `(params, *arrays [B, ...])` as a program on all devices, see DeviceProgram."""
-
-    def at_precision(params: Params, *arrays: Any) -> Any:
-      with jax.default_matmul_precision(self.precision):
-        return function(params, *arrays)
-
+    at_precision = functools.partial(call_at_precision, function, self.precision)
     return DeviceProgram(at_precision, self.replicated, local_devices=self.local_devices, batch_size=self.batch_size)
 
   def describe(self, *libraries: str) -> dict[str, Any]:
@@ -227,6 +223,12 @@ class ClassifierOnImages:
       "versions": library_versions(*libraries),
       "device": self.local_devices[0].device_kind,
     }
+
+
+def call_at_precision(function: Callable[..., Any], precision: str, params: Params, *arrays: Any) -> Any:
+  """Calls the function at this matmul precision."""
+  with jax.default_matmul_precision(precision):
+    return function(params, *arrays)
 
 
 def open_on_images(

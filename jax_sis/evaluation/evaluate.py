@@ -63,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
 
 
 def evaluate_conditions(evaluation: Evaluation, out_dir: pathlib.Path, done: list[report.Row]) -> list[report.Row]:
-  """Evaluates the conditions that are not done, and writes and prints each as it is finished."""
+  """Evaluates the conditions that are not done yet; writes and prints each as soon as it is."""
   conditions_done = {row.condition for row in done}
   total = sum(evaluation.num_images(condition) for condition in evaluation.conditions)
   start = sum(evaluation.num_images(condition) for condition in conditions_done)
@@ -84,7 +84,7 @@ def evaluate_conditions(evaluation: Evaluation, out_dir: pathlib.Path, done: lis
 
 
 class RecordsRead(NamedTuple):
-  """What is remembered of a batch while the devices classify it: ids and labels, and which images could be read."""
+  """What is remembered of a batch while the devices classify it: ids, labels, and which images could be read."""
 
   ids: list[str]
   labels: Int[np.ndarray, "B"]
@@ -117,7 +117,7 @@ def evaluate_condition(
     )
   all_logits, all_labels = np.concatenate(logits), np.concatenate(labels)
   predicted = predictions.make_predictions(ids, all_logits, all_labels)
-  # Before its row, which says that a condition is done.
+  # Before the row, which marks the condition as done.
   predictions.write(pathlib.Path(evaluation.config.out), condition, predicted)
   return report.make_row(
     condition,
@@ -155,7 +155,7 @@ def check_finite(logits: Float[np.ndarray, "B K"], records: RecordsRead) -> None
 
 
 def headline(evaluation: Evaluation) -> str:
-  """What is about to be done, and which corruptions are not part of it."""
+  """What the evaluation is about to do, and which corruptions are not part of it."""
   line = f"Evaluation of {evaluation.classifier.model_name} on {evaluation.subject}, {evaluation.devices_name}."
   if evaluation.masks is not None:
     line += f"\nShown of each image: {pixel_subsets.describe_subset(evaluation.masks.description)}."
@@ -168,7 +168,7 @@ def headline(evaluation: Evaluation) -> str:
 
 
 def print_outcome(evaluation: Evaluation, rows: list[report.Row]) -> None:
-  """What is known when everything is done: images left out, weak classes, and the table of corruptions."""
+  """Prints what is known at the end: images left out, weak classes, and the table of corruptions."""
   clean = rows[0]
   if clean.skipped:
     print(report.describe_skipped(clean.skipped, evaluation.num_images(clean.condition)))

@@ -1,4 +1,4 @@
-"""An evaluation with everything that it names opened, and the images of its conditions."""
+"""An evaluation: what its settings name, opened and checked, and the images of its conditions."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -96,7 +96,7 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
     conditions=((report.CLEAN, 0), *((name, severity) for name in names for severity in report.SEVERITIES)),
   )
   if masks is not None and published is not None:
-    # Before hours of work, whether each has a mask.
+    # Each corrupted image must have a mask; better to know before hours of work.
     masks.find_places([cifar_c.make_id(index) for index in range(evaluation.num_images(evaluation.conditions[-1]))])
   return evaluation
 
@@ -132,7 +132,7 @@ def make_spec(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def describe_corruptions(evaluation: Evaluation) -> dict[str, Any] | None:
-  """What the corruptions are and which are left out, in JSON types."""
+  """What the corruptions are, and which are left out, in JSON types."""
   if evaluation.config.corruptions is None:
     return None
   included = list(dict.fromkeys(name for name, _ in evaluation.conditions if name != report.CLEAN))
@@ -151,7 +151,7 @@ def read_batches(evaluation: Evaluation, condition: tuple[str, int], memory: lis
   Args:
     evaluation: the data and the corruptions.
     condition: corruption and severity.
-    memory: is filled with the batches of clean images once they are to be corrupted again and again, 3 KiB an image.
+    memory: keeps the clean images that are to be corrupted again and again, 3 KiB each.
   """
   corruption, severity = condition
   is_clean = corruption == report.CLEAN

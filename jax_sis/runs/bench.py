@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +136,7 @@ def measure_search(
   num_image_steps = program.launch_size * min(num_steps, len(all_sizes))
   rates = [num_image_steps / program.run(inputs).seconds for _ in range(num_runs)]
   rate = statistics.median(rates)
+  memory: Any = program.compiled.memory_analysis()
   return Measurement(
     batch_size=batch_size,
     num_devices=len(local_devices),
@@ -142,7 +144,7 @@ def measure_search(
     image_steps_per_second=rate,
     spread=(max(rates) - min(rates)) / 2 / rate,
     seconds_per_image=len(all_sizes) / rate,
-    temporary_bytes=program.compiled.memory_analysis().temp_size_in_bytes,
+    temporary_bytes=memory.temp_size_in_bytes,
   )
 
 

@@ -1,4 +1,4 @@
-"""`jax-sis plan`: what a run of `find` will cost, from its settings and a short timed probe."""
+"""`jax-sis plan`: what a run of `find` will cost, estimated from its settings and a short timed probe."""
 
 import dataclasses
 import functools
@@ -24,9 +24,9 @@ from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import format_seconds
 
-# A launch that takes longer is not run as a probe: its steps are timed, some of each kind.
+# A launch that would take longer is not timed as a whole, but by some steps of each kind of search.
 LONGEST_PROBE_SECONDS = 60.0
-# Steps of a kind that are timed.
+# So many steps of each kind.
 NUM_PROBED_STEPS = {Gradient: 16, Screened: 4, Exact: 1}
 
 
@@ -35,18 +35,18 @@ class Cost:
   """What a run will cost.
 
   Attributes:
-    num_images: images in all.
-    num_left: those that are not done yet.
-    num_gradients: gradients of the backward search an image.
-    num_forwards: further model evaluations of the backward search an image.
-    flops_per_image: floating-point operations of that.
-    num_bytes: what is stored, before compression.
-    num_files: of the store.
-    seconds_per_launch: of a batch on every device of this machine.
-    is_whole: whether that was timed with the smallest evidence and the certificates, and not the backward search alone.
-    startup_seconds: until the first launch: opening, tracing and compiling.
-    images_read_per_second: what reading and decoding reach by themselves.
-    seconds: of the run, on all workers together.
+    num_images: all images.
+    num_left: images that are not done yet.
+    num_gradients: gradients that the backward search takes for an image.
+    num_forwards: model evaluations that it takes besides.
+    flops_per_image: floating-point operations of both.
+    num_bytes: size of the results before compression.
+    num_files: files in the store.
+    seconds_per_launch: time for a batch on each device of this machine.
+    is_whole: whether a whole launch was timed, and not only steps of the backward search.
+    startup_seconds: time to open, trace and compile.
+    images_read_per_second: how fast images are read and decoded where nothing else is done.
+    seconds: time of the run, all workers together.
   """
 
   num_images: int
@@ -64,11 +64,14 @@ class Cost:
 
 
 def plan(config: FindConfig, *, num_workers: int = 1) -> Cost:
-  """Says what a run will cost, prints it and returns it; writes nothing.
+  """Estimates what a run will cost, and prints it; writes nothing.
 
   Args:
     config: what the run is.
-    num_workers: machines like this one that share it.
+    num_workers: machines like this one that share the run.
+
+  Returns:
+    The estimate.
 
   Raises:
     ValueError: as for `find`.
@@ -112,7 +115,7 @@ def estimate_cost(job: Job, program: DeviceProgram, *, num_done: int, num_worker
     is_whole=is_whole,
     startup_seconds=startup_seconds,
     images_read_per_second=images_read_per_second,
-    # Every worker starts up, at the same time.
+    # All workers start up at the same time.
     seconds=startup_seconds + num_left * seconds_per_image / num_workers,
   )
 
@@ -160,7 +163,7 @@ def analysed_flops(lowered: jax.stages.Lowered) -> float:
 
 
 def read_first_images(job: Job) -> tuple[dict[str, np.ndarray], float]:
-  """The first launch's images, repeated where there are fewer, and how many a second reading gives."""
+  """The images of the first launch, repeated if there are too few, and how many a second are read the second time."""
   indices = np.arange(job.launch_size) % job.num_images
   next(job.read(indices))
   started = time.perf_counter()
@@ -169,11 +172,11 @@ def read_first_images(job: Job) -> tuple[dict[str, np.ndarray], float]:
 
 
 def time_backward(job: Job, batch: dict[str, np.ndarray]) -> float:
-  """Seconds of the backward search of one launch, from some steps of each kind."""
+  """Seconds that the backward search of one launch takes, estimated from some steps of each kind."""
   seconds = 0.0
   for phase in job.config.search.phases(job.num_features) if job.config.search is not None else ():
     num_steps = min(NUM_PROBED_STEPS[type(phase.search)], len(phase.sizes))
-    # Sizes ascend, so that the last are the first steps, of which each tries the most features.
+    # Sizes ascend: the last ones belong to the first steps, which try the most features.
     probed = Phase(phase.search, phase.sizes[-num_steps:])
     search_steps = functools.partial(
       search_phase, job.search.predict_fn, grid=job.search.grid, score=job.config.score, phase=probed
@@ -188,7 +191,7 @@ def time_backward(job: Job, batch: dict[str, np.ndarray]) -> float:
 
 
 def step_cost(search: Gradient | Screened | Exact, size: int) -> int:
-  """What a step costs in relation to others of its kind: exact ones try every feature that is left."""
+  """The cost of a step relative to others of its kind: an exact step tries every feature that is left."""
   return max(size, 1) if isinstance(search, Exact) else 1
 
 
@@ -202,7 +205,7 @@ def search_phase(
   score: Any,
   phase: Phase,
 ) -> Array:
-  """The ranks that some steps of a backward search give, on one device."""
+  """The ranks from some steps of a backward search, on one device."""
   num_images = inputs.shape[0]
   order = run_backward(
     predict_fn,
@@ -219,7 +222,7 @@ def search_phase(
 
 
 def describe_cost(job: Job, cost: Cost, *, num_workers: int) -> list[str]:
-  """The estimate, some lines."""
+  """The estimate, as lines of text."""
   config, device = job.config, job.local_devices[0]
   rate = job.launch_size / cost.seconds_per_launch
   lines = [

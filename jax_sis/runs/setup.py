@@ -1,4 +1,4 @@
-"""A run of `find` with everything that its settings name opened, checked and fixed."""
+"""A run of `find`: what its settings name, opened and checked, its batch and units chosen, and its store."""
 
 import dataclasses
 import json
@@ -22,26 +22,26 @@ from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram
 
-# What the run was begun with, paths among it; the specification is what fixes the results.
+# All settings, paths among them; the specification holds only what fixes the results.
 SETTINGS_FILE = "settings.json"
 # Whose versions fix the last bits of the results.
 LIBRARIES = ("jax",)
-# Batches beyond these gain nothing: on two CPU cores 16 to 32 are the fastest, and accelerators are full before 256.
+# Larger batches gain nothing: on two CPU cores 16 to 32 are the fastest, and accelerators are full below 256.
 LARGEST_BATCHES = {"cpu": 16}
 LARGEST_BATCH = 256
-# A batch chosen here leaves each device that many launches at least, so that they end together.
+# A batch that is chosen leaves each device at least so many launches, so that all devices end together.
 MIN_LAUNCHES = 4
-# Of the memory, the share that a batch chosen here may fill.
+# The share of the memory that such a batch may fill.
 MEMORY_SHARE = 0.8
-# Units are so small that a run has some dozens of them, and so large that writing them costs little: 4 ms of CPU each,
-# where two CPU cores search an image of 32x32 in 6 ms at 128 pixels a step.
+# Units are small enough to give a run some dozens of them, and large enough to cost little: writing one takes 4 ms of
+# CPU, and two CPU cores search an image of 32x32 in 6 ms at 128 pixels a step.
 MIN_UNITS = 64
 LARGEST_UNIT = 256
 # Where images of a run are read again.
 IMAGES_READ_AT_ONCE = 64
 # Names that a message lists.
 MAX_NAMED = 10
-# What need not be as it was, as long as nothing is computed again.
+# What may have changed since the run, as long as nothing is computed again.
 OF_COMPUTING = ("model", "versions", "device")
 
 
@@ -78,7 +78,8 @@ class Job(ClassifierOnImages):
 def make_job(config: FindConfig, folder: Folder) -> Job:
   """Opens what the settings name, and checks that it fits together.
 
-  A batch and a unit that are left open are those of the run that the folder holds; else they are chosen.
+  Where the settings leave the batch or the unit open, those of the run in the folder count; without a run, they are
+  chosen.
 
   Args:
     config: what is asked for.
@@ -109,12 +110,12 @@ def make_job(config: FindConfig, folder: Folder) -> Job:
 
 
 def read_stored_spec(folder: Folder) -> Mapping[str, Any] | None:
-  """The specification of the run that the folder holds, if it holds one."""
+  """The specification of the run in the folder; None if there is none."""
   return results.read_spec(folder.location) if folder.read(results.SPEC_FILE) is not None else None
 
 
 def choose_batch(job: Job) -> Job:
-  """Takes as batch the largest power of two that fits the memory, gains by its size, and keeps all devices busy.
+  """Chooses as batch the largest power of two that fits the memory, still gains speed, and keeps all devices busy.
 
   Raises:
     ValueError: not even one image fits.
@@ -146,7 +147,7 @@ def floor_power_of_two(number: int) -> int:
 
 
 def choose_unit_size(num_images: int, batch_size: int) -> int:
-  """A multiple of the batch that gives the run some dozens of units, if it has the images."""
+  """A multiple of the batch that gives the run some dozens of units, if it has enough images."""
   return batch_size * max(1, min(LARGEST_UNIT, num_images // MIN_UNITS) // batch_size)
 
 
@@ -199,7 +200,7 @@ def create_or_resume(job: Job) -> results.Results:
 
 
 def read_settings(folder: Folder) -> FindConfig:
-  """The settings that the run in this folder was begun with.
+  """The settings with which the run in this folder was started.
 
   Raises:
     ValueError: the folder holds none.
@@ -238,7 +239,7 @@ def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
 
 
 def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"]) -> Float[np.ndarray, "M H W C"]:
-  """The normalised images of these numbers, from where the run had them.
+  """The normalised images with these numbers, from where the run had them.
 
   Raises:
     ValueError: there are other images, or one cannot be read.
@@ -262,7 +263,7 @@ def check_ids(expected: Sequence[str], found: Sequence[str]) -> None:
   """Refuses images that are not those of the run.
 
   Raises:
-    ValueError: some ids differ; which.
+    ValueError: some ids differ; the message names them.
   """
   different = [
     f"{there!r} in the run is {here!r}" for there, here in zip(expected, found, strict=True) if there != here
@@ -282,10 +283,10 @@ def make_job_again(
   num_devices: int | None,
   is_computing: bool,
 ) -> Job:
-  """The job of the run, of what is at hand now.
+  """The job of a stored run, from the classifier and the data at hand now.
 
   Raises:
-    ValueError: that is not what the run was begun with, and how it differs.
+    ValueError: they are not those that the run was made from; the message says how they differ.
   """
   config = read_settings(store.folder)
   config = dataclasses.replace(
@@ -305,16 +306,16 @@ def make_job_again(
   )
   if differences:
     raise ValueError(
-      f"what is at hand must be what {store.folder.location!r} was made of, but it differs ({'; '.join(differences)})"
+      f"what is at hand must be what {store.folder.location!r} was made from, but it differs ({'; '.join(differences)})"
       f"{advise(differences)}."
     )
   return job
 
 
 def advise(differences: Sequence[str]) -> str:
-  """What to do about differences between the run and what is at hand."""
+  """What to do where the run differs from what is at hand."""
   if all(difference.startswith(OF_COMPUTING[1:]) for difference in differences):
-    return "; other versions and devices compute other last bits, so use those of the run, or --sample 0"
+    return "; other versions and devices compute other last bits: use those of the run, or --sample 0"
   return f"; name the right --checkpoint or --data-dir, and see whether {results.SPEC_FILE} is damaged"
 
 

@@ -1,4 +1,4 @@
-"""The search of one unit of images after the other, a launch ahead of the host."""
+"""Searches one unit of images after the other, a launch ahead of the host."""
 
 import collections
 import dataclasses
@@ -13,13 +13,13 @@ from jax_sis.data import batches, sources
 from jax_sis.results.schema import FULL_DTYPES, NO_CLASS, NOT_SEARCHED
 from jax_sis.runs.setup import Job, compile_search
 
-# What the store says of the subsets of an image that could not be searched; of all else nothing, as of an empty subset.
+# What the store holds for subsets of images that could not be searched; other fields are those of an empty subset.
 OF_UNSEARCHED = {"status": NOT_SEARCHED, "certified_confidence": np.nan, "is_reproduced": True}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-  """The images of one unit that one device searches at once, the last ones of the unit perhaps fewer than a batch.
+  """Images of one unit that one device searches at once: a batch, or fewer at the end of the unit.
 
   Attributes:
     unit: the unit.
@@ -37,8 +37,8 @@ class Launch:
   """What all devices do at once.
 
   Attributes:
-    parts: one for each device; at the end of the work perhaps fewer.
-    batch: what is known of their images, `[P * B, ...]`, short parts padded by repeating an image.
+    parts: one for each device; at the end of the work there may be fewer.
+    batch: what is known of their images, `[P * B, ...]`; short parts are padded by repeating an image.
   """
 
   parts: list[Part]
@@ -97,7 +97,7 @@ class UnitSearch:
 
 
 def split_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"]) -> list[Part]:
-  """The units' images in batches of one device, none of which holds images of two units."""
+  """The units' images in batches for one device; no batch holds images of two units."""
   parts = []
   for unit in units.tolist():
     start, stop = store.unit_range(unit)
@@ -109,7 +109,7 @@ def split_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"]) -
 def read_launches(
   job: Job, store: results.Results, units: Int[np.ndarray, "U"]
 ) -> Iterator[tuple[Launch, tuple[np.ndarray, ...]]]:
-  """Reads the units' images ahead, a part for each device at a time, each with what the search takes of them."""
+  """Reads the units' images ahead, a launch at a time; each comes with the arrays that the search takes."""
   parts = split_units(job, store, units)
   num_devices = len(job.local_devices)
   indices = np.array([min(part.start + place, part.stop - 1) for part in parts for place in range(job.batch_size)])
@@ -120,7 +120,7 @@ def read_launches(
 
 
 def read_images(job: Job, indices: Int[np.ndarray, "N"], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-  """As `data.iterate_batches`; an image that lacks the label that it is to be searched for has this as its error."""
+  """As `iterate_batches`; where labels are searched for, an image without one gets that as its error."""
   for batch in batches.iterate_batches(job.source, indices, batch_size):
     if job.target is None:
       is_unlabelled = (batch["label"] == sources.NO_LABEL) & (batch["error"] == "")
@@ -129,10 +129,10 @@ def read_images(job: Job, indices: Int[np.ndarray, "N"], batch_size: int) -> Ite
 
 
 def collect_fields(job: Job, batch: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """All fields of the store: what the devices found, and what the images say of themselves."""
+  """All fields of the store: what the devices found, and what is known of the images."""
   fields = dict(found)
   is_excluded = batch["error"] != ""
-  # The devices searched a black image in their place.
+  # In place of an image that cannot be used, the devices searched a black one.
   for answer in job.search.answers:
     for name, dtype in FULL_DTYPES.items():
       field = f"{answer}_{name}"

@@ -82,7 +82,7 @@ class Launch(NamedTuple):
   """What the devices are at work on: their outputs `[D, B, ...]`, and how many of the examples are no padding."""
 
   outputs: Any
-  count: int
+  num_examples: int
 
 
 class Finished(NamedTuple):
@@ -171,7 +171,9 @@ class DeviceProgram:
   def fetch(self, launch: Launch) -> Any:
     """Waits for a launch, and joins what the devices found, `[N, ...]` in NumPy, without the padding."""
     size = self.launch_size
-    return jax.tree.map(lambda array: np.asarray(array).reshape(size, *array.shape[2:])[: launch.count], launch.outputs)
+    return jax.tree.map(
+      lambda array: np.asarray(array).reshape(size, *array.shape[2:])[: launch.num_examples], launch.outputs
+    )
 
   def run(self, *arrays: np.ndarray) -> Finished:
     """Runs it once and times it; compiling, where that was not done, and fetching are not in the time.

@@ -574,13 +574,13 @@ def test_corruptions_are_for_images_and_classes_that_they_were_made_of():
   with pytest.raises(
     ValueError, match=re.escape("constants for images of (32, 32, 3), but the checkpoint takes (224, 224, 3)")
   ):
-    evaluate.check_corruptible(large, "made")
+    setup.check_corruptible(large, "made")
   other = dataclasses.replace(classifier, class_names=("a", "b", "c"))
   with pytest.raises(
     ValueError, match=re.escape("CIFAR-10's classes, got 3 classes (a, b, c, ...) in the checkpoint.")
   ):
-    evaluate.check_corruptible(other, "folder")
-  evaluate.check_corruptible(other, "made")
+    setup.check_corruptible(other, "folder")
+  setup.check_corruptible(other, "made")
 
 
 def test_several_conditions_are_calibrated_as_if_they_were_one():
