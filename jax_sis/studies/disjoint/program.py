@@ -133,8 +133,8 @@ def search_missing(
   with Progress("compiling", total=num_images, start=num_done, unit="image") as progress:
     program.compile(jax.ShapeDtypeStruct((1, *images.classifier.input_shape), np.float32))
     progress.restart("disjoint subsets")
-    for batch in images.read(range(num_done, num_images)):
-      found = program.run(images.normalise(batch["image"])).found
+    read = images.read(range(num_done, num_images))
+    for batch, found in program.run_all((batch, (images.normalise(batch["image"]),)) for batch in read):
       described = [describe_image(images, batch, found, place) for place in range(len(batch["id"]))]
       for start in range(0, len(described), config.batch_size):
         record = {"images": described[start : start + config.batch_size]}
