@@ -66,8 +66,8 @@ def open_job(case: Case, data_dir: str, out: pathlib.Path) -> tuple[setup.Job, f
   )
   opened = setup.make_job(config, folder.open_folder(out))
   started = time.perf_counter()
-  compiled = setup.compile_search(opened)
-  return dataclasses.replace(opened, compiled=compiled), time.perf_counter() - started
+  program = setup.compile_search(opened)
+  return dataclasses.replace(opened, program=program), time.perf_counter() - started
 
 
 def time_run(opened: setup.Job, out: pathlib.Path) -> float:

@@ -17,7 +17,6 @@ import functools
 import json
 import pathlib
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +36,7 @@ from jax_sis.core.smallest import QUICK, THOROUGH
 from jax_sis.core.subsets import Status, Subsets, sufficient_subsets
 from jax_sis.core.types import Params, PredictFn, ScoreName
 from jax_sis.runtime import devices
+from jax_sis.runtime.device_program import DeviceProgram
 
 THRESHOLD = 0.99
 NUM_CONSIDERED = 256
@@ -134,30 +134,21 @@ def measure(
 ) -> dict[str, Any]:
   """Sizes, certificates and seconds an image of one setting."""
   local_devices = devices.local_devices()
-  replicated = devices.replicate(params, local_devices)
-  per_launch = len(local_devices) * batch_size
-  padded = np.concatenate([inputs, np.repeat(inputs[-1:], -len(inputs) % per_launch, axis=0)])
+  program = DeviceProgram(find_fn, params, local_devices=local_devices, batch_size=batch_size)
   launches = [
-    devices.shard((padded[start : start + per_launch],), len(local_devices))[0]
-    for start in range(0, len(padded), per_launch)
+    program.run(inputs[start : start + program.launch_size]) for start in range(0, len(inputs), program.launch_size)
   ]
-  find_shards = jax.pmap(find_fn, in_axes=(None, 0), devices=local_devices)
-  compiled = find_shards.lower(replicated, launches[0]).compile()
-  started, core_started = time.perf_counter(), time.process_time()
-  found = [jax.block_until_ready(compiled(replicated, launch)) for launch in launches]
-  seconds = (time.perf_counter() - started) / len(padded)
-  core_seconds = (time.process_time() - core_started) / len(padded)
-  subsets = jax.tree.map(lambda *parts: np.concatenate([np.concatenate(np.asarray(part)) for part in parts]), *found)
-  report = certify(predict_fn, params, padded, jax.tree.map(jax.numpy.asarray, subsets))
-  kept = slice(len(inputs))
-  is_ok = subsets.status[kept] == Status.OK
-  assert np.asarray(report.is_sufficient)[kept][is_ok].all(), "a subset that was found does not suffice"
+  num_computed = len(launches) * program.launch_size
+  subsets = jax.tree.map(lambda *parts: np.concatenate(parts), *(launch.found for launch in launches))
+  report = certify(predict_fn, params, inputs, jax.tree.map(jax.numpy.asarray, subsets))
+  is_ok = subsets.status == Status.OK
+  assert np.asarray(report.is_sufficient)[is_ok].all(), "a subset that was found does not suffice"
   return {
-    "num_kept": [int(size) if ok else None for size, ok in zip(subsets.num_kept[kept], is_ok, strict=True)],
-    "features": [np.flatnonzero(mask).tolist() for mask in subsets.mask[kept]],
-    "is_minimal": np.asarray(report.is_minimal)[kept].tolist(),
-    "seconds_per_image": seconds,
-    "core_seconds_per_image": core_seconds,
+    "num_kept": [int(size) if ok else None for size, ok in zip(subsets.num_kept, is_ok, strict=True)],
+    "features": [np.flatnonzero(mask).tolist() for mask in subsets.mask],
+    "is_minimal": np.asarray(report.is_minimal).tolist(),
+    "seconds_per_image": sum(launch.seconds for launch in launches) / num_computed,
+    "core_seconds_per_image": sum(launch.core_seconds for launch in launches) / num_computed,
     "device": f"{len(local_devices)} x {local_devices[0].device_kind}",
   }
 

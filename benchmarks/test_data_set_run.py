@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from jax_sis.core.searches import Gradient
-from jax_sis.data import batches, sources
+from jax_sis.data import sources
 from jax_sis.results import folder
 from jax_sis.runs import find, setup, unit_search
 from jax_sis.runs.config import FindConfig
+from jax_sis.runtime.device_program import DeviceProgram
 
 DATA_DIR = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
 NUM_IMAGES = 2880
@@ -30,7 +31,7 @@ NUM_PAIRS = 5
 class DelayedSource:
   """A source whose every image comes late."""
 
-  def __init__(self, source: sources.ImageSource, seconds: float):
+  def __init__(self, source: sources.ListedSource, seconds: float):
     self._source = source
     self._seconds = seconds
     self.class_names = source.class_names
@@ -38,6 +39,10 @@ class DelayedSource:
 
   def __len__(self) -> int:
     return len(self._source)
+
+  def ids(self) -> list[str]:
+    """The ids of all images, in order."""
+    return self._source.ids()
 
   def __getitem__(self, index: int) -> sources.Record:
     time.sleep(self._seconds)
@@ -61,16 +66,15 @@ def open_job(out: pathlib.Path) -> setup.Job:
   return setup.make_job(config, folder.open_folder(out))
 
 
-def time_kernel(opened: setup.Job, compiled: Any, batch: tuple[Any, ...]) -> float:
+def time_kernel(program: DeviceProgram, arrays: tuple[np.ndarray, ...]) -> float:
   """Images a second of as many launches as a run has."""
-  images_per_launch = opened.batch_size * len(opened.local_devices)
   started = time.perf_counter()
   pending: list[Any] = []
-  for _ in range(NUM_IMAGES // images_per_launch):
+  for _ in range(NUM_IMAGES // program.launch_size):
     # As many at once as a run has.
     if len(pending) > 1:
       jax.block_until_ready(pending.pop(0))
-    pending.append(compiled(*batch))
+    pending.append(program.start(*arrays).outputs)
   jax.block_until_ready(pending)
   return NUM_IMAGES / (time.perf_counter() - started)
 
@@ -92,12 +96,10 @@ def test_run_against_bare_kernel(benchmark: Any, tmp_path: pathlib.Path, delay: 
   if not DATA_DIR.is_dir():
     pytest.skip("needs CIFAR-10 in the shared material")
   opened = open_job(tmp_path / "first")
-  compiled = setup.compile_search(opened)
-  opened = dataclasses.replace(opened, compiled=compiled)
-  images_per_launch = opened.batch_size * len(opened.local_devices)
-  first = next(batches.iterate_batches(opened.source, np.arange(images_per_launch), images_per_launch))
-  batch = setup.launch_arguments(opened, first)
-  seconds_per_image = 1 / time_kernel(opened, compiled, batch)
+  program = setup.compile_search(opened)
+  opened = dataclasses.replace(opened, program=program)
+  arrays = opened.launch_arrays(next(opened.read(range(opened.launch_size))))
+  seconds_per_image = 1 / time_kernel(program, arrays)
   # One image after the other, a unit's images come half of the time late that searching them takes.
   source = DelayedSource(opened.source, delay * seconds_per_image)
   delayed = dataclasses.replace(opened, source=source) if delay else opened
@@ -105,7 +107,7 @@ def test_run_against_bare_kernel(benchmark: Any, tmp_path: pathlib.Path, delay: 
 
   def run_pairs() -> None:
     for number in range(NUM_PAIRS):
-      kernel = time_kernel(opened, compiled, batch)
+      kernel = time_kernel(program, arrays)
       run = time_run(delayed, tmp_path / str(number))
       pairs.append((kernel, run))
 

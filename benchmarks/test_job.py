@@ -8,7 +8,6 @@ import sys
 import time
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -43,26 +42,22 @@ def test_default_job_from_start_to_end(benchmark: Any, tmp_path: pathlib.Path):
 
 def test_compile_time_and_traces_of_the_default_job(benchmark: Any, tmp_path: pathlib.Path):
   opened = setup.make_job(FindConfig(out=str(tmp_path), batch_size=2), folder.open_folder(tmp_path))
+  predict_fn = opened.search.predict_fn
   num_traces = 0
 
   def counted(params: Any, inputs: Any) -> Any:
     nonlocal num_traces
     num_traces += 1
-    return opened.search.predict_fn(params, inputs)
+    return predict_fn(params, inputs)
 
-  shards = (len(opened.local_devices), opened.batch_size)
-  images = np.zeros((*shards, *opened.classifier.input_shape), np.float32)
-  search = jax.pmap(dataclasses.replace(opened.search, predict_fn=counted), in_axes=(None, 0, 0))
-
-  def compile_job() -> Any:
-    return search.lower(opened.params, images, np.zeros(shards, np.int32)).compile()
-
-  compiled = benchmark.pedantic(compile_job, rounds=1)
+  opened = dataclasses.replace(opened, search=dataclasses.replace(opened.search, predict_fn=counted))
+  program = benchmark.pedantic(lambda: setup.compile_search(opened), rounds=1)
   traces_of_one_shape = num_traces
+  images = np.zeros((program.launch_size, *opened.classifier.input_shape), np.float32)
   for _ in range(3):
-    search(opened.params, images, np.zeros(shards, np.int32))
+    program.run(images, np.zeros(program.launch_size, np.int32))
   benchmark.extra_info["traces_of_the_model"] = traces_of_one_shape
-  benchmark.extra_info["temporary_bytes"] = compiled.memory_analysis().temp_size_in_bytes
+  benchmark.extra_info["temporary_bytes"] = program.compiled.memory_analysis().temp_size_in_bytes
   assert num_traces == traces_of_one_shape
   print(f"\n{traces_of_one_shape} traces of the model in one compilation, none in three runs after it")
 
@@ -81,6 +76,7 @@ def test_peak_temporary_memory(benchmark: Any, per_step: int):
     sizes=backward_sizes(masking.num_features((32, 32, 1)), per_step),
     local_devices=devices.local_devices(),
   )
-  compiled = benchmark.pedantic(compile_search, rounds=1)
-  benchmark.extra_info["temporary_bytes"] = compiled.memory_analysis().temp_size_in_bytes
-  print(f"\nk = {per_step}: {compiled.memory_analysis().temp_size_in_bytes} temporary bytes a device, 16 images")
+  program = benchmark.pedantic(compile_search, rounds=1)
+  num_bytes = program.compiled.memory_analysis().temp_size_in_bytes
+  benchmark.extra_info["temporary_bytes"] = num_bytes
+  print(f"\nk = {per_step}: {num_bytes} temporary bytes a device, 16 images")

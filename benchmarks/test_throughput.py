@@ -31,11 +31,10 @@ def make_jax_runs() -> dict[str, tuple[int, Callable[[], Any]]]:
   classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
   predict_fn, params = frozen.freeze(classifier.module)
   local_devices = devices.local_devices()
-  replicated = devices.replicate(params, local_devices)
   sizes = backward_sizes(masking.num_features((32, 32, 1)), 1)[-NUM_STEPS:]
   runs = {}
   for batch_size in JAX_BATCH_SIZES:
-    compiled = bench.compile_steps(
+    program = bench.compile_steps(
       predict_fn,
       params,
       INPUT_SHAPE,
@@ -44,11 +43,11 @@ def make_jax_runs() -> dict[str, tuple[int, Callable[[], Any]]]:
       sizes=sizes,
       local_devices=local_devices,
     )
-    inputs = np.random.default_rng(0).normal(size=(len(local_devices), batch_size, *INPUT_SHAPE)).astype(np.float32)
+    inputs = np.random.default_rng(0).normal(size=(program.launch_size, *INPUT_SHAPE)).astype(np.float32)
     name = f"jax_sis, {len(local_devices)} devices, {batch_size} images each"
     runs[name] = (
-      len(local_devices) * batch_size,
-      lambda compiled=compiled, inputs=inputs: jax.block_until_ready(compiled(replicated, inputs)),
+      program.launch_size,
+      lambda program=program, inputs=inputs: jax.block_until_ready(program.start(inputs).outputs),
     )
   return runs
 

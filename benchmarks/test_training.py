@@ -13,7 +13,7 @@ from flax import nnx
 
 from jax_sis import classifiers
 from jax_sis.data import normalisation, training_sets
-from jax_sis.runtime import devices
+from jax_sis.runtime import device_program, devices
 from jax_sis.training.config import Stage, StepSchedule, TrainConfig
 from jax_sis.training.train_step import TrainState, make_optimizer, make_train_step
 
@@ -35,7 +35,7 @@ def make_jax_runs() -> tuple[Callable[[], float], Callable[[], float]]:
   graphdef, params, batch_stats = nnx.split(classifiers.build("resnet20", num_classes=10), nnx.Param, nnx.BatchStat)
   optimizer = make_optimizer(CONFIG, NUM_IMAGES // BATCH_SIZE)
   step_fn = make_train_step(CONFIG, graphdef, optimizer, normalisation.CIFAR_NORMALISATION, local_devices)
-  state = devices.stack_replicas(TrainState(params, batch_stats, optimizer.init(params)), len(local_devices))
+  state = device_program.stack_replicas(TrainState(params, batch_stats, optimizer.init(params)), len(local_devices))
   rng = np.random.default_rng(0)
   training_set = training_sets.InMemory(
     images=rng.integers(0, 256, (NUM_IMAGES, 32, 32, 3), np.uint8),
@@ -52,7 +52,7 @@ def make_jax_runs() -> tuple[Callable[[], float], Callable[[], float]]:
     started = time.perf_counter()
     metrics = None
     for step in range(NUM_STEPS):
-      batch = devices.shard(next_batch_fn(), len(local_devices))
+      batch = device_program.shard(next_batch_fn(), len(local_devices))
       state, metrics = step_fn(state, batch.images, batch.labels, batch.indices, np.int32(0), np.int32(step), 32, None)
     jax.block_until_ready(metrics)
     return time.perf_counter() - started

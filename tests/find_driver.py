@@ -33,7 +33,7 @@ def arm(point: str, unit: int) -> None:
   from jax_sis import results
   from jax_sis.results import arrays
   from jax_sis.results import folder as results_folder
-  from jax_sis.runs import unit_search
+  from jax_sis.runtime import device_program
 
   at_files = {"before_spec": "spec.json", "before_summary": "summary.csv", "mid_summary": "summary.json"}
   if point in at_files:
@@ -44,7 +44,7 @@ def arm(point: str, unit: int) -> None:
   elif point == "mid_arrays":
     ts.open = open_some(ts.open, unit)
   elif point == "before_launch":
-    wrap(unit_search.UnitSearch, "_start", die, when=None)
+    wrap(device_program.DeviceProgram, "start", die, when=None)
   elif point == "before_done":
     explain = results_folder.Folder.explain
 

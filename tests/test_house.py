@@ -109,6 +109,17 @@ def test_the_method_imports_only_jax_numpy_jaxtyping_and_the_standard_library(pa
     assert {module.split(".")[0] for module in modules} <= allowed
 
 
+def test_one_file_says_how_a_program_runs_on_all_devices():
+  users = {
+    module
+    for module, path in MODULES.items()
+    for node in ast.walk(ast.parse(path.read_text()))
+    if (isinstance(node, ast.Attribute) and node.attr == "pmap")
+    or (isinstance(node, ast.alias) and node.name == "pmap")
+  }
+  assert users == {"runtime.device_program"}
+
+
 def test_importing_the_package_loads_no_heavy_library_and_shows_public_names_only():
   script = (
     "import sys, jax_sis; print(jax_sis.__file__); print(*dir(jax_sis)); print(callable(jax_sis.backselect)); "

@@ -1,9 +1,11 @@
-"""A classifier and the images of a study of it: opened, read, and worked on by all local devices."""
+"""A classifier opened with the images that it is to be asked about: by `find`, `evaluate` and the studies."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,12 +19,15 @@ from jax_sis.core.validation import require_positive
 from jax_sis.data import batches, sources
 from jax_sis.data.sources import check_ids
 from jax_sis.runtime import devices
+from jax_sis.runtime.device_program import DeviceProgram, replicate
 from jax_sis.runtime.provenance import library_versions
 
 # Float32 throughout, also where accelerators would compute in fewer bits by default.
 PRECISION = "highest"
-# Whose versions fix the last bits of the results.
+# Whose versions fix the last bits of a study's results.
 LIBRARIES = ("jax", "numpy", "scipy")
+# Examples of noise on which a classifier is tried.
+NUM_TRIED = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,28 +85,63 @@ class ImageSetConfig:
     return [*words, "--out", self.out]
 
 
+@runtime_checkable
+class ImagesAsked(Protocol):
+  """The settings, of whatever program, that name a classifier, images and devices; see ImageSetConfig."""
+
+  @property
+  def checkpoint(self) -> str | None:
+    """A classifier's folder; None for the embedded one."""
+    ...
+
+  @property
+  def data(self) -> str:
+    """`sample`, an image file, a folder of images, or a TFDS name."""
+    ...
+
+  @property
+  def split(self) -> str:
+    """The TFDS split."""
+    ...
+
+  @property
+  def data_dir(self) -> str | None:
+    """The TFDS folder; None for TFDS's default."""
+    ...
+
+  @property
+  def resize(self) -> bool:
+    """Whether images are brought to the classifier's size."""
+    ...
+
+  @property
+  def num_devices(self) -> int | None:
+    """How many local devices; None for all."""
+    ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageSet:
-  """An ImageSetConfig with everything that it names opened and checked.
+class ClassifierOnImages:
+  """A classifier and images, opened and checked.
 
   Attributes:
-    config: what was asked for.
     classifier: the trained classifier.
     predict_fn: its frozen form.
     params: the arrays of that.
-    replicated: the same on every device.
     source: the images.
     grid: the mask's shape.
+    batch_size: images a device at a time.
+    precision: JAX's matmul precision.
     local_devices: where it runs.
   """
 
-  config: ImageSetConfig
   classifier: Classifier
   predict_fn: FrozenPredictor
   params: Params
-  replicated: Params
-  source: sources.ImageSource
+  source: sources.ListedSource
   grid: tuple[int, ...]
+  batch_size: int
+  precision: str
   local_devices: list[devices.Device]
 
   @property
@@ -112,37 +152,104 @@ class ImageSet:
   @property
   def launch_size(self) -> int:
     """Images that all devices work on at once."""
-    return len(self.local_devices) * self.config.batch_size
+    return len(self.local_devices) * self.batch_size
+
+  @functools.cached_property
+  def replicated(self) -> Params:
+    """The arrays on every device, once for all programs."""
+    return replicate(self.params, self.local_devices)
 
   @property
   def class_names(self) -> tuple[str, ...]:
     """A name for each class."""
     return self.classifier.class_names
 
+  @property
+  def data_name(self) -> str:
+    """The data, and the split where it has one."""
+    description = self.source.description
+    split = f" {description['split']}" if "split" in description else ""
+    return f"{description['data']}{split}"
+
+  @property
+  def devices_name(self) -> str:
+    """How many devices of which platform."""
+    return f"{len(self.local_devices)} {self.local_devices[0].platform} device(s)"
+
+  def name_class(self, number: int) -> str:
+    """The name of a class; empty for none."""
+    return self.class_names[number] if 0 <= number < len(self.class_names) else ""
+
   def read(self, indices: Sequence[int] | Int[np.ndarray, "N"]) -> Iterator[dict[str, np.ndarray]]:
-    """The images at these places, as many at a time as all devices take; see `data.iterate_batches`."""
+    """The images at these places, as many at a time as all devices take; see `data.batches.iterate_batches`."""
     return batches.iterate_batches(self.source, indices, self.launch_size)
 
   def normalise(self, images: Any) -> Float[np.ndarray, "N H W C"]:
     """8-bit pixels -> inputs."""
     return self.classifier.normalisation.apply(images)
 
-  def name_class(self, number: int) -> str:
-    """The name of a class; empty for none."""
-    return self.class_names[number] if 0 <= number < len(self.class_names) else ""
+  def check_classifier(self, baseline: float = 0.0) -> None:
+    """Tries the classifier on noise, beside which masked inputs show the baseline.
 
-  def describe(self) -> str:
-    """The data, in words."""
-    description = self.source.description
-    split = f" {description['split']}" if "split" in description else ""
-    return f"{description['data']}{split}"
+    Raises:
+      ValueError: it does not give a logit for each class, or mixes up the images of a batch.
+    """
+    shape = (NUM_TRIED, *self.classifier.input_shape)
+    noise = jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    num_logits = validation.check_predict_fn(self.predict_fn, self.params, noise)
+    if num_logits != len(self.class_names):
+      raise ValueError(
+        f"the checkpoint must give a logit for each of its {len(self.class_names)} classes, got {num_logits}."
+      )
+    with jax.default_matmul_precision(self.precision):
+      validation.check_examples_independent(
+        self.predict_fn, self.params, noise, masking.check_baseline(baseline, noise)
+      )
+
+  def make_program(self, function: Callable[..., Any]) -> DeviceProgram:
+    """A function of `(params, *arrays [B, ...])` as a program on all devices, see DeviceProgram."""
+    at_precision = functools.partial(call_at_precision, function, self.precision)
+    return DeviceProgram(at_precision, self.replicated, local_devices=self.local_devices, batch_size=self.batch_size)
+
+  def describe(self, *libraries: str) -> dict[str, Any]:
+    """What fixes results beside the settings, in JSON types, the versions of these libraries among it."""
+    return {
+      "model": {"name": self.classifier.model_name, "sha256": checkpoint.hash_params(self.classifier)},
+      "class_names": list(self.class_names),
+      "normalisation": dataclasses.asdict(self.classifier.normalisation),
+      "data": self.source.description,
+      "batch_size": self.batch_size,
+      "precision": self.precision,
+      "versions": library_versions(*libraries),
+      "device": self.local_devices[0].device_kind,
+    }
 
 
-def open_image_set(config: ImageSetConfig) -> ImageSet:
+def call_at_precision(function: Callable[..., Any], precision: str, params: Params, *arrays: Any) -> Any:
+  """Calls the function at this matmul precision."""
+  with jax.default_matmul_precision(precision):
+    return function(params, *arrays)
+
+
+def open_on_images(
+  config: ImagesAsked,
+  *,
+  batch_size: int,
+  ids: tuple[str, ...] | None = None,
+  patch: int = 1,
+  precision: str = PRECISION,
+) -> ClassifierOnImages:
   """Opens what the settings name, and checks that it fits together.
 
+  Args:
+    config: the classifier, the images and the devices.
+    batch_size: images a device at a time.
+    ids: the images of the data, in this order; None for all.
+    patch: pixels a side of the squares that are masked together.
+    precision: JAX's matmul precision.
+
   Raises:
-    ValueError: a setting does not fit the checkpoint or the data, or the classifier mixes up the images of a batch.
+    ValueError: a setting does not fit the checkpoint or the data.
   """
   classifier = checkpoint.load_classifier(config.checkpoint or checkpoint.EMBEDDED_CLASSIFIER)
   source = sources.open_source(
@@ -153,33 +260,31 @@ def open_image_set(config: ImageSetConfig) -> ImageSet:
     input_shape=classifier.input_shape,
     crop=classifier.crop if config.resize else None,
   )
-  predict_fn, params = frozen.freeze(classifier.module)
-  noise = jnp.asarray(np.random.default_rng(0).normal(size=(2, *classifier.input_shape)).astype(np.float32))
-  validation.check_predict_fn(predict_fn, params, noise)
-  validation.check_examples_independent(predict_fn, params, noise, jnp.zeros_like(noise))
   local_devices = devices.local_devices(config.num_devices)
-  return ImageSet(
-    config=config,
+  predict_fn, params = frozen.freeze(classifier.module)
+  return ClassifierOnImages(
     classifier=classifier,
     predict_fn=predict_fn,
     params=params,
-    replicated=devices.replicate(params, local_devices),
-    source=source if config.ids is None else sources.SelectedSource(source, config.ids),
-    grid=make_grid(config.patch, classifier.input_shape),
+    source=source if ids is None else sources.SelectedSource(source, ids),
+    grid=make_grid(patch, classifier.input_shape),
+    batch_size=batch_size,
+    precision=precision,
     local_devices=local_devices,
   )
 
 
-def describe_set(images: ImageSet) -> dict[str, Any]:
-  """What fixes results on these images beside the settings of a study, in JSON types."""
-  return {
-    "model": {"name": images.classifier.model_name, "sha256": checkpoint.hash_params(images.classifier)},
-    "class_names": list(images.class_names),
-    "normalisation": dataclasses.asdict(images.classifier.normalisation),
-    "data": images.source.description,
-    "grid": list(images.grid),
-    "batch_size": images.config.batch_size,
-    "precision": PRECISION,
-    "versions": library_versions(*LIBRARIES),
-    "device": images.local_devices[0].device_kind,
-  }
+def open_image_set(config: ImageSetConfig) -> ClassifierOnImages:
+  """A study's classifier and images, tried out.
+
+  Raises:
+    ValueError: a setting does not fit the checkpoint or the data, or the classifier mixes up the images of a batch.
+  """
+  images = open_on_images(config, batch_size=config.batch_size, ids=config.ids, patch=config.patch)
+  images.check_classifier()
+  return images
+
+
+def describe_set(images: ClassifierOnImages) -> dict[str, Any]:
+  """What fixes a study's results on these images beside its settings, in JSON types."""
+  return {**images.describe(*LIBRARIES), "grid": list(images.grid)}

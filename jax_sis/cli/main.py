@@ -298,7 +298,7 @@ def run_controls(options: argparse.Namespace) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
   """Hands the options of `evaluate` over."""
-  from jax_sis.evaluation.evaluate import EvaluateConfig
+  from jax_sis.evaluation.config import EvaluateConfig
 
   config = EvaluateConfig(
     out=options.out,

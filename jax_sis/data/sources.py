@@ -204,6 +204,7 @@ class SelectedSource:
       )
     place_of = {name: place for place, name in enumerate(available)}
     self._places = [place_of[name] for name in ids]
+    self._ids = list(ids)
     self._source = source
     self.class_names = source.class_names
     digest = hashlib.sha256("\0".join(ids).encode())
@@ -216,6 +217,10 @@ class SelectedSource:
   def __getitem__(self, index: int) -> Record:
     """The image at this place of the selection."""
     return {**self._source[self._places[index]], "index": index}
+
+  def ids(self) -> list[str]:
+    """The ids of all images, in order."""
+    return self._ids
 
 
 def open_source(

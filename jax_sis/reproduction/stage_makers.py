@@ -3,7 +3,7 @@
 import dataclasses
 
 from jax_sis.core.searches import Exact, Gradient, Screened
-from jax_sis.evaluation.evaluate import EvaluateConfig
+from jax_sis.evaluation.config import EvaluateConfig
 from jax_sis.reproduction import stages
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import CIFAR10, Preset, count_images

@@ -18,7 +18,8 @@ from jax_sis.classifiers.ensemble import Average
 from jax_sis.core.messages import name_some
 from jax_sis.data import tfds
 from jax_sis.evaluation import evaluate, predictions, report
-from jax_sis.evaluation.evaluate import EvaluateConfig
+from jax_sis.evaluation import setup as evaluation_setup
+from jax_sis.evaluation.config import EvaluateConfig
 from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_answer, hash_file, hash_run, hash_split
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.query import PixelSubset
@@ -275,7 +276,7 @@ class Evaluate(Stage):
 
   def machine(self) -> dict[str, Any]:
     """The versions and the device."""
-    return describe_machine(evaluate.LIBRARIES)
+    return describe_machine(evaluation_setup.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """The settings of the evaluation."""

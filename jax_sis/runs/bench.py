@@ -18,6 +18,7 @@ from jax_sis.core.searches import Gradient, Phase, backward_sizes
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
 from jax_sis.runtime import devices
+from jax_sis.runtime.device_program import DeviceProgram
 
 MATMUL_SIZE = 2048
 
@@ -119,7 +120,7 @@ def measure_search(
   num_features = masking.num_features(masking.default_grid(input_shape))
   all_sizes = backward_sizes(num_features, search.per_step)
   started = time.perf_counter()
-  compiled = compile_steps(
+  program = compile_steps(
     predict_fn,
     params,
     input_shape,
@@ -129,17 +130,13 @@ def measure_search(
     local_devices=local_devices,
   )
   compile_seconds = time.perf_counter() - started
-  devices.check_memory(compiled, batch_size=batch_size, devices=local_devices, argument="--batch")
-  shape = (len(local_devices), batch_size, *input_shape)
+  shape = (program.launch_size, *input_shape)
   inputs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-  replicated = devices.replicate(params, local_devices)
-  jax.block_until_ready(compiled(replicated, inputs))
-  rates = []
-  for _ in range(num_runs):
-    started = time.perf_counter()
-    jax.block_until_ready(compiled(replicated, inputs))
-    rates.append(len(local_devices) * batch_size * min(num_steps, len(all_sizes)) / (time.perf_counter() - started))
+  program.run(inputs)
+  num_image_steps = program.launch_size * min(num_steps, len(all_sizes))
+  rates = [num_image_steps / program.run(inputs).seconds for _ in range(num_runs)]
   rate = statistics.median(rates)
+  memory: Any = program.compiled.memory_analysis()
   return Measurement(
     batch_size=batch_size,
     num_devices=len(local_devices),
@@ -147,7 +144,7 @@ def measure_search(
     image_steps_per_second=rate,
     spread=(max(rates) - min(rates)) / 2 / rate,
     seconds_per_image=len(all_sizes) / rate,
-    temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
+    temporary_bytes=memory.temp_size_in_bytes,
   )
 
 
@@ -160,11 +157,16 @@ def compile_steps(
   search: Gradient,
   sizes: tuple[int, ...],
   local_devices: list[devices.Device],
-) -> Any:
-  """Compiles a search through `sizes` towards the predicted class, for `[D, B, ...]` inputs."""
-  shard = functools.partial(search_steps, predict_fn, search=search, sizes=sizes)
-  inputs = jax.ShapeDtypeStruct((len(local_devices), batch_size, *input_shape), np.float32)
-  return jax.pmap(shard, in_axes=(None, 0), devices=local_devices).lower(params, inputs).compile()
+) -> DeviceProgram:
+  """Compiles a search through `sizes` towards the predicted class.
+
+  Raises:
+    ValueError: the batch does not fit the memory.
+  """
+  steps = functools.partial(search_steps, predict_fn, search=search, sizes=sizes)
+  program = DeviceProgram(steps, params, local_devices=local_devices, batch_size=batch_size)
+  program.compile(jax.ShapeDtypeStruct((1, *input_shape), np.float32))
+  return program
 
 
 def search_steps(
@@ -193,13 +195,14 @@ def search_steps(
 
 def measure_matmul(local_devices: list[devices.Device], num_runs: int = 5) -> float:
   """FLOP/s of float32 matrix products on all devices at once, the best of some runs."""
-  matmul = jax.pmap(jnp.matmul, devices=local_devices)
-  shape = (len(local_devices), MATMUL_SIZE, MATMUL_SIZE)
-  matrices = matmul(*[np.random.default_rng(0).normal(size=shape).astype(np.float32)] * 2)
-  matrices = matrices / jnp.abs(matrices).max()
-  best = float("inf")
-  for _ in range(num_runs):
-    started = time.perf_counter()
-    jax.block_until_ready(matmul(matrices, matrices))
-    best = min(best, time.perf_counter() - started)
+  matrix = np.random.default_rng(0).normal(size=(MATMUL_SIZE, MATMUL_SIZE)).astype(np.float32)
+  program = DeviceProgram(multiply, matrix, local_devices=local_devices, batch_size=1)
+  scales = np.ones(program.launch_size, np.float32)
+  program.run(scales)
+  best = min(program.run(scales).seconds for _ in range(num_runs))
   return len(local_devices) * 2 * MATMUL_SIZE**3 / best
+
+
+def multiply(matrix: Float[Array, "N N"], scales: Float[Array, "1"]) -> Float[Array, "1 N N"]:
+  """The matrix, scaled, times itself."""
+  return jnp.matmul(scales[:, None, None] * matrix[None], matrix)

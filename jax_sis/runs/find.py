@@ -1,8 +1,8 @@
-"""`jax-sis find`: the sufficient input subset of every image of a set, on all local devices, a part on each machine.
+"""`jax-sis find`: the sufficient input subset of every image of a set, on all local devices and any number of machines.
 
-Three things go on at once: threads read and decode images, the devices search, and another thread takes what they found
-and stores it. A unit of images is the smallest thing that is stored; what it holds depends on the run's specification
-alone, and not on the worker or the devices that computed it.
+Three things happen at once: threads read and decode images, the devices search, and another thread stores what they
+found. A run is stored in units of some images; what a unit holds depends on the run's specification alone, and not on
+the worker or the devices that computed it.
 """
 
 import numpy as np
@@ -19,9 +19,9 @@ from jax_sis.runs.workers import Heartbeat, Shard
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import Progress
 
-# A table of more lines is for programs to read, and stands in summary.csv.
+# Longer tables are left to summary.csv.
 MAX_PRINTED_IMAGES = 512
-# Launches between looks at what other workers have done.
+# Launches before a worker looks again at what others have done.
 LAUNCHES_A_ROUND = 8
 
 
@@ -30,11 +30,11 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
 
   Args:
     config: what to search, see FindConfig.
-    shard: the part of the units that this worker does; None for all that are not done.
-    takes_over: when its own part is done, also do what other workers have not done yet.
+    shard: the part of the units that this worker does; None for all that are left.
+    takes_over: once its own part is done, the worker goes on with what others have left.
 
   Returns:
-    The folder of the results, as it was given.
+    The folder of the results, as given.
 
   Raises:
     ValueError: a setting is wrong, does not fit the checkpoint or the data, the batch does not fit the memory, or the
@@ -63,28 +63,28 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
 
 
 def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
-  """What is about to be done, in some lines."""
+  """What the run is about to do, in a few lines."""
   config = job.config
   searches = " and ".join(str(search) for search in (config.search, config.smallest) if search)
   num_bytes = store.num_bytes_per_image
   part = f", part {shard.index} of {shard.count} (counted from 0)" if shard is not None and shard.count > 1 else ""
   return (
     f"Sufficient input subsets: pixels that alone make {job.classifier.model_name} at least {config.threshold:g} "
-    f"confident.\n{job.num_images} images, {searches}, {len(job.local_devices)} {job.local_devices[0].platform} "
-    f"device(s), {job.batch_size} images a device at a time{part}.\n"
+    f"confident.\n{job.num_images} images, {searches}, {job.devices_name}, "
+    f"{job.batch_size} images a device at a time{part}.\n"
     f"Results: {devices.format_bytes(num_bytes)} an image, {devices.format_bytes(num_bytes * job.num_images)} before "
     f"compression, in {store.num_units} units."
   )
 
 
 class Worker:
-  """One process at work on a run: reads, searches and stores the units that are its own.
+  """One process at work on a run: it reads, searches and stores the units of its part.
 
   Args:
     job: what is searched.
     store: where the results go.
-    shard: the part of the units that is its own.
-    is_printed: whether every image gets a line on the screen.
+    shard: its part of the units.
+    is_printed: whether each image gets a line on the screen.
   """
 
   def __init__(self, job: Job, store: results.Results, shard: Shard, *, is_printed: bool):
@@ -94,7 +94,7 @@ class Worker:
     self._is_printed = is_printed
 
   def run(self, *, takes_over: bool) -> None:
-    """Does this worker's units, then with `takes_over` those of others that are not done."""
+    """Does this worker's units, and with `takes_over` then those that others have left."""
     job, store = self._job, self._store
     own = self._shard.select(missing_units(store))
     num_images = sum(stop - start for start, stop in map(store.unit_range, own.tolist()))
@@ -112,35 +112,35 @@ class Worker:
         search.run(units, self._store_unit)
 
   def _next_of_others(self) -> Int[np.ndarray, "U"]:
-    """Some units that nobody has done yet, from this worker's own place on, so that helpers do not meet."""
+    """Some units that nobody has done yet; each worker starts at a place of its own, so that two rarely do the same."""
     missing = missing_units(self._store)
     turned = np.roll(missing, -len(missing) * self._shard.index // self._shard.count)
-    num_launched = LAUNCHES_A_ROUND * len(self._job.local_devices) * self._job.batch_size
+    num_launched = LAUNCHES_A_ROUND * self._job.launch_size
     return turned[: max(1, num_launched // self._job.unit_size)]
 
   def _store_unit(self, unit: int, rows: dict[str, np.ndarray]) -> None:
-    """Stores one unit and says so."""
+    """Stores one unit and reports it."""
     self._store.write_unit(unit, rows)
     if self._is_printed:
-      print_rows(make_rows(rows, self._job.classifier.class_names, num_features=self._job.num_features))
+      print_rows(make_rows(rows, self._job.class_names, num_features=self._job.num_features))
     self._progress.advance(len(rows["id"]))
     self._heartbeat.advance(len(rows["id"]))
 
 
 def missing_units(store: results.Results) -> Int[np.ndarray, "U"]:
-  """The units that are not done, ascending."""
+  """The units that are not done yet, ascending."""
   return np.setdiff1d(np.arange(store.num_units), store.done_units())
 
 
 def print_stored_rows(job: Job, store: results.Results) -> None:
-  """The lines of the images that are done already."""
+  """Prints the lines of the images that were done before."""
   for _, fields in store.iterate():
-    print_rows(make_rows(fields, job.classifier.class_names, num_features=job.num_features))
+    print_rows(make_rows(fields, job.class_names, num_features=job.num_features))
 
 
 def write_outcome(job: Job, store: results.Results) -> None:
-  """Summary and gallery of a finished run, and the answer in a sentence or two."""
-  totals = write_summary(store, job.classifier.class_names)
+  """Writes the summary and the gallery of a finished run, and prints the answer in a sentence or two."""
+  totals = write_summary(store, job.class_names)
   pictures = ""
   if job.config.gallery:
     store.folder.write("gallery.png", draw_gallery(job, store, num_images=job.config.gallery))

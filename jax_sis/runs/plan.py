@@ -1,4 +1,4 @@
-"""`jax-sis plan`: what a run of `find` will cost, from its settings and a short timed probe."""
+"""`jax-sis plan`: what a run of `find` will cost, estimated from its settings and a short timed probe."""
 
 import dataclasses
 import functools
@@ -17,36 +17,36 @@ from jax_sis.core.problem import make_logits_fn
 from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
-from jax_sis.data import batches
 from jax_sis.results.folder import open_folder
 from jax_sis.runs.config import FindConfig
-from jax_sis.runs.setup import Job, compile_search, launch_arguments, make_job, read_stored_spec
+from jax_sis.runs.setup import Job, compile_search, make_job, read_stored_spec
 from jax_sis.runtime import devices
+from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import format_seconds
 
-# A launch that takes longer is not run as a probe: its steps are timed, some of each kind.
+# A launch that would take longer is not timed as a whole, but by some steps of each kind of search.
 LONGEST_PROBE_SECONDS = 60.0
-# Steps of a kind that are timed.
+# So many steps of each kind.
 NUM_PROBED_STEPS = {Gradient: 16, Screened: 4, Exact: 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Cost:
   """What a run will cost.
 
   Attributes:
-    num_images: images in all.
-    num_left: those that are not done yet.
-    num_gradients: gradients of the backward search an image.
-    num_forwards: further model evaluations of the backward search an image.
-    flops_per_image: floating-point operations of that.
-    num_bytes: what is stored, before compression.
-    num_files: of the store.
-    seconds_per_launch: of a batch on every device of this machine.
-    is_whole: whether that was timed with the smallest evidence and the certificates, and not the backward search alone.
-    startup_seconds: until the first launch: opening, tracing and compiling.
-    images_read_per_second: what reading and decoding reach by themselves.
-    seconds: of the run, on all workers together.
+    num_images: all images.
+    num_left: images that are not done yet.
+    num_gradients: gradients that the backward search takes for an image.
+    num_forwards: model evaluations that it takes besides.
+    flops_per_image: floating-point operations of both.
+    num_bytes: size of the results before compression.
+    num_files: files in the store.
+    seconds_per_launch: time for a batch on each device of this machine.
+    is_whole: whether a whole launch was timed, and not only steps of the backward search.
+    startup_seconds: time to open, trace and compile.
+    images_read_per_second: how fast images are read and decoded where nothing else is done.
+    seconds: time of the run, all workers together.
   """
 
   num_images: int
@@ -63,12 +63,15 @@ class Estimate:
   seconds: float
 
 
-def plan(config: FindConfig, *, num_workers: int = 1) -> Estimate:
-  """Says what a run will cost, prints it and returns it; writes nothing.
+def plan(config: FindConfig, *, num_workers: int = 1) -> Cost:
+  """Estimates what a run will cost, and prints it; writes nothing.
 
   Args:
     config: what the run is.
-    num_workers: machines like this one that share it.
+    num_workers: machines like this one that share the run.
+
+  Returns:
+    The estimate.
 
   Raises:
     ValueError: as for `find`.
@@ -78,33 +81,29 @@ def plan(config: FindConfig, *, num_workers: int = 1) -> Estimate:
   print("Opening and compiling ...", flush=True)
   started = time.perf_counter()
   job = make_job(config, folder)
-  compiled = job.compiled or compile_search(job)
+  program = job.program or compile_search(job)
   startup_seconds = time.perf_counter() - started
   num_done = 0
   if read_stored_spec(folder) is not None:
     num_done = len(results.open(config.out).done_images())
-  print(f"Timing a probe on {len(job.local_devices)} {job.local_devices[0].platform} device(s) ...", flush=True)
-  estimate = make_estimate(job, compiled, num_done=num_done, num_workers=num_workers, startup_seconds=startup_seconds)
-  print("\n".join(describe_estimate(job, estimate, num_workers=num_workers)), flush=True)
-  return estimate
+  print(f"Timing a probe on {job.devices_name} ...", flush=True)
+  cost = estimate_cost(job, program, num_done=num_done, num_workers=num_workers, startup_seconds=startup_seconds)
+  print("\n".join(describe_cost(job, cost, num_workers=num_workers)), flush=True)
+  return cost
 
 
-def make_estimate(
-  job: Job, compiled: jax.stages.Compiled, *, num_done: int, num_workers: int, startup_seconds: float
-) -> Estimate:
+def estimate_cost(job: Job, program: DeviceProgram, *, num_done: int, num_workers: int, startup_seconds: float) -> Cost:
   """Counts what can be counted, and times the rest."""
   num_left = job.num_images - num_done
   num_gradients, num_forwards = count_evaluations(job)
   batch, images_read_per_second = read_first_images(job)
-  devices.check_memory(compiled, batch_size=job.batch_size, devices=job.local_devices, argument="--batch")
   seconds_per_launch = time_backward(job, batch)
   is_whole = seconds_per_launch <= LONGEST_PROBE_SECONDS
   if is_whole:
-    seconds_per_launch = time_launch(job, compiled, batch)
-  images_per_launch = job.batch_size * len(job.local_devices)
-  seconds_per_image = max(seconds_per_launch / images_per_launch, 1 / images_read_per_second)
+    seconds_per_launch = program.run(*job.launch_arrays(batch)).seconds
+  seconds_per_image = max(seconds_per_launch / job.launch_size, 1 / images_read_per_second)
   fields = job.search.fields()
-  return Estimate(
+  return Cost(
     num_images=job.num_images,
     num_left=num_left,
     num_gradients=num_gradients,
@@ -116,7 +115,7 @@ def make_estimate(
     is_whole=is_whole,
     startup_seconds=startup_seconds,
     images_read_per_second=images_read_per_second,
-    # Every worker starts up, at the same time.
+    # All workers start up at the same time.
     seconds=startup_seconds + num_left * seconds_per_image / num_workers,
   )
 
@@ -164,46 +163,35 @@ def analysed_flops(lowered: jax.stages.Lowered) -> float:
 
 
 def read_first_images(job: Job) -> tuple[dict[str, np.ndarray], float]:
-  """The first launch's images, repeated where there are fewer, and how many a second reading gives."""
-  num_images = job.batch_size * len(job.local_devices)
-  indices = np.arange(num_images) % job.num_images
-  next(batches.iterate_batches(job.source, indices, num_images))
+  """The images of the first launch, repeated if there are too few, and how many a second are read the second time."""
+  indices = np.arange(job.launch_size) % job.num_images
+  next(job.read(indices))
   started = time.perf_counter()
-  batch = next(batches.iterate_batches(job.source, indices, num_images))
-  return batch, num_images / (time.perf_counter() - started)
-
-
-def time_launch(job: Job, compiled: jax.stages.Compiled, batch: dict[str, np.ndarray]) -> float:
-  """Seconds of one launch of the whole program."""
-  arguments = launch_arguments(job, batch)
-  started = time.perf_counter()
-  jax.block_until_ready(compiled(*arguments))
-  return time.perf_counter() - started
+  batch = next(job.read(indices))
+  return batch, len(indices) / (time.perf_counter() - started)
 
 
 def time_backward(job: Job, batch: dict[str, np.ndarray]) -> float:
-  """Seconds of the backward search of one launch, from some steps of each kind."""
+  """Seconds that the backward search of one launch takes, estimated from some steps of each kind."""
   seconds = 0.0
   for phase in job.config.search.phases(job.num_features) if job.config.search is not None else ():
     num_steps = min(NUM_PROBED_STEPS[type(phase.search)], len(phase.sizes))
-    # Sizes ascend, so that the last are the first steps, of which each tries the most features.
+    # Sizes ascend: the last ones belong to the first steps, which try the most features.
     probed = Phase(phase.search, phase.sizes[-num_steps:])
     search_steps = functools.partial(
       search_phase, job.search.predict_fn, grid=job.search.grid, score=job.config.score, phase=probed
     )
-    steps = jax.pmap(search_steps, in_axes=(None, 0, 0), devices=job.local_devices)
-    arguments = launch_arguments(job, batch)
-    jax.block_until_ready(steps(*arguments))
-    started = time.perf_counter()
-    jax.block_until_ready(steps(*arguments))
+    program = job.make_program(search_steps)
+    arrays = job.launch_arrays(batch)
+    program.run(*arrays)
     work = sum(step_cost(phase.search, size) for size in phase.sizes)
     probed_work = sum(step_cost(phase.search, size) for size in probed.sizes)
-    seconds += (time.perf_counter() - started) * work / probed_work
+    seconds += program.run(*arrays).seconds * work / probed_work
   return seconds
 
 
 def step_cost(search: Gradient | Screened | Exact, size: int) -> int:
-  """What a step costs in relation to others of its kind: exact ones try every feature that is left."""
+  """The cost of a step relative to others of its kind: an exact step tries every feature that is left."""
   return max(size, 1) if isinstance(search, Exact) else 1
 
 
@@ -217,7 +205,7 @@ def search_phase(
   score: Any,
   phase: Phase,
 ) -> Array:
-  """The ranks that some steps of a backward search give, on one device."""
+  """The ranks from some steps of a backward search, on one device."""
   num_images = inputs.shape[0]
   order = run_backward(
     predict_fn,
@@ -233,30 +221,27 @@ def search_phase(
   return order.rank
 
 
-def describe_estimate(job: Job, estimate: Estimate, *, num_workers: int) -> list[str]:
-  """The estimate, some lines."""
-  config = job.config
-  num_devices = len(job.local_devices)
-  images_per_launch = job.batch_size * num_devices
-  rate = images_per_launch / estimate.seconds_per_launch
+def describe_cost(job: Job, cost: Cost, *, num_workers: int) -> list[str]:
+  """The estimate, as lines of text."""
+  config, device = job.config, job.local_devices[0]
+  rate = job.launch_size / cost.seconds_per_launch
   lines = [
-    f"images       {estimate.num_images}, of which {estimate.num_left} are not done",
-    f"batch        {job.batch_size} a device, {num_devices} {job.local_devices[0].device_kind} device(s), "
+    f"images       {cost.num_images}, of which {cost.num_left} are not done",
+    f"batch        {job.batch_size} a device, {len(job.local_devices)} {device.device_kind} device(s), "
     f"{num_workers} worker(s); units of {job.unit_size}",
   ]
   if config.search is not None:
     lines += [
-      f"steps        {estimate.num_gradients} gradients and {estimate.num_forwards} evaluations an image, "
-      f"{config.search}",
-      f"operations   {estimate.flops_per_image:.3g} an image, {estimate.flops_per_image * estimate.num_left:.3g} for "
+      f"steps        {cost.num_gradients} gradients and {cost.num_forwards} evaluations an image, {config.search}",
+      f"operations   {cost.flops_per_image:.3g} an image, {cost.flops_per_image * cost.num_left:.3g} for "
       "those that are left (XLA's count, backward search only)",
     ]
   lines += [
-    f"results      {devices.format_bytes(estimate.num_bytes)} before compression, {estimate.num_files} files",
-    f"probe        {estimate.seconds_per_launch:.3g} s for {images_per_launch} images, {rate:.3g} images/s"
-    + ("" if estimate.is_whole else "; from some steps of the backward search, without what comes after it"),
-    f"reading      {estimate.images_read_per_second:.3g} images/s",
-    f"time         about {format_seconds(estimate.seconds)}, {estimate.startup_seconds:.3g} s to start up included"
+    f"results      {devices.format_bytes(cost.num_bytes)} before compression, {cost.num_files} files",
+    f"probe        {cost.seconds_per_launch:.3g} s for {job.launch_size} images, {rate:.3g} images/s"
+    + ("" if cost.is_whole else "; from some steps of the backward search, without what comes after it"),
+    f"reading      {cost.images_read_per_second:.3g} images/s",
+    f"time         about {format_seconds(cost.seconds)}, {cost.startup_seconds:.3g} s to start up included"
     + ("; certificates and the smallest evidence depend on the images" if config.certificate == "full" else ""),
   ]
   return lines

@@ -1,4 +1,4 @@
-"""A run of `find` with everything that its settings name opened, checked and fixed."""
+"""A run of `find`: what its settings name, opened and checked, its batch and units chosen, and its store."""
 
 import dataclasses
 import json
@@ -7,85 +7,79 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from jax_sis import results
-from jax_sis.classifiers import Classifier, checkpoint, frozen
-from jax_sis.core import masking, validation
-from jax_sis.core.masking import make_grid
+from jax_sis.classifiers.on_images import ClassifierOnImages, open_on_images
 from jax_sis.core.messages import name_some
-from jax_sis.core.types import Params
-from jax_sis.data import batches, sources
+from jax_sis.data import batches
 from jax_sis.results import schema, spec
 from jax_sis.results.folder import Folder
 from jax_sis.results.schema import NO_CLASS, parse_field
 from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runtime import devices
-from jax_sis.runtime.provenance import library_versions
+from jax_sis.runtime.device_program import DeviceProgram
 
-# What the run was begun with, paths among it; the specification is what fixes the results.
+# All settings, paths among them; the specification holds only what fixes the results.
 SETTINGS_FILE = "settings.json"
 # Whose versions fix the last bits of the results.
 LIBRARIES = ("jax",)
-# Batches beyond these gain nothing: on two CPU cores 16 to 32 are the fastest, and accelerators are full before 256.
+# Larger batches gain nothing: on two CPU cores 16 to 32 are the fastest, and accelerators are full below 256.
 LARGEST_BATCHES = {"cpu": 16}
 LARGEST_BATCH = 256
-# A batch chosen here leaves each device that many launches at least, so that they end together.
+# A batch that is chosen leaves each device at least so many launches, so that all devices end together.
 MIN_LAUNCHES = 4
-# Of the memory, the share that a batch chosen here may fill.
+# The share of the memory that such a batch may fill.
 MEMORY_SHARE = 0.8
-# Units are so small that a run has some dozens of them, and so large that writing them costs little: 4 ms of CPU each,
-# where two CPU cores search an image of 32x32 in 6 ms at 128 pixels a step.
+# Units are small enough to give a run some dozens of them, and large enough to cost little: writing one takes 4 ms of
+# CPU, and two CPU cores search an image of 32x32 in 6 ms at 128 pixels a step.
 MIN_UNITS = 64
 LARGEST_UNIT = 256
+# Where images of a run are read again.
+IMAGES_READ_AT_ONCE = 64
+# Names that a message lists.
+MAX_NAMED = 10
+# What may have changed since the run, as long as nothing is computed again.
+OF_COMPUTING = ("model", "versions", "device")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-  """A FindConfig with everything that it names opened and checked.
+class Job(ClassifierOnImages):
+  """A run of `find`, opened and checked; see ClassifierOnImages for the classifier, the images and the devices.
 
   Attributes:
     config: what was asked for.
-    classifier: the trained classifier.
-    params: the arrays of its frozen form.
-    source: the images.
     target: NO_CLASS for the predicted class, None for the label, else a class.
     search: what each device computes.
-    batch_size: images a device at a time.
     unit_size: images that are stored together.
-    local_devices: where it runs.
-    compiled: the search of one launch, where choosing the batch took compiling it.
+    program: the search on all devices, where choosing the batch took compiling it.
   """
 
   config: FindConfig
-  classifier: Classifier
-  params: Params
-  source: sources.ImageSource
   target: int | None
   search: ImageSearch
-  batch_size: int
   unit_size: int
-  local_devices: list[devices.Device]
-  compiled: jax.stages.Compiled | None = None
+  program: DeviceProgram | None = None
 
   @property
   def num_images(self) -> int:
     """N."""
     return len(self.source)
 
-  @property
-  def num_features(self) -> int:
-    """F, the number of features of an image."""
-    return self.search.num_features
+  def launch_arrays(self, batch: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "B H W C"], Int[np.ndarray, "B"]]:
+    """What the search takes of these images: the inputs, and the class to keep up or NO_CLASS for the predicted one."""
+    labels = batch["label"]
+    requested = labels if self.target is None else np.full_like(labels, self.target)
+    return self.normalise(batch["image"]), requested.astype(np.int32)
 
 
 def make_job(config: FindConfig, folder: Folder) -> Job:
   """Opens what the settings name, and checks that it fits together.
 
-  A batch and a unit that are left open are those of the run that the folder holds; else they are chosen.
+  Where the settings leave the batch or the unit open, those of the run in the folder count; without a run, they are
+  chosen.
 
   Args:
     config: what is asked for.
@@ -94,48 +88,34 @@ def make_job(config: FindConfig, folder: Folder) -> Job:
   Raises:
     ValueError: as for `find`.
   """
-  classifier = checkpoint.load_classifier(config.checkpoint or checkpoint.EMBEDDED_CLASSIFIER)
-  source = sources.open_source(
-    config.data,
-    split=config.split,
-    data_dir=config.data_dir,
-    class_names=classifier.class_names,
-    input_shape=classifier.input_shape,
-    crop=classifier.crop if config.resize else None,
+  images = open_on_images(
+    config, batch_size=config.batch_size or 1, ids=config.ids, patch=config.patch, precision=config.precision
   )
-  if config.ids is not None:
-    source = sources.SelectedSource(source, config.ids)
-  grid = make_grid(config.patch, classifier.input_shape)
-  predict_fn, params = frozen.freeze(classifier.module)
   job = Job(
+    **vars(images),
     config=config,
-    classifier=classifier,
-    params=params,
-    source=source,
-    target=parse_target(config.target, classifier.class_names),
-    search=ImageSearch(config=config, predict_fn=predict_fn, grid=grid),
-    batch_size=config.batch_size or 1,
+    target=parse_target(config.target, images.class_names),
+    search=ImageSearch(config=config, predict_fn=images.predict_fn, grid=images.grid),
     unit_size=config.unit_size or 1,
-    local_devices=devices.local_devices(config.num_devices),
   )
   stored = read_stored_spec(folder)
   if stored is not None:
     job = dataclasses.replace(job, batch_size=config.batch_size or stored["batch_size"])
   elif config.batch_size is None:
     job = choose_batch(job)
-  unit_size = config.unit_size or (stored["unit_size"] if stored else choose_unit_size(len(source), job.batch_size))
+  unit_size = config.unit_size or (stored["unit_size"] if stored else choose_unit_size(job.num_images, job.batch_size))
   if unit_size % job.batch_size:
     raise ValueError(f"--unit must be a multiple of the batch ({job.batch_size}), got {unit_size}.")
   return dataclasses.replace(job, unit_size=unit_size)
 
 
 def read_stored_spec(folder: Folder) -> Mapping[str, Any] | None:
-  """The specification of the run that the folder holds, if it holds one."""
+  """The specification of the run in the folder; None if there is none."""
   return results.read_spec(folder.location) if folder.read(results.SPEC_FILE) is not None else None
 
 
 def choose_batch(job: Job) -> Job:
-  """Takes as batch the largest power of two that fits the memory, gains by its size, and keeps all devices busy.
+  """Chooses as batch the largest power of two that fits the memory, still gains speed, and keeps all devices busy.
 
   Raises:
     ValueError: not even one image fits.
@@ -148,10 +128,10 @@ def choose_batch(job: Job) -> Job:
   available = devices.available_bytes(job.local_devices)
   while True:
     job = dataclasses.replace(job, batch_size=batch_size)
-    compiled = compile_search(job)
-    needed = devices.program_bytes(compiled)
+    program = compile_search(job, checks_memory=False)
+    needed = devices.program_bytes(program.compiled)
     if available is None or needed <= MEMORY_SHARE * available:
-      return dataclasses.replace(job, compiled=compiled)
+      return dataclasses.replace(job, program=program)
     if batch_size == 1:
       raise ValueError(
         f"--batch must be small enough for the memory, but one image needs {devices.format_bytes(needed)} of "
@@ -167,46 +147,27 @@ def floor_power_of_two(number: int) -> int:
 
 
 def choose_unit_size(num_images: int, batch_size: int) -> int:
-  """A multiple of the batch that gives the run some dozens of units, if it has the images."""
+  """A multiple of the batch that gives the run some dozens of units, if it has enough images."""
   return batch_size * max(1, min(LARGEST_UNIT, num_images // MIN_UNITS) // batch_size)
 
 
-def compile_search(job: Job) -> jax.stages.Compiled:
-  """The search of one launch, for all devices of this process: `[D, B, ...]` images and `[D, B]` requested classes."""
-  shape = (len(job.local_devices), job.batch_size)
-  inputs = jax.ShapeDtypeStruct((*shape, *job.classifier.input_shape), np.float32)
-  requested = jax.ShapeDtypeStruct(shape, np.int32)
-  replicated = devices.replicate(job.params, job.local_devices)
-  search_shards = jax.pmap(job.search, in_axes=(None, 0, 0), devices=job.local_devices)
-  return search_shards.lower(replicated, inputs, requested).compile()
+def compile_search(job: Job, *, checks_memory: bool = True) -> DeviceProgram:
+  """The search on all devices, of inputs and requested classes, see `Job.launch_arrays`.
 
-
-def launch_arguments(job: Job, batch: Mapping[str, np.ndarray]) -> tuple[Params, Any, Any]:
-  """What the compiled search takes for the images `[D * B, H, W, C]` and labels `[D * B]` of a launch."""
-  images = job.classifier.normalisation.apply(batch["image"])
-  requested = requested_targets(job.target, batch["label"])
-  replicated = devices.replicate(job.params, job.local_devices)
-  return replicated, *devices.shard((images, requested), len(job.local_devices))
-
-
-def check_examples_independent(job: Job) -> None:
-  """As `backselect` does, on random inputs of a batch."""
-  shape = (job.batch_size, *job.classifier.input_shape)
-  noise = jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32))
-  validation.check_predict_fn(job.search.predict_fn, job.params, noise)
-  baseline = masking.check_baseline(job.config.baseline, noise)
-  validation.check_examples_independent(job.search.predict_fn, job.params, noise, baseline)
+  Raises:
+    ValueError: the batch does not fit the memory, where that is checked.
+  """
+  program = job.make_program(job.search)
+  inputs = jax.ShapeDtypeStruct((1, *job.classifier.input_shape), np.float32)
+  program.compile(inputs, jax.ShapeDtypeStruct((1,), np.int32), checks_memory=checks_memory)
+  return program
 
 
 def make_spec(job: Job) -> dict[str, Any]:
   """What fixes the results of a run, in JSON types."""
-  config, classifier = job.config, job.classifier
-  settings = settings_to_json(config)
+  config, settings = job.config, settings_to_json(job.config)
   return {
-    "model": {"name": classifier.model_name, "sha256": checkpoint.hash_params(classifier)},
-    "class_names": list(classifier.class_names),
-    "normalisation": dataclasses.asdict(classifier.normalisation),
-    "data": job.source.description,
+    **job.describe(*LIBRARIES),
     "search": settings["search"],
     "sizes": list(job.search.sizes),
     "smallest": settings["smallest"],
@@ -215,13 +176,9 @@ def make_spec(job: Job) -> dict[str, Any]:
     "threshold": config.threshold,
     "target": config.target,
     "baseline": config.baseline,
-    "grid": list(job.search.grid),
+    "grid": list(job.grid),
     "certificate": config.certificate,
     "tolerance": config.tolerance,
-    "precision": config.precision,
-    "batch_size": job.batch_size,
-    "versions": library_versions(*LIBRARIES),
-    "device": job.local_devices[0].device_kind,
   }
 
 
@@ -243,7 +200,7 @@ def create_or_resume(job: Job) -> results.Results:
 
 
 def read_settings(folder: Folder) -> FindConfig:
-  """The settings that the run in this folder was begun with.
+  """The settings with which the run in this folder was started.
 
   Raises:
     ValueError: the folder holds none.
@@ -259,11 +216,6 @@ def read_settings(folder: Folder) -> FindConfig:
     raise ValueError(
       f"'{folder.location}/{SETTINGS_FILE}' must be the settings of a run, but they cannot be used: {error}"
     ) from error
-
-
-def requested_targets(target: int | None, labels: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
-  """For each image the class to keep up, NO_CLASS for the predicted one; `target` None asks for the labels."""
-  return (labels if target is None else np.full_like(labels, target)).astype(np.int32)
 
 
 def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
@@ -286,14 +238,8 @@ def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
   )
 
 
-MAX_NAMED = 10
-
-
-IMAGES_READ_AT_ONCE = 64
-
-
 def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"]) -> Float[np.ndarray, "M H W C"]:
-  """The normalised images of these numbers, from where the run had them.
+  """The normalised images with these numbers, from where the run had them.
 
   Raises:
     ValueError: there are other images, or one cannot be read.
@@ -303,7 +249,7 @@ def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"])
   for batch in batches.iterate_batches(job.source, indices, IMAGES_READ_AT_ONCE):
     found += [str(name) for name in batch["id"]]
     errors += [str(error) for error in batch["error"]]
-    images.append(job.classifier.normalisation.apply(batch["image"]))
+    images.append(job.normalise(batch["image"]))
   check_ids(expected, schema.decode_text(results.encode_text(found)).tolist())
   unreadable = [f"{name!r} ({error})" for name, error in zip(found, errors, strict=True) if error]
   if unreadable:
@@ -317,7 +263,7 @@ def check_ids(expected: Sequence[str], found: Sequence[str]) -> None:
   """Refuses images that are not those of the run.
 
   Raises:
-    ValueError: some ids differ; which.
+    ValueError: some ids differ; the message names them.
   """
   different = [
     f"{there!r} in the run is {here!r}" for there, here in zip(expected, found, strict=True) if there != here
@@ -329,10 +275,6 @@ def check_ids(expected: Sequence[str], found: Sequence[str]) -> None:
     )
 
 
-# What the checks need not know, as long as nothing is computed again.
-OF_COMPUTING = ("model", "versions", "device")
-
-
 def make_job_again(
   store: results.Results,
   *,
@@ -341,10 +283,10 @@ def make_job_again(
   num_devices: int | None,
   is_computing: bool,
 ) -> Job:
-  """The job of the run, of what is at hand now.
+  """The job of a stored run, from the classifier and the data at hand now.
 
   Raises:
-    ValueError: that is not what the run was begun with, and how it differs.
+    ValueError: they are not those that the run was made from; the message says how they differ.
   """
   config = read_settings(store.folder)
   config = dataclasses.replace(
@@ -364,16 +306,16 @@ def make_job_again(
   )
   if differences:
     raise ValueError(
-      f"what is at hand must be what {store.folder.location!r} was made of, but it differs ({'; '.join(differences)})"
+      f"what is at hand must be what {store.folder.location!r} was made from, but it differs ({'; '.join(differences)})"
       f"{advise(differences)}."
     )
   return job
 
 
 def advise(differences: Sequence[str]) -> str:
-  """What to do about differences between the run and what is at hand."""
+  """What to do where the run differs from what is at hand."""
   if all(difference.startswith(OF_COMPUTING[1:]) for difference in differences):
-    return "; other versions and devices compute other last bits, so use those of the run, or --sample 0"
+    return "; other versions and devices compute other last bits: use those of the run, or --sample 0"
   return f"; name the right --checkpoint or --data-dir, and see whether {results.SPEC_FILE} is damaged"
 
 

@@ -17,7 +17,7 @@ from jax_sis.results import schema
 from jax_sis.results.folder import StorageError
 from jax_sis.results.schema import ANSWER_TITLES, ANSWERS, NOT_SEARCHED, STATUS_NAMES
 from jax_sis.runs import workers
-from jax_sis.runs.workers import Worker
+from jax_sis.runs.workers import WorkerRecord
 from jax_sis.runtime.progress import format_seconds
 
 MAX_WORKERS_SHOWN = 32
@@ -48,7 +48,7 @@ class State:
   statuses: dict[str, dict[str, int]]
   reasons: dict[str, tuple[int, list[str]]]
   non_finite: tuple[int, list[str]]
-  workers: list[Worker]
+  workers: list[WorkerRecord]
 
   @property
   def num_done(self) -> int:
@@ -61,7 +61,7 @@ class State:
     return np.setdiff1d(np.arange(self.store.num_units), self.done_units)
 
   @property
-  def running(self) -> list[Worker]:
+  def running(self) -> list[WorkerRecord]:
     """The workers that are at work."""
     return [worker for worker in self.workers if worker.state == workers.RUNNING]
 
@@ -230,12 +230,12 @@ def describe_workers(state: State) -> list[str]:
   return ["workers:", *lines, *more(num_more, "workers")] if lines else []
 
 
-def part_of(worker: Worker) -> int:
+def part_of(worker: WorkerRecord) -> int:
   """Which part of the run a worker does."""
   return workers.parse_shard(worker.shard).index if worker.shard else 0
 
 
-def describe_worker(worker: Worker, now: datetime.datetime) -> str:
+def describe_worker(worker: WorkerRecord, now: datetime.datetime) -> str:
   """One worker."""
   part = f" part {worker.shard}" if worker.shard else ""
   rate = f", {worker.rate:.3g} images/s" if worker.rate and worker.state == workers.RUNNING else ""
@@ -270,7 +270,7 @@ def describe_missing(state: State) -> list[str]:
   return [*lines, *(line for _, line in parts[:MAX_PARTS_SHOWN]), *more(len(parts) - MAX_PARTS_SHOWN, "parts")]
 
 
-def find_num_parts(records: Sequence[Worker]) -> int | None:
+def find_num_parts(records: Sequence[WorkerRecord]) -> int | None:
   """Into how many parts the workers have divided the run; None where they do not agree, or nobody has."""
   latest = sorted(records, key=lambda worker: (worker.state == workers.RUNNING, worker.updated))
   shards = [worker.shard for worker in latest]

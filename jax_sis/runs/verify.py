@@ -1,4 +1,4 @@
-"""`jax-sis verify`: is what a run has stored whole, free of contradictions, and what is computed again?"""
+"""`jax-sis verify`: are a run's results whole and consistent, and does computing them again give the same bits?"""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from jax_sis.runs.setup import Job, fields_of, make_job_again
 from jax_sis.runs.unit_search import UnitSearch, read_images
 from jax_sis.runtime.progress import Progress
 
-# Images whose rows are in memory at once.
+# Images whose rows are in memory at the same time.
 IMAGES_AT_ONCE = 256
 MAX_PRINTED = 20
 
@@ -28,7 +28,7 @@ class Damage:
     unit: the unit.
     field: the array, or `done`.
     reason: what is wrong.
-    images: of which images, where that is known.
+    images: the images that it is wrong for, where they are known.
   """
 
   unit: int
@@ -47,23 +47,23 @@ def verify(
   is_report_only: bool = False,
   num_devices: int | None = None,
 ) -> bool:
-  """Checks every finished unit of a run, computes some again, and takes the flags of the damaged ones away.
+  """Checks every finished unit of a run, computes some again, and marks damaged units as not done.
 
   Args:
-    directory: the run's folder, see `storage.open_folder`.
+    directory: the run's folder, see `results.folder.open_folder`.
     num_sampled: how many units are computed again and compared bit by bit.
-    seed: which.
-    checkpoint: the classifier's folder, where it is no longer where the run had it.
-    data_dir: the TFDS folder, likewise.
-    is_report_only: leave the flags.
+    seed: of their choice.
+    checkpoint: the classifier's folder, if it has moved since the run.
+    data_dir: the TFDS folder, if it has moved.
+    is_report_only: mark nothing.
     num_devices: how many local devices compute; None for all.
 
   Returns:
     Whether nothing is damaged.
 
   Raises:
-    ValueError: there is no run, what describes it is damaged, or the classifier, data or machine at hand are not those
-      of the run.
+    ValueError: there is no run, its description is damaged, or the classifier, the data or the machine at hand are not
+      those of the run.
     StorageError: the folder cannot be read.
   """
   if num_sampled < 0:
@@ -72,20 +72,10 @@ def verify(
   job = make_job_again(
     store, checkpoint=checkpoint, data_dir=data_dir, num_devices=num_devices, is_computing=num_sampled > 0
   )
-  # A run may go on meanwhile: flags that come after these are not looked at.
+  # The run may go on meanwhile; units that are done later are not checked.
   flagged = flagged_units(store)
   done = store.done_units()
-  num_images = len(images_of(store, done))
-  print(
-    f"{directory}: {len(done)} of {store.num_units} units are done, {num_images} of {store.num_images} images.",
-    flush=True,
-  )
-  damages = [
-    Damage(unit=unit, field=results.DONE, reason="says nothing that can be read; the unit counts as not done")
-    for unit in sorted(flagged - set(done.tolist()))
-  ]
-  with Progress("check", total=num_images, unit="image") as progress:
-    damages += check_units(job, store, done, progress)
+  damages = find_damages(job, store, flagged, done)
   sampled = sample_units(np.setdiff1d(done, [damage.unit for damage in damages]), num_sampled, seed)
   if len(sampled):
     damages += compute_again(job, store, sampled)
@@ -101,8 +91,31 @@ def verify(
   return not damaged
 
 
+def find_damages(job: Job, store: results.Results, flagged: set[int], done: Int[np.ndarray, "U"]) -> list[Damage]:
+  """Says how much of the run is done, and reads all of it.
+
+  Args:
+    job: the run.
+    store: its results.
+    flagged: the units that have a flag, readable or not.
+    done: those whose flag says that they are done.
+  """
+  num_images = len(images_of(store, done))
+  print(
+    f"{store.folder.location}: {len(done)} of {store.num_units} units are done, "
+    f"{num_images} of {store.num_images} images.",
+    flush=True,
+  )
+  damages = [
+    Damage(unit=unit, field=results.DONE, reason="cannot be read; the unit counts as not done")
+    for unit in sorted(flagged - set(done.tolist()))
+  ]
+  with Progress("check", total=num_images, unit="image") as progress:
+    return damages + check_units(job, store, done, progress)
+
+
 def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], progress: Progress) -> list[Damage]:
-  """Reads all that is stored of these units, and compares it with the images and with itself."""
+  """Reads all that is stored of these units, and checks it against the images and for contradictions."""
   if not len(units):
     return []
   num_at_once = max(1, IMAGES_AT_ONCE // store.unit_size)
@@ -121,17 +134,17 @@ def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], p
     progress.advance(len(indices))
   num_shared = len(hashes) - len(set(hashes))
   if num_shared:
-    print(f"{num_shared} images have the id of another one; name these by their numbers.", flush=True)
+    print(f"{num_shared} images share their id with another image; refer to these by number.", flush=True)
   return damages
 
 
 def read_rows(
   store: results.Results, units: Int[np.ndarray, "U"]
 ) -> tuple[dict[str, Shaped[np.ndarray, "M ..."]], list[Damage]]:
-  """All fields of the units that can be read whole, one unit after the other, and what cannot be read.
+  """All fields of the units that can be read whole, unit by unit, and what cannot be read.
 
   Raises:
-    StorageError: that is for another reason than what is stored.
+    StorageError: the storage fails, and not what it holds.
   """
   fields = fields_of(store)
   futures = {
@@ -147,7 +160,7 @@ def read_rows(
           rows[name] = fields[name].decode(future.result())
       except StorageError as error:
         is_missing = store.folder.read(store.chunk_name(name, unit)) is None
-        # Without the place, which stands in front.
+        # The place stands in front.
         _, _, reason = error.reason.rpartition('": ')
         damages.append(
           Damage(unit=unit, field=name, reason="is missing" if is_missing else f"cannot be read: {reason}")
@@ -161,14 +174,14 @@ def read_rows(
 def find_contradictions(
   job: Job, store: results.Results, batch: dict[str, np.ndarray], rows: dict[str, Shaped[np.ndarray, "M ..."]]
 ) -> list[Damage]:
-  """What the rows of these images say against the images, or against each other."""
+  """Where the rows of these images contradict the images, or each other."""
   expected_id = results.encode_text([str(text) for text in batch["id"]])
   broken = [
     ("id", "must be that of the image", (rows["id"] != expected_id).any(1)),
     ("label", "must be that of the image", rows["label"] != batch["label"]),
-    # The words may be those of another version of the library that reads images.
-    ("error", "must be there where the image cannot be used", rows["error"].any(1) != (batch["error"] != "")),
-    *check_rows(rows, store.spec, target=job.target, num_classes=len(job.classifier.class_names)),
+    # Another version of the library that reads images may word it differently.
+    ("error", "must be given exactly where the image cannot be used", rows["error"].any(1) != (batch["error"] != "")),
+    *check_rows(rows, store.spec, target=job.target, num_classes=len(job.class_names)),
   ]
   damages = []
   for field, rule, is_broken in broken:
@@ -180,13 +193,13 @@ def find_contradictions(
 
 
 def sample_units(units: Int[np.ndarray, "U"], num_sampled: int, seed: int) -> Int[np.ndarray, "V"]:
-  """Some of the units, drawn at random, ascending."""
+  """Units drawn at random, ascending."""
   generator = np.random.default_rng(seed)
   return np.sort(generator.choice(units, min(num_sampled, len(units)), replace=False))
 
 
 def compute_again(job: Job, store: results.Results, units: Int[np.ndarray, "U"]) -> list[Damage]:
-  """Computes units as `find` does, and compares each field to the bit."""
+  """Computes units as `find` does, and compares each field bit by bit."""
   damages: list[Damage] = []
   with Progress("compiling", total=len(images_of(store, units)), unit="image") as progress:
     search = UnitSearch(job, store)
@@ -198,13 +211,13 @@ def compute_again(job: Job, store: results.Results, units: Int[np.ndarray, "U"])
 def compare_unit(
   store: results.Results, damages: list[Damage], progress: Progress, unit: int, rows: dict[str, np.ndarray]
 ) -> None:
-  """Adds the fields in which a unit is stored otherwise than it was computed now."""
+  """Adds the fields of a unit whose stored bits differ from those computed now."""
   damages += find_different_bits(store, unit, rows)
   progress.advance(len(rows["id"]))
 
 
 def find_different_bits(store: results.Results, unit: int, rows: dict[str, np.ndarray]) -> Iterator[Damage]:
-  """The fields in which a unit is stored otherwise than it was computed now."""
+  """The fields of a unit whose stored bits differ from those computed now."""
   start, stop = store.unit_range(unit)
   for name, field in fields_of(store).items():
     now = as_bytes(field.encode(name, rows[name], stop - start))
@@ -212,37 +225,41 @@ def find_different_bits(store: results.Results, unit: int, rows: dict[str, np.nd
       stored = as_bytes(store[name][start:stop].read().result())
     different = start + np.flatnonzero((now != stored).any(1))
     if len(different):
-      yield Damage(unit=unit, field=name, reason="is not what is computed again", images=tuple(different.tolist()))
+      yield Damage(
+        unit=unit, field=name, reason="differs from what was computed again", images=tuple(different.tolist())
+      )
 
 
 def as_bytes(rows: Shaped[np.ndarray, "M ..."]) -> Shaped[np.ndarray, "M W"]:
-  """The bytes of each row, by which NaNs are compared, too."""
+  """The bytes of each row, so that NaNs can be compared too."""
   return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
 
 def print_damages(store: results.Results, damages: Sequence[Damage]) -> None:
-  """A line for each, up to a number."""
+  """Prints a line for each damage, up to MAX_PRINTED."""
   for damage in damages[:MAX_PRINTED]:
     start, stop = store.unit_range(damage.unit)
     images = f"image {start}" if stop == start + 1 else f"images {start} to {stop - 1}"
     which = ""
     if damage.images:
       more = ", ..." if len(damage.images) > 4 else ""
-      which = f" (here not so: {', '.join(map(str, damage.images[:4]))}{more})"
+      which = f" (wrong for {', '.join(map(str, damage.images[:4]))}{more})"
     print(f"unit {damage.unit} ({images}), {damage.field}: {damage.reason}{which}")
   if len(damages) > MAX_PRINTED:
     print(f"and {len(damages) - MAX_PRINTED} more")
 
 
 def unmark(store: results.Results, units: Sequence[int], *, is_report_only: bool) -> None:
-  """Takes the flags of damaged units away, and says so, or why not."""
+  """Marks damaged units as not done, and says so, or why not."""
   count = f"{len(units)} unit{'s are' if len(units) > 1 else ' is'} damaged"
   if is_report_only:
-    print(f"{count}, and nothing was changed; without --report-only, find would compute them again.")
+    print(
+      f"{count}, and nothing was changed; run verify without --report-only, then `jax-sis find` computes them again."
+    )
     return
   try:
     store.unmark(units)
   except StorageError as error:
-    print(f"{count}, but cannot be marked so: {error}")
+    print(f"{count}, but could not be marked as not done: {error}")
     return
   print(f"{count} and now marked as not done; the same `jax-sis find` as before computes them again.")

@@ -1,4 +1,4 @@
-"""Several processes at one run: which units each of them does, how they find each other, and how they show it."""
+"""Several processes on one run: which units each does, how they find each other, and what they report."""
 
 import collections
 import contextlib
@@ -21,7 +21,7 @@ from jaxtyping import Int
 from jax_sis.runtime import interrupts
 
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
-# What a reader makes of a worker that says that it is running, but has not done so lately.
+# A worker whose record says that it is running, but is too old.
 LOST = "lost"
 STATES = (RUNNING, FINISHED, INTERRUPTED, FAILED)
 LOST_SECONDS = 60.0
@@ -30,16 +30,16 @@ RATE_SECONDS = 180.0
 WORKERS_PREFIX = "workers/"
 
 CONNECT_SECONDS = 300
-# JAX ends the process where a time limit of its own passes, and with it all others.
+# JAX aborts the process, and with it all others, when its own time limit passes.
 CONNECT_MARGIN_SECONDS = 60
 FINISH_SECONDS = 30 * 24 * 3600
 
 ONE_PROCESS = "one process"
-# The variables of a process's index and of the number of processes. Open MPI comes first, since under SLURM it starts
-# one process of its own on each machine by srun, whose variables its many processes then inherit.
+# The variables that hold a process's index and the number of processes. Open MPI comes first: under SLURM it starts one
+# process on each machine by srun, and all its own processes there inherit that one's SLURM variables.
 LAUNCHERS = (
   ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-  # Not SLURM_NTASKS, which batch scripts and the shells of salloc have too: of theirs there is only one.
+  # Not SLURM_NTASKS: batch scripts and salloc shells have it too, and are one process each.
   ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
   ("TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"),
 )
@@ -47,7 +47,7 @@ LAUNCHERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One of `count` equal workers at a run.
+  """The part of one of `count` equal workers on a run.
 
   Attributes:
     index: which one, from 0.
@@ -67,7 +67,7 @@ class Shard:
     return f"{self.index}/{self.count}"
 
   def select(self, units: Int[np.ndarray, "U"]) -> Int[np.ndarray, "V"]:
-    """Those of the units that are this worker's; every unit is one worker's."""
+    """The units that belong to this worker; each unit belongs to exactly one."""
     return units[units % self.count == self.index]
 
 
@@ -84,19 +84,19 @@ def parse_shard(text: str) -> Shard:
 
 
 def find_shard(environ: Mapping[str, str]) -> tuple[Shard, str]:
-  """The part of this process in the job that Open MPI, SLURM or a TPU pod started it in.
+  """This process's part of the job, where Open MPI, SLURM or a TPU pod started it.
 
   Args:
     environ: the environment's variables.
 
   Returns:
-    The shard, which is 0/1 where nothing says that there are other processes, and where it comes from, for the user.
+    The shard, 0/1 unless a launcher reports other processes, and where it was read, to tell the user.
 
   Raises:
     ValueError: a variable is missing or not a number.
   """
   if environ.get("SLURM_PROCID") == "0" and "SLURM_STEP_NUM_TASKS" not in environ:
-    # A batch script: it has a process's variables, and is not one of srun's.
+    # A batch script has SLURM_PROCID too, although srun did not start it.
     environ = {name: value for name, value in environ.items() if name != "SLURM_PROCID"}
   for index_name, count_name in LAUNCHERS:
     if (index_name in environ) != (count_name in environ):
@@ -113,7 +113,7 @@ def find_shard(environ: Mapping[str, str]) -> tuple[Shard, str]:
 
 
 def read_shard(environ: Mapping[str, str], index_name: str, count_name: str) -> Shard:
-  """The shard by these two variables; host names are counted."""
+  """The shard that these two variables give; a list of host names counts as its length."""
   index, count = environ[index_name], environ[count_name]
   if count_name.endswith("HOSTNAMES"):
     count = str(len([name for name in count.split(",") if name.strip()]))
@@ -130,12 +130,12 @@ def read_shard(environ: Mapping[str, str], index_name: str, count_name: str) -> 
 def start_distributed(*, timeout_seconds: int = CONNECT_SECONDS) -> Shard:
   """Joins the processes of a job by `jax.distributed`; needed where devices only start together, as in a TPU pod.
 
-  JAX finds the others under SLURM (srun), Open MPI, and on TPUs; elsewhere each process is told of them by the
-  variables JAX_COORDINATOR_ADDRESS (HOST:PORT of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Under SLURM and
-  Open MPI JAX takes it that there is a process a GPU, unless JAX_LOCAL_DEVICE_IDS names the GPUs of this one.
+  JAX finds the other processes under SLURM (srun), under Open MPI and on TPUs. Elsewhere, set JAX_COORDINATOR_ADDRESS
+  (HOST:PORT of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process. Under SLURM and Open MPI, JAX assumes
+  one process for each GPU, unless JAX_LOCAL_DEVICE_IDS names the GPUs of this process.
 
-  The processes then share their fate: where one dies, JAX ends the others. Call it before JAX is first used, compute on
-  `jax.local_devices()` only, and call `finish_distributed` at the end.
+  If one process dies, JAX ends all others. Call this before JAX is first used, compute on `jax.local_devices()` only,
+  and call `finish_distributed` at the end.
 
   Args:
     timeout_seconds: how long to wait for the others.
@@ -148,7 +148,7 @@ def start_distributed(*, timeout_seconds: int = CONNECT_SECONDS) -> Shard:
   """
   process_id = read_number("JAX_PROCESS_ID")
   num_processes = read_number("JAX_NUM_PROCESSES")
-  # It would take SIGTERM, and do nothing with it.
+  # It would catch SIGTERM and ignore it.
   jax.config.update("jax_enable_preemption_service", False)
   outcome: list[Shard | Exception] = []
 
@@ -163,7 +163,7 @@ def start_distributed(*, timeout_seconds: int = CONNECT_SECONDS) -> Shard:
     except Exception as error:
       outcome.append(error)
 
-  # In a thread, since JAX waits in compiled code, and aborts the process where it waits in vain.
+  # In a thread: JAX waits in compiled code, and aborts the process when it gives up.
   thread = threading.Thread(target=connect, daemon=True)
   thread.start()
   thread.join(timeout_seconds)
@@ -178,9 +178,9 @@ def start_distributed(*, timeout_seconds: int = CONNECT_SECONDS) -> Shard:
 
 
 def finish_distributed() -> None:
-  """Waits until all processes have come to their end, and parts from them.
+  """Waits until all processes are done, and disconnects from them.
 
-  Without it JAX waits for five minutes as Python ends, and then aborts those that still work.
+  Otherwise JAX waits five minutes when Python exits, and then aborts the processes that are still at work.
   """
   from orbax.checkpoint import multihost
 
@@ -189,7 +189,7 @@ def finish_distributed() -> None:
 
 
 def read_number(name: str) -> int | None:
-  """The value of an environment variable, None where it is not set."""
+  """The value of an environment variable; None if it is not set."""
   value = os.environ.get(name)
   if value is not None and not value.isdecimal():
     raise ValueError(f"{name} must be a whole number, got {value!r}.")
@@ -197,10 +197,10 @@ def read_number(name: str) -> int | None:
 
 
 class WorkersFolder(Protocol):
-  """What is needed of a run's folder."""
+  """What a heartbeat needs of a run's folder."""
 
   def read(self, name: str) -> bytes | None:
-    """The content of a file, None where there is none."""
+    """The content of a file; None if there is none."""
     ...
 
   def write(self, name: str, content: bytes) -> None:
@@ -208,24 +208,24 @@ class WorkersFolder(Protocol):
     ...
 
   def list(self, prefix: str = "") -> Sequence[str]:
-    """The names of the files that begin so."""
+    """The names of the files that start with the prefix."""
     ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Worker:
-  """What a process says of itself.
+class WorkerRecord:
+  """What a worker reports about itself.
 
   Attributes:
     host: the machine's name.
-    pid: the process there.
-    shard: its part, "2/8", or None where it is alone.
-    started: when it began, ISO 8601 in UTC.
-    updated: when it last said so.
-    num_images: images that it has finished since it began.
-    rate: images a second in the last minutes; None before there are two points in time to compare.
-    state: one of STATES, or LOST to a reader.
-    message: why it failed, else empty.
+    pid: its process.
+    shard: its part, such as "2/8"; None if it works alone.
+    started: when it started, ISO 8601 in UTC.
+    updated: when it wrote this.
+    num_images: images that it has finished since it started.
+    rate: images a second over the last minutes; None until there are two counts to compare.
+    state: one of STATES; LOST is set by readers only.
+    message: why it failed; else empty.
   """
 
   host: str
@@ -240,16 +240,16 @@ class Worker:
 
 
 class Heartbeat:
-  """Writes what a worker does into the run's folder, at its begin and end and every few seconds between.
+  """Writes a worker's record into the run's folder: at the start, at the end, and every few seconds in between.
 
-  Use it as a context manager around the work. It says `finished` at the end of the block, `interrupted` where a signal
-  ended it, and else `failed`. A thread writes, so that a worker also shows that it lives while it compiles. That
-  nothing can be written is no reason to stop the run, whose own files meet the same fault and report it.
+  Use it as a context manager around the work. The last record says `finished`, `interrupted` if a signal ended the
+  block, or `failed`. A thread writes the records, so that a worker that is compiling shows that it is alive. A record
+  that cannot be written does not stop the run: the run's own files would meet the same fault and report it.
 
   Args:
     folder: the run's folder.
     shard: the part of this worker.
-    interval_seconds: between two records.
+    interval_seconds: time between two records.
   """
 
   def __init__(self, folder: WorkersFolder, shard: Shard, *, interval_seconds: float = WRITE_SECONDS):
@@ -289,7 +289,7 @@ class Heartbeat:
     self._rate.add(time.monotonic(), num_images)
 
   def _end(self, state: str, message: str = "") -> None:
-    """Writes the last record; the first call counts."""
+    """Writes the last record, the first time it is called."""
     if not self._is_over.is_set():
       self._is_over.set()
       self._write(state, message)
@@ -302,7 +302,7 @@ class Heartbeat:
     with self._writing:
       if state == RUNNING and self._is_over.is_set():
         return
-      worker = Worker(
+      worker = WorkerRecord(
         host=self._host,
         pid=os.getpid(),
         shard=str(self._shard) if self._shard.count > 1 else None,
@@ -313,15 +313,15 @@ class Heartbeat:
         state=state,
         message=message,
       )
-      # Whatever the storage raises: see above.
+      # Whatever the storage raises, see the class.
       with contextlib.suppress(Exception):
         self._folder.write(self.name, json.dumps(dataclasses.asdict(worker), indent=2).encode() + b"\n")
 
 
 class RecentRate:
-  """Counts, and knows how quickly of late.
+  """A count, and its rate over the last minutes.
 
-  The time before the first count, of compilation, is left out.
+  The time before the first count, which compilation takes, does not enter the rate.
   """
 
   def __init__(self):
@@ -330,16 +330,16 @@ class RecentRate:
     self._points: collections.deque[tuple[float, int]] = collections.deque()
 
   def add(self, now: float, amount: int) -> None:
-    """Counts `amount` more, at this time in seconds."""
+    """Adds `amount` at the time `now`, in seconds."""
     with self._counting:
       self.total += amount
       self._points.append((now, self.total))
-      # Two stay also where they are far apart, as of units that take long: the newest is never that old.
+      # Two points always stay: where a unit takes long, both may be older.
       while len(self._points) > 1 and self._points[1][0] <= now - RATE_SECONDS:
         self._points.popleft()
 
   def at(self, now: float) -> float | None:
-    """The rate over the last RATE_SECONDS or two counts, whichever is longer; None where there are no two."""
+    """The rate over the last RATE_SECONDS or the last two counts, whichever is longer; None before two counts."""
     with self._counting:
       if len(self._points) < 2:
         return None
@@ -347,16 +347,16 @@ class RecentRate:
       return (self.total - total) / max(now - first, 1e-9)
 
 
-def read_workers(folder: WorkersFolder, *, now: datetime.datetime | None = None) -> list[Worker]:
-  """What the workers of a run say of themselves, or said last.
+def read_workers(folder: WorkersFolder, *, now: datetime.datetime | None = None) -> list[WorkerRecord]:
+  """The last record of each worker of a run.
 
   Args:
     folder: the run's folder.
-    now: the time to compare with, with its zone; the present by default.
+    now: the time to compare with, in a time zone; by default the present.
 
   Returns:
-    The records in the order of their names, without files that are damaged. A worker that is `running` by its record,
-    but has written none for LOST_SECONDS, is `lost`.
+    The records by file name, damaged files left out. A worker whose record says `running`, but is older than
+    LOST_SECONDS, is `lost`.
   """
   now = now or datetime.datetime.now(datetime.UTC)
   workers = []
@@ -370,10 +370,10 @@ def read_workers(folder: WorkersFolder, *, now: datetime.datetime | None = None)
   return workers
 
 
-def parse_worker(content: bytes) -> Worker | None:
-  """The record in a file's content; None where it is damaged."""
+def parse_worker(content: bytes) -> WorkerRecord | None:
+  """The record that a file holds; None if it is damaged."""
   try:
-    worker = Worker(**json.loads(content))
+    worker = WorkerRecord(**json.loads(content))
     has_zones = all(
       datetime.datetime.fromisoformat(text).tzinfo is not None for text in (worker.started, worker.updated)
     )
@@ -391,5 +391,5 @@ def parse_worker(content: bytes) -> Worker | None:
 
 
 def utc_now() -> str:
-  """The present, as records hold it."""
+  """The present time, as records give it."""
   return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,23 +1,97 @@
-"""One program on all devices of this process."""
+"""One program on all devices of this process. `jax.pmap`, and how it lays arrays out, stand in this file alone."""
 
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jax_sis.classifiers.on_images import PRECISION, ImageSet
 from jax_sis.runtime import devices
+from jax_sis.runtime.devices import Device
+
+# Over which a function may reduce, see `map_devices`.
+DEVICE_AXIS = "devices"
+
+Note = TypeVar("Note")
 
 
-class Launched(NamedTuple):
-  """What one launch gave.
+def map_devices(
+  function: Callable[..., Any],
+  local_devices: list[Device],
+  *,
+  in_axes: int | tuple[int | None, ...] = 0,
+  static_argnums: tuple[int, ...] = (),
+  donate_argnums: tuple[int, ...] = (),
+) -> Any:
+  """The function on every device at once.
+
+  Args:
+    function: of one device's arrays; may reduce over DEVICE_AXIS.
+    local_devices: where it runs.
+    in_axes: 0 for arrays that `shard` or `stack_replicas` gave a leading device axis, None for those that every device
+      takes whole. What the function returns has a leading device axis.
+    static_argnums: which arguments are Python values, for each of which it is compiled anew.
+    donate_argnums: which arguments' memory the results may take.
+  """
+  return jax.pmap(
+    function,
+    axis_name=DEVICE_AXIS,
+    in_axes=in_axes,
+    static_broadcasted_argnums=static_argnums,
+    donate_argnums=donate_argnums,
+    devices=local_devices,
+  )
+
+
+def shard(tree: Any, num_devices: int) -> Any:
+  """Splits the leading axis of every array: `[D * B, ...]` -> `[D, B, ...]`.
+
+  Raises:
+    ValueError: an array's leading axis is not a multiple of `num_devices`.
+  """
+
+  def shard_one(array: np.ndarray) -> np.ndarray:
+    if array.shape[0] % num_devices:
+      raise ValueError(
+        f"the batch must be a multiple of the {num_devices} devices, got {array.shape[0]} examples; pad it first."
+      )
+    return array.reshape(num_devices, array.shape[0] // num_devices, *array.shape[1:])
+
+  return jax.tree.map(shard_one, tree)
+
+
+def stack_replicas(tree: Any, num_devices: int) -> Any:
+  """Repeats every array along a new leading device axis, for state that each device updates for itself."""
+  return jax.tree.map(lambda array: np.stack([np.asarray(array)] * num_devices), tree)
+
+
+def first_replica(tree: Any) -> Any:
+  """The copy of device 0, as NumPy arrays."""
+  return jax.tree.map(lambda array: np.asarray(array[0]), tree)
+
+
+def replicate(tree: Any, local_devices: list[Device]) -> Any:
+  """Puts read-only arrays on every device once; costs nothing where they are there already."""
+  sharding = NamedSharding(Mesh(np.array(local_devices), (DEVICE_AXIS,)), PartitionSpec())
+  return jax.device_put(tree, sharding)
+
+
+class Launch(NamedTuple):
+  """What the devices are at work on: their outputs `[D, B, ...]`, and how many of the examples are no padding."""
+
+  outputs: Any
+  num_examples: int
+
+
+class Finished(NamedTuple):
+  """What one launch found, and how long it took.
 
   Attributes:
     found: the function's results, `[N, ...]`, in NumPy.
-    core_seconds: CPU time of all threads of this process for each image that was computed, padding among them.
-    seconds: time on the clock for each such image.
+    core_seconds: CPU time of all threads of this process.
+    seconds: time on the clock.
   """
 
   found: Any
@@ -26,48 +100,109 @@ class Launched(NamedTuple):
 
 
 class DeviceProgram:
-  """A function of `(params, *arrays [B, ...])` on all devices, compiled when it is first run.
+  """A function on all devices, compiled once for launches of one size; smaller ones are padded.
 
   Args:
-    function: gives a pytree of arrays `[B, ...]`.
-    images: whose classifier and devices.
+    function: `(params, *arrays [B, ...])` -> a pytree of arrays `[B, ...]`, each example on its own.
+    params: its first argument, the same on all devices.
+    local_devices: where it runs.
+    batch_size: examples a device.
   """
 
-  def __init__(self, function: Callable[..., Any], images: ImageSet):
+  def __init__(self, function: Callable[..., Any], params: Any, *, local_devices: list[Device], batch_size: int):
     self._function = function
-    self._images = images
+    self._params = replicate(params, local_devices)
+    self._local_devices = local_devices
+    self._batch_size = batch_size
     self._compiled: jax.stages.Compiled | None = None
 
-  def compile(self, *arrays: np.ndarray) -> None:
-    """Compiles it for arrays `[launch_size, ...]` such as these, so that the first run takes no longer than others.
+  @property
+  def launch_size(self) -> int:
+    """Examples that all devices work on at once."""
+    return len(self._local_devices) * self._batch_size
+
+  @property
+  def compiled(self) -> jax.stages.Compiled:
+    """The compiled program.
+
+    Raises:
+      ValueError: `compile` was not called, nor anything run.
+    """
+    if self._compiled is None:
+      raise ValueError("the program must be compiled first.")
+    return self._compiled
+
+  def compile(self, *arrays: Any, checks_memory: bool = True) -> None:
+    """Compiles for examples such as these, so that the first launch takes no longer than others.
+
+    Args:
+      *arrays: arrays, or their shapes and types, `[any number, ...]`.
+      checks_memory: refuse a program that does not fit.
 
     Raises:
       ValueError: a batch does not fit the memory.
     """
-    images = self._images
-    shards = devices.shard(arrays, len(images.local_devices))
-    with jax.default_matmul_precision(PRECISION):
-      mapped = jax.pmap(self._function, in_axes=(None, *(0 for _ in shards)), devices=images.local_devices)
-      compiled = mapped.lower(images.replicated, *shards).compile()
-    devices.check_memory(
-      compiled, batch_size=images.config.batch_size, devices=images.local_devices, argument="--batch"
-    )
+    shape = (len(self._local_devices), self._batch_size)
+    shards = [jax.ShapeDtypeStruct((*shape, *array.shape[1:]), array.dtype) for array in arrays]
+    mapped = map_devices(self._function, self._local_devices, in_axes=(None, *(0 for _ in shards)))
+    compiled = mapped.lower(self._params, *shards).compile()
+    if checks_memory:
+      devices.check_memory(compiled, batch_size=self._batch_size, devices=self._local_devices, argument="--batch")
     self._compiled = compiled
 
-  def run(self, *arrays: np.ndarray) -> Launched:
-    """Runs it once on at most `launch_size` images; fewer are filled up by repeating the last.
+  def start(self, *arrays: np.ndarray) -> Launch:
+    """Hands at most `launch_size` examples to the devices, without waiting; fewer are padded by repeating the last.
 
     Raises:
-      ValueError: as for `compile`, which it does where that was not done.
+      ValueError: there are more, or as for `compile`, which it does where that was not done.
     """
-    count, size = len(arrays[0]), self._images.launch_size
-    padded = tuple(np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)]) for array in arrays)
     if self._compiled is None:
-      self.compile(*padded)
-    compiled: Any = self._compiled
-    shards = devices.shard(padded, len(self._images.local_devices))
+      self.compile(*arrays)
+    count = len(arrays[0])
+    missing = self.launch_size - count
+    if missing < 0:
+      raise ValueError(f"a launch takes at most {self.launch_size} examples, got {count}.")
+    if missing:
+      arrays = tuple(np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for array in arrays)
+    shards = shard(arrays, len(self._local_devices))
+    call: Any = self.compiled
+    return Launch(call(self._params, *shards), count)
+
+  def fetch(self, launch: Launch) -> Any:
+    """Waits for a launch, and joins what the devices found, `[N, ...]` in NumPy, without the padding."""
+    size = self.launch_size
+    return jax.tree.map(
+      lambda array: np.asarray(array).reshape(size, *array.shape[2:])[: launch.num_examples], launch.outputs
+    )
+
+  def run(self, *arrays: np.ndarray) -> Finished:
+    """Runs it once and times it; compiling, where that was not done, and fetching are not in the time.
+
+    Raises:
+      ValueError: as for `start`.
+    """
+    if self._compiled is None:
+      self.compile(*arrays)
     started, core_started = time.perf_counter(), time.process_time()
-    found = jax.block_until_ready(compiled(self._images.replicated, *shards))
+    launch = self.start(*arrays)
+    jax.block_until_ready(launch.outputs)
     core_seconds, seconds = time.process_time() - core_started, time.perf_counter() - started
-    joined = jax.tree.map(lambda array: np.asarray(array).reshape(size, *array.shape[2:])[:count], found)
-    return Launched(joined, core_seconds / size, seconds / size)
+    return Finished(self.fetch(launch), core_seconds, seconds)
+
+  def run_all(self, batches: Iterable[tuple[Note, Sequence[np.ndarray]]]) -> Iterator[tuple[Note, Any]]:
+    """Runs one batch after the other, a launch ahead: batch n + 1 is started before what batch n found is handed out.
+
+    Args:
+      batches: what to remember of each batch, and its arrays, see `start`.
+
+    Yields:
+      What was to be remembered, and what was found, see `fetch`.
+    """
+    pending: tuple[Note, Launch] | None = None
+    for note, arrays in batches:
+      started = note, self.start(*arrays)
+      if pending is not None:
+        yield pending[0], self.fetch(pending[1])
+      pending = started
+    if pending is not None:
+      yield pending[0], self.fetch(pending[1])

@@ -1,4 +1,4 @@
-"""Several devices: one CPU device a core, shards of a batch, and replicated parameters."""
+"""The devices of this process: one CPU device a core, and memory that is asked for before it is needed."""
 
 import contextlib
 import hashlib
@@ -8,15 +8,13 @@ import platform
 from typing import Any, TypeAlias
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # To type checkers jax.Device is a variable, so that it is named here once.
 Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
 
 
 def use_one_cpu_device_per_core(num_devices: int | None = None) -> None:
-  """Splits the CPU into XLA devices, which `pmap` runs side by side.
+  """Splits the CPU into XLA devices, which run side by side.
 
   Call it before JAX is first used, and from a program only, never on import. Without effect on GPU and TPU.
 
@@ -65,39 +63,6 @@ def local_devices(num_devices: int | None = None) -> list[Device]:
       "on CPU, call jax_sis.runtime.devices.use_one_cpu_device_per_core(num_devices) before JAX is first used."
     )
   return available[:num_devices]
-
-
-def shard(tree: Any, num_devices: int) -> Any:
-  """Splits the leading axis of every array: `[D * B, ...]` -> `[D, B, ...]`.
-
-  Raises:
-    ValueError: an array's leading axis is not a multiple of `num_devices`.
-  """
-
-  def shard_one(array: np.ndarray) -> np.ndarray:
-    if array.shape[0] % num_devices:
-      raise ValueError(
-        f"the batch must be a multiple of the {num_devices} devices, got {array.shape[0]} examples; pad it first."
-      )
-    return array.reshape(num_devices, array.shape[0] // num_devices, *array.shape[1:])
-
-  return jax.tree.map(shard_one, tree)
-
-
-def stack_replicas(tree: Any, num_devices: int) -> Any:
-  """Repeats every array along a new leading device axis, for state that each device updates for itself."""
-  return jax.tree.map(lambda array: np.stack([np.asarray(array)] * num_devices), tree)
-
-
-def first_replica(tree: Any) -> Any:
-  """The copy of device 0, as NumPy arrays."""
-  return jax.tree.map(lambda array: np.asarray(array[0]), tree)
-
-
-def replicate(tree: Any, devices: list[Device]) -> Any:
-  """Puts read-only arrays on every device once; pass them to `pmap` with `in_axes=None`."""
-  sharding = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec())
-  return jax.device_put(tree, sharding)
 
 
 def check_memory(compiled: jax.stages.Compiled, *, batch_size: int, devices: list[Device], argument: str) -> None:

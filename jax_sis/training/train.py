@@ -6,14 +6,13 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
 from jax_sis import classifiers
 from jax_sis.classifiers import checkpoint
@@ -24,17 +23,17 @@ from jax_sis.results import pixel_subsets
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.pixel_subsets import PixelMasks
 from jax_sis.runtime import devices
+from jax_sis.runtime.device_program import first_replica, shard, stack_replicas
 from jax_sis.runtime.progress import Progress
 from jax_sis.training.config import TrainConfig
 from jax_sis.training.metrics_log import MetricsLog
 from jax_sis.training.train_step import (
-  DEVICE_AXIS,
   StepMetrics,
   TrainState,
+  make_evaluate_step,
   make_optimizer,
   make_schedule,
   make_train_step,
-  show_pixels,
 )
 
 RECIPE_FILE = "recipe.json"
@@ -66,7 +65,7 @@ class Position:
     return cls(**{**values, "totals": Totals(**values["totals"])})
 
 
-class Plan(NamedTuple):
+class Training(NamedTuple):
   """A recipe with everything that it names opened.
 
   Attributes:
@@ -80,7 +79,7 @@ class Plan(NamedTuple):
     initial_state: the arrays before the first step.
     schedule: the learning rate by step.
     train_step_fn: the compiled step, see `train_step.make_train_step`.
-    evaluate_fn: the compiled evaluation, see `make_evaluate_step`.
+    evaluate_fn: the compiled evaluation, see `train_step.make_evaluate_step`.
     steps_per_epoch: full batches.
   """
 
@@ -122,21 +121,21 @@ def train(
       diverged, or a state could not be saved.
   """
   out_dir = pathlib.Path(out_dir)
-  plan = open_plan(config, data_dir)
-  claim_folder(out_dir, config, plan)
+  training = open_training(config, data_dir)
+  claim_folder(out_dir, config, training)
   with (
     checkpoint.TrainingCheckpoints(out_dir / "state") as checkpoints,
     MetricsLog(out_dir, tensorboard=tensorboard) as log,
   ):
-    state, values = checkpoints.restore_latest(plan.initial_state)
+    state, values = checkpoints.restore_latest(training.initial_state)
     position = Position() if values is None else Position.from_dict(values)
     log.forget_after(position.step)
-    state = run(config, plan, state, position, checkpoints=checkpoints, log=log, out_dir=out_dir)
-  checkpoint.save_classifier(out_dir / "classifier", make_classifier(config, plan, state))
+    state = run(config, training, state, position, checkpoints=checkpoints, log=log, out_dir=out_dir)
+  checkpoint.save_classifier(out_dir / "classifier", make_classifier(config, training, state))
   return out_dir / "classifier"
 
 
-def open_plan(config: TrainConfig, data_dir: str | None) -> Plan:
+def open_training(config: TrainConfig, data_dir: str | None) -> Training:
   """Opens and checks the data and the devices, and builds the module."""
   local_devices = devices.local_devices(config.num_devices)
   if config.batch_size % len(local_devices):
@@ -160,7 +159,7 @@ def open_plan(config: TrainConfig, data_dir: str | None) -> Plan:
   graphdef, params, batch_stats = nnx.split(module, nnx.Param, nnx.BatchStat)
   normalisation = config.normalisation or training_set.normalisation
   optimizer = make_optimizer(config, steps_per_epoch)
-  return Plan(
+  return Training(
     training_set=training_set,
     masks=masks,
     train_indices=train_indices,
@@ -171,7 +170,7 @@ def open_plan(config: TrainConfig, data_dir: str | None) -> Plan:
     initial_state=TrainState(params, batch_stats, optimizer.init(params)),
     schedule=make_schedule(config.schedule, steps_per_epoch=steps_per_epoch, num_epochs=config.num_epochs),
     train_step_fn=make_train_step(config, graphdef, optimizer, normalisation, local_devices),
-    evaluate_fn=make_evaluate_step(graphdef, normalisation, local_devices, fill=config.fill),
+    evaluate_fn=make_evaluate_step(config, graphdef, normalisation, local_devices),
     steps_per_epoch=steps_per_epoch,
   )
 
@@ -207,7 +206,7 @@ def show_subset(
   return dataclasses.replace(training_set, kept_fn=masks.kept), masks
 
 
-def claim_folder(out_dir: pathlib.Path, config: TrainConfig, plan: Plan) -> None:
+def claim_folder(out_dir: pathlib.Path, config: TrainConfig, training: Training) -> None:
   """Writes the recipe into a new folder, or makes sure that the folder's run has the same one.
 
   Raises:
@@ -215,12 +214,12 @@ def claim_folder(out_dir: pathlib.Path, config: TrainConfig, plan: Plan) -> None
   """
   recipe = {
     **dataclasses.asdict(config),
-    "subset": plan.masks and plan.masks.description,
-    "num_devices": len(plan.local_devices),
-    "num_images": len(plan.training_set),
-    "class_names": plan.training_set.class_names,
-    "image_shape": plan.training_set.image_shape,
-    "normalisation": dataclasses.asdict(plan.normalisation),
+    "subset": training.masks and training.masks.description,
+    "num_devices": len(training.local_devices),
+    "num_images": len(training.training_set),
+    "class_names": training.training_set.class_names,
+    "image_shape": training.training_set.image_shape,
+    "normalisation": dataclasses.asdict(training.normalisation),
   }
   recipe = json.loads(json.dumps(recipe))
   path = out_dir / RECIPE_FILE
@@ -237,7 +236,7 @@ def claim_folder(out_dir: pathlib.Path, config: TrainConfig, plan: Plan) -> None
 
 def run(
   config: TrainConfig,
-  plan: Plan,
+  training: Training,
   state: TrainState,
   position: Position,
   *,
@@ -247,59 +246,68 @@ def run(
 ) -> TrainState:
   """All steps that are left; the arrays after the last one."""
   batches = training_sets.training_batches(
-    plan.training_set,
-    plan.train_indices,
+    training.training_set,
+    training.train_indices,
     batch_size=config.batch_size,
     num_epochs=config.num_epochs,
     seed=config.seed,
   )
   if position.iterator is not None:
     batches.set_state(position.iterator)
-  num_devices = len(plan.local_devices)
-  num_steps = config.num_epochs * plan.steps_per_epoch
-  state = devices.stack_replicas(state, num_devices)
-  unchecked: collections.deque[StepMetrics] = collections.deque()
-  saved_step = position.step
+  num_steps = config.num_epochs * training.steps_per_epoch
+  state = stack_replicas(state, len(training.local_devices))
+  if training.masks is not None:
+    print(f"Shown of each image: {pixel_subsets.describe_subset(training.masks.description)}.", flush=True)
   images_before = position.step * config.batch_size
-  if plan.masks is not None:
-    print(f"Shown of each image: {pixel_subsets.describe_subset(plan.masks.description)}.", flush=True)
   with Progress("train", total=num_steps * config.batch_size, start=images_before, unit="image") as progress:
-    plan.training_set.report_fn = progress.log
-    started = time.perf_counter()
+    training.training_set.report_fn = progress.log
     while position.step < num_steps:
-      epoch = position.step // plan.steps_per_epoch
-      batch = devices.shard(next(batches), num_devices)
-      state, metrics = plan.train_step_fn(
-        state,
-        batch.images,
-        batch.labels,
-        batch.indices,
-        np.int32(epoch),
-        np.int32(position.step),
-        config.resolution(epoch),
-        batch.kept,
-      )
-      unchecked.append(metrics)
-      position.step += 1
-      ends_epoch = position.step % plan.steps_per_epoch == 0
-      saves = ends_epoch or (config.save_every_steps and position.step % config.save_every_steps == 0)
-      # One step is left to run while the host looks at the one before.
-      while len(unchecked) > (0 if saves else 1):
-        add_step(position.totals, unchecked.popleft(), config, step=position.step - len(unchecked), saved=saved_step)
-      progress.advance(config.batch_size)
-      if not saves:
-        continue
+      started = time.perf_counter()
+      state = run_to_save(config, training, state, position, batches, progress)
       position.totals.seconds += time.perf_counter() - started
-      if ends_epoch:
-        record = end_epoch(config, plan, state, position, out_dir=out_dir)
+      if position.step % training.steps_per_epoch == 0:
+        record = end_epoch(config, training, state, position, out_dir=out_dir)
         log.write(record)
         progress.log(json.dumps(record))
         position.totals = Totals()
       position.iterator = batches.get_state()
-      checkpoints.save(position.step, devices.first_replica(state), dataclasses.asdict(position))
-      saved_step = position.step
-      started = time.perf_counter()
-  return devices.first_replica(state)
+      checkpoints.save(position.step, first_replica(state), dataclasses.asdict(position))
+  return first_replica(state)
+
+
+def run_to_save(
+  config: TrainConfig,
+  training: Training,
+  state: TrainState,
+  position: Position,
+  batches: Iterator[training_sets.Batch],
+  progress: Progress,
+) -> TrainState:
+  """The steps up to the next at which the state is to be saved; the arrays of all devices after it."""
+  unchecked: collections.deque[StepMetrics] = collections.deque()
+  saved_step, is_saved = position.step, False
+  while not is_saved:
+    epoch = position.step // training.steps_per_epoch
+    batch = shard(next(batches), len(training.local_devices))
+    state, metrics = training.train_step_fn(
+      state,
+      batch.images,
+      batch.labels,
+      batch.indices,
+      np.int32(epoch),
+      np.int32(position.step),
+      config.resolution(epoch),
+      batch.kept,
+    )
+    unchecked.append(metrics)
+    position.step += 1
+    ends_epoch = position.step % training.steps_per_epoch == 0
+    is_saved = ends_epoch or bool(config.save_every_steps and position.step % config.save_every_steps == 0)
+    # One step is left to run while the host looks at the one before.
+    while len(unchecked) > (0 if is_saved else 1):
+      add_step(position.totals, unchecked.popleft(), config, step=position.step - len(unchecked), saved=saved_step)
+    progress.advance(config.batch_size)
+  return state
 
 
 def add_step(totals: Totals, metrics: StepMetrics, config: TrainConfig, *, step: int, saved: int) -> None:
@@ -308,7 +316,8 @@ def add_step(totals: Totals, metrics: StepMetrics, config: TrainConfig, *, step:
   Raises:
     ValueError: its loss or gradient is not finite, or the gradient too large.
   """
-  loss, gradient_norm = float(metrics.loss[0]), float(metrics.gradient_norm[0])
+  metrics = first_replica(metrics)
+  loss, gradient_norm = float(metrics.loss), float(metrics.gradient_norm)
   if not (np.isfinite(loss) and gradient_norm <= config.gradient_norm_limit):
     raise ValueError(
       f"training diverged at step {step}: the loss is {loss:.6g} and the gradient's norm {gradient_norm:.6g} "
@@ -316,22 +325,22 @@ def add_step(totals: Totals, metrics: StepMetrics, config: TrainConfig, *, step:
       "start again elsewhere with a lower learning rate or a longer warm-up."
     )
   totals.num_images += config.batch_size
-  totals.num_correct += int(metrics.num_correct[0])
+  totals.num_correct += int(metrics.num_correct)
   totals.loss += loss
   totals.largest_gradient_norm = max(totals.largest_gradient_norm, gradient_norm)
 
 
 def end_epoch(
-  config: TrainConfig, plan: Plan, state: TrainState, position: Position, *, out_dir: pathlib.Path
+  config: TrainConfig, training: Training, state: TrainState, position: Position, *, out_dir: pathlib.Path
 ) -> dict[str, Any]:
   """The epoch's line of metrics; evaluates where it is due, and keeps the best classifier."""
-  epoch = position.step // plan.steps_per_epoch
+  epoch = position.step // training.steps_per_epoch
   totals = position.totals
   record = {
     "epoch": epoch,
     "step": position.step,
     "resolution": config.resolution(epoch - 1),
-    "learning_rate": float(np.asarray(plan.schedule(position.step - 1))),
+    "learning_rate": float(np.asarray(training.schedule(position.step - 1))),
     "train_loss": totals.loss * config.batch_size / totals.num_images,
     "train_accuracy": totals.num_correct / totals.num_images,
     "largest_gradient_norm": totals.largest_gradient_norm,
@@ -339,12 +348,12 @@ def end_epoch(
     "images_per_second": totals.num_images / totals.seconds,
   }
   is_due = epoch % config.evaluate_every == 0 or epoch == config.num_epochs
-  if not (len(plan.validation_indices) and is_due):
+  if not (len(training.validation_indices) and is_due):
     return record
-  accuracy, loss = evaluate(plan, state, batch_size=config.batch_size)
+  accuracy, loss = evaluate(training, state, batch_size=config.batch_size)
   if position.best_accuracy is None or accuracy > position.best_accuracy:
     position.best_accuracy = accuracy
-    checkpoint.save_classifier(out_dir / "best", make_classifier(config, plan, devices.first_replica(state)))
+    checkpoint.save_classifier(out_dir / "best", make_classifier(config, training, first_replica(state)))
   return record | {
     "validation_accuracy": accuracy,
     "validation_loss": loss,
@@ -352,50 +361,29 @@ def end_epoch(
   }
 
 
-def make_evaluate_step(
-  graphdef: Any, normalisation: Normalisation, local_devices: list[devices.Device], *, fill: float
-) -> Callable[..., tuple[Array, Array]]:
-  """The pmapped `(state, images, labels, valid, kept) -> (images right, summed loss in nats)`, in evaluation mode."""
-
-  def evaluate_step(
-    state: TrainState,
-    images: Array,
-    labels: Array,
-    valid: Bool[Array, "B"],
-    kept: Bool[Array, "B H W 1"] | None,
-  ) -> tuple[Array, Array]:
-    model = nnx.merge(graphdef, state.params, state.batch_stats, copy=True)
-    model.eval()
-    logits = model(show_pixels(normalisation.apply(images), kept, fill))
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    num_correct = ((logits.argmax(-1) == labels) & valid).sum()
-    return jax.lax.psum((num_correct, (losses * valid.astype(losses.dtype)).sum()), DEVICE_AXIS)
-
-  return jax.pmap(evaluate_step, axis_name=DEVICE_AXIS, devices=local_devices)
-
-
-def evaluate(plan: Plan, state: TrainState, *, batch_size: int) -> tuple[float, float]:
+def evaluate(training: Training, state: TrainState, *, batch_size: int) -> tuple[float, float]:
   """Accuracy and mean loss (nats) on the held-out images, of the arrays of all devices."""
   num_correct, total_loss = 0, 0.0
-  for start in range(0, len(plan.validation_indices), batch_size):
-    indices = plan.validation_indices[start : start + batch_size]
+  for start in range(0, len(training.validation_indices), batch_size):
+    indices = training.validation_indices[start : start + batch_size]
     padded = np.resize(indices, batch_size)
-    batch = plan.training_set.read(padded, None)
+    batch = training.training_set.read(padded, None)
     valid = np.arange(batch_size) < len(indices)
     arrays = (batch.images, batch.labels, valid, batch.kept)
-    correct, loss = plan.evaluate_fn(state, *devices.shard(arrays, len(plan.local_devices)))
-    num_correct += int(correct[0])
-    total_loss += float(loss[0])
-  return num_correct / len(plan.validation_indices), total_loss / len(plan.validation_indices)
+    sharded = shard(arrays, len(training.local_devices))
+    correct, loss = first_replica(training.evaluate_fn(state, *sharded))
+    num_correct += int(correct)
+    total_loss += float(loss)
+  return num_correct / len(training.validation_indices), total_loss / len(training.validation_indices)
 
 
-def make_classifier(config: TrainConfig, plan: Plan, state: TrainState) -> classifiers.Classifier:
+def make_classifier(config: TrainConfig, training: Training, state: TrainState) -> classifiers.Classifier:
   """The trained module with what one must know to use it."""
   return classifiers.Classifier(
     model_name=config.model,
-    module=nnx.merge(plan.graphdef, state.params, state.batch_stats),
-    class_names=plan.training_set.class_names,
-    normalisation=plan.normalisation,
-    input_shape=plan.training_set.image_shape,
+    module=nnx.merge(training.graphdef, state.params, state.batch_stats),
+    class_names=training.training_set.class_names,
+    normalisation=training.normalisation,
+    input_shape=training.training_set.image_shape,
     crop=1.0 if config.image_size is None else CENTRAL_CROP,
   )

@@ -1,6 +1,7 @@
-"""One step of training: augmentation, input dropout, adversarial examples, SGD; data-parallel by `pmap`."""
+"""One step of training: augmentation, input dropout, adversarial examples, SGD; and of evaluation. Data-parallel."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,9 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from jax_sis.data.normalisation import Normalisation
+from jax_sis.runtime.device_program import DEVICE_AXIS, map_devices
+from jax_sis.runtime.devices import Device
 from jax_sis.training.config import Augmentation, CosineSchedule, Pgd, Schedule, StepSchedule, TrainConfig
 
-DEVICE_AXIS = "devices"
 # What each use of randomness folds into the run's key, so that no two share a draw.
 CROPS, DROPOUT, ATTACK = 1, 2, 3
 
@@ -187,65 +189,117 @@ def smooth_cross_entropy(
   return optax.softmax_cross_entropy(logits, targets).mean()
 
 
+class StepSetup(NamedTuple):
+  """What all steps of a run share.
+
+  Attributes:
+    config: the recipe.
+    graphdef: the module without its arrays.
+    normalisation: how inputs are made.
+  """
+
+  config: TrainConfig
+  graphdef: Any
+  normalisation: Normalisation
+
+
 def make_train_step(
   config: TrainConfig,
   graphdef: Any,
   optimizer: optax.GradientTransformation,
   normalisation: Normalisation,
-  devices: list[Any],
+  local_devices: list[Device],
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
-  """The pmapped step `(state, images, labels, indices, epoch, step, resolution, kept) -> (state, metrics)`.
+  """The step on all devices: `(state, images, labels, indices, epoch, step, resolution, kept) -> (state, metrics)`.
 
   Batches have a leading device axis; epoch and step are 0-based numbers, the resolution is a Python number of pixels.
   `kept` says which pixels are shown, None all of them.
   """
-
-  def loss_fn(params: Any, batch_stats: Any, inputs: Array, labels: Array) -> tuple[Array, tuple[Any, Array]]:
-    model = nnx.merge(graphdef, params, batch_stats, copy=True)
-    model.train()
-    logits = model(inputs)
-    loss = smooth_cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    return loss, (nnx.state(model, nnx.BatchStat), (logits.argmax(-1) == labels).sum())
-
-  def train_step(
-    state: TrainState,
-    images: Array,
-    labels: Array,
-    indices: Array,
-    epoch: Array,
-    step: Array,
-    resolution: int,
-    kept: Array | None,
-  ) -> tuple[TrainState, StepMetrics]:
-    inputs, kept = make_inputs(images, kept, indices, epoch, config=config, normalisation=normalisation)
-    if resolution != inputs.shape[1]:
-      inputs = jax.image.resize(inputs, (len(inputs), resolution, resolution, 3), "linear", antialias=True)
-    if config.adversarial is not None:
-      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), ATTACK), step)
-      adversarial = attack(
-        lambda moved: loss_fn(state.params, state.batch_stats, show_pixels(moved, kept, config.fill), labels)[0],
-        inputs,
-        jax.random.fold_in(key, jax.lax.axis_index(DEVICE_AXIS)),
-        pgd=config.adversarial,
-        normalisation=normalisation,
-      )
-      inputs = show_pixels(adversarial, kept, config.fill)
-    if config.keep_pixels < 1:
-      inputs = drop_pixels(inputs, indices, epoch, seed=config.seed, keep_pixels=config.keep_pixels, fill=config.fill)
-    (loss, (batch_stats, num_correct)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      state.params, state.batch_stats, inputs, labels
-    )
-    grads, batch_stats, loss = jax.lax.pmean((grads, batch_stats, loss), DEVICE_AXIS)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics = StepMetrics(loss, jax.lax.psum(num_correct, DEVICE_AXIS), optax.tree.norm(grads))
-    return TrainState(params, batch_stats, opt_state), metrics
-
-  return jax.pmap(
-    train_step,
-    axis_name=DEVICE_AXIS,
+  return map_devices(
+    functools.partial(train_step, StepSetup(config, graphdef, normalisation), optimizer),
+    local_devices,
     in_axes=(0, 0, 0, 0, None, None, None, 0),
-    static_broadcasted_argnums=6,
-    donate_argnums=0,
-    devices=devices,
+    static_argnums=(6,),
+    donate_argnums=(0,),
   )
+
+
+def train_step(
+  setup: StepSetup,
+  optimizer: optax.GradientTransformation,
+  state: TrainState,
+  images: Array,
+  labels: Array,
+  indices: Array,
+  epoch: Array,
+  step: Array,
+  resolution: int,
+  kept: Array | None,
+) -> tuple[TrainState, StepMetrics]:
+  """What one device does in a step."""
+  config = setup.config
+  inputs, kept = make_inputs(images, kept, indices, epoch, config=config, normalisation=setup.normalisation)
+  if resolution != inputs.shape[1]:
+    inputs = jax.image.resize(inputs, (len(inputs), resolution, resolution, 3), "linear", antialias=True)
+  if config.adversarial is not None:
+    inputs = attack_inputs(setup, config.adversarial, state, inputs, labels, step, kept)
+  if config.keep_pixels < 1:
+    inputs = drop_pixels(inputs, indices, epoch, seed=config.seed, keep_pixels=config.keep_pixels, fill=config.fill)
+  (loss, (batch_stats, num_correct)), grads = jax.value_and_grad(training_loss, argnums=1, has_aux=True)(
+    setup, state.params, state.batch_stats, inputs, labels
+  )
+  grads, batch_stats, loss = jax.lax.pmean((grads, batch_stats, loss), DEVICE_AXIS)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  metrics = StepMetrics(loss, jax.lax.psum(num_correct, DEVICE_AXIS), optax.tree.norm(grads))
+  return TrainState(params, batch_stats, opt_state), metrics
+
+
+def training_loss(
+  setup: StepSetup, params: Any, batch_stats: Any, inputs: Array, labels: Array
+) -> tuple[Array, tuple[Any, Array]]:
+  """The loss in training mode, and with it the new batch statistics and how many images are right."""
+  model = nnx.merge(setup.graphdef, params, batch_stats, copy=True)
+  model.train()
+  logits = model(inputs)
+  loss = smooth_cross_entropy(logits, labels, label_smoothing=setup.config.label_smoothing)
+  return loss, (nnx.state(model, nnx.BatchStat), (logits.argmax(-1) == labels).sum())
+
+
+def attack_inputs(
+  setup: StepSetup, pgd: Pgd, state: TrainState, inputs: Array, labels: Array, step: Array, kept: Array | None
+) -> Array:
+  """Adversarial examples for the classifier as it is, of the pixels that are shown."""
+  config = setup.config
+  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), ATTACK), step)
+
+  def loss_fn(moved: Array) -> Array:
+    shown = show_pixels(moved, kept, config.fill)
+    return training_loss(setup, state.params, state.batch_stats, shown, labels)[0]
+
+  key = jax.random.fold_in(key, jax.lax.axis_index(DEVICE_AXIS))
+  return show_pixels(attack(loss_fn, inputs, key, pgd=pgd, normalisation=setup.normalisation), kept, config.fill)
+
+
+def make_evaluate_step(
+  config: TrainConfig, graphdef: Any, normalisation: Normalisation, local_devices: list[Device]
+) -> Callable[..., tuple[Array, Array]]:
+  """On all devices, `(state, images, labels, valid, kept) -> (images right, summed loss in nats)`."""
+  return map_devices(functools.partial(evaluate_step, StepSetup(config, graphdef, normalisation)), local_devices)
+
+
+def evaluate_step(
+  setup: StepSetup,
+  state: TrainState,
+  images: Array,
+  labels: Array,
+  valid: Bool[Array, "B"],
+  kept: Bool[Array, "B H W 1"] | None,
+) -> tuple[Array, Array]:
+  """What one device does to evaluate a batch."""
+  model = nnx.merge(setup.graphdef, state.params, state.batch_stats, copy=True)
+  model.eval()
+  logits = model(show_pixels(setup.normalisation.apply(images), kept, setup.config.fill))
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  num_correct = ((logits.argmax(-1) == labels) & valid).sum()
+  return jax.lax.psum((num_correct, (losses * valid.astype(losses.dtype)).sum()), DEVICE_AXIS)

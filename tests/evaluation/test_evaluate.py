@@ -23,8 +23,8 @@ from jax_sis import results
 from jax_sis.classifiers import checkpoint
 from jax_sis.core.searches import Gradient
 from jax_sis.data import cifar_c, corruptions, normalisation, tfds
-from jax_sis.evaluation import evaluate, metrics, predictions, report
-from jax_sis.evaluation.evaluate import EvaluateConfig
+from jax_sis.evaluation import evaluate, metrics, predictions, report, setup
+from jax_sis.evaluation.config import EvaluateConfig
 from jax_sis.results import pixel_subsets
 from jax_sis.results.query import PixelSubset
 from jax_sis.runs import find
@@ -375,7 +375,7 @@ def test_a_damaged_line_in_the_middle_is_refused(tmp_path: pathlib.Path, made_ru
 )
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: pathlib.Path, options: Any, difference: str):
   config = EvaluateConfig(out=str(tmp_path), num_devices=2, batch_size=8)
-  evaluate.results.settle_spec(tmp_path, evaluate.make_spec(evaluate.make_plan(config)))
+  evaluate.results.settle_spec(tmp_path, setup.make_spec(setup.open_evaluation(config)))
   with pytest.raises(ValueError, match=re.escape(f"holds a run of another kind ({difference}")):
     run_evaluate(tmp_path, **options)
 
@@ -464,7 +464,7 @@ def test_unlabelled_images_are_refused_by_name(tmp_path: pathlib.Path, photos: p
 
 
 def test_labels_that_are_no_class_are_refused_by_name():
-  plan = evaluate.make_plan(EvaluateConfig(out="unused"))
+  evaluation = setup.open_evaluation(EvaluateConfig(out="unused"))
   batch = {
     "id": np.array(["a", "b", "c"]),
     "error": np.array(["", "", "cut off"]),
@@ -472,9 +472,9 @@ def test_labels_that_are_no_class_are_refused_by_name():
   }
   message = "labels must lie in 0..9, the checkpoint's classes, but those of b do not."
   with pytest.raises(ValueError, match=re.escape(message)):
-    evaluate.check_records(plan, batch)
+    setup.check_records(evaluation, batch)
   batch["label"][1] = 0
-  assert evaluate.check_records(plan, batch).tolist() == [True, True, False]
+  assert setup.check_records(evaluation, batch).tolist() == [True, True, False]
 
 
 def save_labels(folder: pathlib.Path, labels: np.ndarray) -> None:
@@ -574,13 +574,13 @@ def test_corruptions_are_for_images_and_classes_that_they_were_made_of():
   with pytest.raises(
     ValueError, match=re.escape("constants for images of (32, 32, 3), but the checkpoint takes (224, 224, 3)")
   ):
-    evaluate.check_corruptible(large, "made")
+    setup.check_corruptible(large, "made")
   other = dataclasses.replace(classifier, class_names=("a", "b", "c"))
   with pytest.raises(
     ValueError, match=re.escape("CIFAR-10's classes, got 3 classes (a, b, c, ...) in the checkpoint.")
   ):
-    evaluate.check_corruptible(other, "folder")
-  evaluate.check_corruptible(other, "made")
+    setup.check_corruptible(other, "folder")
+  setup.check_corruptible(other, "made")
 
 
 def test_several_conditions_are_calibrated_as_if_they_were_one():

@@ -143,8 +143,8 @@ def test_one_device_and_eight_write_the_same_numbers(tmp_path: pathlib.Path):
 
 def test_devices_never_wait_for_each_other(tmp_path: pathlib.Path):
   config = FindConfig(out=str(tmp_path), patch=8, batch_size=2, num_devices=8, saved="both")
-  compiled = setup.compile_search(setup.make_job(config, open_folder(tmp_path)))
-  text = compiled.as_text()
+  program = setup.compile_search(setup.make_job(config, open_folder(tmp_path)))
+  text = program.compiled.as_text()
   assert text is not None
   assert "while" in text
   communication = re.findall(r"all-reduce|all-gather|all-to-all|collective|reduce-scatter|\b(?:send|recv)\b", text)

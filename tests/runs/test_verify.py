@@ -149,7 +149,7 @@ def test_a_changed_rank_is_found_by_computing_again_and_its_image_named(
   assert verify.verify(str(run_dir), num_sampled=0)
   assert not verify.verify(str(run_dir), num_sampled=5, num_devices=2, is_report_only=True)
   output = capsys.readouterr().out
-  assert "unit 2 (images 10 to 14), rank: is not what is computed again (here not so: 11)\n" in output
+  assert "unit 2 (images 10 to 14), rank: differs from what was computed again (wrong for 11)\n" in output
   assert len(damages_in(output)) == 1
   assert "1 unit is damaged, and nothing was changed" in output
   assert len(results.open(run_dir).done_units()) == 5
@@ -341,7 +341,7 @@ def test_the_command_says_by_its_exit_code_what_it_found(run_dir: pathlib.Path):
   if shutil.which("unshare") and run_command(*namespace, "sh", "-c", script, str(run_dir), "true").returncode == 0:
     unwritable = run_command(*namespace, "sh", "-c", script, str(run_dir), *command)
     assert unwritable.returncode == 1, unwritable.stderr
-    assert "1 unit is damaged, but cannot be marked so: " in unwritable.stdout
+    assert "1 unit is damaged, but could not be marked as not done: " in unwritable.stdout
     assert "Read-only file system" in unwritable.stdout
   damaged = run_command(*command)
   assert (damaged.returncode, damages_in(damaged.stdout)) == (1, [(1, "rank")])

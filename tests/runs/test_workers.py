@@ -363,7 +363,7 @@ sys.exit(cli.main(["find"]))
 
 
 def make_worker(**fields: object) -> bytes:
-  worker = workers.Worker(
+  worker = workers.WorkerRecord(
     host="tpu-3",
     pid=7,
     shard="2/8",

@@ -1,4 +1,4 @@
-"""Sharding over devices, and memory that is asked for before it is needed."""
+"""The devices of this process, and memory that is asked for before it is needed."""
 
 import re
 
@@ -10,27 +10,9 @@ import pytest
 from jax_sis.runtime import devices
 
 
-def test_shards_are_consecutive_parts_of_the_batch():
-  batch = np.arange(12).reshape(6, 2)
-  assert devices.shard({"a": batch}, 3)["a"].tolist() == batch.reshape(3, 2, 2).tolist()
-
-
-def test_a_batch_that_cannot_be_shared_out_is_refused():
-  with pytest.raises(ValueError, match=re.escape("must be a multiple of the 4 devices, got 6 examples; pad it first.")):
-    devices.shard(np.zeros((6, 2)), 4)
-
-
 def test_more_devices_than_there_are_is_refused():
   with pytest.raises(ValueError, match=re.escape("num_devices must be at most the 8 local cpu device(s), got 9;")):
     devices.local_devices(9)
-
-
-def test_replicated_arrays_lie_on_every_device_and_feed_pmap():
-  local_devices = devices.local_devices(4)
-  weights = devices.replicate(np.arange(3.0, dtype=np.float32), local_devices)
-  assert weights.sharding.device_set == set(local_devices)
-  products = jax.pmap(jnp.multiply, in_axes=(None, 0), devices=local_devices)(weights, np.ones((4, 3), np.float32))
-  np.testing.assert_array_equal(products, np.broadcast_to(np.arange(3.0), (4, 3)))
 
 
 def compile_outer_product(size: int) -> jax.stages.Compiled:

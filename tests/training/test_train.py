@@ -232,8 +232,8 @@ def test_held_out_images_choose_the_best_classifier(tmp_path: pathlib.Path, shar
   assert accuracies[0] is accuracies[2] is None
   best = checkpoint.load_classifier(tmp_path / "run" / "best")
   # The held-out images are read as they are, at full resolution.
-  plan = train.open_plan(dataclasses.replace(TINY, num_validation=16), str(shared_dir / "data/tfds"))
-  _, images, labels, _ = plan.training_set.read(plan.validation_indices, None)
+  training = train.open_training(dataclasses.replace(TINY, num_validation=16), str(shared_dir / "data/tfds"))
+  _, images, labels, _ = training.training_set.read(training.validation_indices, None)
   predicted = np.asarray(best.module(jnp.asarray(best.normalisation.apply(images)))).argmax(1)
   assert (predicted == labels).mean() == max(accuracies[1], accuracies[3]) == records[3]["best_validation_accuracy"]
 
@@ -249,11 +249,11 @@ def test_held_out_images_show_the_same_pixels(tmp_path: pathlib.Path, shared_dir
   run_tiny(tmp_path, shared_dir, num_validation=16, **ON_PIXELS)
   (record,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
   best = checkpoint.load_classifier(tmp_path / "run" / "best")
-  plan = train.open_plan(dataclasses.replace(TINY, num_validation=16), str(shared_dir / "data/tfds"))
-  assert isinstance(plan.training_set, training_sets.InMemory)
-  _, images, labels, kept = plan.training_set.read(plan.validation_indices, None)
+  training = train.open_training(dataclasses.replace(TINY, num_validation=16), str(shared_dir / "data/tfds"))
+  assert isinstance(training.training_set, training_sets.InMemory)
+  _, images, labels, kept = training.training_set.read(training.validation_indices, None)
   assert kept is None
-  ids = [plan.training_set.ids[index] for index in plan.validation_indices]
+  ids = [training.training_set.ids[index] for index in training.validation_indices]
   packed = pixel_subsets.draw_random(ids, fraction=0.2, seed=0, num_features=1024)
   kept = np.unpackbits(packed, axis=1, bitorder="little").reshape(-1, 32, 32, 1)
   inputs = jnp.asarray(best.normalisation.apply(images) * kept)

@@ -15,7 +15,7 @@ from jax_sis.classifiers import frozen, resnet
 from jax_sis.data import normalisation
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.results.query import PixelSubset
-from jax_sis.runtime import devices
+from jax_sis.runtime import device_program, devices
 from jax_sis.training import train_step
 from jax_sis.training.config import (
   Augmentation,
@@ -153,16 +153,16 @@ def make_step(config: TrainConfig) -> tuple[Any, train_step.TrainState]:
   step_fn = train_step.make_train_step(
     config, graphdef, optimizer, normalisation.CIFAR_NORMALISATION, devices.local_devices(2)
   )
-  return step_fn, devices.stack_replicas(train_step.TrainState(params, stats, optimizer.init(params)), 2)
+  return step_fn, device_program.stack_replicas(train_step.TrainState(params, stats, optimizer.init(params)), 2)
 
 
 def take_step(config: TrainConfig, images: np.ndarray, kept: np.ndarray | None) -> list[np.ndarray]:
   """The parameters after one step."""
   step_fn, state = make_step(config)
   labels, indices = np.arange(8, dtype=np.int32) % 3, np.arange(8, dtype=np.int32)
-  images, labels, indices, kept = devices.shard((images, labels, indices, kept), 2)
+  images, labels, indices, kept = device_program.shard((images, labels, indices, kept), 2)
   state, _ = step_fn(state, images, labels, indices, np.int32(0), np.int32(0), 8, kept)
-  return jax.tree.leaves(devices.first_replica((state.params, state.batch_stats)))
+  return jax.tree.leaves(device_program.first_replica((state.params, state.batch_stats)))
 
 
 def differ(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
@@ -306,8 +306,8 @@ def test_a_step_is_sgd_with_nesterov_momentum_and_weight_decay_on_the_mean_gradi
   labels = np.arange(8, dtype=np.int32) % 3
   local_devices = devices.local_devices(2)
   step_fn = train_step.make_train_step(config, graphdef, optimizer, normalisation.CIFAR_NORMALISATION, local_devices)
-  state = devices.stack_replicas(train_step.TrainState(params, stats, optimizer.init(params)), 2)
-  batch = devices.shard((images, labels, np.arange(8, dtype=np.int32)), 2)
+  state = device_program.stack_replicas(train_step.TrainState(params, stats, optimizer.init(params)), 2)
+  batch = device_program.shard((images, labels, np.arange(8, dtype=np.int32)), 2)
   losses = []
   for step in range(2):
     state, metrics = step_fn(state, *batch, np.int32(0), np.int32(step), 8, None)
@@ -328,6 +328,6 @@ def test_a_step_is_sgd_with_nesterov_momentum_and_weight_decay_on_the_mean_gradi
     velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, gradient)
     params = jax.tree.map(lambda p, v, g: p - 0.1 * (g + 0.9 * v), params, velocity, gradient)
   for actual, expected in zip(
-    jax.tree.leaves(devices.first_replica(state.params)), jax.tree.leaves(params), strict=True
+    jax.tree.leaves(device_program.first_replica(state.params)), jax.tree.leaves(params), strict=True
   ):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)

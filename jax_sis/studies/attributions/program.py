@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from jax_sis import results
 from jax_sis.classifiers import frozen
-from jax_sis.classifiers.on_images import ImageSet, ImageSetConfig, describe_set, open_image_set
+from jax_sis.classifiers.on_images import ClassifierOnImages, ImageSetConfig, describe_set, open_image_set
 from jax_sis.core.attribution import attribute, order_by_scores
 from jax_sis.core.attribution_methods import (
   AttributionMethod,
@@ -105,8 +105,7 @@ def attributions(config: AttributionsConfig) -> dict[str, Any]:
   spec = results.settle_spec(config.out, make_spec(images, config))
   methods, left_out = make_methods(images, config)
   print(
-    f"Orders of pixels by {images.classifier.model_name} on images of {images.describe()}, "
-    f"{len(images.local_devices)} {images.local_devices[0].platform} device(s).",
+    f"Orders of pixels by {images.classifier.model_name} on images of {images.data_name}, {images.devices_name}.",
     flush=True,
   )
   for name, reason in left_out.items():
@@ -122,12 +121,12 @@ def attributions(config: AttributionsConfig) -> dict[str, Any]:
     {name: judged[name] for name in methods},
     left_out=left_out,
     spec=spec,
-    subject=f"{images.classifier.model_name} on {images.describe()}",
+    subject=f"{images.classifier.model_name} on {images.data_name}",
     command=config.command,
   )
 
 
-def make_spec(images: ImageSet, config: AttributionsConfig) -> dict[str, Any]:
+def make_spec(images: ClassifierOnImages, config: AttributionsConfig) -> dict[str, Any]:
   """What fixes the results of a run, in JSON types. Methods may come to a run later."""
   return {
     "format": FORMAT,
@@ -145,7 +144,7 @@ class Search(NamedTuple):
   search: BackwardSearch
 
   def __call__(
-    self, images: ImageSet, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
+    self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
   ) -> Float[Array, "B F"]:
     """Scores that rank as the search does."""
     order = backselect(images.predict_fn, params, inputs, search=self.search, grid=images.grid)
@@ -159,7 +158,7 @@ class Attribution(NamedTuple):
   score: ScoreName = "log_odds"
 
   def __call__(
-    self, images: ImageSet, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
+    self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
   ) -> Float[Array, "B F"]:
     """Its scores."""
     return attribute(
@@ -173,7 +172,7 @@ class Smallest(NamedTuple):
   threshold: float
 
   def __call__(
-    self, images: ImageSet, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
+    self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
   ) -> dict[str, Array]:
     """Sizes and statuses, as `judge` gives them."""
     search = dataclasses.replace(QUICK.forward, threshold=self.threshold)
@@ -189,7 +188,7 @@ class Random(NamedTuple):
   seed: int
 
   def __call__(
-    self, images: ImageSet, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
+    self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
   ) -> Float[Array, "B F"]:
     """Scores at random."""
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(self.seed)))(numbers)
@@ -199,7 +198,7 @@ class Random(NamedTuple):
 Method = Search | Attribution | Smallest | Random
 
 
-def make_methods(images: ImageSet, config: AttributionsConfig) -> tuple[dict[str, Method], dict[str, str]]:
+def make_methods(images: ClassifierOnImages, config: AttributionsConfig) -> tuple[dict[str, Method], dict[str, str]]:
   """The methods that are asked for, and why others are left out."""
   makers: Mapping[str, Callable[[], Method]] = {
     "sis": lambda: Search(Gradient()),
@@ -227,7 +226,7 @@ def make_methods(images: ImageSet, config: AttributionsConfig) -> tuple[dict[str
   return methods, left_out
 
 
-def split_for_grad_cam(images: ImageSet) -> GradCam:
+def split_for_grad_cam(images: ClassifierOnImages) -> GradCam:
   """The method on the parts of the classifier.
 
   Raises:
@@ -237,13 +236,13 @@ def split_for_grad_cam(images: ImageSet) -> GradCam:
   return GradCam(features_fn=features_fn, head_fn=head_fn)
 
 
-def choose_images(images: ImageSet, config: AttributionsConfig) -> Looked:
+def choose_images(images: ClassifierOnImages, config: AttributionsConfig) -> Looked:
   """The first images, in the data's order, of which the classifier is confident enough.
 
   Raises:
     ValueError: there is none.
   """
-  program = DeviceProgram(functools.partial(classify, images.predict_fn), images)
+  program = images.make_program(functools.partial(classify, images.predict_fn))
   rows: list[dict[str, Any]] = []
   inputs, num_seen, unreadable = [], 0, {}
   for batch in images.read(range(len(images.source))):
@@ -284,7 +283,7 @@ def classify(
 
 
 def judge_missing(
-  images: ImageSet,
+  images: ClassifierOnImages,
   config: AttributionsConfig,
   looked: Looked,
   methods: Mapping[str, Method],
@@ -293,7 +292,7 @@ def judge_missing(
 ) -> None:
   """Adds what is not there yet, a line of the file for each method."""
   total = (len(judged) + len(methods)) * len(looked.images)
-  judge_program = DeviceProgram(functools.partial(judge, images, config.threshold), images)
+  judge_program = images.make_program(functools.partial(judge, images, config.threshold))
   numbers = np.array([hash_id(image["id"]) for image in looked.images], np.int32)
   with Progress("orders", total=total, start=len(judged) * len(looked.images), unit="image") as progress:
     for name, method in methods.items():
@@ -310,7 +309,7 @@ def hash_id(name: str) -> int:
 
 
 def judge_method(
-  images: ImageSet,
+  images: ClassifierOnImages,
   method: Method,
   judge_program: DeviceProgram,
   inputs: Float[np.ndarray, "N H W C"],
@@ -318,7 +317,7 @@ def judge_method(
   advance_fn: Callable[[int], None],
 ) -> dict[str, Any]:
   """Sizes, areas and seconds of one method, in JSON types."""
-  program = DeviceProgram(functools.partial(method, images), images)
+  program = images.make_program(functools.partial(method, images))
   sizes: list[int | None] = []
   areas: dict[str, list[float | None]] = {"insertion_area": [], "deletion_area": []}
   seconds: list[tuple[float, float]] = []
@@ -338,19 +337,23 @@ def judge_method(
   return {
     "num_kept": sizes,
     **{name: values or None for name, values in areas.items()},
-    **name_seconds(seconds, ""),
-    **name_seconds(evaluation_seconds, "evaluation_"),
+    **name_seconds(seconds, "", images.launch_size),
+    **name_seconds(evaluation_seconds, "evaluation_", images.launch_size),
   }
 
 
-def name_seconds(seconds: Sequence[tuple[float, float]], prefix: str) -> dict[str, float | None]:
-  """The means over launches of core-seconds and seconds an image."""
-  core_seconds, on_clock = np.mean(seconds, axis=0).tolist() if seconds else (None, None)
+def name_seconds(seconds: Sequence[tuple[float, float]], prefix: str, launch_size: int) -> dict[str, float | None]:
+  """The means over launches of core-seconds and seconds an image that was computed, padding among them."""
+  core_seconds, on_clock = (np.mean(seconds, axis=0) / launch_size).tolist() if seconds else (None, None)
   return {f"{prefix}core_seconds": core_seconds, f"{prefix}seconds": on_clock}
 
 
 def judge(
-  images: ImageSet, threshold: float, params: Params, inputs: Float[Array, "B H W C"], scores: Float[Array, "B F"]
+  images: ClassifierOnImages,
+  threshold: float,
+  params: Params,
+  inputs: Float[Array, "B H W C"],
+  scores: Float[Array, "B F"],
 ) -> dict[str, Array]:
   """Sizes and statuses of the subsets, insertion and deletion area of the order that scores make."""
   order = order_by_scores(images.predict_fn, params, inputs, scores, grid=images.grid)

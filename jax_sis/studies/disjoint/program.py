@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jax_sis import results
-from jax_sis.classifiers.on_images import ImageSet, ImageSetConfig, describe_set, open_image_set
+from jax_sis.classifiers.on_images import ClassifierOnImages, ImageSetConfig, describe_set, open_image_set
 from jax_sis.core.collection import sis_collection
 from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.searches import Gradient
@@ -25,7 +25,6 @@ from jax_sis.core.types import Params
 from jax_sis.core.validation import require_positive
 from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.results.schema import NOT_SEARCHED, STATUS_NAMES
-from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.studies.disjoint import report
@@ -90,8 +89,8 @@ def disjoint(config: DisjointConfig) -> dict[str, Any]:
   minimised = ", each minimised" if config.is_minimised else ""
   print(
     f"Disjoint subsets that each make {images.classifier.model_name} at least {config.threshold:g} confident: "
-    f"{num_images} images of {images.describe()}, {Gradient(per_step=config.per_step)}{minimised}, at most "
-    f"{config.max_subsets} an image, {len(images.local_devices)} {images.local_devices[0].platform} device(s).",
+    f"{num_images} images of {images.data_name}, {Gradient(per_step=config.per_step)}{minimised}, at most "
+    f"{config.max_subsets} an image, {images.devices_name}.",
     flush=True,
   )
   lines = pathlib.Path(config.out) / LINES_FILE
@@ -104,12 +103,12 @@ def disjoint(config: DisjointConfig) -> dict[str, Any]:
     collected,
     spec=spec,
     seed=config.seed,
-    subject=f"{images.classifier.model_name} on {images.describe()}",
+    subject=f"{images.classifier.model_name} on {images.data_name}",
     command=config.command,
   )
 
 
-def make_spec(images: ImageSet, config: DisjointConfig) -> dict[str, Any]:
+def make_spec(images: ClassifierOnImages, config: DisjointConfig) -> dict[str, Any]:
   """What fixes the results of a run, in JSON types."""
   return {
     "format": FORMAT,
@@ -123,19 +122,19 @@ def make_spec(images: ImageSet, config: DisjointConfig) -> dict[str, Any]:
 
 
 def search_missing(
-  images: ImageSet, config: DisjointConfig, num_images: int, done: list[dict[str, Any]], lines: pathlib.Path
+  images: ClassifierOnImages, config: DisjointConfig, num_images: int, done: list[dict[str, Any]], lines: pathlib.Path
 ) -> None:
   """Searches the images that are not there yet, and adds a line of the file for each batch of a device.
 
   What a line holds depends on its batch alone, so that neither a kill nor the number of devices can be seen in it.
   """
   num_done = sum(len(record["images"]) for record in done)
-  program = DeviceProgram(CollectionSearch(images, config), images)
+  program = images.make_program(CollectionSearch(images, config))
   with Progress("compiling", total=num_images, start=num_done, unit="image") as progress:
-    program.compile(np.zeros((images.launch_size, *images.classifier.input_shape), np.float32))
+    program.compile(jax.ShapeDtypeStruct((1, *images.classifier.input_shape), np.float32))
     progress.restart("disjoint subsets")
-    for batch in images.read(range(num_done, num_images)):
-      found = program.run(images.normalise(batch["image"])).found
+    read = images.read(range(num_done, num_images))
+    for batch, found in program.run_all((batch, (images.normalise(batch["image"]),)) for batch in read):
       described = [describe_image(images, batch, found, place) for place in range(len(batch["id"]))]
       for start in range(0, len(described), config.batch_size):
         record = {"images": described[start : start + config.batch_size]}
@@ -152,7 +151,7 @@ class CollectionSearch:
     config: what is searched.
   """
 
-  def __init__(self, images: ImageSet, config: DisjointConfig):
+  def __init__(self, images: ClassifierOnImages, config: DisjointConfig):
     self._predict_fn = images.predict_fn
     self._grid = images.grid
     self._config = config
@@ -184,7 +183,7 @@ class CollectionSearch:
 
 
 def describe_image(
-  images: ImageSet, batch: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], place: int
+  images: ClassifierOnImages, batch: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], place: int
 ) -> dict[str, Any]:
   """One image in JSON types, as Collected takes it."""
   error = str(batch["error"][place])
