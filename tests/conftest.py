@@ -3,14 +3,23 @@
 import logging
 import os
 import pathlib
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  # Every program is compiled once a session, also in the processes that tests start, which inherit the environment.
+  # JAX reads it when it is imported.
+  _compiled = tempfile.TemporaryDirectory(prefix="jax_sis_tests_")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
 import jax
 import jaxtyping
 import numpy as np
-import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -25,17 +34,12 @@ jaxtyping.install_import_hook(TYPE_CHECKED, "beartype.beartype")
 WEIGHTS_FILE = "data/weights/resnet20-12fca82f.th"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-  """Registers our markers."""
-  config.addinivalue_line("markers", "slow: takes minutes of CPU; leave it out with -m 'not slow'.")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def forgotten_programs() -> Iterator[None]:
   """Lets go of a file's compiled programs after it.
 
   Each keeps memory mappings, of which Linux gives a process 65,530 by default: beyond them XLA ends with a
-  segmentation fault.
+  segmentation fault. The cache on disk keeps them.
   """
   yield
   jax.clear_caches()

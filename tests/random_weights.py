@@ -4,8 +4,11 @@ import dataclasses
 import json
 import pathlib
 import zlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import pytest
 
 LOGITS_FILE = pathlib.Path(__file__).parent / "golden" / "torch_logits.npz"
 
@@ -46,6 +49,11 @@ def read_golden_logits(name: str) -> GoldenLogits:
     seed=description["seed"],
     logits=logits,
   )
+
+
+def slow_but_resnet20(names: Iterable[str]) -> list[Any]:
+  """The names of networks to test; the quick tests do with the smallest."""
+  return [name if name == "resnet20" else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def golden_names() -> list[str]:

@@ -154,6 +154,7 @@ def test_a_classifier_is_replaced_whole(saved: tuple[pathlib.Path, classifiers.C
   assert [path.name for path in directory.parent.iterdir()] == ["classifier"]
 
 
+@pytest.mark.slow
 def test_the_embedded_classifier_is_right_on_91_percent_of_the_test_images(
   cifar_test: tuple[np.ndarray, np.ndarray], allow_rank_promotion: None
 ):

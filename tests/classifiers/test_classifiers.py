@@ -147,7 +147,7 @@ def logits_of_both(module: Any, images: np.ndarray, dtype: str) -> tuple[np.ndar
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
-@pytest.mark.parametrize("model_name", classifiers.ARCHITECTURES)
+@pytest.mark.parametrize("model_name", random_weights.slow_but_resnet20(classifiers.ARCHITECTURES))
 def test_a_frozen_network_has_the_logits_of_the_trainable_one(model_name: str, dtype: str, tolerance: float):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
   size = SMALL_INPUTS.get(model_name, 32)
@@ -164,7 +164,7 @@ def test_the_published_network_keeps_its_logits_when_frozen(published_module: An
   np.testing.assert_allclose(frozen, trainable, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("model_name", classifiers.ARCHITECTURES)
+@pytest.mark.parametrize("model_name", random_weights.slow_but_resnet20(classifiers.ARCHITECTURES))
 def test_the_kernel_runs_on_every_frozen_network(model_name: str):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
   predict_fn, params = freeze(module)
@@ -176,7 +176,7 @@ def test_the_kernel_runs_on_every_frozen_network(model_name: str):
   np.testing.assert_array_equal(np.sort(order.rank), [np.arange(num_features)] * 2)
 
 
-@pytest.mark.parametrize("model_name", ["resnet20", "vgg16", "wrn28_10"])
+@pytest.mark.parametrize("model_name", random_weights.slow_but_resnet20(["resnet20", "vgg16", "wrn28_10"]))
 def test_the_kernel_masks_first_what_the_trainable_network_can_spare(model_name: str):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
   predict_fn, params = freeze(module)
@@ -194,7 +194,7 @@ def test_the_kernel_masks_first_what_the_trainable_network_can_spare(model_name:
   np.testing.assert_array_equal(expected, [np.arange(num_features - 5, num_features)] * 2)
 
 
-@pytest.mark.parametrize("model_name", classifiers.ARCHITECTURES)
+@pytest.mark.parametrize("model_name", random_weights.slow_but_resnet20(classifiers.ARCHITECTURES))
 def test_the_parts_of_a_frozen_network_have_feature_maps_between_them(model_name: str):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
   predict_fn, params = freeze(module)
@@ -208,7 +208,7 @@ def test_the_parts_of_a_frozen_network_have_feature_maps_between_them(model_name
   assert jax.eval_shape(head_fn, params, features).shape == jax.eval_shape(predict_fn, params, inputs).shape
 
 
-@pytest.mark.parametrize("model_name", ["resnet20", "vgg16"])
+@pytest.mark.parametrize("model_name", random_weights.slow_but_resnet20(["resnet20", "vgg16"]))
 def test_the_parts_of_a_frozen_network_together_are_the_network(model_name: str):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
   predict_fn, params = freeze(module)
@@ -239,6 +239,7 @@ def test_equal_architectures_share_a_predict_fn():
   assert first != freeze(classifiers.build("resnet32", num_classes=3))[0]
 
 
+@pytest.mark.slow
 def test_freezing_leaves_the_module_trainable():
   module = classifiers.build("wrn28_10", num_classes=3)
   module.train()

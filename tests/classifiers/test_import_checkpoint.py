@@ -92,6 +92,7 @@ def test_a_normalisation_is_a_name_or_six_numbers():
       import_checkpoint.parse_normalisation(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 def test_an_ensemble_on_disk_answers_with_the_mean_of_its_members(average: ensemble.Average, tmp_path: pathlib.Path):
   members = [make_classifier(seed) for seed in range(2)]

@@ -22,7 +22,7 @@ def golden_state_dict(name: str = "resnet20") -> dict[str, np.ndarray]:
   return random_weights.read_golden_logits(name).state_dict()
 
 
-@pytest.mark.parametrize("name", random_weights.golden_names())
+@pytest.mark.parametrize("name", random_weights.slow_but_resnet20(random_weights.golden_names()))
 def test_logits_are_those_of_pytorch(name: str):
   golden = random_weights.read_golden_logits(name)
   model_name = torch_weights.identify(golden.state_dict())

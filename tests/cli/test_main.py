@@ -110,6 +110,7 @@ def test_per_step_needs_the_gradient_search(capsys: pytest.CaptureFixture[str]):
   assert "--per-step must come with --search both or gradient, got --search smallest." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bench_prints_a_line_a_batch_size():
   command = [sys.executable, "-m", "jax_sis", "bench", "--batch", "1", "2", "--steps", "2", "--runs", "2"]
   finished = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -266,6 +266,7 @@ def test_grad_cam_treats_all_channels_and_a_coarser_grid_alike():
   np.testing.assert_allclose(by_grid[2, 2, 1], by_grid[4, 4, 1][:, ::3, ::3], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("allow_rank_promotion")
 def test_grad_cam_of_a_network_with_one_linear_layer_is_its_class_activation_map():
   # Zhou et al. 2016: the maps weighted by the last layer; here by that of the log-odds, over the number of places.

@@ -135,6 +135,7 @@ def test_an_image_gets_what_it_gets_alone():
     assert [subsets.status[0] for subsets in alone] == [subsets.status[index] for subsets in together]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_type_checks")
 def test_it_works_under_jit_and_pmap_and_is_certified():
   images, params = toys.images_and_params(2, num_images=8)

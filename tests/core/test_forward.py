@@ -127,6 +127,7 @@ def test_a_number_that_is_not_finite_spoils_its_own_image_only():
   assert jax_sis.sufficient_subsets(actual, 0.97).status[1] == Status.NON_FINITE
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_type_checks")
 def test_it_works_under_jit_vmap_and_pmap():
   images, params = toys.images_and_params(4, num_images=8)

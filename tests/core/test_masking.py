@@ -73,6 +73,7 @@ def test_masked_inputs_equal_a_loop_over_elements(name: str, baseline: str):
   )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_grid_that_divides_the_input_equals_the_loop(data: st.DataObject):

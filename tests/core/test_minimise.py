@@ -179,6 +179,7 @@ def jax_sis_shortest_prefix(params: Any, images: Any, order: Any, subsets: Any) 
   return shortest_prefix(logits_fn, score_fn, order, subsets.mask, subsets.threshold)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_type_checks")
 def test_it_works_under_jit_and_pmap_and_images_do_not_see_each_other():
   with jax.enable_x64(True):

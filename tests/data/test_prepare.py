@@ -284,6 +284,7 @@ def test_a_damaged_data_set_is_refused_and_left_alone(
   assert listing(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_preparation_killed_at_any_moment_leaves_nothing_or_all(tmp_path: pathlib.Path, archive: pathlib.Path):
   command = [sys.executable, "-c", KILL_EVERYWHERE, archive, tmp_path / "data"]
   finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)

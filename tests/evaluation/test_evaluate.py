@@ -154,6 +154,7 @@ def test_one_device_and_eight_give_the_same_numbers(tmp_path: pathlib.Path):
   assert one == eight
 
 
+@pytest.mark.slow
 def test_a_tfds_split_gives_the_predictions_of_the_classifier(
   tmp_path: pathlib.Path, shared_dir: pathlib.Path, cifar_test
 ):
@@ -186,6 +187,7 @@ def predict_inputs(inputs: np.ndarray) -> np.ndarray:
   return np.asarray(classifier.module(jnp.asarray(inputs)))
 
 
+@pytest.mark.slow
 def test_a_subset_of_a_run_is_what_the_classifier_is_shown(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
   options: dict[str, Any] = {"data": "cifar10", "data_dir": str(shared_dir / "data/tfds"), "split": "test[:40]"}
   search = {"search": Gradient(per_step=64), "smallest": None, "certificate": "alone", "gallery": 0, "num_devices": 2}
@@ -220,6 +222,7 @@ def test_a_subset_of_a_run_is_what_the_classifier_is_shown(tmp_path: pathlib.Pat
     run_evaluate(tmp_path / "other", subset=subset, **{**options, "split": "test[:20]"})
 
 
+@pytest.mark.slow
 def test_random_pixels_leave_a_full_image_model_near_chance(
   tmp_path: pathlib.Path, shared_dir: pathlib.Path, cifar_test
 ):
@@ -324,6 +327,7 @@ def check_screen(text: str, snow: dict[str, Any]) -> None:
   assert max(len(line) for line in lines if line.startswith(("│", "snow"))) <= 80
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, made_run: pathlib.Path):
   command = [*COMMAND, "--out", str(tmp_path), *OPTIONS]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:

@@ -463,6 +463,7 @@ def make_real_study() -> list[Stage]:
   return [stage for stage in make_stages(preset) if stage.name in names]
 
 
+@pytest.mark.slow
 def test_a_real_study_that_is_killed_and_moved_goes_on_and_ends(
   tmp_path: pathlib.Path, shared_dir: pathlib.Path, repository: pathlib.Path
 ):

@@ -113,6 +113,7 @@ def test_of_eight_threads_that_make_a_file_at_once_exactly_one_wins(location: st
   assert set(found[0]) <= {f"{me}".encode() * (me + 1) for me in range(8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["path", "s3"])
 def test_of_eight_processes_that_make_a_file_at_once_exactly_one_wins(
   kind: str, tmp_path: pathlib.Path, request: pytest.FixtureRequest

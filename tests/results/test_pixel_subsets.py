@@ -151,6 +151,7 @@ def test_masks_of_a_threshold_are_those_of_the_run_and_empty_ones_are_counted(lo
   assert said == "the SIS at 0.9 of resnet20 aaaaaaaa; of 1 images none"
 
 
+@pytest.mark.slow
 def test_a_real_run_is_joined_with_the_training_set(cifar_run: str, shared_dir: pathlib.Path):
   from jax_sis.data import training_sets
 

@@ -265,6 +265,7 @@ def drive(*arguments: object) -> Any:
   return json.loads(stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_run_is_whole_wherever_its_process_is_killed(tmp_path: pathlib.Path):
   num_images, all_units = 2399, list(range(600))
   assert drive("unlimited", tmp_path / "undisturbed", num_images) == all_units

@@ -84,6 +84,7 @@ def test_the_store_holds_what_the_kernel_gives(sample_run: results.Results):
   assert sample_run.read_text("id") == [path.stem for path in paths]
 
 
+@pytest.mark.slow
 def test_the_smallest_evidence_is_that_of_the_kernel_certified_and_no_larger(sample_run: results.Results):
   stored = read_all(sample_run)
   is_ok = stored["smallest_status"] == jax_sis.Status.OK
@@ -102,6 +103,7 @@ def test_the_smallest_evidence_is_that_of_the_kernel_certified_and_no_larger(sam
   np.testing.assert_array_equal(stored["smallest_mask"][is_ok], subsets.mask.reshape(24, -1)[is_ok])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("search", "smallest"), [(None, jax_sis.Forward()), (jax_sis.Screened(candidates=4, gradient_until=8), None)]
 )
@@ -134,6 +136,7 @@ def test_the_gallery_is_a_picture_with_a_row_an_image(sample_run: results.Result
     assert picture.height > 3 * 160
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_write_the_same_numbers(tmp_path: pathlib.Path):
   one = read_all(run_find(tmp_path / "one", num_devices=1))
   eight = read_all(run_find(tmp_path / "eight", num_devices=8))
@@ -141,6 +144,7 @@ def test_one_device_and_eight_write_the_same_numbers(tmp_path: pathlib.Path):
     np.testing.assert_array_equal(values, eight[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_devices_never_wait_for_each_other(tmp_path: pathlib.Path):
   config = FindConfig(out=str(tmp_path), patch=8, batch_size=2, num_devices=8, saved="both")
   program = setup.compile_search(setup.make_job(config, open_folder(tmp_path)))
@@ -159,6 +163,7 @@ def wait_for_line(process: subprocess.Popen[str], start: str) -> None:
   pytest.fail(f"the program ended without a line that starts with {start!r}")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, sample_run: results.Results):
   out = tmp_path / "out"
   settings = ["--patch", "8", "--gallery", "0", "--devices", "2", "--batch", "3", "--threshold", "0.9"]
@@ -207,6 +212,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: pathlib.Path):
     run_find(tmp_path, threshold=0.5)
 
 
+@pytest.mark.slow
 def test_bad_images_are_listed_and_the_others_searched(tmp_path: pathlib.Path):
   folder = tmp_path / "photos"
   folder.mkdir()
@@ -262,6 +268,7 @@ def test_the_target_may_be_the_label_or_a_class(tmp_path: pathlib.Path, target: 
   assert targets == (store.read("predicted")[:4].tolist() if expected is None else expected)
 
 
+@pytest.mark.slow
 def test_a_tfds_split_is_searched(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
   store = run_find(
     tmp_path, data="cifar10", data_dir=str(shared_dir / "data/tfds"), split="test[:4]", batch_size=2, target="label"
@@ -270,6 +277,7 @@ def test_a_tfds_split_is_searched(tmp_path: pathlib.Path, shared_dir: pathlib.Pa
   assert len(set(store.read_text("id"))) == 4
 
 
+@pytest.mark.slow
 def test_a_file_of_ids_says_what_is_searched(
   tmp_path: pathlib.Path, shared_dir: pathlib.Path, sample_run: results.Results
 ):

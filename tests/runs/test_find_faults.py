@@ -50,13 +50,9 @@ NAMESPACE = ("unshare", "--map-root-user", "--mount", "sh", "-c")
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-  """What the driver runs in: compiled programs are kept between its runs."""
-  cache = {
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-  return {**os.environ, **cache, "PYTHONPATH": os.pathsep.join([str(DRIVER.parents[1]), *sys.path[1:]])}
+def environment() -> dict[str, str]:
+  """What the driver runs in."""
+  return {**os.environ, "PYTHONPATH": os.pathsep.join([str(DRIVER.parents[1]), *sys.path[1:]])}
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +121,7 @@ def kill_repeatedly(
   return drive(out, environment)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_every_point_ends_bitwise_where_an_undisturbed_one_does(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
 ):
@@ -138,6 +135,7 @@ def test_a_run_killed_at_every_point_ends_bitwise_where_an_undisturbed_one_does(
   assert "24 of 24 images are done already" in finished[-1].stdout
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_twice_leaves_within_seconds_and_ends_the_same(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
 ):
@@ -162,6 +160,7 @@ def test_a_run_interrupted_twice_leaves_within_seconds_and_ends_the_same(
   assert_same_run(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_files_that_cannot_grow_end_the_run_in_one_line_and_keep_what_is_done(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
 ):
@@ -185,6 +184,7 @@ def can_mount() -> bool:
   ).returncode == 0  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="needs to mount in a namespace of its own")
 def test_a_full_disk_ends_the_run_in_one_line_and_with_more_space_it_goes_on(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
@@ -219,6 +219,7 @@ def test_a_read_only_folder_is_refused(tmp_path: pathlib.Path, environment: dict
   )
 
 
+@pytest.mark.slow
 def test_eight_devices_write_the_same_bytes_as_one(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
 ):
@@ -226,6 +227,7 @@ def test_eight_devices_write_the_same_bytes_as_one(
   assert_same_run(tmp_path / "out", undisturbed)
 
 
+@pytest.mark.slow
 def test_two_processes_that_begin_at_once_write_the_same_bytes_as_one(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
 ):

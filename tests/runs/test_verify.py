@@ -8,13 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import jax_sis
 from jax_sis import results
@@ -25,20 +24,6 @@ from jax_sis.runs.config import FindConfig, settings_from_json
 from jax_sis.runs.invariants import check_rows
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-  """Each program is compiled once in this file."""
-  names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-  before = [getattr(jax.config, name) for name in names]
-  for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0), strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in zip(names, before, strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 def run_find(out: pathlib.Path, **options: Any) -> results.Results:
@@ -120,6 +105,7 @@ def test_damaged_chunks_are_named_and_only_their_units_computed_again(
   assert verify.verify(str(run_dir), num_sampled=0)
 
 
+@pytest.mark.slow
 def test_chunks_of_other_units_are_found_by_the_images_or_by_computing_again(
   run_dir: pathlib.Path, undisturbed: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -304,14 +290,12 @@ def make_photos(folder: pathlib.Path) -> None:
   (folder / "cat" / "damaged.png").write_bytes(next(SAMPLE_DIR.glob("ship/*.png")).read_bytes()[:300])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "options",
   [
     {"target": "label", "smallest": None, "saved": "mask", "mask_fractions": (0.25, 0.5)},
-    pytest.param(
-      {"target": "cat", "search": None, "smallest": jax_sis.Forward(candidates=2), "exchanges": (), "threshold": 0.3},
-      marks=pytest.mark.slow,
-    ),
+    {"target": "cat", "search": None, "smallest": jax_sis.Forward(candidates=2), "exchanges": (), "threshold": 0.3},
   ],
 )
 def test_images_that_could_not_be_searched_are_sound(tmp_path: pathlib.Path, options: dict[str, Any]):
@@ -332,6 +316,7 @@ def run_command(*command: str, **options: Any) -> subprocess.CompletedProcess[st
   )
 
 
+@pytest.mark.slow
 def test_the_command_says_by_its_exit_code_what_it_found(run_dir: pathlib.Path):
   command = [sys.executable, "-m", "jax_sis", "verify", str(run_dir), "--sample", "0"]
   chunk(run_dir, "rank", 1).unlink()

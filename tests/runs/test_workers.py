@@ -170,6 +170,7 @@ def start_two(seconds: float) -> "list[subprocess.Popen[str]]":
   ]
 
 
+@pytest.mark.slow
 def test_two_processes_find_each_other_and_wait_for_each_other():
   processes = start_two(seconds=4)
   outputs = [process.communicate(timeout=60) for process in processes]

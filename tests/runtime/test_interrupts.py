@@ -95,6 +95,7 @@ def test_a_signal_ends_long_compiled_work_after_the_grace():
   assert interrupts.GRACE_SECONDS - 0.5 < seconds < interrupts.GRACE_SECONDS + 2
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_compilation_by_the_end_of_the_grace():
   process = start(COMPILING)
   time.sleep(2)
@@ -227,6 +228,7 @@ def test_it_is_done_also_where_python_drops_the_interrupt():
   assert seconds < 2
 
 
+@pytest.mark.slow
 def test_what_hangs_on_an_interrupt_is_left_at_the_end_of_the_grace():
   code = """
 interrupts.GRACE_SECONDS = 1.5

@@ -188,6 +188,7 @@ def test_the_same_command_again_gives_the_same_numbers(run: results.Results, tmp
     assert float(row["confidence"]) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_and_one_in_a_bucket_have_controls(capsys: pytest.CaptureFixture[str]):
   location = "memory://controls-of-a-run"
   search = jax_sis.Gradient(per_step=4)

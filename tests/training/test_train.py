@@ -38,7 +38,7 @@ TINY = TrainConfig(
   schedule=StepSchedule(initial=0.1, milestones=()),
 )
 CONFIG_TEXT = """
-from jax_sis.config import Stage, StepSchedule, TrainConfig
+from jax_sis.training.config import Stage, StepSchedule, TrainConfig
 config = TrainConfig(model="resnet20", dataset="cifar10", split="train[:48]", batch_size=16, num_devices=2,
   stages=(Stage(epochs=1, resolution=8),), schedule=StepSchedule(initial=0.1, milestones=()))
 """
@@ -56,13 +56,9 @@ pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-  """What the driver runs in: compiled programs are kept between its runs."""
-  cache = {
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-  return {**os.environ, **cache, "PYTHONPATH": os.pathsep.join([str(DRIVER.parents[1]), *sys.path[1:]])}
+def environment() -> dict[str, str]:
+  """What the driver runs in."""
+  return {**os.environ, "PYTHONPATH": os.pathsep.join([str(DRIVER.parents[1]), *sys.path[1:]])}
 
 
 def drive(
@@ -107,6 +103,7 @@ def assert_same_run(
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [1, 8])
 def test_a_run_killed_at_every_point_ends_bitwise_where_an_undisturbed_one_does(
   num_devices: int,
@@ -131,6 +128,7 @@ def test_a_run_killed_at_every_point_ends_bitwise_where_an_undisturbed_one_does(
   assert leftovers == []
 
 
+@pytest.mark.slow
 def test_a_killed_training_on_pixels_ends_bitwise_where_an_undisturbed_one_does(
   tmp_path: pathlib.Path, shared_dir: pathlib.Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -144,6 +142,7 @@ def test_a_killed_training_on_pixels_ends_bitwise_where_an_undisturbed_one_does(
   assert_same_run(killed, undisturbed, monkeypatch, resolutions=(32, 32, 32))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_state_and_is_said(
   tmp_path: pathlib.Path, shared_dir: pathlib.Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -244,6 +243,7 @@ ON_PIXELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 def test_held_out_images_show_the_same_pixels(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
   run_tiny(tmp_path, shared_dir, num_validation=16, **ON_PIXELS)
@@ -263,6 +263,7 @@ def test_held_out_images_show_the_same_pixels(tmp_path: pathlib.Path, shared_dir
   assert record["validation_loss"] == pytest.approx(losses.mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 def test_training_on_all_pixels_is_training_on_images(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
   options = {"stages": ON_PIXELS["stages"], "augmentation": Augmentation(crop_padding=0)}
@@ -292,6 +293,7 @@ def test_a_training_on_other_pixels_in_the_same_folder_is_refused(tmp_path: path
       run_tiny(tmp_path, shared_dir, **{**ON_PIXELS, "subset": other})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 def test_a_training_goes_on_with_the_masks_of_its_run(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
   searched = classifiers.Classifier(
@@ -347,6 +349,7 @@ def test_a_subset_of_images_that_are_resized_or_streamed_is_refused(
     run_tiny(tmp_path, shared_dir, **ON_PIXELS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 def test_an_adversarial_training_with_dropout_runs(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
   run_tiny(tmp_path, shared_dir, adversarial=config.Pgd(num_steps=2), keep_pixels=0.8)

@@ -177,6 +177,7 @@ ALL_AT_ONCE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, ALL_AT_ONCE])
 def test_a_step_knows_nothing_of_the_pixels_that_are_not_shown(changes: dict[str, Any]):
   config = dataclasses.replace(TINY, subset=PixelSubset(random_seed=0, fraction=0.5, fill=0.7), **changes)
@@ -239,6 +240,7 @@ def test_an_attack_on_a_linear_loss_reaches_the_corner_of_the_radius():
   np.testing.assert_allclose(moved, np.broadcast_to(8 / 255 * np.sign(weights), moved.shape), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_attack_stays_within_the_radius_and_the_range_of_pixels_and_raises_the_loss():
   module = classifiers.build("resnet20", num_classes=10)
   module.eval()
