@@ -1,7 +1,7 @@
 """Sufficient input subsets of JAX classifiers: which few features are enough for the model's answer?
 
+subsets = jax_sis.smallest_subsets(predict_fn, params, images, threshold=0.99)
 order = jax_sis.backselect(predict_fn, params, images, search=jax_sis.Gradient(per_step=1))
-subsets = jax_sis.sufficient_subsets(order, threshold=0.99)
 report = jax_sis.certify(predict_fn, params, images, subsets)
 """
 
@@ -16,13 +16,17 @@ from jax_sis.core.masking import mask_inputs
 from jax_sis.core.minimise import minimise
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.searches import Exact, Forward, Gradient, Screened
+from jax_sis.core.smallest import QUICK, THOROUGH, Effort, smallest_subsets
 from jax_sis.core.subsets import Status, Subsets, keep_fraction, sufficient_subsets
 from jax_sis.core.types import PredictFn
 from jax_sis.version import __version__
 
 __all__ = [
   "NOT_RANKED",
+  "QUICK",
+  "THOROUGH",
   "Certificate",
+  "Effort",
   "Exact",
   "FeatureOrder",
   "Forward",
@@ -49,6 +53,7 @@ __all__ = [
   "minimise",
   "order_by_scores",
   "sis_collection",
+  "smallest_subsets",
   "sufficient_subsets",
 ]
 

@@ -20,12 +20,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from jax_sis.core import masking
-from jax_sis.core.attribution_methods import AttributionMethod, BoundClassifier, GradCam
+from jax_sis.core.attribution_methods import AttributionMethod, GradCam
 from jax_sis.core.curves import confidence_along
 from jax_sis.core.order import FeatureOrder
-from jax_sis.core.problem import check_question, make_logits_fn, make_score_fn
+from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.trials import sort_keys
-from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.core.types import PredictFn, ScoreName
 from jax_sis.core.validation import check_positive_integer
 
 
@@ -73,14 +73,12 @@ def attribute(
   """
   if not isinstance(method, AttributionMethod):
     raise ValueError(f"method must be one such as IntegratedGradients(), got {method!r}.")
-  question = check_question(predict_fn, params, inputs, targets, baseline, grid, None, score)
-  inputs, targets, baseline, _ = question.arrays
-  if isinstance(method, GradCam):
-    method.check(predict_fn, params, inputs)
-  image_ids = check_image_ids(image_ids, num_images=inputs.shape[0])
-  return run_attribute(
-    predict_fn, params, inputs, targets, baseline, image_ids, method=method, grid=question.grid, score=score
+  problem = check_problem(
+    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=None, score=score
   )
+  if isinstance(method, GradCam):
+    method.check(problem)
+  return run_attribute(problem, check_image_ids(image_ids, num_images=problem.num_images), method=method)
 
 
 def order_by_scores(
@@ -126,76 +124,32 @@ def order_by_scores(
     ValueError: as for `backselect`, or the scores or sizes do not fit the inputs.
   """
   check_positive_integer("chunk_size", chunk_size)
-  question = check_question(predict_fn, params, inputs, targets, baseline, grid, None, score)
-  inputs, targets, baseline, _ = question.arrays
-  num_features = masking.num_features(question.grid)
+  problem = check_problem(
+    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=None, score=score
+  )
   return run_order_by_scores(
-    predict_fn,
-    params,
-    inputs,
-    check_scores(scores, num_images=inputs.shape[0], grid=question.grid),
-    targets,
-    baseline,
-    sizes=check_sizes(sizes, num_features),
-    grid=question.grid,
-    score=score,
+    problem,
+    check_scores(scores, num_images=problem.num_images, grid=problem.grid),
+    sizes=check_sizes(sizes, problem.num_features),
     chunk_size=chunk_size,
   )
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("method", "grid", "score"))
-def run_attribute(
-  predict_fn: PredictFn,
-  params: Params,
-  inputs: Float[Array, "B ..."],
-  targets: Int[Array, "B"],
-  baseline: Float[Array, "B ..."],
-  image_ids: Int[Array, "B"],
-  *,
-  method: AttributionMethod,
-  grid: tuple[int, ...],
-  score: ScoreName,
-) -> Float[Array, "B F"]:
+@functools.partial(jax.jit, static_argnames="method")
+def run_attribute(problem: Problem, image_ids: Int[Array, "B"], *, method: AttributionMethod) -> Float[Array, "B F"]:
   """`attribute` on checked arguments."""
-  bound = BoundClassifier(
-    params=params,
-    inputs=inputs,
-    image_ids=image_ids,
-    grid=grid,
-    logits_fn=make_logits_fn(predict_fn, params, inputs, baseline, grid),
-    score_fn=make_score_fn(targets, score),
-  )
-  return method.score_features(bound).astype(jnp.result_type(float))
+  return method.score_features(problem, image_ids).astype(jnp.result_type(float))
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("sizes", "grid", "score", "chunk_size"))
+@functools.partial(jax.jit, static_argnames=("sizes", "chunk_size"))
 def run_order_by_scores(
-  predict_fn: PredictFn,
-  params: Params,
-  inputs: Float[Array, "B ..."],
-  scores: Float[Array, "B F"],
-  targets: Int[Array, "B"],
-  baseline: Float[Array, "B ..."],
-  *,
-  sizes: tuple[int, ...],
-  grid: tuple[int, ...],
-  score: ScoreName,
-  chunk_size: int,
+  problem: Problem, scores: Float[Array, "B F"], *, sizes: tuple[int, ...], chunk_size: int
 ) -> FeatureOrder:
   """`order_by_scores` on checked arguments."""
   rank = rank_scores(scores)
-  logits_fn = make_logits_fn(predict_fn, params, inputs, baseline, grid)
-  confidence, finite = confidence_along(logits_fn, rank, targets, sizes, is_shown=True, chunk_size=chunk_size)
-  return FeatureOrder(
-    rank=rank,
-    confidence=confidence,
-    target=targets,
-    finite=finite & jnp.isfinite(scores).all(1),
-    baseline=baseline,
-    sizes=sizes,
-    grid=grid,
-    score=score,
-  )
+  confidence, finite = confidence_along(problem, rank, sizes, is_shown=True, chunk_size=chunk_size)
+  finite = finite & jnp.isfinite(scores).all(1)
+  return problem.make_order(rank=rank, confidence=confidence, finite=finite, sizes=sizes)
 
 
 def rank_scores(scores: Float[Array, "B F"]) -> Int[Array, "B F"]:

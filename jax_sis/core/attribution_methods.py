@@ -7,19 +7,19 @@ baseline. The docstrings say where a method differs from its source.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_sis.core import masking, messages, validation
+from jax_sis.core import messages, validation
 from jax_sis.core.curves import chunk_numbers, join_chunks
-from jax_sis.core.problem import MaskedLogitsFn, ScoreFn
+from jax_sis.core.problem import Problem
 from jax_sis.core.scores import at_least_float32, predict_logits
 from jax_sis.core.trials import differentiate_score
-from jax_sis.core.types import Params, PredictFn
+from jax_sis.core.types import Params
 from jax_sis.core.validation import check_positive_integer
 
 # (params, inputs [B, *axes, C]) -> feature maps [B, *axes, D], of any resolution.
@@ -28,34 +28,9 @@ FeaturesFn = Callable[[Params, Array], Float[Array, "B ..."]]
 HeadFn = Callable[[Params, Array], Float[Array, "B K"]]
 
 
-class BoundClassifier(NamedTuple):
-  """A classifier bound to a batch: what a method looks at.
-
-  Attributes:
-    params: the model's arrays.
-    inputs: the normalised batch.
-    image_ids: a number for each image, which what is drawn at random depends on.
-    grid: the mask's shape.
-    logits_fn: masks -> logits.
-    score_fn: logits -> scores.
-  """
-
-  params: Params
-  inputs: Float[Array, "B ..."]
-  image_ids: Int[Array, "B"]
-  grid: tuple[int, ...]
-  logits_fn: MaskedLogitsFn
-  score_fn: ScoreFn
-
-  def filled_mask(self, value: Float[Array, ""] | float) -> Float[Array, "B F"]:
-    """A mask of the same value everywhere."""
-    shape = (self.inputs.shape[0], masking.num_features(self.grid))
-    return jnp.full(shape, value, jnp.result_type(float))
-
-  def score_masks(self, masks: Float[Array, "B P F"]) -> Float[Array, "B P"]:
-    """The score of each image under P masks of its own."""
-    logits = self.logits_fn(masks.reshape(-1, masks.shape[2]))
-    return self.score_fn(logits.reshape(*masks.shape[:2], -1))
+def filled_mask(problem: Problem, value: Float[Array, ""] | float) -> Float[Array, "B F"]:
+  """A mask of the same value everywhere."""
+  return jnp.full((problem.num_images, problem.num_features), value, jnp.result_type(float))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,9 +42,9 @@ class GradientTimesInput:
   logit.
   """
 
-  def score_features(self, bound: BoundClassifier) -> Float[Array, "B F"]:
+  def score_features(self, problem: Problem, image_ids: Int[Array, "B"]) -> Float[Array, "B F"]:
     """One gradient."""
-    _, gradient = differentiate_score(bound.logits_fn, bound.score_fn, bound.filled_mask(1.0))
+    _, gradient = differentiate_score(problem, filled_mask(problem, 1.0))
     return gradient
 
 
@@ -90,14 +65,14 @@ class IntegratedGradients:
   def __post_init__(self) -> None:
     check_positive_integer("IntegratedGradients.num_steps", self.num_steps)
 
-  def score_features(self, bound: BoundClassifier) -> Float[Array, "B F"]:
+  def score_features(self, problem: Problem, image_ids: Int[Array, "B"]) -> Float[Array, "B F"]:
     """One gradient a step, the whole batch at a time."""
 
     def add_gradient(total: Float[Array, "B F"], share: Float[Array, ""]) -> tuple[Float[Array, "B F"], None]:
-      _, gradient = differentiate_score(bound.logits_fn, bound.score_fn, bound.filled_mask(share))
+      _, gradient = differentiate_score(problem, filled_mask(problem, share))
       return total + gradient, None
 
-    start = bound.filled_mask(0.0)
+    start = filled_mask(problem, 0.0)
     shares = jnp.asarray((np.arange(self.num_steps) + 0.5) / self.num_steps, start.dtype)
     total, _ = jax.lax.scan(add_gradient, start, shares)
     return total / self.num_steps
@@ -124,19 +99,19 @@ class Occlusion:
       raise ValueError(f"Occlusion.window must be odd, so that it has a centre, got {self.window}.")
     check_positive_integer("Occlusion.chunk_size", self.chunk_size)
 
-  def score_features(self, bound: BoundClassifier) -> Float[Array, "B F"]:
+  def score_features(self, problem: Problem, image_ids: Int[Array, "B"]) -> Float[Array, "B F"]:
     """One forward pass a feature, and one for the whole input."""
-    num_images, num_features = bound.inputs.shape[0], masking.num_features(bound.grid)
-    places = jnp.asarray(np.indices(bound.grid).reshape(len(bound.grid), -1), jnp.int32)
+    num_images, num_features = problem.num_images, problem.num_features
+    places = jnp.asarray(np.indices(problem.grid).reshape(len(problem.grid), -1), jnp.int32)
 
     def score_chunk(numbers: Int[Array, "P"]) -> Float[Array, "B P"]:
       centres = places[:, jnp.minimum(numbers, num_features - 1)]
       is_covered = (jnp.abs(centres[:, :, None] - places[:, None]) <= self.window // 2).all(0)
       masks = (~is_covered).astype(jnp.result_type(float))
-      return bound.score_masks(jnp.broadcast_to(masks[None], (num_images, *masks.shape)))
+      return problem.score_masks(jnp.broadcast_to(masks[None], (num_images, *masks.shape)))
 
     scores = jax.lax.map(score_chunk, chunk_numbers(num_features, num_images, self.chunk_size))
-    whole = bound.score_masks(bound.filled_mask(1.0)[:, None])
+    whole = problem.score_masks(filled_mask(problem, 1.0)[:, None])
     return whole - join_chunks(scores, num_features)
 
 
@@ -171,23 +146,23 @@ class Rise:
     if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
       raise ValueError(f"Rise.seed must be an integer from 0 to 2**31 - 1, got {self.seed!r}.")
 
-  def score_features(self, bound: BoundClassifier) -> Float[Array, "B F"]:
+  def score_features(self, problem: Problem, image_ids: Int[Array, "B"]) -> Float[Array, "B F"]:
     """One forward pass a mask; no mask is kept."""
     key = jax.random.key(self.seed)
-    image_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, bound.image_ids)
-    draw_fn = functools.partial(self.draw_mask, grid=bound.grid)
+    image_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_ids)
+    draw_fn = functools.partial(self.draw_mask, grid=problem.grid)
 
     def add_chunk(
       sums: tuple[Array, Array, Array], numbers: Int[Array, "P"]
     ) -> tuple[tuple[Array, Array, Array], None]:
       masks = jax.vmap(jax.vmap(draw_fn, in_axes=(None, 0)), in_axes=(0, None))(image_keys, numbers)
       is_counted = (numbers < self.num_masks)[None]
-      scores = jnp.where(is_counted, bound.score_masks(masks).astype(masks.dtype), 0)
+      scores = jnp.where(is_counted, problem.score_masks(masks).astype(masks.dtype), 0)
       masks = jnp.where(is_counted[..., None], masks, 0)
       weighted = jnp.einsum("bp,bpf->bf", scores, masks, precision="highest")
       return (sums[0] + weighted, sums[1] + masks.sum(1), sums[2] + scores.sum(1)), None
 
-    zeros = bound.filled_mask(0.0)
+    zeros = filled_mask(problem, 0.0)
     chunks = chunk_numbers(self.num_masks, zeros.shape[0], self.chunk_size)
     (weighted, shown, total), _ = jax.lax.scan(add_chunk, (zeros, zeros, zeros[:, 0]), chunks)
     # A feature that no mask shows is said to be like the mean of them all.
@@ -225,11 +200,12 @@ class GradCam:
   features_fn: FeaturesFn
   head_fn: HeadFn
 
-  def check(self, predict_fn: PredictFn, params: Any, inputs: Float[Array, "B ..."]) -> None:
+  def check(self, problem: Problem) -> None:
     """Raises ValueError unless the two functions fit the inputs and together are the classifier.
 
     Whether they are is looked at where values are concrete.
     """
+    predict_fn, params, inputs = problem.predict_fn, problem.params, problem.inputs
     for name, function in (("features_fn", self.features_fn), ("head_fn", self.head_fn)):
       if not callable(function):
         raise ValueError(f"GradCam.{name} must be a function, got {type(function).__name__}.")
@@ -273,18 +249,18 @@ class GradCam:
         f"{inputs.shape}, but raised {type(error).__name__}: {messages.first_line(error)}"
       ) from error
 
-  def score_features(self, bound: BoundClassifier) -> Float[Array, "B F"]:
+  def score_features(self, problem: Problem, image_ids: Int[Array, "B"]) -> Float[Array, "B F"]:
     """One forward pass, and a gradient of the head."""
 
     def total_score(features: Float[Array, "B ..."]) -> Float[Array, ""]:
-      return bound.score_fn(self.head_fn(bound.params, features)[:, None]).sum()
+      return problem.score_logits(self.head_fn(problem.params, features)[:, None]).sum()
 
-    features = self.features_fn(bound.params, bound.inputs)
+    features = self.features_fn(problem.params, problem.inputs)
     gradient = jax.grad(total_score)(features)
     weights = at_least_float32(gradient).mean(tuple(range(1, features.ndim - 1)), keepdims=True)
     coarse = (weights * at_least_float32(features)).sum(-1)
-    fine = jax.image.resize(coarse, (coarse.shape[0], *bound.grid[:-1]), "linear")
-    return jnp.broadcast_to(fine[..., None], (fine.shape[0], *bound.grid)).reshape(fine.shape[0], -1)
+    fine = jax.image.resize(coarse, (coarse.shape[0], *problem.grid[:-1]), "linear")
+    return jnp.broadcast_to(fine[..., None], (fine.shape[0], *problem.grid)).reshape(fine.shape[0], -1)
 
 
 AttributionMethod = GradientTimesInput | IntegratedGradients | Occlusion | Rise | GradCam

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jax_sis.core import masking
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
-from jax_sis.core.problem import check_question, make_logits_fn, make_score_fn
+from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.scores import log_odds
 from jax_sis.core.searches import BackwardSearch, Evaluation, Gradient, Phase
 from jax_sis.core.trials import sort_keys
@@ -66,33 +65,15 @@ def backselect(
   Raises:
     ValueError: an argument has the wrong type, shape or value, or `predict_fn` is not a classifier of that kind.
   """
-  question = check_question(predict_fn, params, inputs, targets, baseline, grid, available, score)
-  return run_backward(
-    predict_fn,
-    params,
-    *question.arrays,
-    grid=question.grid,
-    score=score,
-    phases=search.phases(masking.num_features(question.grid)),
+  problem = check_problem(
+    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score
   )
+  return run_backward(problem, phases=search.phases(problem.num_features))
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("grid", "score", "phases"))
-def run_backward(
-  predict_fn: PredictFn,
-  params: Any,
-  inputs: Float[Array, "B ..."],
-  targets: Int[Array, "B"],
-  baseline: Float[Array, "B ..."],
-  available: Bool[Array, "B F"],
-  *,
-  grid: tuple[int, ...],
-  score: ScoreName,
-  phases: tuple[Phase, ...],
-) -> FeatureOrder:
-  """`backselect` on checked arguments, through the sizes of the phases; features below the lowest stay unranked."""
-  logits_fn = make_logits_fn(predict_fn, params, inputs, baseline, grid)
-  score_fn = make_score_fn(targets, score)
+@functools.partial(jax.jit, static_argnames="phases")
+def run_backward(problem: Problem, *, phases: tuple[Phase, ...]) -> FeatureOrder:
+  """`backselect` through the sizes of the phases; features below the lowest stay unranked."""
 
   def step(
     search: BackwardSearch,
@@ -100,18 +81,18 @@ def run_backward(
     next_size: Int[Array, ""],
   ) -> tuple[Any, Float[Array, "B"]]:
     kept, rank, finite, remembered = carry
-    evaluation = search.evaluate(logits_fn, score_fn, kept, remembered)
+    evaluation = search.evaluate(problem, kept, remembered)
     finite = finite & is_finite(evaluation, kept)
     remove = functools.partial(remove_features, next_size=next_size, per_step=search.per_step)
     kept, rank = jax.vmap(remove)(kept, rank, evaluation.preference)
-    return (kept, rank, finite, evaluation.remembered), jax.nn.sigmoid(log_odds(evaluation.logits, targets))
+    return (kept, rank, finite, evaluation.remembered), jax.nn.sigmoid(log_odds(evaluation.logits, problem.targets))
 
   sizes = tuple(size for phase in reversed(phases) for size in phase.sizes)
   # The last evaluation, at the smallest size, removes nothing.
   next_sizes = iter((*sizes[-2::-1], sizes[0]))
-  rank = jnp.full(available.shape, NOT_RANKED, jnp.int32)
-  remembered = jnp.full(available.shape, jnp.nan, jnp.result_type(float))
-  carry = available, rank, jnp.ones(inputs.shape[0], bool), remembered
+  rank = jnp.full(problem.available.shape, NOT_RANKED, jnp.int32)
+  remembered = jnp.full(problem.available.shape, jnp.nan, jnp.result_type(float))
+  carry = problem.available, rank, jnp.ones(problem.num_images, bool), remembered
   confidences = []
   for phase in phases:
     following = jnp.asarray(list(itertools.islice(next_sizes, len(phase.sizes))), jnp.int32)
@@ -119,16 +100,7 @@ def run_backward(
     confidences.append(confidence)
   _, rank, finite, _ = carry
   confidence = jnp.concatenate(confidences)
-  return FeatureOrder(
-    rank=rank,
-    confidence=confidence[::-1].T,
-    target=targets,
-    finite=finite,
-    baseline=baseline,
-    sizes=sizes,
-    grid=grid,
-    score=score,
-  )
+  return problem.make_order(rank=rank, confidence=confidence[::-1].T, finite=finite, sizes=sizes)
 
 
 def remove_features(

@@ -11,8 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jax_sis.core import validation
 from jax_sis.core.local_search import passing
-from jax_sis.core.minimise import check_subsets
-from jax_sis.core.problem import MaskedLogitsFn, ScoreFn, make_logits_fn, make_score_fn
+from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.scores import log_odds
 from jax_sis.core.subsets import Status, Subsets
 from jax_sis.core.trials import best_features, score_flips, spread_scores
@@ -147,15 +146,11 @@ def certify(
     ValueError: the inputs do not fit the subsets, or a stored confidence cannot be reproduced: the classifier, its
       parameters or the inputs are not those of the search. Under `jit`, read `is_reproduced` instead.
   """
-  inputs = validation.check_inputs(inputs)
-  validation.check_predict_fn(predict_fn, params, inputs)
+  problem = check_answered(predict_fn, params, inputs, subsets)
   check_positive_integer("chunk_size", chunk_size)
   if pair_partners != 0:
     check_positive_integer("pair_partners", pair_partners)
-  check_subsets(subsets, inputs)
-  report = run_certify(
-    predict_fn, params, inputs, subsets, tolerance, pair_partners=pair_partners, chunk_size=chunk_size
-  )
+  report = run_certify(problem, subsets, tolerance, pair_partners=pair_partners, chunk_size=chunk_size)
   if validation.is_concrete(report) and not bool(report.is_reproduced.all()):
     index = int(np.argmin(report.is_reproduced))
     raise ValueError(
@@ -192,44 +187,31 @@ def judge_alone(logits: Float[Array, "B K"], subsets: Subsets, tolerance: float 
   )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def evaluate_alone(
-  predict_fn: PredictFn,
-  params: Any,
-  inputs: Float[Array, "B ..."],
-  subsets: Subsets,
-  tolerance: float | Float[Array, ""],
-) -> Alone:
+@jax.jit
+def evaluate_alone(problem: Problem, subsets: Subsets, tolerance: float | Float[Array, ""]) -> Alone:
   """The part of `certify` that costs one model call, on checked arguments: is each subset sufficient alone?"""
-  kept = subsets.mask.reshape(subsets.mask.shape[0], -1)
   with jax.default_matmul_precision("highest"):
-    logits_fn = make_logits_fn(predict_fn, params, inputs, subsets.baseline, subsets.mask.shape[1:])
-    logits = logits_fn(kept.astype(jnp.result_type(float)))
+    logits = problem.predict_masked(subsets.kept)
   return judge_alone(logits, subsets, tolerance)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("pair_partners", "chunk_size"))
+@functools.partial(jax.jit, static_argnames=("pair_partners", "chunk_size"))
 def run_certify(
-  predict_fn: PredictFn,
-  params: Any,
-  inputs: Float[Array, "B ..."],
+  problem: Problem,
   subsets: Subsets,
   tolerance: float | Float[Array, ""],
   *,
   pair_partners: int = 0,
   chunk_size: int,
 ) -> Certificate:
-  """`certify` on checked arguments."""
-  grid = subsets.mask.shape[1:]
-  kept = subsets.mask.reshape(subsets.mask.shape[0], -1)
+  """`certify` on checked arguments, by log-odds, whatever the score of the search was."""
+  problem = problem.in_log_odds()
+  kept = subsets.kept
   with jax.default_matmul_precision("highest"):
-    logits_fn = make_logits_fn(predict_fn, params, inputs, subsets.baseline, grid)
-    logits = logits_fn(kept.astype(jnp.result_type(float)))
-    score_fn = make_score_fn(subsets.target, "log_odds")
+    logits = problem.predict_masked(kept)
     is_ok = subsets.status == Status.OK
     without_each, smaller = score_smaller(
-      logits_fn,
-      score_fn,
+      problem,
       kept,
       jnp.where(is_ok, kept.sum(1, dtype=jnp.int32), 0),
       subsets.threshold,
@@ -237,7 +219,7 @@ def run_certify(
       chunk_size=chunk_size,
     )
   alone = judge_alone(logits, subsets, tolerance)
-  is_droppable = kept & passing(without_each, subsets.threshold[:, None], "log_odds") & is_ok[:, None]
+  is_droppable = kept & passing(without_each, subsets.threshold[:, None], problem.score) & is_ok[:, None]
   return Certificate(
     **alone._asdict(),
     is_droppable=is_droppable.reshape(subsets.mask.shape),
@@ -259,8 +241,7 @@ class Smaller(NamedTuple):
 
 
 def score_smaller(
-  logits_fn: MaskedLogitsFn,
-  score_fn: ScoreFn,
+  problem: Problem,
   kept: Bool[Array, "B F"],
   num_kept: Int[Array, "B"],
   threshold: Float[Array, "B"],
@@ -281,17 +262,17 @@ def score_smaller(
 
   def score_batch(batch: tuple[Array, Array, Array]) -> Float[Array, "B P"]:
     start, features, num_needed = batch
-    return score_flips(logits_fn, score_fn, start, features, chunk_size=chunk_size, num_needed=num_needed)
+    return score_flips(problem, start, features, chunk_size=chunk_size, num_needed=num_needed)
 
   starts = jnp.stack([kept, jnp.zeros_like(kept)])
   batches = starts, jnp.stack([dropped, added]), jnp.stack([num_kept.max(), num_needed])
   less, alone = jax.lax.map(score_batch, batches)
   nothing, alone = alone[:, :1], jnp.where(is_single_tried[:, None], alone[:, 1:], -jnp.inf)
 
-  pair, num_pairs = best_pair(logits_fn, score_fn, alone, is_paired, count=pair_partners, chunk_size=chunk_size)
+  pair, num_pairs = best_pair(problem, alone, is_paired, count=pair_partners, chunk_size=chunk_size)
   # A score that is not a number proves nothing, and passes nowhere.
   tried = nothing, alone, pair
-  passes = jnp.stack([passing(scores, threshold[:, None], "log_odds").any(1) for scores in tried])
+  passes = jnp.stack([passing(scores, threshold[:, None], problem.score).any(1) for scores in tried])
   is_number = jnp.stack([~jnp.isnan(scores).any(1) for scores in tried])
   is_all = jnp.stack(
     [jnp.ones_like(is_paired), is_single_tried, is_paired & (num_pairs == num_features * (num_features - 1) // 2)]
@@ -307,8 +288,7 @@ def score_smaller(
 
 
 def best_pair(
-  logits_fn: MaskedLogitsFn,
-  score_fn: ScoreFn,
+  problem: Problem,
   alone: Float[Array, "B F"],
   is_asked: Bool[Array, "B"],
   *,
@@ -324,7 +304,7 @@ def best_pair(
   def try_partner(best: Float[Array, "B"], partner: Int[Array, "B"]) -> tuple[Float[Array, "B"], None]:
     is_partner = features == partner[:, None]
     # The partner itself is taken out by its own change, and is no pair.
-    scores = score_flips(logits_fn, score_fn, is_partner, features, chunk_size=chunk_size, num_needed=num_needed)
+    scores = score_flips(problem, is_partner, features, chunk_size=chunk_size, num_needed=num_needed)
     return jnp.maximum(best, jnp.where(is_partner, -jnp.inf, scores).max(1)), None
 
   best = jnp.full(num_images, -jnp.inf, alone.dtype)

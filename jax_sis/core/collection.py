@@ -9,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int8, Shaped
 
-from jax_sis.core import masking, validation
+from jax_sis.core import validation
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.forward import run_forward
 from jax_sis.core.minimise import DEFAULT_SETTINGS, run_minimise
-from jax_sis.core.problem import Question, check_question, make_logits_fn
-from jax_sis.core.scores import log_odds
+from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.searches import BackwardSearch, Forward, Gradient
-from jax_sis.core.smallest import run_smallest
+from jax_sis.core.smallest import confidence_of_available, search_smallest
 from jax_sis.core.subsets import Status, Subsets, explain_unsearched, sufficient_subsets
-from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.core.types import PredictFn, ScoreName
 from jax_sis.core.validation import check_positive_integer
 
 # The round of a feature that is in none of an image's subsets.
@@ -80,26 +79,21 @@ def sis_collection(
   Raises:
     ValueError: as for `backselect`, or a setting is out of range.
   """
-  if not validation.is_concrete(threshold):
-    raise ValueError("threshold must be a number when sis_collection is traced, got a traced array; close over it.")
-  validation.check_threshold(threshold)
-  threshold = float(threshold)
+  threshold = validation.check_static_threshold(threshold, "sis_collection")
   check_positive_integer("max_subsets", max_subsets)
   check_positive_integer("batch_size", batch_size)
-  question = check_question(predict_fn, params, inputs, targets, baseline, grid, available, score)
+  problem = check_problem(
+    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score
+  )
   state = run_collection(
-    predict_fn,
-    params,
-    question.arrays,
+    problem,
     threshold=threshold,
-    grid=question.grid,
-    score=score,
     search=dataclasses.replace(search, threshold=threshold) if isinstance(search, Forward) else search,
     max_subsets=max_subsets,
     minimised=minimised,
-    batch_size=min(batch_size, question.arrays[0].shape[0]),
+    batch_size=min(batch_size, problem.num_images),
   )
-  return tuple(read_round(state, number, question, threshold) for number in range(max_subsets))
+  return tuple(read_round(state, number, problem, threshold) for number in range(max_subsets))
 
 
 class CollectionState(NamedTuple):
@@ -120,26 +114,17 @@ class CollectionState(NamedTuple):
   confidence: Float[Array, "B R"]
 
 
-@functools.partial(
-  jax.jit,
-  static_argnums=0,
-  static_argnames=("threshold", "grid", "score", "search", "max_subsets", "minimised", "batch_size"),
-)
+@functools.partial(jax.jit, static_argnames=("threshold", "search", "max_subsets", "minimised", "batch_size"))
 def run_collection(
-  predict_fn: PredictFn,
-  params: Params,
-  arrays: tuple[Array, ...],
+  problem: Problem,
   *,
   threshold: float,
-  grid: tuple[int, ...],
-  score: ScoreName,
   search: BackwardSearch | Forward,
   max_subsets: int,
   minimised: bool,
   batch_size: int,
 ) -> CollectionState:
-  """`sis_collection` on checked arguments; `arrays` are those of a Question."""
-  num_images, num_features = arrays[0].shape[0], masking.num_features(grid)
+  """`sis_collection` on a checked problem."""
 
   def goes_on(state: CollectionState) -> Bool[Array, ""]:
     return ~state.is_done.all()
@@ -147,25 +132,16 @@ def run_collection(
   def advance_batch(state: CollectionState) -> CollectionState:
     # A stable sort: the images that are not done come first, in their order.
     batch = jnp.argsort(state.is_done, stable=True)[:batch_size]
-    (inputs, targets, baseline, available), batch_state = jax.tree.map(lambda array: array[batch], (arrays, state))
+    batch_problem, batch_state = problem.take(batch), jax.tree.map(lambda array: array[batch], state)
     # A batch that is filled up with images that are done has nothing to search in them.
-    is_left = available & (batch_state.round_of == IN_NO_SUBSET) & ~batch_state.is_done[:, None]
-    subsets = find_subsets(
-      predict_fn,
-      params,
-      (inputs, targets, baseline, is_left),
-      threshold=threshold,
-      grid=grid,
-      score=score,
-      search=search,
-      minimised=minimised,
-    )
-    masks = subsets.mask.reshape(-1, num_features)
-    advanced = jax.vmap(add_round)(batch_state, masks, subsets.status, subsets.confidence)
+    is_left = (batch_state.round_of == IN_NO_SUBSET) & ~batch_state.is_done[:, None]
+    subsets = find_subsets(batch_problem.restrict(is_left), threshold=threshold, search=search, minimised=minimised)
+    advanced = jax.vmap(add_round)(batch_state, subsets.kept, subsets.status, subsets.confidence)
     return jax.tree.map(lambda array, values: array.at[batch].set(values), state, advanced)
 
+  num_images = problem.num_images
   state = CollectionState(
-    round_of=jnp.full((num_images, num_features), IN_NO_SUBSET, jnp.int32),
+    round_of=jnp.full(problem.available.shape, IN_NO_SUBSET, jnp.int32),
     num_rounds=jnp.zeros(num_images, jnp.int32),
     is_done=jnp.zeros(num_images, bool),
     status=jnp.zeros((num_images, max_subsets), jnp.int8),
@@ -191,49 +167,30 @@ def add_round(
   return jax.tree.map(functools.partial(jnp.where, state.is_done), state, added)
 
 
-def read_round(state: CollectionState, number: int, question: Question, threshold: float) -> Subsets:
+def read_round(state: CollectionState, number: int, problem: Problem, threshold: float) -> Subsets:
   """The subsets of one round."""
-  _, targets, baseline, _ = question.arrays
   mask = state.round_of == number
   confidence = state.confidence[:, number]
   return Subsets(
-    mask=mask.reshape(-1, *question.grid),
+    mask=mask.reshape(-1, *problem.grid),
     num_kept=mask.sum(1, dtype=jnp.int32),
     confidence=confidence,
-    target=targets,
-    threshold=jnp.full(targets.shape, threshold, confidence.dtype),
+    target=problem.targets,
+    threshold=jnp.full(confidence.shape, threshold, confidence.dtype),
     status=state.status[:, number],
-    baseline=baseline,
+    baseline=problem.baseline,
   )
 
 
-def find_subsets(
-  predict_fn: PredictFn,
-  params: Params,
-  arrays: tuple[Array, ...],
-  *,
-  threshold: float,
-  grid: tuple[int, ...],
-  score: ScoreName,
-  search: BackwardSearch | Forward,
-  minimised: bool,
-) -> Subsets:
-  """One subset of the available features of each image, by any search; `arrays` as in a Question."""
-  inputs, targets, baseline, available = arrays
-  settings = DEFAULT_SETTINGS
+def find_subsets(problem: Problem, *, threshold: float, search: BackwardSearch | Forward, minimised: bool) -> Subsets:
+  """One subset of the available features of each image, by any search."""
   if isinstance(search, Forward):
     # A backward search sees by itself that all features together do not suffice; a forward one must be told.
-    logits = make_logits_fn(predict_fn, params, inputs, baseline, grid)(available.astype(jnp.result_type(float)))
-    suffices = jax.nn.sigmoid(log_odds(logits, targets)) >= threshold
-    question = predict_fn, params, inputs, targets, baseline, available & suffices[:, None]
+    suffices = confidence_of_available(problem) >= threshold
     if minimised:
-      subsets = run_smallest(*question, search=search, exchanges=settings.exchanges, grid=grid, score=score)
-    else:
-      subsets = sufficient_subsets(run_forward(*question, search=search, grid=grid, score=score), threshold)
-    return explain_unsearched(subsets, suffices)
-  phases = search.phases(masking.num_features(grid))
-  order = run_backward(predict_fn, params, *arrays, grid=grid, score=score, phases=phases)
+      return search_smallest(problem, suffices, search=search, exchanges=DEFAULT_SETTINGS.exchanges)
+    order = run_forward(problem.restrict(suffices[:, None]), search=search)
+    return explain_unsearched(sufficient_subsets(order, threshold), suffices)
+  order = run_backward(problem, phases=search.phases(problem.num_features))
   subsets = sufficient_subsets(order, threshold)
-  if not minimised:
-    return subsets
-  return run_minimise(predict_fn, params, inputs, subsets, order, available, settings=settings)
+  return run_minimise(problem, subsets, order, settings=DEFAULT_SETTINGS) if minimised else subsets

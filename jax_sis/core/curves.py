@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_sis.core import masking, validation
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
-from jax_sis.core.problem import MaskedLogitsFn, make_logits_fn, make_score_fn
-from jax_sis.core.types import Params, PredictFn
+from jax_sis.core.problem import Problem, check_answered
+from jax_sis.core.types import PredictFn
 from jax_sis.core.validation import check_positive_integer
 
 
@@ -71,15 +70,9 @@ def deletion_confidence(
   Raises:
     ValueError: the order stops before the full input, or the inputs do not fit it.
   """
-  inputs = validation.check_inputs(inputs)
-  num_classes = validation.check_predict_fn(predict_fn, params, inputs)
   check_positive_integer("chunk_size", chunk_size)
   check_complete(order)
-  if order.rank.shape[0] != inputs.shape[0]:
-    raise ValueError(f"inputs must be the {order.rank.shape[0]} that the order is of, got {inputs.shape[0]}.")
-  masking.check_grid(order.grid, inputs.shape[1:])
-  validation.check_targets(order.target, num_images=inputs.shape[0], num_classes=num_classes)
-  return run_deletion(predict_fn, params, inputs, order, chunk_size=chunk_size)
+  return run_deletion(check_answered(predict_fn, params, inputs, order), order, chunk_size=chunk_size)
 
 
 def deletion_area(order: FeatureOrder, confidence: Float[Array, "B T"]) -> Float[Array, "B"]:
@@ -108,22 +101,16 @@ def deletion_area(order: FeatureOrder, confidence: Float[Array, "B T"]) -> Float
   return area_under(order, confidence)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="chunk_size")
-def run_deletion(
-  predict_fn: PredictFn, params: Params, inputs: Float[Array, "B ..."], order: FeatureOrder, *, chunk_size: int
-) -> Float[Array, "B T"]:
+@functools.partial(jax.jit, static_argnames="chunk_size")
+def run_deletion(problem: Problem, order: FeatureOrder, *, chunk_size: int) -> Float[Array, "B T"]:
   """`deletion_confidence` on checked arguments."""
-  logits_fn = make_logits_fn(predict_fn, params, inputs, order.baseline, order.grid)
-  confidence, finite = confidence_along(
-    logits_fn, order.rank, order.target, order.sizes, is_shown=False, chunk_size=chunk_size
-  )
+  confidence, finite = confidence_along(problem, order.rank, order.sizes, is_shown=False, chunk_size=chunk_size)
   return jnp.where(finite[:, None], confidence, jnp.nan)
 
 
 def confidence_along(
-  logits_fn: MaskedLogitsFn,
+  problem: Problem,
   rank: Int[Array, "B F"],
-  targets: Int[Array, "B"],
   sizes: tuple[int, ...],
   *,
   is_shown: bool,
@@ -132,24 +119,23 @@ def confidence_along(
   """The confidence at each size, and whether all logits of an image were finite.
 
   Args:
-    logits_fn: masks -> logits.
+    problem: the classifier and its images.
     rank: as in a FeatureOrder.
-    targets: the class in question.
     sizes: how many of the most needed features are meant.
     is_shown: show those and mask the others, or mask those and show the others that are ranked.
     chunk_size: masked copies a model call, over all images together.
   """
   num_images, num_features = rank.shape
-  score_fn = make_score_fn(targets, "log_odds")
+  problem = problem.in_log_odds()
 
   def evaluate_chunk(numbers: Int[Array, "P"]) -> tuple[Float[Array, "B P"], Bool[Array, "B"]]:
     # A chunk that is filled up repeats the last size.
     chunk = jnp.asarray(sizes, jnp.int32)[jnp.minimum(numbers, len(sizes) - 1)]
     is_needed = rank[:, None] < chunk[None, :, None]
     masks = is_needed if is_shown else ~is_needed & (rank != NOT_RANKED)[:, None]
-    logits = logits_fn(masks.reshape(-1, num_features).astype(jnp.result_type(float)))
+    logits = problem.predict_masked(masks.reshape(-1, num_features))
     logits = logits.reshape(num_images, len(numbers), -1)
-    return jax.nn.sigmoid(score_fn(logits)), jnp.isfinite(logits).all((1, 2))
+    return jax.nn.sigmoid(problem.score_logits(logits)), jnp.isfinite(logits).all((1, 2))
 
   confidence, finite = jax.lax.map(evaluate_chunk, chunk_numbers(len(sizes), num_images, chunk_size))
   return join_chunks(confidence, len(sizes)), finite.all(0)

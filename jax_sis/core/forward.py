@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jax_sis.core.local_search import LocalState, Settings, Stage, run_local_search, start
+from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, run_local_search, start
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
-from jax_sis.core.problem import check_question
+from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.searches import Forward
 from jax_sis.core.types import PredictFn, ScoreName
 
@@ -60,64 +60,39 @@ def forward_select(
   Raises:
     ValueError: as for `backselect`.
   """
-  question = check_question(predict_fn, params, inputs, targets, baseline, grid, available, score)
-  return run_forward(predict_fn, params, *question.arrays, search=search, grid=question.grid, score=score)
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("search", "grid", "score"))
-def run_forward(
-  predict_fn: PredictFn,
-  params: Any,
-  inputs: Float[Array, "B ..."],
-  targets: Int[Array, "B"],
-  baseline: Float[Array, "B ..."],
-  available: Bool[Array, "B F"],
-  *,
-  search: Forward,
-  grid: tuple[int, ...],
-  score: ScoreName,
-) -> FeatureOrder:
-  """`forward_select` on checked arguments."""
-  state = run_local_search(
-    predict_fn,
-    params,
-    inputs,
-    targets,
-    baseline,
-    available,
-    state=start_growth(available, search),
-    threshold=jnp.full(inputs.shape[0], search.threshold, jnp.result_type(float)),
-    settings=Settings(candidates=search.candidates, chunk_size=search.chunk_size),
-    grid=grid,
-    score=score,
+  problem = check_problem(
+    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score
   )
-  return read_growth(state, targets, baseline, grid=grid, score=score)
+  return run_forward(problem, search=search)
 
 
-def start_growth(available: Bool[Array, "B F"], search: Forward) -> LocalState:
-  """Every image at its masked input."""
-  return start(jnp.zeros_like(available), jnp.full(available.shape[0], Stage.GROW), search.max_features)
+@functools.partial(jax.jit, static_argnames="search")
+def run_forward(problem: Problem, *, search: Forward) -> FeatureOrder:
+  """`forward_select` on a checked problem."""
+  return read_growth(grow(problem, search), problem)
 
 
-def read_growth(
-  state: LocalState,
-  targets: Int[Array, "B"],
-  baseline: Float[Array, "B ..."],
-  *,
-  grid: tuple[int, ...],
-  score: ScoreName,
-) -> FeatureOrder:
+def grow(problem: Problem, search: Forward, *, is_pruned: bool = False, exchanges: Exchanges = ()) -> LocalState:
+  """A local search from the masked inputs to the search's threshold; the last two arguments as in LocalSettings."""
+  available = problem.available
+  return run_local_search(
+    problem,
+    state=start(jnp.zeros_like(available), jnp.full(problem.num_images, Mode.GROW), search.max_features),
+    threshold=jnp.full(problem.num_images, search.threshold, jnp.result_type(float)),
+    settings=LocalSettings(
+      candidates=search.candidates, chunk_size=search.chunk_size, is_pruned=is_pruned, exchanges=exchanges
+    ),
+  )
+
+
+def read_growth(state: LocalState, problem: Problem) -> FeatureOrder:
   """The order of the first growth."""
   sizes = np.arange(state.confidence.shape[1], dtype=np.int32)
   num_added = (state.rank != NOT_RANKED).sum(1, dtype=jnp.int32)
   last = jnp.minimum(sizes[None], num_added[:, None])
-  return FeatureOrder(
+  return problem.make_order(
     rank=state.rank,
     confidence=jnp.take_along_axis(state.confidence, last, axis=1),
-    target=targets,
     finite=state.finite,
-    baseline=baseline,
     sizes=tuple(sizes.tolist()),
-    grid=grid,
-    score=score,
   )

@@ -1,7 +1,7 @@
-"""Local search for small sufficient subsets, an image a stage of its own: grow, prune, exchange.
+"""Local search for small sufficient subsets, each image in a mode of its own: grow, prune, exchange.
 
 A round works on the first few images that are not done, so that none waits for another: one gradient names what could
-be added, and forward passes try that, or try what could be dropped. Whatever the stages are, the compiled program
+be added, and forward passes try that, or try what could be dropped. Whatever the modes are, the compiled program
 holds the classifier three times: for the gradient, forward and back, and for the trials.
 """
 
@@ -17,17 +17,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int8
 
 from jax_sis.core.order import NOT_RANKED
-from jax_sis.core.problem import MaskedLogitsFn, ScoreFn, make_logits_fn, make_score_fn
+from jax_sis.core.problem import Problem
 from jax_sis.core.scores import to_probability
 from jax_sis.core.trials import best_features, differentiate_score, score_flips, spread_scores
-from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.core.types import ScoreName
 
 # How many kept features an exchange takes out, and how many such exchanges are tried.
 Exchanges = tuple[tuple[int, int], ...]
 
 
-class Stage(enum.IntEnum):
-  """What an image is at.
+class Mode(enum.IntEnum):
+  """What a search is doing with an image.
 
   GROW: adds the feature that raises the score most, until the subset passes or is as large as it may be.
   PRUNE: drops the feature whose loss leaves the score highest, as long as the subset passes without it.
@@ -39,7 +39,7 @@ class Stage(enum.IntEnum):
   DONE = 2
 
 
-class Settings(NamedTuple):
+class LocalSettings(NamedTuple):
   """How far a local search looks.
 
   Attributes:
@@ -59,7 +59,7 @@ class LocalState(NamedTuple):
   """Where each image stands.
 
   Attributes:
-    stage: see Stage.
+    mode: see Mode.
     kept: the subset that is grown or pruned.
     smallest: the smallest subset so far that passes; empty where there is none.
     score: of that subset; meaningful where it was pruned.
@@ -70,7 +70,7 @@ class LocalState(NamedTuple):
     finite: False where the first growth met a number that is not finite.
   """
 
-  stage: Int8[Array, "B"]
+  mode: Int8[Array, "B"]
   kept: Bool[Array, "B F"]
   smallest: Bool[Array, "B F"]
   score: Float[Array, "B"]
@@ -99,12 +99,12 @@ class Trial(NamedTuple):
   are_finite: Bool[Array, "B"]
 
 
-def start(subset: Bool[Array, "B F"], stage: Int[Array, "B"], max_features: int) -> LocalState:
+def start(subset: Bool[Array, "B F"], mode: Int[Array, "B"], max_features: int) -> LocalState:
   """The beginning: sufficient subsets to prune, empty ones to grow up to `max_features`."""
   num_images, num_features = subset.shape
   unknown = jnp.full(subset.shape, -jnp.inf, jnp.result_type(float))
   return LocalState(
-    stage=stage.astype(jnp.int8),
+    mode=mode.astype(jnp.int8),
     kept=subset,
     smallest=subset,
     score=unknown[:, 0],
@@ -117,78 +117,51 @@ def start(subset: Bool[Array, "B F"], stage: Int[Array, "B"], max_features: int)
 
 
 def run_local_search(
-  predict_fn: PredictFn,
-  params: Params,
-  inputs: Float[Array, "B ..."],
-  targets: Int[Array, "B"],
-  baseline: Float[Array, "B ..."],
-  available: Bool[Array, "B F"],
-  *,
-  state: LocalState,
-  threshold: Float[Array, "B"],
-  settings: Settings,
-  grid: tuple[int, ...],
-  score: ScoreName,
+  problem: Problem, *, state: LocalState, threshold: Float[Array, "B"], settings: LocalSettings
 ) -> LocalState:
   """Takes every image from its state to the end.
 
   Args:
-    predict_fn: as for `backselect`.
-    params: the model's arrays.
-    inputs: the images.
-    targets: the class in question.
-    baseline: what masked features show.
-    available: features that may be added.
+    problem: the classifier and its images; features that are available may be added.
     state: where the images start.
     threshold: the probability that a subset must reach.
     settings: how far to look.
-    grid: the mask's shape.
-    score: what trials are compared by.
   """
-  num_lanes = min(max(settings.chunk_size // settings.candidates, 1), inputs.shape[0])
-  images = inputs, targets, baseline, available, threshold
+  num_lanes = min(max(settings.chunk_size // settings.candidates, 1), problem.num_images)
 
   def goes_on(state: LocalState) -> Bool[Array, ""]:
-    return (state.stage != Stage.DONE).any()
+    return (state.mode != Mode.DONE).any()
 
   def advance_lanes(state: LocalState) -> LocalState:
     # A stable sort: the images that are not done come first, in their order.
-    lanes = jnp.argsort(state.stage == Stage.DONE, stable=True)[:num_lanes]
-    (inputs, targets, baseline, available, threshold), lane_state = jax.tree.map(
-      lambda array: array[lanes], (images, state)
-    )
-    logits_fn = make_logits_fn(predict_fn, params, inputs, baseline, grid)
-    trial = try_changes(logits_fn, make_score_fn(targets, score), lane_state, available, settings)
-    step = functools.partial(advance, settings=settings, score=score)
-    advanced = jax.vmap(step)(lane_state, trial, threshold)
+    lanes = jnp.argsort(state.mode == Mode.DONE, stable=True)[:num_lanes]
+    lane_problem = problem.take(lanes)
+    lane_threshold, lane_state = jax.tree.map(lambda array: array[lanes], (threshold, state))
+    trial = try_changes(lane_problem, lane_state, settings)
+    step = functools.partial(advance, settings=settings, score=problem.score)
+    advanced = jax.vmap(step)(lane_state, trial, lane_threshold)
     return jax.tree.map(lambda array, lane: array.at[lanes].set(lane), state, advanced)
 
   return jax.lax.while_loop(goes_on, advance_lanes, state)
 
 
-def try_changes(
-  logits_fn: MaskedLogitsFn,
-  score_fn: ScoreFn,
-  state: LocalState,
-  available: Bool[Array, "B F"],
-  settings: Settings,
-) -> Trial:
+def try_changes(problem: Problem, state: LocalState, settings: LocalSettings) -> Trial:
   """Scores what each image could do next: keep one feature more while it grows, one less while it is pruned."""
   num_features = state.kept.shape[1]
-  logits, gradient = differentiate_score(logits_fn, score_fn, state.kept)
-  score = score_fn(logits[:, None])[:, 0]
+  logits, gradient = differentiate_score(problem, state.kept)
+  score = problem.score_logits(logits[:, None])[:, 0]
   # Features that an exchange has just dropped stay out.
-  addable = available & ~state.kept & ~state.smallest
+  addable = problem.available & ~state.kept & ~state.smallest
   added = best_features(gradient, addable, settings.candidates)
   added = jnp.pad(added, ((0, 0), (0, num_features - added.shape[1])), constant_values=num_features)
   # Kept features first, in ascending order.
   dropped = jnp.argsort(~state.kept, axis=1, stable=True).astype(added.dtype)
   dropped = jnp.where(jnp.take_along_axis(state.kept, dropped, axis=1), dropped, num_features)
-  is_growing, is_done = (state.stage[:, None] == stage for stage in (Stage.GROW, Stage.DONE))
+  is_growing, is_done = (state.mode[:, None] == mode for mode in (Mode.GROW, Mode.DONE))
   features = jnp.where(is_done, num_features, jnp.where(is_growing, added, dropped))
   is_tried = features < num_features
   num_needed = is_tried.sum(1, dtype=jnp.int32).max()
-  scores = score_flips(logits_fn, score_fn, state.kept, features, chunk_size=settings.chunk_size, num_needed=num_needed)
+  scores = score_flips(problem, state.kept, features, chunk_size=settings.chunk_size, num_needed=num_needed)
   return Trial(
     score=score,
     is_finite=jnp.isfinite(score) & jnp.isfinite(gradient).all(1, where=addable),
@@ -199,17 +172,17 @@ def try_changes(
 
 
 def advance(
-  state: LocalState, trial: Trial, threshold: Float[Array, ""], *, settings: Settings, score: ScoreName
+  state: LocalState, trial: Trial, threshold: Float[Array, ""], *, settings: LocalSettings, score: ScoreName
 ) -> LocalState:
   """One image after a round."""
   grown = after_growing(state, trial, threshold, settings=settings, score=score)
   pruned = after_pruning(state, trial, threshold, settings=settings, score=score)
-  advanced = choose(state.stage == Stage.GROW, grown, pruned)
-  return choose(state.stage == Stage.DONE, state, advanced)
+  advanced = choose(state.mode == Mode.GROW, grown, pruned)
+  return choose(state.mode == Mode.DONE, state, advanced)
 
 
 def after_growing(
-  state: LocalState, trial: Trial, threshold: Float[Array, ""], *, settings: Settings, score: ScoreName
+  state: LocalState, trial: Trial, threshold: Float[Array, ""], *, settings: LocalSettings, score: ScoreName
 ) -> LocalState:
   """Adds the best feature. Then the subset passes, or goes on growing, or the growth is given up."""
   num_features = state.kept.size
@@ -225,11 +198,11 @@ def after_growing(
 
   first = record_growth(state, trial, feature, trial.scores[best], size=size, score=score)
   grown = choose(is_first, first._replace(finite=is_finite), state)._replace(kept=kept)
-  found = grown._replace(smallest=kept, stage=as_stage(Stage.PRUNE if settings.is_pruned else Stage.DONE))
+  found = grown._replace(smallest=kept, mode=as_mode(Mode.PRUNE if settings.is_pruned else Mode.DONE))
   max_size = jnp.where(is_first, state.confidence.size, state.smallest.sum(dtype=jnp.int32)) - 1
   is_given_up = ~adds | (size + 1 >= max_size)
   next_exchange = start_exchange(state, state.num_exchanges + 1, settings)
-  given_up = choose(is_first, grown._replace(stage=as_stage(Stage.DONE)), next_exchange)
+  given_up = choose(is_first, grown._replace(mode=as_mode(Mode.DONE)), next_exchange)
   return choose(passes, found, choose(is_given_up, given_up, grown))
 
 
@@ -252,7 +225,7 @@ def record_growth(
 
 
 def after_pruning(
-  state: LocalState, trial: Trial, threshold: Float[Array, ""], *, settings: Settings, score: ScoreName
+  state: LocalState, trial: Trial, threshold: Float[Array, ""], *, settings: LocalSettings, score: ScoreName
 ) -> LocalState:
   """Drops the feature that is easiest to spare; where none can be spared, an exchange begins."""
   best = trial.scores.argmax()
@@ -268,12 +241,12 @@ def after_pruning(
   )
 
 
-def start_exchange(state: LocalState, number: Int[Array, ""], settings: Settings) -> LocalState:
+def start_exchange(state: LocalState, number: Int[Array, ""], settings: LocalSettings) -> LocalState:
   """Takes the features of the exchange of this number out, to grow to one feature less than before; or is done."""
   num_features = state.smallest.size
   exchanges = exchanged_ranks(settings.exchanges)
   if not exchanges.size:
-    return state._replace(stage=as_stage(Stage.DONE))
+    return state._replace(mode=as_mode(Mode.DONE))
   spared = best_features(state.without_each[None], state.smallest[None], int(exchanges.max()) + 1)[0]
   # A subset smaller than the exchange, or a grid smaller than its ranks, has no such features.
   ranks = jnp.asarray(exchanges)
@@ -287,7 +260,7 @@ def start_exchange(state: LocalState, number: Int[Array, ""], settings: Settings
   return state._replace(
     kept=state.smallest.at[taken].set(False, mode="drop"),
     num_exchanges=number,
-    stage=jnp.where(is_last, Stage.DONE, Stage.GROW).astype(jnp.int8),
+    mode=jnp.where(is_last, Mode.DONE, Mode.GROW).astype(jnp.int8),
   )
 
 
@@ -314,9 +287,9 @@ def passing(value: Float[Array, "..."], threshold: Float[Array, "..."], score: S
   return to_probability(value, score=score).astype(threshold.dtype) >= threshold
 
 
-def as_stage(stage: Stage) -> Int8[Array, ""]:
-  """The stage as states hold it."""
-  return jnp.asarray(stage, jnp.int8)
+def as_mode(mode: Mode) -> Int8[Array, ""]:
+  """The mode as states hold it."""
+  return jnp.asarray(mode, jnp.int8)
 
 
 def choose(condition: Bool[Array, ""], if_true: LocalState, if_false: LocalState) -> LocalState:

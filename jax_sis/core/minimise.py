@@ -1,5 +1,6 @@
 """With the classifier at hand: make subsets smaller than the search left them."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
@@ -10,16 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_sis.core import masking, validation
-from jax_sis.core.local_search import Exchanges, LocalState, Settings, Stage, passing, run_local_search, start
+from jax_sis.core import validation
+from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, passing, run_local_search, start
 from jax_sis.core.order import FeatureOrder
-from jax_sis.core.problem import MaskedLogitsFn, ScoreFn, make_logits_fn, make_score_fn
+from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.scores import to_probability
 from jax_sis.core.subsets import Status, Subsets
-from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.core.types import PredictFn, ScoreName
 from jax_sis.core.validation import check_positive_integer
 
-DEFAULT_SETTINGS = Settings(candidates=64, chunk_size=64, is_pruned=True, exchanges=((2, 4), (4, 8)))
+DEFAULT_SETTINGS = LocalSettings(candidates=64, chunk_size=64, is_pruned=True, exchanges=((2, 4), (4, 8)))
 
 
 def minimise(
@@ -69,32 +70,22 @@ def minimise(
   Raises:
     ValueError: the arguments do not fit together, or the subsets have no threshold.
   """
-  inputs = validation.check_inputs(inputs)
-  validation.check_predict_fn(predict_fn, params, inputs)
+  problem = check_answered(predict_fn, params, inputs, subsets, available=available)
   for name, value in (("candidates", candidates), ("chunk_size", chunk_size)):
     check_positive_integer(name, value)
   exchanges = check_exchanges(exchanges)
-  check_subsets(subsets, inputs)
   if validation.is_concrete(subsets.threshold) and bool(jnp.isnan(subsets.threshold).any()):
     raise ValueError(
       "subsets must have a threshold that they may not fall below, got subsets of a given size (keep_fraction); "
       "use sufficient_subsets."
     )
-  if order is not None and (order.grid != subsets.mask.shape[1:] or order.rank.shape[0] != inputs.shape[0]):
+  if order is not None and (order.grid != problem.grid or order.rank.shape[0] != problem.num_images):
     raise ValueError(
       f"order must be what the subsets were read from, got one of {order.rank.shape[0]} inputs and grid {order.grid} "
-      f"for subsets of {inputs.shape[0]} and {subsets.mask.shape[1:]}."
+      f"for subsets of {problem.num_images} and {problem.grid}."
     )
-  available = validation.check_available(available, num_images=inputs.shape[0], grid=subsets.mask.shape[1:])
-  settings = Settings(candidates=candidates, chunk_size=chunk_size, is_pruned=True, exchanges=exchanges)
-  return run_minimise(predict_fn, params, inputs, subsets, order, available, settings=settings)
-
-
-def check_subsets(subsets: Subsets, inputs: Float[Array, "B ..."]) -> None:
-  """Raises ValueError unless the subsets are of as many inputs, and of a grid that fits them."""
-  if subsets.mask.shape[0] != inputs.shape[0]:
-    raise ValueError(f"inputs must be the {subsets.mask.shape[0]} that the subsets are of, got {inputs.shape[0]}.")
-  masking.check_grid(subsets.mask.shape[1:], inputs.shape[1:])
+  settings = LocalSettings(candidates=candidates, chunk_size=chunk_size, is_pruned=True, exchanges=exchanges)
+  return run_minimise(problem, subsets, order, settings=settings)
 
 
 def check_exchanges(exchanges: Any) -> Exchanges:
@@ -116,40 +107,22 @@ def check_exchanges(exchanges: Any) -> Exchanges:
   return tuple((num_taken, num_tries) for num_taken, num_tries in exchanges)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="settings")
-def run_minimise(
-  predict_fn: PredictFn,
-  params: Params,
-  inputs: Float[Array, "B ..."],
-  subsets: Subsets,
-  order: FeatureOrder | None,
-  available: Bool[Array, "B F"],
-  *,
-  settings: Settings,
-) -> Subsets:
-  """`minimise` on checked arguments."""
-  grid = subsets.mask.shape[1:]
-  kept = subsets.mask.reshape(subsets.mask.shape[0], -1)
+@functools.partial(jax.jit, static_argnames="settings")
+def run_minimise(problem: Problem, subsets: Subsets, order: FeatureOrder | None, *, settings: LocalSettings) -> Subsets:
+  """`minimise` on checked arguments, by log-odds, whatever the score of the search was."""
+  problem = problem.in_log_odds()
+  kept = subsets.kept
   is_ok = subsets.status == Status.OK
   if order is not None:
-    logits_fn = make_logits_fn(predict_fn, params, inputs, subsets.baseline, grid)
-    score_fn = make_score_fn(subsets.target, "log_odds")
-    prefix = shortest_prefix(logits_fn, score_fn, order, kept, subsets.threshold)
+    prefix = shortest_prefix(problem, order, subsets)
     kept = jnp.where(is_ok[:, None], prefix, kept)
   state = run_local_search(
-    predict_fn,
-    params,
-    inputs,
-    subsets.target,
-    subsets.baseline,
-    available,
-    state=start(kept, jnp.where(is_ok, Stage.PRUNE, Stage.DONE), kept.shape[1]),
+    problem,
+    state=start(kept, jnp.where(is_ok, Mode.PRUNE, Mode.DONE), kept.shape[1]),
     threshold=subsets.threshold,
     settings=settings,
-    grid=grid,
-    score="log_odds",
   )
-  return read_smallest(state, subsets, score="log_odds")
+  return read_smallest(state, subsets, score=problem.score)
 
 
 def read_smallest(state: LocalState, subsets: Subsets, *, score: ScoreName) -> Subsets:
@@ -157,34 +130,25 @@ def read_smallest(state: LocalState, subsets: Subsets, *, score: ScoreName) -> S
   is_ok = subsets.status == Status.OK
   smallest = state.smallest & is_ok[:, None]
   confidence = to_probability(state.score, score=score).astype(subsets.confidence.dtype)
-  return Subsets(
+  return dataclasses.replace(
+    subsets,
     mask=smallest.reshape(subsets.mask.shape),
     num_kept=smallest.sum(1, dtype=jnp.int32),
     confidence=jnp.where(is_ok, confidence, subsets.confidence),
-    target=subsets.target,
-    threshold=subsets.threshold,
-    status=subsets.status,
-    baseline=subsets.baseline,
   )
 
 
-def shortest_prefix(
-  logits_fn: MaskedLogitsFn,
-  score_fn: ScoreFn,
-  order: FeatureOrder,
-  kept: Bool[Array, "B F"],
-  threshold: Float[Array, "B"],
-) -> Bool[Array, "B F"]:
+def shortest_prefix(problem: Problem, order: FeatureOrder, subsets: Subsets) -> Bool[Array, "B F"]:
   """The shortest prefix of the order that passes, of those longer than the next smaller size that was evaluated."""
   sizes = jnp.asarray(order.sizes, jnp.int32)
-  num_kept = kept.sum(1, dtype=jnp.int32)
+  num_kept = subsets.kept.sum(1, dtype=jnp.int32)
   below = jnp.where(sizes[None] < num_kept[:, None], sizes[None], 0).max(1)
   longest_step = max((after - before for before, after in itertools.pairwise(order.sizes)), default=1)
 
   def passes_at(offset: Int[Array, ""]) -> Bool[Array, "B"]:
     prefix = order.rank < (below + offset)[:, None]
-    scores = score_fn(logits_fn(prefix.astype(jnp.result_type(float)))[:, None])[:, 0]
-    return passing(scores, threshold, "log_odds")
+    scores = problem.score_logits(problem.predict_masked(prefix)[:, None])[:, 0]
+    return passing(scores, subsets.threshold, problem.score)
 
   offsets = jnp.arange(1, longest_step + 1, dtype=jnp.int32)
   passes = jax.lax.map(passes_at, offsets)

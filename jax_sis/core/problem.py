@@ -1,35 +1,124 @@
-"""What a search is asked, checked, and a classifier bound to it as a function of masks."""
+"""The problem that a search is given, checked: a classifier, its images, and what counts as an answer."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jax_sis.core import masking, validation
+from jax_sis.core.order import FeatureOrder
 from jax_sis.core.scores import predict_logits, score_logits
-from jax_sis.core.types import PredictFn, ScoreName
+from jax_sis.core.subsets import Subsets
+from jax_sis.core.types import Params, PredictFn, ScoreName
 
 
-class Question(NamedTuple):
-  """What a search is asked, checked: the arrays in the order in which searches take them, and the grid."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+  """What a search is asked. Its arrays are leaves of the pytree; the rest is static.
 
-  arrays: tuple[Float[Array, "B ..."], Int[Array, "B"], Float[Array, "B ..."], Bool[Array, "B F"]]
-  grid: tuple[int, ...]
+  Attributes:
+    params: the model's arrays.
+    inputs: the normalised batch.
+    targets: the class in question.
+    baseline: what masked features show, as `masking.check_baseline` returns it.
+    available: the features that may be kept at all.
+    predict_fn: the classifier.
+    grid: the mask's shape.
+    score: what is kept up, or raised.
+  """
+
+  params: Params
+  inputs: Float[Array, "B ..."]
+  targets: Int[Array, "B"]
+  baseline: Float[Array, "B ..."]
+  available: Bool[Array, "B F"]
+  predict_fn: PredictFn = dataclasses.field(metadata={"static": True})
+  grid: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+  score: ScoreName = dataclasses.field(metadata={"static": True})
+
+  @property
+  def num_images(self) -> int:
+    """B, the number of images."""
+    return self.inputs.shape[0]
+
+  @property
+  def num_features(self) -> int:
+    """F, the number of features of an image."""
+    return masking.num_features(self.grid)
+
+  def in_log_odds(self) -> "Problem":
+    """The same problem, with scores that are never rounded to a common 1.0."""
+    return dataclasses.replace(self, score="log_odds")
+
+  def restrict(self, available: Bool[Array, "B #F"]) -> "Problem":
+    """The same problem with only those of its features available that are True here, too."""
+    return dataclasses.replace(self, available=self.available & available)
+
+  def take(self, images: Int[Array, "N"]) -> "Problem":
+    """The problem of some of the images."""
+    inputs, targets, baseline, available = (
+      array[images] for array in (self.inputs, self.targets, self.baseline, self.available)
+    )
+    return dataclasses.replace(self, inputs=inputs, targets=targets, baseline=baseline, available=available)
+
+  def predict_masked(self, masks: Shaped[Array, "N F"]) -> Float[Array, "N K"]:
+    """The logits of N // B masked variants of each image, one image after the other.
+
+    Args:
+      masks: what is kept, Boolean or between 0 and 1.
+    """
+    repeats = masks.shape[0] // self.num_images
+    inputs, baseline = (repeat_images(array, repeats) for array in (self.inputs, self.baseline))
+    masks = masks.astype(jnp.result_type(float))
+    return self.predict_fn(self.params, masking.mask_inputs(inputs, masks, baseline=baseline, grid=self.grid))
+
+  def score_logits(self, logits: Float[Array, "B M K"]) -> Float[Array, "B M"]:
+    """The scores of M variants of each image."""
+    score_fn = functools.partial(score_logits, score=self.score)
+    return jax.vmap(score_fn, in_axes=(1, None), out_axes=1)(logits, self.targets)
+
+  def score_masks(self, masks: Shaped[Array, "B M F"]) -> Float[Array, "B M"]:
+    """The scores of each image under M masks of its own."""
+    logits = self.predict_masked(masks.reshape(-1, masks.shape[2]))
+    return self.score_logits(logits.reshape(*masks.shape[:2], -1))
+
+  def make_order(
+    self, *, rank: Int[Array, "B F"], confidence: Float[Array, "B T"], finite: Bool[Array, "B"], sizes: tuple[int, ...]
+  ) -> FeatureOrder:
+    """An order of the features as the answer; arguments as in FeatureOrder."""
+    return FeatureOrder(
+      rank=rank,
+      confidence=confidence,
+      target=self.targets,
+      finite=finite,
+      baseline=self.baseline,
+      sizes=sizes,
+      grid=self.grid,
+      score=self.score,
+    )
 
 
-def check_question(
+def repeat_images(array: Shaped[Array, "B ..."], repeats: int) -> Shaped[Array, "N ..."]:
+  """Each image `repeats` times, next to each other."""
+  shape = (array.shape[0], repeats, *array.shape[1:])
+  return jnp.broadcast_to(array[:, None], shape).reshape(-1, *array.shape[1:])
+
+
+def check_problem(
   predict_fn: PredictFn,
   params: Any,
   inputs: Any,
   targets: Any,
+  *,
   baseline: Any,
   grid: tuple[int, ...] | None,
   available: Any,
   score: ScoreName,
-) -> Question:
+) -> Problem:
   """Checks the arguments that all searches share, and fills in targets, baseline, grid and available features.
 
   Raises:
@@ -45,45 +134,64 @@ def check_question(
   validation.check_examples_independent(predict_fn, params, inputs, baseline)
   if targets is None:
     targets = predict_logits(predict_fn, params, inputs).argmax(-1).astype(jnp.int32)
-  return Question((inputs, targets, baseline, available), grid)
+  return Problem(
+    params=params,
+    inputs=inputs,
+    targets=targets,
+    baseline=baseline,
+    available=available,
+    predict_fn=predict_fn,
+    grid=grid,
+    score=score,
+  )
 
 
-# Kept masks `[N, F]`, as numbers in 0..1, of N // B variants of each of the B images, one image after the other
-# -> logits `[N, K]`.
-MaskedLogitsFn = Callable[[Float[Array, "N F"]], Float[Array, "N K"]]
-
-
-# Logits `[B, N // B, K]` -> the score of each image's target `[B, N // B]`.
-ScoreFn = Callable[[Float[Array, "B M K"]], Float[Array, "B M"]]
-
-
-def make_logits_fn(
+def make_problem(
   predict_fn: PredictFn,
-  params: Any,
+  params: Params,
   inputs: Float[Array, "B ..."],
-  baseline: Float[Array, "B ..."],
+  targets: Int[Array, "B"],
+  *,
+  baseline: float,
   grid: tuple[int, ...],
-) -> MaskedLogitsFn:
-  """Binds a classifier to a batch: what remains is a function of the masks."""
-
-  def logits_fn(masks: Float[Array, "N F"]) -> Float[Array, "N K"]:
-    repeats = masks.shape[0] // inputs.shape[0]
-    variants, baselines = (repeat_images(array, repeats) for array in (inputs, baseline))
-    return predict_fn(params, masking.mask_inputs(variants, masks, baseline=baselines, grid=grid))
-
-  return logits_fn
-
-
-def make_score_fn(targets: Int[Array, "B"], score: ScoreName) -> ScoreFn:
-  """Binds the named score to the targets of a batch."""
-
-  def score_fn(logits: Float[Array, "B M K"]) -> Float[Array, "B M"]:
-    return jax.vmap(functools.partial(score_logits, score=score), in_axes=(1, None), out_axes=1)(logits, targets)
-
-  return score_fn
+  score: ScoreName,
+) -> Problem:
+  """A problem with all features available, of parts that are known to fit: `check_problem` without a trace of them."""
+  return Problem(
+    params=params,
+    inputs=inputs,
+    targets=targets,
+    baseline=masking.check_baseline(baseline, inputs),
+    available=validation.check_available(None, num_images=inputs.shape[0], grid=grid),
+    predict_fn=predict_fn,
+    grid=grid,
+    score=score,
+  )
 
 
-def repeat_images(array: Shaped[Array, "B ..."], repeats: int) -> Shaped[Array, "N ..."]:
-  """Each image `repeats` times, next to each other."""
-  shape = (array.shape[0], repeats, *array.shape[1:])
-  return jnp.broadcast_to(array[:, None], shape).reshape(-1, *array.shape[1:])
+def check_answered(
+  predict_fn: PredictFn, params: Any, inputs: Any, answer: FeatureOrder | Subsets, *, available: Any = None
+) -> Problem:
+  """The problem that an order or subsets answer, scored by log-odds, as whatever reads them again does.
+
+  Raises:
+    ValueError: the classifier or the inputs cannot be those that they are of.
+  """
+  inputs = validation.check_inputs(inputs)
+  num_classes = validation.check_predict_fn(predict_fn, params, inputs)
+  num_answered = answer.target.shape[0]
+  if num_answered != inputs.shape[0]:
+    subject = "the order is" if isinstance(answer, FeatureOrder) else "the subsets are"
+    raise ValueError(f"inputs must be the {num_answered} that {subject} of, got {inputs.shape[0]}.")
+  masking.check_grid(answer.grid, inputs.shape[1:])
+  validation.check_targets(answer.target, num_images=num_answered, num_classes=num_classes)
+  return Problem(
+    params=params,
+    inputs=inputs,
+    targets=answer.target,
+    baseline=answer.baseline,
+    available=validation.check_available(available, num_images=num_answered, grid=answer.grid),
+    predict_fn=predict_fn,
+    grid=answer.grid,
+    score="log_odds",
+  )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jax_sis.core import validation
-from jax_sis.core.problem import MaskedLogitsFn, ScoreFn
+from jax_sis.core.problem import Problem
 from jax_sis.core.trials import best_features, differentiate_score, score_flips, scores_without_each, spread_scores
 from jax_sis.core.validation import check_positive_integer
 
@@ -67,15 +67,9 @@ class Gradient:
     """One way to choose throughout."""
     return (Phase(self, backward_sizes(num_features, self.per_step)),)
 
-  def evaluate(
-    self,
-    logits_fn: MaskedLogitsFn,
-    score_fn: ScoreFn,
-    kept: Bool[Array, "B F"],
-    remembered: Float[Array, "B F"],
-  ) -> Evaluation:
+  def evaluate(self, problem: Problem, kept: Bool[Array, "B F"], remembered: Float[Array, "B F"]) -> Evaluation:
     """Logits at the current mask, and minus the gradient of the score."""
-    logits, gradient = differentiate_score(logits_fn, score_fn, kept)
+    logits, gradient = differentiate_score(problem, kept)
     return Evaluation(logits, -gradient, remembered)
 
 
@@ -121,19 +115,13 @@ class Screened:
     leading_sizes = backward_sizes(num_features, leading.per_step, self.gradient_until)[1:]
     return Phase(leading, leading_sizes), Phase(self, backward_sizes(self.gradient_until, 1))
 
-  def evaluate(
-    self,
-    logits_fn: MaskedLogitsFn,
-    score_fn: ScoreFn,
-    kept: Bool[Array, "B F"],
-    remembered: Float[Array, "B F"],
-  ) -> Evaluation:
+  def evaluate(self, problem: Problem, kept: Bool[Array, "B F"], remembered: Float[Array, "B F"]) -> Evaluation:
     """Logits at the current mask, the score without each candidate, and the changes of the score last measured."""
-    logits, gradient = differentiate_score(logits_fn, score_fn, kept)
+    logits, gradient = differentiate_score(problem, kept)
     estimate = jnp.where(jnp.isnan(remembered), -gradient, (remembered - gradient) / 2)
     candidates = best_features(estimate, kept, self.candidates)
-    scores = score_flips(logits_fn, score_fn, kept, candidates, chunk_size=self.chunk_size)
-    changes = (scores - score_fn(logits[:, None])).astype(remembered.dtype)
+    scores = score_flips(problem, kept, candidates, chunk_size=self.chunk_size)
+    changes = (scores - problem.score_logits(logits[:, None])).astype(remembered.dtype)
     images = jnp.arange(kept.shape[0])[:, None]
     # A gradient that is no number must show in the result, as it does in a plain gradient search.
     scores = jnp.where(jnp.isfinite(gradient).all(1, where=kept)[:, None], scores, jnp.nan)
@@ -166,16 +154,10 @@ class Exact:
     """One way to choose throughout."""
     return (Phase(self, backward_sizes(num_features, 1)),)
 
-  def evaluate(
-    self,
-    logits_fn: MaskedLogitsFn,
-    score_fn: ScoreFn,
-    kept: Bool[Array, "B F"],
-    remembered: Float[Array, "B F"],
-  ) -> Evaluation:
+  def evaluate(self, problem: Problem, kept: Bool[Array, "B F"], remembered: Float[Array, "B F"]) -> Evaluation:
     """Logits at the current mask, and the score without each kept feature."""
-    logits = logits_fn(kept.astype(jnp.result_type(float)))
-    scores = scores_without_each(logits_fn, score_fn, kept, chunk_size=self.chunk_size)
+    logits = problem.predict_masked(kept)
+    scores = scores_without_each(problem, kept, chunk_size=self.chunk_size)
     return Evaluation(logits, scores, remembered)
 
 

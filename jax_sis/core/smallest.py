@@ -1,22 +1,31 @@
 """The smallest evidence: grow, prune and exchange in one loop."""
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jax_sis.core.forward import read_growth, start_growth
-from jax_sis.core.local_search import Exchanges, Settings, run_local_search
-from jax_sis.core.minimise import DEFAULT_SETTINGS, read_smallest
+from jax_sis.core import validation
+from jax_sis.core.forward import grow, read_growth
+from jax_sis.core.local_search import Exchanges
+from jax_sis.core.minimise import DEFAULT_SETTINGS, check_exchanges, read_smallest
+from jax_sis.core.problem import Problem, check_problem
+from jax_sis.core.scores import log_odds
 from jax_sis.core.searches import Forward
-from jax_sis.core.subsets import Subsets, sufficient_subsets
-from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.core.subsets import Subsets, explain_unsearched, sufficient_subsets
+from jax_sis.core.types import PredictFn, ScoreName
 
 
 class Effort(NamedTuple):
-  """How long a run looks for the smallest evidence: its forward search and exchanges."""
+  """How long to look for the smallest evidence.
+
+  Attributes:
+    forward: how subsets grow, at the threshold that is asked for, whatever its own is.
+    exchanges: what is tried to make them smaller, as for `minimise`.
+  """
 
   forward: Forward
   exchanges: Exchanges
@@ -28,36 +37,82 @@ QUICK = Effort(Forward(candidates=DEFAULT_SETTINGS.candidates), DEFAULT_SETTINGS
 THOROUGH = Effort(Forward(candidates=256), ((2, 8), (4, 16), (6, 16)))
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("search", "exchanges", "grid", "score"))
-def run_smallest(
+def smallest_subsets(
   predict_fn: PredictFn,
-  params: Params,
-  inputs: Float[Array, "B ..."],
-  targets: Int[Array, "B"],
-  baseline: Float[Array, "B ..."],
-  available: Bool[Array, "B F"],
+  params: Any,
+  inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
+  targets: Int[Array, "B"] | Int[np.ndarray, "B"] | None = None,
   *,
-  search: Forward,
-  exchanges: Exchanges,
-  grid: tuple[int, ...],
-  score: ScoreName,
+  threshold: float = 0.99,
+  effort: Effort = QUICK,
+  baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
+  grid: tuple[int, ...] | None = None,
+  available: Bool[Array, "B ..."] | Bool[np.ndarray, "B ..."] | None = None,
+  score: ScoreName = "log_odds",
 ) -> Subsets:
+  """The smallest evidence that a search finds: few features on which the classifier alone is confident.
+
+  From the masked input, the feature that raises the score most is added until the threshold is reached
+  (`forward_select`). Then features are dropped and exchanged (`minimise`) until nothing that is tried gives a smaller
+  subset. No single feature can be dropped from the result; that no smaller subset exists, only `certify` can say, for
+  very small ones. Each image goes through this at its own speed.
+
+  It can be called under `jit`, `vmap` and `pmap`, as `backselect` can.
+
+  >>> import jax.numpy as jnp
+  >>> def predict_fn(weights, inputs):
+  ...   return inputs @ weights
+  >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+  >>> smallest_subsets(predict_fn, weights, jnp.ones((1, 3)), threshold=0.97).mask
+  Array([[ True, False,  True]], dtype=bool)
+
+  Args:
+    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are.
+    params: the model's arrays.
+    inputs: normalised inputs, floating point, with a leading batch axis.
+    targets: the class in question; by default the class predicted on the whole input.
+    threshold: the softmax probability that each subset must reach, strictly between 0 and 1.
+    effort: `QUICK`, `THOROUGH`, or settings of your own.
+    baseline: as for `backselect`.
+    grid: as for `backselect`.
+    available: features that subsets may hold, `[B, F]` or `[B, *grid]`.
+    score: as for `backselect`.
+
+  Returns:
+    A subset for each image, or an empty one with its reason in `status`: BELOW_THRESHOLD where all available features
+    together do not reach the threshold, NOT_REACHED where `effort.forward.max_features` do not.
+
+  Raises:
+    ValueError: as for `backselect`, or a setting is out of range.
+  """
+  threshold = validation.check_static_threshold(threshold, "smallest_subsets")
+  exchanges = check_exchanges(effort.exchanges)
+  problem = check_problem(
+    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score
+  )
+  suffices = confidence_of_available(problem) >= threshold
+  search = dataclasses.replace(effort.forward, threshold=threshold)
+  return search_smallest(problem, suffices, search=search, exchanges=exchanges)
+
+
+@jax.jit
+def confidence_of_available(problem: Problem) -> Float[Array, "B"]:
+  """The softmax probability of the target with all available features shown."""
+  return jax.nn.sigmoid(log_odds(problem.predict_masked(problem.available), problem.targets))
+
+
+def search_smallest(problem: Problem, suffices: Bool[Array, "B"], *, search: Forward, exchanges: Exchanges) -> Subsets:
+  """`smallest_subsets` where the whole image suffices; the others are not searched, and say BELOW_THRESHOLD."""
+  subsets = run_smallest(problem.restrict(suffices[:, None]), search=search, exchanges=exchanges)
+  return explain_unsearched(subsets, suffices)
+
+
+@functools.partial(jax.jit, static_argnames=("search", "exchanges"))
+def run_smallest(problem: Problem, *, search: Forward, exchanges: Exchanges) -> Subsets:
   """`forward_select`, `sufficient_subsets` and `minimise` in one loop, in which no image waits for another.
 
-  Growing compares trials by `score`, as all of it does here.
+  Trials are compared by the problem's score throughout.
   """
-  state = run_local_search(
-    predict_fn,
-    params,
-    inputs,
-    targets,
-    baseline,
-    available,
-    state=start_growth(available, search),
-    threshold=jnp.full(inputs.shape[0], search.threshold, jnp.result_type(float)),
-    settings=Settings(candidates=search.candidates, chunk_size=search.chunk_size, is_pruned=True, exchanges=exchanges),
-    grid=grid,
-    score=score,
-  )
-  subsets = sufficient_subsets(read_growth(state, targets, baseline, grid=grid, score=score), search.threshold)
-  return read_smallest(state, subsets, score=score)
+  state = grow(problem, search, is_pruned=True, exchanges=exchanges)
+  subsets = sufficient_subsets(read_growth(state, problem), search.threshold)
+  return read_smallest(state, subsets, score=problem.score)

@@ -54,6 +54,16 @@ class Subsets:
   status: Int8[Array, "B"]
   baseline: Float[Array, "B ..."]
 
+  @property
+  def grid(self) -> tuple[int, ...]:
+    """The mask's shape."""
+    return self.mask.shape[1:]
+
+  @property
+  def kept(self) -> Bool[Array, "B F"]:
+    """The mask, with its features in one row."""
+    return self.mask.reshape(self.mask.shape[0], -1)
+
 
 def sufficient_subsets(order: FeatureOrder, threshold: float | Float[Array, ""]) -> Subsets:
   """The smallest subset of each order on which the classifier alone is confident (FindSIS, Carter et al. 2019).

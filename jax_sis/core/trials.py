@@ -4,17 +4,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jax_sis.core.problem import MaskedLogitsFn, ScoreFn
+from jax_sis.core.problem import Problem
 
 
 def differentiate_score(
-  logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Shaped[Array, "B F"]
+  problem: Problem, kept: Shaped[Array, "B F"]
 ) -> tuple[Float[Array, "B K"], Float[Array, "B F"]]:
   """The logits at a mask, Boolean or between 0 and 1, and the gradient of each image's score with respect to it."""
 
   def total_score(mask: Float[Array, "B F"]) -> tuple[Float[Array, ""], Float[Array, "B K"]]:
-    logits = logits_fn(mask)
-    return score_fn(logits[:, None]).sum(), logits
+    logits = problem.predict_masked(mask)
+    return problem.score_logits(logits[:, None]).sum(), logits
 
   gradient, logits = jax.grad(total_score, has_aux=True)(kept.astype(jnp.result_type(float)))
   return logits, gradient
@@ -38,29 +38,25 @@ def sort_keys(preference: Float[Array, "*B F"], allowed: Bool[Array, "*B F"]) ->
   return jnp.where(allowed, preference, -jnp.inf)
 
 
-def scores_without_each(
-  logits_fn: MaskedLogitsFn, score_fn: ScoreFn, kept: Bool[Array, "B F"], *, chunk_size: int
-) -> Float[Array, "B F"]:
+def scores_without_each(problem: Problem, kept: Bool[Array, "B F"], *, chunk_size: int) -> Float[Array, "B F"]:
   """The score of each image with one kept feature masked in addition, for every kept feature; -inf elsewhere.
 
   Only as many model calls are made as the image with the most kept features needs.
 
   Args:
-    logits_fn: masks -> logits.
-    score_fn: logits -> scores.
+    problem: the classifier and its images.
     kept: the features that are kept now.
     chunk_size: masked copies a model call, over all images together.
   """
   # Kept features first, in ascending order; a stable sort keeps them so.
   candidates = jnp.argsort(~kept, axis=1, stable=True)
   num_needed = kept.sum(1, dtype=jnp.int32).max()
-  scores = score_flips(logits_fn, score_fn, kept, candidates, chunk_size=chunk_size, num_needed=num_needed)
+  scores = score_flips(problem, kept, candidates, chunk_size=chunk_size, num_needed=num_needed)
   return spread_scores(scores, candidates, kept)
 
 
 def score_flips(
-  logits_fn: MaskedLogitsFn,
-  score_fn: ScoreFn,
+  problem: Problem,
   kept: Bool[Array, "B F"],
   features: Int[Array, "B P"],
   *,
@@ -70,8 +66,7 @@ def score_flips(
   """The score of each image with one feature changed from kept to masked or back: P such variants.
 
   Args:
-    logits_fn: masks -> logits.
-    score_fn: logits -> scores.
+    problem: the classifier and its images.
     kept: the features that are kept now.
     features: which to change; the number F changes nothing.
     chunk_size: masked copies a model call, over all images together.
@@ -89,9 +84,8 @@ def score_flips(
     start = index * per_image
     chunk = jax.lax.dynamic_slice_in_dim(features, start, per_image, axis=1)
     masks = kept[:, None] ^ (numbers == chunk[..., None])
-    logits = logits_fn(masks.reshape(-1, num_features).astype(jnp.result_type(float)))
-    chunk_scores = score_fn(logits.reshape(num_images, per_image, -1))
-    return jax.lax.dynamic_update_slice_in_dim(scores, chunk_scores.astype(scores.dtype), start, axis=1)
+    chunk_scores = problem.score_masks(masks).astype(scores.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(scores, chunk_scores, start, axis=1)
 
   scores = jnp.full(features.shape, -jnp.inf, jnp.result_type(float))
   num_calls = num_chunks if num_needed is None else -(-num_needed // per_image)

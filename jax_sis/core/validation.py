@@ -133,6 +133,18 @@ def check_threshold(threshold: Any, name: str = "threshold") -> None:
     raise ValueError(f"{name} must be a probability strictly between 0 and 1, got {threshold!r}.")
 
 
+def check_static_threshold(threshold: Any, caller: str) -> float:
+  """The threshold as a number, for a function that compiles it into its search.
+
+  Raises:
+    ValueError: it is traced, or out of range.
+  """
+  if not is_concrete(threshold):
+    raise ValueError(f"threshold must be a number when {caller} is traced, got a traced array; close over it.")
+  check_threshold(threshold)
+  return float(threshold)
+
+
 def check_examples_independent(
   predict_fn: PredictFn, params: Any, inputs: Float[Array, "B ..."], baseline: Float[Array, "B ..."]
 ) -> None:

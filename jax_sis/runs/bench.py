@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
+from jax_sis.core.problem import make_problem
 from jax_sis.core.searches import Gradient, Phase, backward_sizes
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
@@ -179,17 +180,9 @@ def search_steps(
 ) -> tuple[Array, Array]:
   """Ranks and confidences of a search through `sizes` on one device."""
   grid = masking.default_grid(inputs.shape[1:])
-  order = run_backward(
-    predict_fn,
-    params,
-    inputs,
-    predict_fn(params, inputs).argmax(-1).astype(jnp.int32),
-    masking.check_baseline(0.0, inputs),
-    jnp.ones((inputs.shape[0], masking.num_features(grid)), bool),
-    grid=grid,
-    score="log_odds",
-    phases=(Phase(search, sizes),),
-  )
+  targets = predict_fn(params, inputs).argmax(-1).astype(jnp.int32)
+  problem = make_problem(predict_fn, params, inputs, targets, baseline=0.0, grid=grid, score="log_odds")
+  order = run_backward(problem, phases=(Phase(search, sizes),))
   return order.rank, order.confidence
 
 

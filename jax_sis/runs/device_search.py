@@ -11,10 +11,10 @@ from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.certify import evaluate_alone, run_certify
 from jax_sis.core.order import FeatureOrder
+from jax_sis.core.problem import Problem, make_problem
 from jax_sis.core.scores import log_odds, predict_logits
-from jax_sis.core.searches import Forward
-from jax_sis.core.smallest import run_smallest
-from jax_sis.core.subsets import Subsets, explain_unsearched, keep_fraction, sufficient_subsets
+from jax_sis.core.smallest import search_smallest
+from jax_sis.core.subsets import Subsets, keep_fraction, sufficient_subsets
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.results.query import mask_name
 from jax_sis.results.schema import ALONE_DTYPES, ANSWERS, FULL_DTYPES, NO_CLASS, SMALLEST_MASK, TEXT, Field, mask_field
@@ -101,94 +101,53 @@ def search_images(
   targets = jnp.where(requested == NO_CLASS, predicted, requested)
   full_confidence = jax.nn.sigmoid(log_odds(logits, targets))
   fields = {"target": targets, "predicted": predicted, "full_confidence": full_confidence}
+  problem = make_problem(
+    search.predict_fn, params, inputs, targets, baseline=config.baseline, grid=search.grid, score=config.score
+  )
   found = {}
   if config.search is not None:
-    order = run_backward(
-      search.predict_fn,
-      params,
-      inputs,
-      targets,
-      masking.check_baseline(config.baseline, inputs),
-      jnp.ones((inputs.shape[0], search.num_features), bool),
-      grid=search.grid,
-      score=config.score,
-      phases=config.search.phases(search.num_features),
-    )
+    order = run_backward(problem, phases=config.search.phases(search.num_features))
     fields |= order_fields(config, order)
     found["sis"] = sufficient_subsets(order, config.threshold)
   if config.smallest is not None:
-    found["smallest"] = find_smallest(search, config.smallest, params, inputs, targets, full_confidence)
-    fields[SMALLEST_MASK] = flatten(found["smallest"])
-  return fields | certified_fields(search, params, inputs, found)
+    forward = dataclasses.replace(config.smallest, threshold=config.threshold)
+    suffices = full_confidence >= config.threshold
+    found["smallest"] = search_smallest(problem, suffices, search=forward, exchanges=config.exchanges)
+    fields[SMALLEST_MASK] = found["smallest"].kept
+  return fields | certified_fields(config, problem, found)
 
 
 def order_fields(config: FindConfig, order: FeatureOrder) -> dict[str, Array]:
   """What the store keeps of an order."""
   fields = {"rank": order.rank, "confidence": order.confidence} if config.saves_order else {}
   for threshold in config.saved_thresholds:
-    fields[mask_name(threshold=threshold)] = flatten(sufficient_subsets(order, threshold))
+    fields[mask_name(threshold=threshold)] = sufficient_subsets(order, threshold).kept
   for fraction in config.mask_fractions:
-    fields[mask_name(fraction=fraction)] = flatten(keep_fraction(order, fraction))
+    fields[mask_name(fraction=fraction)] = keep_fraction(order, fraction).kept
   return fields
 
 
-def flatten(subsets: Subsets) -> Array:
-  """The masks `[B, F]`."""
-  return subsets.mask.reshape(subsets.mask.shape[0], -1)
-
-
-def find_smallest(
-  search: ImageSearch,
-  forward: Forward,
-  params: Params,
-  inputs: Float[Array, "B H W C"],
-  targets: Int[Array, "B"],
-  full_confidence: Float[Array, "B"],
-) -> Subsets:
-  """Forward subsets, minimised. An image that is below the threshold as a whole is not searched, and says so."""
-  config = search.config
-  is_asked = full_confidence >= config.threshold
-  subsets = run_smallest(
-    search.predict_fn,
-    params,
-    inputs,
-    targets,
-    masking.check_baseline(config.baseline, inputs),
-    jnp.broadcast_to(is_asked[:, None], (inputs.shape[0], search.num_features)),
-    search=dataclasses.replace(forward, threshold=config.threshold),
-    exchanges=config.exchanges,
-    grid=search.grid,
-    score=config.score,
-  )
-  return explain_unsearched(subsets, is_asked)
-
-
-def certified_fields(
-  search: ImageSearch, params: Params, inputs: Float[Array, "B H W C"], found: dict[str, Subsets]
-) -> dict[str, Array]:
+def certified_fields(config: FindConfig, problem: Problem, found: dict[str, Subsets]) -> dict[str, Array]:
   """What the store holds of each kind of subset, with a certificate."""
-  num_images = inputs.shape[0]
+  num_images = problem.num_images
   joined = jax.tree.map(lambda *kinds: jnp.concatenate(kinds), *found.values())
 
   def certify_kind(number: Int[Array, ""]) -> dict[str, Array]:
     subsets = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, number * num_images, num_images), joined)
-    return certify_subsets(search, params, inputs, subsets)
+    return certify_subsets(config, problem, subsets)
 
   # One kind after the other by one piece of program, which is compiled once.
   values = jax.lax.map(certify_kind, jnp.arange(len(found)))
   return {f"{answer}_{name}": array[number] for number, answer in enumerate(found) for name, array in values.items()}
 
 
-def certify_subsets(
-  search: ImageSearch, params: Params, inputs: Float[Array, "B H W C"], subsets: Subsets
-) -> dict[str, Array]:
+def certify_subsets(config: FindConfig, problem: Problem, subsets: Subsets) -> dict[str, Array]:
   """The certificate that the run asks for, as fields of the store."""
-  config = search.config
   fields = {"num_kept": subsets.num_kept, "status": subsets.status}
   if config.certificate == "alone":
-    report = evaluate_alone(search.predict_fn, params, inputs, subsets, config.tolerance)
+    report = evaluate_alone(problem, subsets, config.tolerance)
   else:
-    report = run_certify(search.predict_fn, params, inputs, subsets, config.tolerance, chunk_size=config.chunk_size)
+    report = run_certify(problem, subsets, config.tolerance, chunk_size=config.chunk_size)
     fields |= {
       "is_minimal": report.is_minimal,
       "is_smallest": report.is_smallest,

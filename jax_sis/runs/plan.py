@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_sis import results
-from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
-from jax_sis.core.problem import make_logits_fn
+from jax_sis.core.problem import make_problem
 from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
@@ -153,7 +152,9 @@ def top_logit(
   inputs: Float[Array, "B ..."],
 ) -> Float[Array, ""]:
   """The sum of the largest logits of the masked inputs."""
-  return make_logits_fn(predict_fn, params, inputs, masking.check_baseline(0.0, inputs), grid)(mask).max(1).sum()
+  targets = jnp.zeros(inputs.shape[0], jnp.int32)
+  problem = make_problem(predict_fn, params, inputs, targets, baseline=0.0, grid=grid, score="log_odds")
+  return problem.predict_masked(mask).max(1).sum()
 
 
 def analysed_flops(lowered: jax.stages.Lowered) -> float:
@@ -205,20 +206,10 @@ def search_phase(
   score: Any,
   phase: Phase,
 ) -> Array:
-  """The ranks from some steps of a backward search, on one device."""
-  num_images = inputs.shape[0]
-  order = run_backward(
-    predict_fn,
-    params,
-    inputs,
-    jnp.maximum(requested, 0),
-    masking.check_baseline(0.0, inputs),
-    jnp.ones((num_images, masking.num_features(grid)), bool),
-    grid=grid,
-    score=score,
-    phases=(phase,),
-  )
-  return order.rank
+  """The ranks that some steps of a backward search give, on one device."""
+  targets = jnp.maximum(requested, 0)
+  problem = make_problem(predict_fn, params, inputs, targets, baseline=0.0, grid=grid, score=score)
+  return run_backward(problem, phases=(phase,)).rank
 
 
 def describe_cost(job: Job, cost: Cost, *, num_workers: int) -> list[str]:

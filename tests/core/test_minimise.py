@@ -172,11 +172,9 @@ def test_the_exact_size_inside_a_group_is_the_shortest_prefix_that_passes(per_st
 def jax_sis_shortest_prefix(params: Any, images: Any, order: Any, subsets: Any) -> Any:
   """Step 1 of minimise alone."""
   from jax_sis.core.minimise import shortest_prefix
-  from jax_sis.core.problem import make_logits_fn, make_score_fn
+  from jax_sis.core.problem import check_answered
 
-  logits_fn = make_logits_fn(toys.predict_tanh, params, images, order.baseline, order.grid)
-  score_fn = make_score_fn(order.target, "log_odds")
-  return shortest_prefix(logits_fn, score_fn, order, subsets.mask, subsets.threshold)
+  return shortest_prefix(check_answered(toys.predict_tanh, params, images, order), order, subsets)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jax_sis.core import masking, validation
+from jax_sis.core.problem import make_problem
 from jax_sis.core.scores import predict_logits
 from jax_sis.core.smallest import QUICK, run_smallest
 from jax_sis.core.subsets import Status, Subsets
@@ -111,18 +112,10 @@ def search_classes(
     with jax.default_matmul_precision("highest"):
       logits = np.asarray(predict_logits(predict_fn, params, batch))
       for name, targets in choose_classes(logits, [ids[place] for place in places], seed=seed).items():
-        subsets = run_smallest(
-          predict_fn,
-          params,
-          batch,
-          jnp.asarray(targets),
-          masking.check_baseline(baseline, batch),
-          jnp.ones((batch_size, masking.num_features(grid)), bool),
-          search=search,
-          exchanges=QUICK.exchanges,
-          grid=grid,
-          score="log_odds",
+        problem = make_problem(
+          predict_fn, params, batch, jnp.asarray(targets), baseline=baseline, grid=grid, score="log_odds"
         )
+        subsets = run_smallest(problem, search=search, exchanges=QUICK.exchanges)
         found[name].append(read_towards(subsets, count))
         if advance_fn is not None:
           advance_fn(count)
