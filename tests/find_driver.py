@@ -113,10 +113,8 @@ def leave_half_a_flag(store: Any, unit: int, *_: Any) -> None:
 
 def write_some_fields(store: Any, unit: int, rows: dict[str, Any]) -> None:
   """Writes the first half of the fields as `write_unit` does, and dies."""
-  from jax_sis.runs import setup
-
   start, stop = store.unit_range(unit)
-  fields = setup.fields_of(store)
+  fields = store.fields
   for name in list(fields)[: len(fields) // 2]:
     store[name][start:stop].write(fields[name].encode(name, rows[name], stop - start)).result()
   die()

@@ -3,11 +3,12 @@
 import dataclasses
 import enum
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int8
+from jaxtyping import Array, Bool, Float, Int, Int8, Integer
 
 from jax_sis.core import validation
 from jax_sis.core.order import FeatureOrder
@@ -81,15 +82,40 @@ def sufficient_subsets(order: FeatureOrder, threshold: float | Float[Array, ""])
     ValueError: the threshold is out of range.
   """
   validation.check_threshold(threshold)
-  passes = order.confidence >= threshold
-  first = passes.argmax(1)
+  first, status = find_sufficient(order.confidence, threshold, is_complete=order.is_complete)
   sizes = jnp.asarray(order.sizes, jnp.int32)
-  status = jnp.where(passes.any(1), Status.OK, Status.NOT_REACHED)
-  status = jnp.where(passes[:, 0], Status.BASELINE_SUFFICIENT, status)
-  if order.is_complete:
-    status = jnp.where(passes[:, -1], status, Status.BELOW_THRESHOLD)
   confidence = jnp.take_along_axis(order.confidence, first[:, None], axis=1)[:, 0]
   return make_subsets(order, sizes[first], confidence, status, threshold)
+
+
+def find_sufficient(
+  confidence: Float[Array | np.ndarray, "B T"], threshold: float | Float[Array, ""], *, is_complete: bool
+) -> tuple[Any, Any]:
+  """Which of the evaluated sizes is the smallest sufficient one, if any is.
+
+  The arrays of a search and those of a store, JAX's and NumPy's, are read by this one piece of code.
+
+  Args:
+    confidence: with the features of each size kept; the sizes ascend from 0.
+    threshold: the confidence to reach.
+    is_complete: whether the last size is the whole input.
+
+  Returns:
+    The place of that size, and a Status that knows nothing of orders that are not finite, `[B]` both.
+  """
+  numpy = confidence.__array_namespace__()
+  passes = confidence >= threshold
+  status = numpy.where(passes.any(1), Status.OK, Status.NOT_REACHED)
+  status = numpy.where(passes[:, 0], Status.BASELINE_SUFFICIENT, status)
+  if is_complete:
+    status = numpy.where(passes[:, -1], status, Status.BELOW_THRESHOLD)
+  return passes.argmax(1), status
+
+
+def find_ranked(rank: Integer[Array | np.ndarray, "B F"], count: int) -> Any:
+  """OK where an order ranks so many features, else NOT_REACHED; of JAX arrays and NumPy's, see `find_sufficient`."""
+  num_ranked = (rank < rank.shape[1]).sum(1)
+  return rank.__array_namespace__().where(num_ranked >= count, Status.OK, Status.NOT_REACHED)
 
 
 def explain_unsearched(subsets: Subsets, is_searched: Bool[Array, "B"]) -> Subsets:
@@ -111,8 +137,7 @@ def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
   """
   check_fraction(fraction)
   count = count_of_fraction(fraction, order.num_features)
-  num_ranked = (order.rank < order.num_features).sum(1)
-  status = jnp.where(num_ranked >= count, Status.OK, Status.NOT_REACHED)
+  status = find_ranked(order.rank, count)
   if count in order.sizes:
     confidence = order.confidence[:, order.sizes.index(count)]
   else:

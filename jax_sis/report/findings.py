@@ -19,7 +19,7 @@ from jax_sis.report.words import (
   tell_count,
   tell_share,
 )
-from jax_sis.results.schema import ANSWER_TITLES
+from jax_sis.results.schema import KIND_TITLES
 from jax_sis.studies.analysis.confidence_curves import Curve, Removal
 from jax_sis.studies.analysis.panels import describe_what
 from jax_sis.studies.analysis.positions import Positions
@@ -177,7 +177,7 @@ def make_matched_table(inputs: Inputs, found: Sequence[Correctness]) -> Element:
   """Wrong minus right, by kind and threshold."""
   rows = [
     [
-      f"{ANSWER_TITLES[one.answer]} at {one.threshold:g}",
+      f"{KIND_TITLES[one.answer]} at {one.threshold:g}",
       f"{one.matched.num_wrong:,}",
       f"{one.matched.num_right:,}",
       f"{one.matched.num_left_out:,}",

@@ -17,8 +17,8 @@ from jax_sis.display import page
 from jax_sis.report.inputs import Inputs
 from jax_sis.report.words import KIND_NAMES, capitalise, name_unit, tell_count
 from jax_sis.results import schema
-from jax_sis.results.folder import StorageError
-from jax_sis.results.store import Results, table_fields
+from jax_sis.results.query import make_query
+from jax_sis.results.store import Results
 from jax_sis.runs.setup import check_ids, make_job_again
 from jax_sis.runs.table import Row, format_confidence, make_rows
 from jax_sis.studies.controls.views import expand
@@ -33,7 +33,7 @@ class Extremes:
   """The images of a run with the smallest and the largest subsets of one kind.
 
   Attributes:
-    answer: the kind.
+    kind: of subset.
     num_chosen_from: images that have one.
     smallest: the smallest first, by their numbers in the run.
     largest: the largest first.
@@ -41,7 +41,7 @@ class Extremes:
     masks: their subsets in the grid's shape; None where the run did not keep them.
   """
 
-  answer: str
+  kind: str
   num_chosen_from: int
   smallest: tuple[int, ...]
   largest: tuple[int, ...]
@@ -64,45 +64,41 @@ class Images:
   missing: str
 
 
-def choose_extremes(inputs: Inputs, answer: str, *, num_images: int) -> Extremes:
+def choose_extremes(inputs: Inputs, kind: str, *, num_images: int) -> Extremes:
   """The images with the smallest and the largest subsets, no image in both; of equal size, the first ones.
 
   Args:
     inputs: of the report.
-    answer: the kind of subset.
+    kind: which kind of subset.
     num_images: at most so many of each.
   """
   store = inputs.store
   done = store.done_images()
-  indices = done[store.read(f"{answer}_status", done) == Status.OK]
-  order = indices[np.argsort(store.read(f"{answer}_num_kept", indices), kind="stable")]
+  indices = done[store.read(f"{kind}_status", done) == Status.OK]
+  order = indices[np.argsort(store.read(f"{kind}_num_kept", indices), kind="stable")]
   smallest = order[: min(num_images, (len(order) + 1) // 2)]
   largest = order[len(smallest) :][::-1][:num_images]
   chosen = np.sort(np.concatenate([smallest, largest]))
   names = inputs.spec["class_names"]
-  fields = {name: store.read(name, chosen) for name in table_fields(store)}
+  fields = {name: store.read(name, chosen) for name in store.table_fields}
   rows = make_rows(fields, tuple(names), num_features=inputs.analysis.num_features)
   return Extremes(
-    answer=answer,
+    kind=kind,
     num_chosen_from=len(indices),
     smallest=tuple(smallest.tolist()),
     largest=tuple(largest.tolist()),
     rows=dict(zip(chosen.tolist(), rows, strict=True)),
-    masks=read_masks(inputs, answer, chosen),
+    masks=read_masks(store, kind, chosen),
   )
 
 
-def read_masks(
-  inputs: Inputs, answer: str, indices: Int[np.ndarray, "M"]
-) -> dict[int, Bool[np.ndarray, "h w 1"]] | None:
+def read_masks(store: Results, kind: str, indices: Int[np.ndarray, "M"]) -> dict[int, Bool[np.ndarray, "h w 1"]] | None:
   """The subsets of some images, if the run kept them."""
-  grid = tuple(inputs.spec["grid"])
-  try:
-    masks = list(inputs.store.iterate_masks(indices, answer=answer))
-  except StorageError:
-    raise
-  except ValueError:
+  query = make_query(store.spec, kind=kind)
+  if not store.find_subsets(query).mask_fields:
     return None
+  grid = tuple(store.spec["grid"])
+  masks = store.iterate_masks(query, indices)
   return dict(zip(indices.tolist(), (mask.reshape(grid) for some in masks for mask in some), strict=True))
 
 
@@ -144,7 +140,7 @@ def make_fill(normalisation: Normalisation, baseline: float) -> UInt8[np.ndarray
 
 def make_section(inputs: Inputs, *, num_images: int, checkpoint: str | None, data_dir: str | None) -> Element:
   """The gallery: for each kind of subset the smallest and the largest ones."""
-  extremes = [choose_extremes(inputs, answer, num_images=num_images) for answer in inputs.kinds]
+  extremes = [choose_extremes(inputs, kind, num_images=num_images) for kind in inputs.kinds]
   extremes = [one for one in extremes if one.rows]
   heading, name = "The most and the least overinterpreted images", "gallery"
   if not extremes:
@@ -171,14 +167,14 @@ def make_section(inputs: Inputs, *, num_images: int, checkpoint: str | None, dat
       for title, chosen in (("Most", one.smallest), ("Least", one.largest))
       if chosen
     ]
-    blocks.append(page.section(capitalise(KIND_NAMES[one.answer]), level=3, blocks=parts))
+    blocks.append(page.section(capitalise(KIND_NAMES[one.kind]), level=3, blocks=parts))
   return page.section(heading, answer=describe(inputs, extremes[0]), blocks=blocks, name=name)
 
 
 def describe(inputs: Inputs, extremes: Extremes) -> str:
   """From how few to how many, in a sentence."""
-  few, many = ([extremes.rows[index].answers[extremes.answer] for index in one[:1]] for one in sides(extremes))
-  text = f"The smallest of the {KIND_NAMES[extremes.answer]} has {few[0].num_pixels:,} {name_unit(inputs)}"
+  few, many = ([extremes.rows[index].answers[extremes.kind] for index in one[:1]] for one in sides(extremes))
+  text = f"The smallest of the {KIND_NAMES[extremes.kind]} has {few[0].num_pixels:,} {name_unit(inputs)}"
   text += f" ({few[0].share:.1%} of the image)"
   if many:
     text += f", the largest {many[0].num_pixels:,} ({many[0].share:.1%})"
@@ -193,7 +189,7 @@ def sides(extremes: Extremes) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def make_card(inputs: Inputs, extremes: Extremes, index: int, images: Images) -> Element:
   """One image: it, what is kept of it, where that lies, and what the run says of it."""
   row = extremes.rows[index]
-  answer = row.answers[extremes.answer]
+  answer = row.answers[extremes.kind]
   pictures: dict[str, page.Picture] = {}
   kept = f"{answer.num_pixels:,} {name_unit(inputs)}"
   pixels = images.pixels.get(index)

@@ -10,6 +10,7 @@ from typing import Any
 from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results.folder import Folder, StorageError, open_folder
+from jax_sis.results.schema import kinds_of
 from jax_sis.results.store import Results
 from jax_sis.runs import setup, workers
 from jax_sis.runs.config import FindConfig
@@ -19,7 +20,6 @@ from jax_sis.statistics.estimates import Share, share_of
 from jax_sis.studies.analysis.program import DEFAULT_THRESHOLDS
 from jax_sis.studies.analysis.program import FORMAT as ANALYSIS_FORMAT
 from jax_sis.studies.analysis.run import RunAnalysis, analyse_run
-from jax_sis.studies.analysis.sizes import kinds_of
 from jax_sis.studies.controls.outcomes import ControlSummary, FillSummary
 from jax_sis.studies.controls.report import FORMAT as CONTROLS_FORMAT
 from jax_sis.studies.controls.wrong_class import TowardsSummary
@@ -119,7 +119,7 @@ class Inputs:
     return self.store.spec
 
   @property
-  def kinds(self) -> list[str]:
+  def kinds(self) -> tuple[str, ...]:
     """The kinds of subset that the run holds."""
     return kinds_of(self.store.fields)
 
@@ -236,14 +236,14 @@ def count_certificates(store: Results) -> dict[str, Certificates]:
   """For each kind of subset, what its certificates say."""
   done = store.done_images()
   found = {}
-  for answer in kinds_of(store.fields):
-    is_ok = store.read(f"{answer}_status", done) == Status.OK
+  for kind in kinds_of(store.fields):
+    is_ok = store.read(f"{kind}_status", done) == Status.OK
     shares = {
-      name: share_of(store.read(f"{answer}_{name}", done).astype(bool)[is_ok])
+      name: share_of(store.read(f"{kind}_{name}", done).astype(bool)[is_ok])
       for name in ("is_sufficient", "keeps_class", "is_reproduced", "is_minimal")
-      if f"{answer}_{name}" in store.fields
+      if f"{kind}_{name}" in store.fields
     }
-    found[answer] = Certificates(
+    found[kind] = Certificates(
       reaches=shares["is_sufficient"],
       keeps_class=shares["keeps_class"],
       is_reproduced=shares["is_reproduced"],

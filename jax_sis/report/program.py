@@ -4,12 +4,12 @@ import dataclasses
 import shlex
 from xml.etree.ElementTree import Element
 
+from jax_sis import results
 from jax_sis.display import page
 from jax_sis.report import controls, findings, gallery, origin, sizes
 from jax_sis.report.inputs import Inputs, read_inputs
 from jax_sis.report.words import name_data, name_target, name_unit, tell_count
 from jax_sis.results.folder import Folder, check_writable, open_folder
-from jax_sis.results.store import open_store
 from jax_sis.runtime.progress import Progress
 
 REPORT_FILE = "report.html"
@@ -75,7 +75,7 @@ def report(config: ReportConfig) -> str:
     ValueError: there is no run, nothing of it is finished, or the analysis is not of this run as it is now.
     StorageError: the run cannot be read, or the file not be written.
   """
-  store = open_store(config.run_dir)
+  store = results.open(config.run_dir)
   folder, name = split_path(config, store.folder)
   check_writable(folder, "RUN_DIR" if config.out is None else "--out")
   num_images = 0 if config.analysis is not None else len(store.done_images())

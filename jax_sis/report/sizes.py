@@ -19,7 +19,7 @@ from jax_sis.report.words import (
   tell_median,
   tell_share,
 )
-from jax_sis.results.schema import ANSWER_TITLES
+from jax_sis.results.schema import KIND_TITLES
 from jax_sis.runs.status import describe_search
 from jax_sis.studies.analysis.panels import sizes_of
 from jax_sis.studies.analysis.sizes import Sizes
@@ -121,7 +121,7 @@ def plain_cells(sizes: Sizes) -> list[str]:
 def make_sizes_table(inputs: Inputs) -> Element:
   """Sizes by kind and threshold."""
   rows = [
-    [f"{ANSWER_TITLES[sizes.answer]} at {sizes.threshold:g}", *plain_cells(sizes)] for sizes in inputs.analysis.sizes
+    [f"{KIND_TITLES[sizes.answer]} at {sizes.threshold:g}", *plain_cells(sizes)] for sizes in inputs.analysis.sizes
   ]
   caption = f"Sizes of subsets, in {name_unit(inputs)}; each image has {inputs.analysis.num_features:,}."
   return page.table(caption, ("subsets", *PLAIN_HEADER), rows)
@@ -131,7 +131,7 @@ def make_status_table(inputs: Inputs) -> Element:
   """Why images have a subset or none."""
   present = [name for name in STATUS_WORDS if any(sizes.status.get(name) for sizes in inputs.analysis.sizes)]
   rows = [
-    [f"{ANSWER_TITLES[sizes.answer]} at {sizes.threshold:g}", *(f"{sizes.status.get(name, 0):,}" for name in present)]
+    [f"{KIND_TITLES[sizes.answer]} at {sizes.threshold:g}", *(f"{sizes.status.get(name, 0):,}" for name in present)]
     for sizes in inputs.analysis.sizes
   ]
   return page.table("How the search ended, in images.", ("subsets", *map(STATUS_WORDS.__getitem__, present)), rows)

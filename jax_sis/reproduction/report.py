@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from jax_sis import results
 from jax_sis.core.searches import Gradient, Screened
 from jax_sis.display import page
 from jax_sis.report import controls, program, sizes
@@ -21,7 +22,6 @@ from jax_sis.reproduction.outcome import SAMPLES, Outcome
 from jax_sis.reproduction.presets import Preset
 from jax_sis.reproduction.readings import read_answer, total_seconds
 from jax_sis.reproduction.stages import DATA, DATA_FILE
-from jax_sis.results.store import open_store
 from jax_sis.statistics.estimates import Mean
 
 UNKNOWN = "a commit that was not recorded"
@@ -262,7 +262,7 @@ def run_sections(done: Mapping[str, Done], names: Names, *, data_dir: str | None
   name = f"{names.architecture}-analysis"
   if name not in done:
     return []
-  store = open_store(str(done[names.orders("test")].folder))
+  store = results.open(str(done[names.orders("test")].folder))
   inputs = read_inputs(
     store,
     analysis_dir=str(done[name].folder),
@@ -283,7 +283,7 @@ def smallest_section(done: Mapping[str, Done], names: Names) -> Element | None:
   name = f"{names.full(0)}-smallest"
   if f"{names.architecture}-smallest-controls" not in done:
     return None
-  store = open_store(str(done[name].folder))
+  store = results.open(str(done[name].folder))
   controls_dir = find_controls(done, f"{names.architecture}-smallest-controls")
   inputs = read_inputs(store, analysis_dir=None, seed=0, controls_dir=controls_dir)
   blocks = [sizes.describe_certificates(inputs)]

@@ -4,8 +4,8 @@ What programs need of it stands here: `results.open(folder)` reads any run.
 """
 
 from jax_sis.results.arrays import DONE, ZARR_DIR
-from jax_sis.results.query import mask_name
-from jax_sis.results.schema import SMALLEST_MASK, TEXT, TEXT_BYTES, Field, encode_text, mask_field
+from jax_sis.results.query import SubsetQuery
+from jax_sis.results.schema import SMALLEST_MASK, TEXT, TEXT_BYTES, Field, encode_text, mask_field, mask_name
 from jax_sis.results.spec import FORMAT, SPEC_FILE, read_spec, settle_spec
 from jax_sis.results.store import Results, create_or_resume, open
 
@@ -19,6 +19,7 @@ __all__ = [
   "ZARR_DIR",
   "Field",
   "Results",
+  "SubsetQuery",
   "create_or_resume",
   "encode_text",
   "mask_field",

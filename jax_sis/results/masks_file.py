@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from jax_sis.core import masking
 from jax_sis.core.messages import first_line
 from jax_sis.results import store as stores
-from jax_sis.results.query import PixelSubset, Question, resolve_question
+from jax_sis.results.query import PixelSubset, SubsetQuery, parse_query
 from jax_sis.results.store import Results
 
 FORMAT = "jax_sis.masks/1"
@@ -31,14 +31,14 @@ class RunMasks:
   Attributes:
     location: where they were read.
     spec: the run's specification.
-    question: which subsets they are.
+    query: which subsets they are.
     ids: the images.
     packed: their masks, a bit a feature.
   """
 
   location: str
   spec: Mapping[str, Any]
-  question: Question
+  query: SubsetQuery
   ids: tuple[str, ...]
   packed: UInt8[np.ndarray, "N W"]
 
@@ -53,17 +53,17 @@ def read_masks(subset: PixelSubset) -> RunMasks:
   assert subset.run is not None
   if os.path.isfile(subset.run):
     masks = read_masks_file(subset.run)
-    asked = resolve_question(subset, masks.spec)
-    if masks.question != asked:
+    asked = subset.find_query(masks.spec)
+    if masks.query != asked:
       raise ValueError(
-        f"{subset.run!r} must hold the subsets that are asked for ({asked}), but holds others ({masks.question})."
+        f"{subset.run!r} must hold the subsets that are asked for ({asked}), but holds others ({masks.query})."
       )
     return masks
   store = stores.open(subset.run)
-  return read_run(store, resolve_question(subset, store.spec))
+  return read_run(store, subset.find_query(store.spec))
 
 
-def read_run(store: Results, question: Question) -> RunMasks:
+def read_run(store: Results, query: SubsetQuery) -> RunMasks:
   """The subsets of all finished images of a run.
 
   Raises:
@@ -73,10 +73,9 @@ def read_run(store: Results, question: Question) -> RunMasks:
   # Fixed here: a run that goes on may have more images done a moment later.
   indices = store.done_images()
   ids = store.read_text("id", indices)
-  some_at_a_time = store.iterate_masks(indices, **dataclasses.asdict(question))
-  parts = [np.packbits(masks, axis=1, bitorder="little") for masks in some_at_a_time]
+  parts = [np.packbits(masks, axis=1, bitorder="little") for masks in store.iterate_masks(query, indices)]
   packed = np.concatenate([np.zeros((0, packed_width(store.spec)), np.uint8), *parts])
-  return RunMasks(location=store.folder.location, spec=store.spec, question=question, ids=tuple(ids), packed=packed)
+  return RunMasks(location=store.folder.location, spec=store.spec, query=query, ids=tuple(ids), packed=packed)
 
 
 def packed_width(spec: Mapping[str, Any]) -> int:
@@ -86,7 +85,7 @@ def packed_width(spec: Mapping[str, Any]) -> int:
 
 def write_masks_file(file: IO[bytes], masks: RunMasks) -> None:
   """Writes masks into an open file, in the form that the module describes."""
-  provenance = {"format": FORMAT, "question": dataclasses.asdict(masks.question), "spec": masks.spec}
+  provenance = {"format": FORMAT, "question": masks.query.to_json(), "spec": masks.spec}
   np.savez_compressed(
     file,  # pyright: ignore[reportArgumentType]
     ids=np.array(masks.ids, np.str_),
@@ -106,7 +105,7 @@ def read_masks_file(path: str | os.PathLike[str]) -> RunMasks:
       ids, packed, provenance = archive["ids"], archive["masks"], json.loads(str(archive["provenance"]))
     if provenance["format"] != FORMAT:
       raise ValueError(f"its format is {provenance['format']!r}")
-    question, spec = Question(**provenance["question"]), provenance["spec"]
+    query, spec = parse_query(provenance["question"]), provenance["spec"]
     width = packed_width(spec)
     if missing := {"baseline", "data", "model", "normalisation", "search", "smallest"} - set(spec):
       raise ValueError(f"its run's specification lacks {', '.join(sorted(missing))}")
@@ -117,4 +116,4 @@ def read_masks_file(path: str | os.PathLike[str]) -> RunMasks:
       f"{str(path)!r} must be a file of masks in the format {FORMAT!r}, as jax-sis export RUN_DIR --to FILE.npz "
       f"--masks NAME writes it, but cannot be read ({type(error).__name__}: {first_line(error)})."
     ) from error
-  return RunMasks(location=str(path), spec=spec, question=question, ids=tuple(ids.tolist()), packed=packed)
+  return RunMasks(location=str(path), spec=spec, query=query, ids=tuple(ids.tolist()), packed=packed)

@@ -177,11 +177,11 @@ def join_run(
   place_of_id = {name: place for place, name in enumerate(masks.ids)}
   check_ids(masks.location, masks.ids, wanted)
   packed = masks.packed[[place_of_id[name] for name in wanted]]
-  question, spec = masks.question, masks.spec
+  query, spec = masks.query, masks.spec
   description = {
-    **dataclasses.asdict(question),
+    **query.to_json(),
     "model": spec["model"],
-    "search": spec["smallest"] if question.answer == "smallest" else spec["search"],
+    "search": spec["smallest"] if query.kind == "smallest" else spec["search"],
     "baseline": spec["baseline"],
     "normalisation": spec["normalisation"],
     "grid": spec["grid"],

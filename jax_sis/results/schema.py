@@ -1,16 +1,41 @@
-"""The arrays of a run's store: numbers, texts and masks, as they are stored and as they are read."""
+"""What a run's store holds: its fields, as they are stored and as they are read, and what their numbers mean."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from jax_sis.core.subsets import Status
 
 TEXT_BYTES = 128
+# The status of an image that could not be searched, its reason in `error`; beside the numbers of Status.
+NOT_SEARCHED = -1
+# What tables call each status.
+STATUS_NAMES = {NOT_SEARCHED: "not_searched", **{status: status.name.lower() for status in Status}}
+# No class: the image has no label, or was not classified.
+NO_CLASS = -1
+# The kinds of subset that a run may hold: the paper's, read from a whole order, and the smallest evidence.
+KINDS = ("sis", "smallest")
+KIND_TITLES = {"sis": "SIS", "smallest": "smallest"}
 SMALLEST_MASK = "smallest_mask"
+# What the store holds of each kind of subset, by the certificate that the run asked for.
+ALONE_DTYPES = {
+  "num_kept": "int32",
+  "status": "int8",
+  "certified_confidence": "float32",
+  "is_sufficient": "bool",
+  "keeps_class": "bool",
+  "is_reproduced": "bool",
+}
+FULL_DTYPES = {
+  **ALONE_DTYPES,
+  "is_minimal": "bool",
+  "is_smallest": "bool",
+  "has_smaller": "bool",
+  "num_droppable": "int32",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +94,15 @@ class Field:
 
 
 TEXT = Field(shape=(TEXT_BYTES,), dtype="uint8")
+# Of every image: who it is, why it could not be searched, and what the classifier says of it whole.
+IMAGE_FIELDS = {
+  "id": TEXT,
+  "error": TEXT,
+  "label": Field(shape=(), dtype="int32"),
+  "target": Field(shape=(), dtype="int32"),
+  "predicted": Field(shape=(), dtype="int32"),
+  "full_confidence": Field(shape=(), dtype="float32"),
+}
 
 
 def describe_field(field: Field) -> dict[str, Any]:
@@ -84,6 +118,31 @@ def parse_field(description: Mapping[str, Any]) -> Field:
 def mask_field(num_features: int) -> Field:
   """The field of masks over so many features."""
   return Field(shape=(-(-num_features // 8),), dtype="uint8", num_bits=num_features)
+
+
+def order_fields(num_features: int, num_sizes: int) -> dict[str, Field]:
+  """The fields of whole orders, whose confidences are known at so many sizes."""
+  rank_dtype = "uint16" if num_features <= np.iinfo(np.uint16).max else "uint32"
+  return {
+    "rank": Field(shape=(num_features,), dtype=rank_dtype),
+    "confidence": Field(shape=(num_sizes,), dtype="float32"),
+  }
+
+
+def subset_fields(kind: str, certificate: str) -> dict[str, Field]:
+  """The fields of one kind of subset with this certificate, `full` or `alone`; its masks are a field of their own."""
+  dtypes = FULL_DTYPES if certificate == "full" else ALONE_DTYPES
+  return {f"{kind}_{name}": Field(shape=(), dtype=dtype) for name, dtype in dtypes.items()}
+
+
+def mask_name(*, threshold: float | None = None, fraction: float | None = None) -> str:
+  """What the stored masks of a threshold, or else of a fraction, are called."""
+  return f"mask_threshold_{threshold}" if fraction is None else f"mask_fraction_{fraction}"
+
+
+def kinds_of(fields: Collection[str]) -> tuple[str, ...]:
+  """The kinds of subset that a run with these fields holds."""
+  return tuple(kind for kind in KINDS if f"{kind}_status" in fields)
 
 
 def encode_text(texts: Sequence[str]) -> Shaped[np.ndarray, "M W"]:
@@ -107,40 +166,6 @@ def join_bytes(rows: Shaped[np.ndarray, "M W"]) -> Shaped[np.ndarray, "M"]:
   return np.ascontiguousarray(rows).view(f"S{TEXT_BYTES}")[:, 0]
 
 
-# What the store says of an image that could not be searched, its reason in `error`; beside the numbers of Status.
-NOT_SEARCHED = -1
-
-
-# What tables call each status.
-STATUS_NAMES = {NOT_SEARCHED: "not_searched", **{status: status.name.lower() for status in Status}}
-
-
-# No class: the image has no label, or was not classified.
-NO_CLASS = -1
-
-
-# What the store holds of each kind of subset, by the certificate that the run asked for.
-ALONE_DTYPES = {
-  "num_kept": "int32",
-  "status": "int8",
-  "certified_confidence": "float32",
-  "is_sufficient": "bool",
-  "keeps_class": "bool",
-  "is_reproduced": "bool",
-}
-
-
-FULL_DTYPES = {
-  **ALONE_DTYPES,
-  "is_minimal": "bool",
-  "is_smallest": "bool",
-  "has_smaller": "bool",
-  "num_droppable": "int32",
-}
-
-
-# The kinds of subset that a run may hold: the paper's, read from a whole order, and the smallest evidence.
-ANSWERS = ("sis", "smallest")
-
-
-ANSWER_TITLES = {"sis": "SIS", "smallest": "smallest"}
+def has_order(status: Int[np.ndarray, "M"]) -> Bool[np.ndarray, "M"]:
+  """Which images have an order that means something: they were searched, and every number was finite."""
+  return (status != NOT_SEARCHED) & (status != Status.NON_FINITE)

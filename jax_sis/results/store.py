@@ -16,32 +16,22 @@ The zarr package alone reads it, too:
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 from jaxtyping import Bool, Int, Shaped
 
-from jax_sis.core import masking, messages, subsets, validation
-from jax_sis.results import arrays, query, schema, spec
+from jax_sis.core import masking, messages
 from jax_sis.results.arrays import DONE, ZARR_DIR, is_set, open_arrays
 from jax_sis.results.folder import Folder, open_folder
-from jax_sis.results.query import count_kept, mask_name
-from jax_sis.results.schema import (
-  SMALLEST_MASK,
-  Field,
-  decode_text,
-  describe_field,
-  encode_text,
-  join_bytes,
-  parse_field,
-)
+from jax_sis.results.query import StoredSubsets, SubsetQuery, describe_masks, find_subsets, make_query
+from jax_sis.results.schema import Field, decode_text, describe_field, encode_text, join_bytes, parse_field
 from jax_sis.results.spec import FORMAT, SPEC_FILE, read_spec, settle_spec
-from jax_sis.studies.analysis.sizes import Question
 
-# Images whose orders are in memory at once.
-MASKS_AT_ONCE = 1024
+# Features of images whose orders are in memory at once.
+FEATURES_AT_ONCE = 2**20
 WHEN_UNREADABLE = "see whether these images are finished; jax-sis verify names what is damaged"
 
 
@@ -51,13 +41,14 @@ class Results:
   Attributes:
     folder: where it is.
     spec: what fixes the run, in JSON types.
+    fields: the arrays, by name.
   """
 
   def __init__(self, folder: Folder, spec: dict[str, Any], *, create: bool):
     self.folder = folder
     self.spec = spec
-    self._fields = {name: parse_field(description) for name, description in spec["fields"].items()}
-    self._arrays = open_arrays(folder, self._fields, self.num_images, self.unit_size, create=create)
+    self.fields = {name: parse_field(description) for name, description in spec["fields"].items()}
+    self._arrays = open_arrays(folder, self.fields, self.num_images, self.unit_size, create=create)
 
   @functools.cached_property
   def _writers(self) -> dict[str, ts.TensorStore]:
@@ -67,7 +58,7 @@ class Results:
     first, for what is to be kept, and cannot then replace one that is damaged.
     """
     padded = self.num_units * self.unit_size
-    return open_arrays(self.folder, self._fields, padded, self.unit_size, assume_metadata=True)
+    return open_arrays(self.folder, self.fields, padded, self.unit_size, assume_metadata=True)
 
   @property
   def num_images(self) -> int:
@@ -85,14 +76,14 @@ class Results:
     return self.spec["unit_size"]
 
   @property
-  def fields(self) -> tuple[str, ...]:
-    """The names of the arrays."""
-    return tuple(self._fields)
+  def table_fields(self) -> tuple[str, ...]:
+    """The names of the fields that hold one value an image, texts among them: all but orders and masks."""
+    return tuple(name for name, field in self.fields.items() if field.shape == () or field.is_text)
 
   @property
   def num_bytes_per_image(self) -> int:
     """Bytes of a row of all fields, before compression."""
-    return sum(field.num_bytes for field in self._fields.values())
+    return sum(field.num_bytes for field in self.fields.values())
 
   def unit_range(self, unit: int) -> tuple[int, int]:
     """The first image of a unit, and one past its last."""
@@ -101,8 +92,18 @@ class Results:
 
   def chunk_name(self, name: str, unit: int) -> str:
     """The file of the folder that holds a field's rows of a unit, or its flag for `done`."""
-    num_axes = 0 if name == DONE else len(self._fields[name].shape)
+    num_axes = 0 if name == DONE else len(self.fields[name].shape)
     return f"{ZARR_DIR}/{name}/c/{unit}{'/0' * num_axes}"
+
+  def flagged_units(self) -> Int[np.ndarray, "U"]:
+    """The units that have a flag, whatever it says, ascending.
+
+    Raises:
+      StorageError: the flags cannot be listed.
+    """
+    prefix = f"{ZARR_DIR}/{DONE}/c/"
+    keys = [name.removeprefix(prefix) for name in self.folder.list(prefix)]
+    return np.array(sorted(int(key) for key in keys if key.isdecimal() and int(key) < self.num_units), np.int64)
 
   def done_units(self) -> Int[np.ndarray, "U"]:
     """The units whose every array is written, ascending. A damaged flag counts as none.
@@ -110,10 +111,7 @@ class Results:
     Raises:
       StorageError: the flags cannot be listed.
     """
-    prefix = f"{ZARR_DIR}/{DONE}/c/"
-    names = self.folder.list(prefix)
-    keys = [name.removeprefix(prefix) for name in names]
-    units = np.array(sorted(int(key) for key in keys if key.isdecimal() and int(key) < self.num_units), np.int64)
+    units = self.flagged_units()
     if not len(units):
       return units
     flags = self._arrays[DONE]
@@ -121,13 +119,17 @@ class Results:
       return units[flags[units].read().result() == 1]
     except ValueError:
       # If that is not for a damaged flag, the files cannot be read, either.
-      self.folder.read_many(names)
+      self.folder.read_many([self.chunk_name(DONE, unit) for unit in units.tolist()])
       return units[[is_set(flag) for flag in [flags[unit].read() for unit in units]]]
 
   def done_images(self) -> Int[np.ndarray, "M"]:
     """The images of the finished units, ascending."""
-    indices = np.arange(self.num_images)
-    return indices[np.isin(indices // self.unit_size, self.done_units())]
+    return self.images_of(self.done_units())
+
+  def images_of(self, units: Int[np.ndarray, "U"]) -> Int[np.ndarray, "M"]:
+    """The images of units, in the order of these."""
+    indices = (units[:, None] * self.unit_size + np.arange(self.unit_size)).ravel()
+    return indices[indices < self.num_images]
 
   def write_unit(self, unit: int, rows: Mapping[str, Shaped[np.ndarray, "M ..."]]) -> None:
     """Writes the rows of one unit, then marks it done.
@@ -145,7 +147,7 @@ class Results:
     start, stop = self.unit_range(unit)
     if set(rows) != set(self.fields):
       raise ValueError(f"rows must have the fields {sorted(self.fields)}, got {sorted(rows)}.")
-    encoded = {name: field.encode(name, rows[name], stop - start) for name, field in self._fields.items()}
+    encoded = {name: field.encode(name, rows[name], stop - start) for name, field in self.fields.items()}
     self.folder.clear_leftovers([self.chunk_name(name, unit) for name in self._arrays])
     missing = self.unit_size - (stop - start)
     writes = {}
@@ -184,10 +186,10 @@ class Results:
       ValueError: there is no such field.
       StorageError: a chunk is damaged or missing.
     """
-    return self._read_many([name], indices)[name]
+    return self.read_many([name], indices)[name]
 
-  def _read_many(
-    self, names: Sequence[str], indices: Int[np.ndarray, "M"] | slice
+  def read_many(
+    self, names: Iterable[str], indices: Int[np.ndarray, "M"] | slice
   ) -> dict[str, Shaped[np.ndarray, "M ..."]]:
     """As `read`, for several fields at once."""
     # TensorStore looks at a chunk even where the indices are none.
@@ -197,7 +199,7 @@ class Results:
     for name, future in futures.items():
       with self.folder.explain("read", f"{ZARR_DIR}/{name}", WHEN_UNREADABLE):
         stored = future.result()
-      values[name] = self._fields[name].decode(stored) if name in self._fields else stored
+      values[name] = self.fields[name].decode(stored) if name in self.fields else stored
     return values
 
   def read_text(self, name: str, indices: Int[np.ndarray, "M"] | slice = slice(None)) -> list[str]:
@@ -205,10 +207,9 @@ class Results:
     return decode_text(self.read(name, indices)).tolist()
 
   def table(self, indices: Int[np.ndarray, "M"] | None = None) -> dict[str, Shaped[np.ndarray, "M"]]:
-    """The columns that hold one value an image, texts among them, of all finished images or the given ones."""
-    names = [name for name, field in self._fields.items() if field.shape == () or field.is_text]
-    columns = self._read_many(names, self.done_images() if indices is None else indices)
-    return {name: decode_text(values) if self._fields[name].is_text else values for name, values in columns.items()}
+    """The `table_fields` of all finished images or the given ones."""
+    columns = self.read_many(self.table_fields, self.done_images() if indices is None else indices)
+    return {name: decode_text(values) if self.fields[name].is_text else values for name, values in columns.items()}
 
   def iterate(
     self, num_images_at_once: int = 4096, *, names: Sequence[str] | None = None
@@ -227,7 +228,7 @@ class Results:
     step = max(num_images_at_once // self.unit_size * self.unit_size, min(num_images_at_once, self.unit_size))
     for start in range(0, len(indices), step):
       some = indices[start : start + step]
-      yield some, self._read_many(self.fields if names is None else names, some)
+      yield some, self.read_many(self.fields if names is None else names, some)
 
   def find_images(self, ids: Sequence[str]) -> Int[np.ndarray, "M"]:
     """Where the images of these ids are.
@@ -253,13 +254,17 @@ class Results:
       )
     return np.array([found[text] for text in wanted], np.int64)
 
+  def find_subsets(self, query: SubsetQuery) -> StoredSubsets:
+    """Where the subsets that are meant are stored here, if they are."""
+    return find_subsets(query, self.spec, self.fields)
+
   def masks(
     self,
     ids: Sequence[str] | None = None,
     *,
     threshold: float | None = None,
     fraction: float | None = None,
-    answer: str = "sis",
+    kind: str = "sis",
   ) -> Bool[np.ndarray, "M ..."]:
     """The subsets of all finished images, or of those with the given ids: True where a feature is kept.
 
@@ -267,7 +272,7 @@ class Results:
       ids: which images; None for all that are finished.
       threshold: the confidence that a subset must reach; None for that of the run.
       fraction: instead, the share of the features to keep.
-      answer: `sis`, read from the order, or `smallest`, the smallest evidence found.
+      kind: `sis`, read from the order, or `smallest`, the smallest evidence found.
 
     Returns:
       Masks in the shape of the grid; empty where `sufficient_subsets` or `keep_fraction` would say why.
@@ -276,56 +281,36 @@ class Results:
       ValueError: the run does not hold them, or an id is unknown.
     """
     indices = self.done_images() if ids is None else self.find_images(ids)
+    query = make_query(self.spec, kind=kind, threshold=threshold, fraction=fraction)
     grid = tuple(self.spec["grid"])
     masks = np.zeros((len(indices), masking.num_features(grid)), bool)
     start = 0
-    for some in self.iterate_masks(indices, threshold=threshold, fraction=fraction, answer=answer):
+    for some in self.iterate_masks(query, indices):
       masks[start : start + len(some)] = some
       start += len(some)
     return masks.reshape(-1, *grid)
 
-  def iterate_masks(
-    self,
-    indices: Int[np.ndarray, "M"],
-    *,
-    threshold: float | None = None,
-    fraction: float | None = None,
-    answer: str = "sis",
-  ) -> Iterator[Bool[np.ndarray, "m F"]]:
-    """The same of the images with these numbers, in order, some at a time."""
-    if threshold is not None and fraction is not None:
-      raise ValueError(f"threshold and fraction must not both be given, got {threshold!r} and {fraction!r}.")
-    if fraction is None:
-      threshold = self.spec["threshold"] if threshold is None else float(threshold)
-      validation.check_threshold(threshold)
-    else:
-      fraction = float(fraction)
-      subsets.check_fraction(fraction)
-    name = mask_name(threshold=threshold, fraction=fraction)
-    if answer == "smallest":
-      name = SMALLEST_MASK if threshold == self.spec["threshold"] else ""
-    if name not in self.fields and not (answer == "sis" and "rank" in self.fields):
-      raise ValueError(
-        f"{self.folder.location!r} must hold the masks that are asked for (answer {answer!r}, threshold {threshold}, "
-        f"fraction {fraction}); it holds {self._describe_masks()}."
-      )
-    for start in range(0, len(indices), MASKS_AT_ONCE):
-      some = indices[start : start + MASKS_AT_ONCE]
-      if name in self.fields:
-        yield self.read(name, some)
-      else:
-        orders = self._read_many(["rank", "confidence", "sis_status"], some)
-        counts = count_kept(orders, self.spec["sizes"], threshold=threshold, fraction=fraction)
-        yield orders["rank"] < counts[:, None]
+  def iterate_masks(self, query: SubsetQuery, indices: Int[np.ndarray, "M"]) -> Iterator[Bool[np.ndarray, "m F"]]:
+    """The masks of the images with these numbers, in order, some at a time.
 
-  def _describe_masks(self) -> str:
-    """Which masks there are."""
-    held = [f"{name} (answer 'sis')" for name in self.fields if name.startswith("mask_")]
-    if "rank" in self.fields:
-      held.append("those of every threshold and fraction (answer 'sis')")
-    if SMALLEST_MASK in self.fields:
-      held.append(f"those of threshold {self.spec['threshold']} (answer 'smallest')")
-    return ", ".join(held) or "none"
+    Raises:
+      ValueError: the run does not hold them.
+      StorageError: they cannot be read.
+    """
+    stored = self.find_subsets(query)
+    if not stored.mask_fields:
+      raise ValueError(
+        f"{self.folder.location!r} must hold the masks that are asked for ({query}); it holds "
+        f"{describe_masks(self.spec, self.fields)}."
+      )
+    for some in self.split_images(indices):
+      yield stored.masks(self.read_many(stored.mask_fields, some))
+
+  def split_images(self, indices: Int[np.ndarray, "M"]) -> Iterator[Int[np.ndarray, "m"]]:
+    """These images, so many at a time that their orders fit the memory."""
+    step = max(1, FEATURES_AT_ONCE // masking.num_features(tuple(self.spec["grid"])))
+    for start in range(0, len(indices), step):
+      yield indices[start : start + step]
 
 
 def create_or_resume(
@@ -378,48 +363,13 @@ def open(directory: str | os.PathLike[str]) -> Results:
     StorageError: it cannot be read.
   """
   folder, spec = open_folder(directory), read_spec(directory)
+  place = folder.join(SPEC_FILE)
   missing = [name for name in ("num_images", "unit_size", "fields") if name not in spec]
   if missing:
-    raise ValueError(f"{folder.join(SPEC_FILE)!r} must be the specification of a run, but lacks {', '.join(missing)}.")
-  return Results(folder, spec, create=False)
-
-
-def find_mask_field(store: Results, question: Question) -> str | None:
-  """The field that subsets are read from: their masks, or else the order's ranks."""
-  is_own = question.threshold == store.spec["threshold"]
-  if question.answer == "smallest":
-    return schema.SMALLEST_MASK if is_own else None
-  name = query.mask_name(threshold=question.threshold)
-  return name if name in store.fields else "rank" if "rank" in store.fields else None
-
-
-def table_fields(store: Results) -> tuple[str, ...]:
-  """The fields that the table is made of: all but orders and masks."""
-  return tuple(name for name in store.fields if name in ("id", "error") or store[name].rank == 1)
-
-
-def open_store(directory: str) -> Results:
-  """Opens the store of a run.
-
-  Raises:
-    ValueError: as `results.open`, also where the specification lacks something.
-  """
+    raise ValueError(f"{place!r} must be the specification of a run, but lacks {', '.join(missing)}.")
   try:
-    return open(directory)
+    return Results(folder, spec, create=False)
   except (AttributeError, KeyError, TypeError) as error:
     raise ValueError(
-      f"'{directory.rstrip('/')}/{spec.SPEC_FILE}' must be the specification of a run, but it is damaged "
-      f"({type(error).__name__}: {error})."
+      f"{place!r} must be the specification of a run, but it is damaged ({type(error).__name__}: {error})."
     ) from error
-
-
-def flagged_units(store: Results) -> set[int]:
-  """The units that have a flag, whatever it says."""
-  prefix = f"{arrays.ZARR_DIR}/{arrays.DONE}/c/"
-  keys = [name.removeprefix(prefix) for name in store.folder.list(prefix)]
-  return {int(key) for key in keys if key.isdecimal() and int(key) < store.num_units}
-
-
-def images_of(store: Results, units: Int[np.ndarray, "U"]) -> Int[np.ndarray, "M"]:
-  """The images of units, in their order."""
-  return np.concatenate([np.zeros(0, np.int64), *(np.arange(*store.unit_range(unit)) for unit in units.tolist())])

@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_sis.core import masking
@@ -14,10 +13,11 @@ from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, make_problem
 from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.smallest import search_smallest
-from jax_sis.core.subsets import Subsets, keep_fraction, sufficient_subsets
+from jax_sis.core.subsets import Subsets
 from jax_sis.core.types import Params, PredictFn
-from jax_sis.results.query import mask_name
-from jax_sis.results.schema import ALONE_DTYPES, ANSWERS, FULL_DTYPES, NO_CLASS, SMALLEST_MASK, TEXT, Field, mask_field
+from jax_sis.results import schema
+from jax_sis.results.query import SubsetQuery
+from jax_sis.results.schema import IMAGE_FIELDS, KINDS, NO_CLASS, SMALLEST_MASK, Field
 from jax_sis.runs.config import FindConfig
 
 
@@ -48,10 +48,16 @@ class ImageSearch:
     return tuple(sorted(size for phase in self.config.search.phases(self.num_features) for size in phase.sizes))
 
   @property
-  def answers(self) -> tuple[str, ...]:
+  def kinds(self) -> tuple[str, ...]:
     """The kinds of subset that are found."""
     searches = (self.config.search, self.config.smallest)
-    return tuple(answer for answer, search in zip(ANSWERS, searches, strict=True) if search is not None)
+    return tuple(kind for kind, search in zip(KINDS, searches, strict=True) if search is not None)
+
+  @property
+  def saved_masks(self) -> tuple[SubsetQuery, ...]:
+    """The subsets of an order that are kept as masks."""
+    of_thresholds = [SubsetQuery(threshold=threshold) for threshold in self.config.saved_thresholds]
+    return (*of_thresholds, *(SubsetQuery(fraction=fraction) for fraction in self.config.mask_fractions))
 
   def __call__(self, params: Params, inputs: Float[Array, "B H W C"], requested: Int[Array, "B"]) -> dict[str, Array]:
     """Searches the images of one device.
@@ -69,25 +75,14 @@ class ImageSearch:
 
   def fields(self) -> dict[str, Field]:
     """The arrays of a run."""
-    fields = {
-      "id": TEXT,
-      "error": TEXT,
-      "label": Field(shape=(), dtype="int32"),
-      "target": Field(shape=(), dtype="int32"),
-      "predicted": Field(shape=(), dtype="int32"),
-      "full_confidence": Field(shape=(), dtype="float32"),
-    }
+    fields = dict(IMAGE_FIELDS)
     if self.config.saves_order:
-      rank_dtype = "uint16" if self.num_features <= np.iinfo(np.uint16).max else "uint32"
-      fields["rank"] = Field(shape=(self.num_features,), dtype=rank_dtype)
-      fields["confidence"] = Field(shape=(len(self.sizes),), dtype="float32")
-    masks = [mask_name(threshold=threshold) for threshold in self.config.saved_thresholds]
-    masks += [mask_name(fraction=fraction) for fraction in self.config.mask_fractions]
+      fields |= schema.order_fields(self.num_features, len(self.sizes))
+    masks = [query.mask_field for query in self.saved_masks]
     masks += [SMALLEST_MASK] if self.config.smallest is not None else []
-    fields |= dict.fromkeys(masks, mask_field(self.num_features))
-    dtypes = FULL_DTYPES if self.config.certificate == "full" else ALONE_DTYPES
-    for answer in self.answers:
-      fields |= {f"{answer}_{name}": Field(shape=(), dtype=dtype) for name, dtype in dtypes.items()}
+    fields |= dict.fromkeys(masks, schema.mask_field(self.num_features))
+    for kind in self.kinds:
+      fields |= schema.subset_fields(kind, self.config.certificate)
     return fields
 
 
@@ -107,8 +102,8 @@ def search_images(
   found = {}
   if config.search is not None:
     order = run_backward(problem, phases=config.search.phases(search.num_features))
-    fields |= order_fields(config, order)
-    found["sis"] = sufficient_subsets(order, config.threshold)
+    fields |= order_fields(search, order)
+    found["sis"] = SubsetQuery(threshold=config.threshold).read_order(order)
   if config.smallest is not None:
     forward = dataclasses.replace(config.smallest, threshold=config.threshold)
     suffices = full_confidence >= config.threshold
@@ -117,14 +112,10 @@ def search_images(
   return fields | certified_fields(config, problem, found)
 
 
-def order_fields(config: FindConfig, order: FeatureOrder) -> dict[str, Array]:
+def order_fields(search: ImageSearch, order: FeatureOrder) -> dict[str, Array]:
   """What the store keeps of an order."""
-  fields = {"rank": order.rank, "confidence": order.confidence} if config.saves_order else {}
-  for threshold in config.saved_thresholds:
-    fields[mask_name(threshold=threshold)] = sufficient_subsets(order, threshold).kept
-  for fraction in config.mask_fractions:
-    fields[mask_name(fraction=fraction)] = keep_fraction(order, fraction).kept
-  return fields
+  fields = {"rank": order.rank, "confidence": order.confidence} if search.config.saves_order else {}
+  return fields | {query.mask_field: query.read_order(order).kept for query in search.saved_masks}
 
 
 def certified_fields(config: FindConfig, problem: Problem, found: dict[str, Subsets]) -> dict[str, Array]:
@@ -138,7 +129,7 @@ def certified_fields(config: FindConfig, problem: Problem, found: dict[str, Subs
 
   # One kind after the other by one piece of program, which is compiled once.
   values = jax.lax.map(certify_kind, jnp.arange(len(found)))
-  return {f"{answer}_{name}": array[number] for number, answer in enumerate(found) for name, array in values.items()}
+  return {f"{kind}_{name}": array[number] for number, kind in enumerate(found) for name, array in values.items()}
 
 
 def certify_subsets(config: FindConfig, problem: Problem, subsets: Subsets) -> dict[str, Array]:

@@ -7,27 +7,25 @@ import contextlib
 import csv
 import math
 import pathlib
-import re
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from jax_sis import results
-from jax_sis.core import validation
 from jax_sis.core.subsets import Status
-from jax_sis.results import masks_file, query
-from jax_sis.results.schema import ANSWERS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES, decode_text
-from jax_sis.results.store import Results, table_fields
+from jax_sis.results import masks_file
+from jax_sis.results.query import StoredSubsets, parse_mask_name
+from jax_sis.results.schema import KINDS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES, decode_text, has_order, kinds_of
+from jax_sis.results.store import Results
 from jax_sis.runs.authors_layout import select_image, to_authors_arrays
 from jax_sis.runtime.progress import Progress
 
 SUFFIXES = (".csv", ".parquet", ".npz")
 CLASS_FIELDS = ("label", "target", "predicted")
-MASK_NAME = re.compile(r"mask_(threshold|fraction)_([^_]+)")
 # Images of a table that are in memory at once, and of images with orders or masks the features.
 ROWS_AT_ONCE = 16384
 FEATURES_AT_ONCE = 2**20
@@ -43,7 +41,7 @@ def export(run_dir: str, *, to: str, masks: Sequence[str] = (), is_partial: bool
       authors' arrays, see `authors_layout`, with the images along a first axis and beside them `index` and `id`. An
       `{id}` or `{index}` in the name of an `.npz` stands for each image's, and makes a file of each.
     masks: of which subsets a table also has the features: `smallest_mask`, `mask_threshold_P`, `mask_fraction_S`. With
-      an `.npz`, the one whose masks alone are written, for training and evaluation, see `run_masks`.
+      an `.npz`, the one whose masks alone are written, for training and evaluation, see `masks_file`.
     is_partial: whether the run may be unfinished.
 
   Returns:
@@ -66,18 +64,17 @@ def export(run_dir: str, *, to: str, masks: Sequence[str] = (), is_partial: bool
       f"{run_dir!r} must be a finished run, but {num_missing} of its {store.num_images} images are missing; finish it "
       "by the same command of find, or use --partial."
     )
-  for name in masks:
-    check_mask(store, name)
+  subsets = {name: find_mask(store, name) for name in masks}
   with explain_writing(to), Progress("export", total=store.num_images - num_missing, unit="image") as progress:
     if path.suffix == ".npz" and masks:
-      num_written = write_masks(store, path, masks[0], progress)
+      num_written = write_masks(store, path, subsets[masks[0]], progress)
       left_out = 0
     elif path.suffix == ".npz":
       check_order(store)
       num_written = (write_files if has_place(to) else write_one_npz)(store, to, progress)
       left_out = store.num_images - num_missing - num_written
     else:
-      num_written = (write_csv if path.suffix == ".csv" else write_parquet)(store, path, masks, progress)
+      num_written = (write_csv if path.suffix == ".csv" else write_parquet)(store, path, subsets, progress)
       left_out = 0
   notes = f"; {left_out} left out, not searched or not finite" if left_out else ""
   notes += f"; {num_missing} are missing" if num_missing else ""
@@ -107,27 +104,22 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     unfinished.unlink(missing_ok=True)
 
 
-def check_mask(store: Results, name: str) -> None:
-  """Refuses masks that the run does not hold.
+def find_mask(store: Results, name: str) -> StoredSubsets:
+  """The subsets of which `--masks` gives the name.
 
   Raises:
-    ValueError: it does not.
+    ValueError: the run does not hold them, or it is no such name.
   """
-  if name in store.fields and name.startswith(("mask_", results.SMALLEST_MASK)):
-    return
-  match = MASK_NAME.fullmatch(name)
-  if match is None or "rank" not in store.fields:
+  try:
+    query = parse_mask_name(name, store.spec)
+  except ValueError as error:
+    raise ValueError(f"--masks must end in a threshold or a fraction, got {name!r}: {error}") from error
+  stored = None if query is None else store.find_subsets(query)
+  if stored is None or not stored.mask_fields:
     held = [field for field in store.fields if "mask" in field]
     held += ["mask_threshold_P", "mask_fraction_S"] if "rank" in store.fields else []
     raise ValueError(f"--masks must be among {', '.join(held) or 'none'} of this run, got {name!r}.")
-  try:
-    value = float(match[2])
-  except ValueError as error:
-    raise ValueError(f"--masks must end in a number, got {name!r}.") from error
-  if match[1] == "threshold":
-    validation.check_threshold(value, "--masks")
-  elif not 0 < value <= 1:
-    raise ValueError(f"--masks must have a fraction above 0 and at most 1, got {name!r}.")
+  return stored
 
 
 def check_order(store: Results) -> None:
@@ -144,20 +136,19 @@ def check_order(store: Results) -> None:
 
 
 def make_columns(
-  store: Results, fields: dict[str, Shaped[np.ndarray, "M ..."]], masks: Sequence[str]
+  store: Results, fields: Mapping[str, Shaped[np.ndarray, "M ..."]], subsets: Mapping[str, StoredSubsets]
 ) -> dict[str, np.ndarray | list[Any]]:
   """The columns of a table for some images; of what an image does not have, None.
 
   Args:
     store: the run.
     fields: of these images, as `Results.iterate` gives them.
-    masks: which subsets' features to add, numbered row by row from 0.
+    subsets: by column, those whose features to add, numbered row by row from 0.
   """
-  answers = [answer for answer in ANSWERS if f"{answer}_status" in fields]
-  is_searched = fields[f"{answers[0]}_status"] != NOT_SEARCHED
+  is_searched = fields[f"{kinds_of(fields)[0]}_status"] != NOT_SEARCHED
   class_names = store.spec["class_names"]
   columns: dict[str, np.ndarray | list[Any]] = {}
-  for name in table_fields(store):
+  for name in store.table_fields:
     values = fields[name]
     if name in ("id", "error"):
       columns[name] = decode_text(values).tolist()
@@ -171,8 +162,8 @@ def make_columns(
       columns[name] = keep_where(is_searched & ~np.isnan(values), values)
     else:
       columns[name] = keep_where(is_searched, values)
-  for name in masks:
-    kept = read_mask(store, fields, name) & is_searched[:, None]
+  for name, stored in subsets.items():
+    kept = stored.masks(fields) & is_searched[:, None]
     columns[name] = [np.flatnonzero(mask).tolist() for mask in kept]
   return columns
 
@@ -182,39 +173,26 @@ def keep_where(is_there: Bool[np.ndarray, "M"], values: Shaped[np.ndarray, "M"])
   return [value if there else None for value, there in zip(values.tolist(), is_there.tolist(), strict=True)]
 
 
-def read_mask(store: Results, fields: dict[str, np.ndarray], name: str) -> Bool[np.ndarray, "M F"]:
-  """The features that are kept, from the mask itself, or else from the order."""
-  if name in fields:
-    return fields[name]
-  match = MASK_NAME.fullmatch(name)
-  assert match is not None
-  threshold, fraction = (float(match[2]) if match[1] == kind else None for kind in ("threshold", "fraction"))
-  counts = query.count_kept(fields, store.spec["sizes"], threshold=threshold, fraction=fraction)
-  return fields["rank"] < counts[:, None]
-
-
 def iterate_columns(
-  store: Results, masks: Sequence[str], progress: Progress
+  store: Results, subsets: Mapping[str, StoredSubsets], progress: Progress
 ) -> Iterator[dict[str, np.ndarray | list[Any]]]:
   """The table, some images at a time."""
-  names = {*table_fields(store), *(name for name in masks if name in store.fields)}
-  if not names.issuperset(masks):
-    names.update(ORDER_FIELDS)
-  num_at_once = max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"])) if masks else ROWS_AT_ONCE
+  names = {*store.table_fields, *(name for stored in subsets.values() for name in stored.mask_fields)}
+  num_at_once = max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"])) if subsets else ROWS_AT_ONCE
   for indices, fields in store.iterate(num_at_once, names=sorted(names)):
-    yield make_columns(store, fields, masks)
+    yield make_columns(store, fields, subsets)
     progress.advance(len(indices))
 
 
-def write_csv(store: Results, path: pathlib.Path, masks: Sequence[str], progress: Progress) -> int:
+def write_csv(store: Results, path: pathlib.Path, subsets: Mapping[str, StoredSubsets], progress: Progress) -> int:
   """Writes the table as CSV, masks as numbers with spaces between. Returns the number of images."""
   num_images = 0
   with replacing(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file)
-    for columns in iterate_columns(store, masks, progress):
+    for columns in iterate_columns(store, subsets, progress):
       if not num_images:
         writer.writerow(columns)
-      for name in masks:
+      for name in subsets:
         columns[name] = [" ".join(map(str, features)) for features in columns[name]]
       rows = list(zip(*columns.values(), strict=True))
       writer.writerows(rows)
@@ -222,7 +200,7 @@ def write_csv(store: Results, path: pathlib.Path, masks: Sequence[str], progress
   return num_images
 
 
-def write_parquet(store: Results, path: pathlib.Path, masks: Sequence[str], progress: Progress) -> int:
+def write_parquet(store: Results, path: pathlib.Path, subsets: Mapping[str, StoredSubsets], progress: Progress) -> int:
   """Writes the table as parquet, masks as lists of numbers. Returns the number of images."""
   try:
     import pyarrow
@@ -233,13 +211,13 @@ def write_parquet(store: Results, path: pathlib.Path, masks: Sequence[str], prog
     "id": pyarrow.string(),
     "error": pyarrow.string(),
     **{f"{name}_name": pyarrow.string() for name in CLASS_FIELDS},
-    **{f"{answer}_status": pyarrow.string() for answer in ANSWERS},
-    **dict.fromkeys(masks, pyarrow.list_(pyarrow.int32())),
+    **{f"{kind}_status": pyarrow.string() for kind in KINDS},
+    **dict.fromkeys(subsets, pyarrow.list_(pyarrow.int32())),
   }
   num_images = 0
   with replacing(path) as unfinished, contextlib.ExitStack() as stack:
     writer = None
-    for columns in iterate_columns(store, masks, progress):
+    for columns in iterate_columns(store, subsets, progress):
       schema = pyarrow.schema(
         {name: types.get(name) or pyarrow.from_numpy_dtype(store[name].dtype.numpy_dtype) for name in columns}
       )
@@ -250,9 +228,9 @@ def write_parquet(store: Results, path: pathlib.Path, masks: Sequence[str], prog
   return num_images
 
 
-def write_masks(store: Results, path: pathlib.Path, name: str, progress: Progress) -> int:
+def write_masks(store: Results, path: pathlib.Path, subsets: StoredSubsets, progress: Progress) -> int:
   """Writes one kind of subset as masks in bits. Returns the number of images."""
-  masks = masks_file.read_run(store, query.parse_mask_name(name, store.spec))
+  masks = masks_file.read_run(store, subsets.query)
   with replacing(path) as unfinished, unfinished.open("wb") as file:
     masks_file.write_masks_file(file, masks)
   progress.advance(len(masks.ids))
@@ -270,8 +248,8 @@ def iterate_arrays(
   """Which images have an order, with their ids and the authors' arrays, some at a time."""
   num_at_once = max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"]))
   for indices, fields in store.iterate(num_at_once, names=("id", "target", "sis_num_kept", *ORDER_FIELDS)):
-    has_order = find_ordered(fields["sis_status"])
-    some = {name: values[has_order] for name, values in fields.items()}
+    is_ordered = has_order(fields["sis_status"])
+    some = {name: values[is_ordered] for name, values in fields.items()}
     arrays = to_authors_arrays(
       some["rank"],
       some["confidence"],
@@ -280,13 +258,8 @@ def iterate_arrays(
       sizes=store.spec["sizes"],
       grid=tuple(store.spec["grid"]),
     )
-    yield indices[has_order], decode_text(some["id"]).tolist(), arrays
+    yield indices[is_ordered], decode_text(some["id"]).tolist(), arrays
     progress.advance(len(indices))
-
-
-def find_ordered(status: Int[np.ndarray, "M"]) -> Bool[np.ndarray, "M"]:
-  """Which images have an order that means something."""
-  return ~np.isin(status, (NOT_SEARCHED, Status.NON_FINITE))
 
 
 def write_files(store: Results, to: str, progress: Progress) -> int:
@@ -328,7 +301,7 @@ def count_ordered(store: Results) -> tuple[int, int]:
   """How many images have an order, and the length of the longest id."""
   num_images, id_length = 0, 1
   for _, fields in store.iterate(ROWS_AT_ONCE, names=("id", "sis_status")):
-    num_images += int(find_ordered(fields["sis_status"]).sum())
+    num_images += int(has_order(fields["sis_status"]).sum())
     id_length = max(id_length, *np.strings.str_len(decode_text(fields["id"])).tolist())
   return num_images, id_length
 

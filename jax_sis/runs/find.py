@@ -50,7 +50,7 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
   if num_done:
     print(f"{num_done} of {store.num_images} images are done already in {config.out}.", flush=True)
   if is_printed:
-    print_header(job.search.answers)
+    print_header(job.search.kinds)
     print_stored_rows(job, store)
   if num_done < store.num_images:
     Worker(job, store, shard or Shard(index=0, count=1), is_printed=is_printed).run(takes_over=takes_over)

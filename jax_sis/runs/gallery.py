@@ -17,12 +17,11 @@ from jax_sis import results
 from jax_sis.core import masking
 from jax_sis.core.searches import BackwardSearch
 from jax_sis.display.style import DPI
+from jax_sis.results.query import own_queries
 from jax_sis.runs.setup import Job
 from jax_sis.runs.table import Row, format_confidence, make_rows
 
 ROW_INCHES = 1.75
-
-
 HEADING_INCHES = 0.7
 
 
@@ -64,14 +63,14 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
   indices = np.arange(min(num_images, store.num_images))
   fields = {name: store.read(name, indices) for name in store.fields}
   rows = make_rows(fields, classifier.class_names, num_features=job.num_features)
-  kept = kept_features(job, fields)
+  kept = kept_features(store, fields)
   masked = classifier.normalisation.invert(np.full(classifier.input_shape[-1], job.config.baseline))
   panels = [
     make_panel(
       job,
       row,
       int(index),
-      kept={answer: masks[index] for answer, masks in kept.items()},
+      kept={kind: masks[index] for kind, masks in kept.items()},
       ranks=fields["rank"][index] if "rank" in fields else None,
     )
     for row, index in zip(rows, indices, strict=True)
@@ -80,24 +79,17 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
   save_gallery(
     buffer,
     panels,
-    headings=[describe_answer(answer, job.config.search) for answer in kept],
+    headings=[describe_kind(kind, job.config.search) for kind in kept],
     with_order="rank" in fields,
     masked_colour=np.clip(masked, 0, 255),
   )
   return buffer.getvalue()
 
 
-def kept_features(job: Job, fields: Mapping[str, np.ndarray]) -> dict[str, Bool[np.ndarray, "M F"]]:
+def kept_features(store: results.Results, fields: Mapping[str, np.ndarray]) -> dict[str, Bool[np.ndarray, "M F"]]:
   """The subsets of each kind whose pixels the run kept."""
-  kept = {}
-  threshold_mask = results.mask_name(threshold=job.config.threshold)
-  if "rank" in fields:
-    kept["sis"] = fields["rank"] < fields["sis_num_kept"][:, None]
-  elif threshold_mask in fields:
-    kept["sis"] = fields[threshold_mask]
-  if results.SMALLEST_MASK in fields:
-    kept["smallest"] = fields[results.SMALLEST_MASK]
-  return kept
+  stored = [store.find_subsets(query) for query in own_queries(store.spec, store.fields)]
+  return {one.query.kind: one.masks(fields) for one in stored if one.mask_fields}
 
 
 def make_panel(
@@ -110,10 +102,8 @@ def make_panel(
     return np.asarray(masking.expand_mask(jnp.asarray(features[None]), job.search.grid, shape)[0])
 
   subsets = [
-    SubsetPanel(
-      kept=expand(features), title=describe_subset(row, answer), has_subset=row.answers[answer].status == "ok"
-    )
-    for answer, features in kept.items()
+    SubsetPanel(kept=expand(features), title=describe_subset(row, kind), has_subset=row.answers[kind].status == "ok")
+    for kind, features in kept.items()
   ]
   is_ordered = "sis" in row.answers and row.answers["sis"].status not in ("non_finite", "not_searched")
   return GalleryPanel(
@@ -189,9 +179,9 @@ def caption(axis: Axes, text: str) -> None:
   axis.text(0.02, 0.5, text, fontsize=10, va="center", linespacing=1.5)
 
 
-def describe_answer(answer: str, search: BackwardSearch | None) -> str:
+def describe_kind(kind: str, search: BackwardSearch | None) -> str:
   """The heading of a kind of subset in the gallery."""
-  if answer == "smallest":
+  if kind == "smallest":
     return "the smallest evidence\nfound"
   return f"its sufficient input subset\nby {type(search).__name__} search"
 
@@ -201,9 +191,9 @@ def describe_image(row: Row) -> str:
   return f"{row.image}\ntrue: {row.true_class}\npredicted: {row.predicted_class}\n{format_confidence(row.confidence)}"
 
 
-def describe_subset(row: Row, name: str) -> str:
+def describe_subset(row: Row, kind: str) -> str:
   """The caption of a subset."""
-  answer = row.answers[name]
+  answer = row.answers[kind]
   if answer.status != "ok":
     return "\n".join(textwrap.wrap(answer.certificate, 20))
   lines = (

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jax_sis.core.subsets import Status, count_of_fraction
-from jax_sis.results.query import count_kept, mask_name
-from jax_sis.results.schema import ANSWERS, NO_CLASS, NOT_SEARCHED, SMALLEST_MASK
+from jax_sis.results.query import make_query, own_queries, parse_mask_name
+from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED, has_order, kinds_of
 
 Rows = Mapping[str, Shaped[np.ndarray, "M ..."]]
 NO_NUMBER = "must be a probability from 0 to 1"
@@ -40,17 +40,17 @@ def check_rows(rows: Rows, spec: Mapping[str, Any], *, target: int | None, num_c
   Returns:
     The rules that are broken.
   """
-  answers = [answer for answer in ANSWERS if f"{answer}_status" in rows]
+  kinds = kinds_of(rows)
   is_searched = rows["predicted"] != NO_CLASS
   violations = check_classes(rows, is_searched, target=target, num_classes=num_classes)
-  violations += check_statuses(rows, is_searched, answers)
+  violations += check_statuses(rows, is_searched, kinds)
   if "rank" in rows:
     violations += check_order(rows, spec)
   violations += check_masks(rows, spec)
-  for answer in answers:
-    violations += check_subset(rows, answer, spec)
-    if f"{answer}_num_droppable" in rows:
-      violations += check_certificate(rows, answer)
+  for kind in kinds:
+    violations += check_subset(rows, kind, spec)
+    if f"{kind}_num_droppable" in rows:
+      violations += check_certificate(rows, kind)
   return [violation for violation in violations if violation.is_broken.any()]
 
 
@@ -72,19 +72,19 @@ def check_classes(
   return violations
 
 
-def check_statuses(rows: Rows, is_searched: Bool[np.ndarray, "M"], answers: Iterable[str]) -> list[Violation]:
+def check_statuses(rows: Rows, is_searched: Bool[np.ndarray, "M"], kinds: Iterable[str]) -> list[Violation]:
   """Which images were searched, and the confidence on those whole."""
   has_error = rows["error"].any(1)
   violations = [Violation("predicted", f"must be {NO_CLASS} where error says why", has_error == is_searched)]
   is_number = is_probability(rows["full_confidence"])
-  for answer in answers:
-    status = rows[f"{answer}_status"]
+  for kind in kinds:
+    status = rows[f"{kind}_status"]
     is_known = np.isin(status, [NOT_SEARCHED, *Status])
     rule = f"must be {NOT_SEARCHED} where the image was not searched, and nowhere else"
     violations += [
-      Violation(f"{answer}_status", "must be one that there is", ~is_known),
-      Violation(f"{answer}_status", rule, (status == NOT_SEARCHED) == is_searched),
-      Violation("full_confidence", f"{NO_NUMBER} where {answer} is found", (status == Status.OK) & ~is_number),
+      Violation(f"{kind}_status", "must be one that there is", ~is_known),
+      Violation(f"{kind}_status", rule, (status == NOT_SEARCHED) == is_searched),
+      Violation("full_confidence", f"{NO_NUMBER} where {kind} is found", (status == Status.OK) & ~is_number),
     ]
   is_out_of_range = ~is_number & ~np.isnan(rows["full_confidence"])
   violations.append(Violation("full_confidence", f"{NO_NUMBER}, or none", is_out_of_range))
@@ -95,10 +95,9 @@ def check_order(rows: Rows, spec: Mapping[str, Any]) -> list[Violation]:
   """An order, its confidences, and what is read from them."""
   rank, confidence, status = rows["rank"], rows["confidence"], rows["sis_status"]
   num_features = rank.shape[1]
-  is_finite = (status != NOT_SEARCHED) & (status != Status.NON_FINITE)
+  is_finite = has_order(status)
   is_permutation = (np.sort(rank, axis=1) == np.arange(num_features)).all(1)
-  counts = count_kept(rows, spec["sizes"], threshold=spec["threshold"], fraction=None)
-  expected = expected_status(confidence, spec["threshold"])
+  counts, expected = make_query(spec).read_stored_order(rows, spec)
   return [
     Violation("rank", f"must be a permutation of 0 to {num_features - 1}", is_finite & ~is_permutation),
     Violation("confidence", NO_NUMBER, is_finite & ~is_probability(confidence).all(1)),
@@ -107,78 +106,65 @@ def check_order(rows: Rows, spec: Mapping[str, Any]) -> list[Violation]:
   ]
 
 
-def expected_status(confidence: Float[np.ndarray, "M T"], threshold: float) -> Int[np.ndarray, "M"]:
-  """What a whole order's confidences say of the subset at this threshold, see `sufficient_subsets`."""
-  passes = confidence >= threshold
-  status = np.where(passes[:, 0], Status.BASELINE_SUFFICIENT, Status.OK)
-  return np.where(passes[:, -1], status, Status.BELOW_THRESHOLD)
-
-
 def check_masks(rows: Rows, spec: Mapping[str, Any]) -> list[Violation]:
   """The stored masks, by their size, and where the order is stored, too, feature by feature."""
   violations = []
   for name, mask in rows.items():
-    if not name.startswith("mask_"):
+    query = parse_mask_name(name, spec)
+    if query is None or query.kind != "sis":
       continue
-    is_threshold = name.startswith("mask_threshold_")
-    share = float(name.rpartition("_")[2])
-    status = rows["sis_status"]
-    has_order = (status != NOT_SEARCHED) & (status != Status.NON_FINITE)
     if "rank" in rows:
-      asked = {"threshold": share if is_threshold else None, "fraction": None if is_threshold else share}
-      expected = rows["rank"] < count_kept(rows, spec["sizes"], **asked)[:, None]
-      violations.append(Violation(name, "must be what the order gives", (mask != expected).any(1)))
-    elif not is_threshold:
-      counts = np.where(has_order, count_of_fraction(share, mask.shape[1]), 0)
+      num_kept, _ = query.read_stored_order(rows, spec)
+      is_wrong = (mask != (rows["rank"] < num_kept[:, None])).any(1)
+      violations.append(Violation(name, "must be what the order gives", is_wrong))
+    elif query.fraction is not None:
+      counts = np.where(has_order(rows["sis_status"]), count_of_fraction(query.fraction, mask.shape[1]), 0)
       violations.append(Violation(name, "must keep the share of the features", mask.sum(1) != counts))
-  for answer, name in (("sis", mask_name(threshold=spec["threshold"])), ("smallest", SMALLEST_MASK)):
+  for query in own_queries(spec, rows):
+    name, num_kept = query.mask_field, f"{query.kind}_num_kept"
     if name in rows:
-      is_wrong = rows[name].sum(1) != rows[f"{answer}_num_kept"]
-      violations.append(Violation(name, f"must keep as many features as {answer}_num_kept says", is_wrong))
+      is_wrong = rows[name].sum(1) != rows[num_kept]
+      violations.append(Violation(name, f"must keep as many features as {num_kept} says", is_wrong))
   return violations
 
 
-def check_subset(rows: Rows, answer: str, spec: Mapping[str, Any]) -> list[Violation]:
+def check_subset(rows: Rows, kind: str, spec: Mapping[str, Any]) -> list[Violation]:
   """One kind of subset, and its evaluation alone."""
-  status, confidence = rows[f"{answer}_status"], rows[f"{answer}_certified_confidence"]
+  status, confidence = rows[f"{kind}_status"], rows[f"{kind}_certified_confidence"]
   is_ok = status == Status.OK
   has_none = ~is_ok
-  is_sufficient = rows[f"{answer}_is_sufficient"]
-  num_kept, num_features = rows[f"{answer}_num_kept"], int(np.prod(spec["grid"]))
+  is_sufficient = rows[f"{kind}_is_sufficient"]
+  num_kept, num_features = rows[f"{kind}_num_kept"], int(np.prod(spec["grid"]))
   violations = [
-    Violation(f"{answer}_num_kept", "must be 0 where there is no subset", has_none & (num_kept != 0)),
+    Violation(f"{kind}_num_kept", "must be 0 where there is no subset", has_none & (num_kept != 0)),
+    Violation(f"{kind}_num_kept", f"must be 1 to {num_features}", is_ok & ((num_kept < 1) | (num_kept > num_features))),
     Violation(
-      f"{answer}_num_kept", f"must be 1 to {num_features}", is_ok & ((num_kept < 1) | (num_kept > num_features))
+      f"{kind}_certified_confidence", f"{NO_NUMBER} where there is a subset", is_ok & ~is_probability(confidence)
     ),
+    Violation(f"{kind}_certified_confidence", "must be NaN where there is no subset", has_none & ~np.isnan(confidence)),
     Violation(
-      f"{answer}_certified_confidence", f"{NO_NUMBER} where there is a subset", is_ok & ~is_probability(confidence)
-    ),
-    Violation(
-      f"{answer}_certified_confidence", "must be NaN where there is no subset", has_none & ~np.isnan(confidence)
-    ),
-    Violation(
-      f"{answer}_is_sufficient",
+      f"{kind}_is_sufficient",
       "must say whether the certified confidence reaches the threshold",
       is_ok & (is_sufficient != (confidence >= spec["threshold"])),
     ),
   ]
   for name in ("is_sufficient", "keeps_class"):
-    is_wrong = has_none & rows[f"{answer}_{name}"]
-    violations.append(Violation(f"{answer}_{name}", "must be false where there is no subset", is_wrong))
-  is_wrong = has_none & ~rows[f"{answer}_is_reproduced"]
-  violations.append(Violation(f"{answer}_is_reproduced", "must be true where there is no subset", is_wrong))
-  if answer == "smallest":
+    is_wrong = has_none & rows[f"{kind}_{name}"]
+    violations.append(Violation(f"{kind}_{name}", "must be false where there is no subset", is_wrong))
+  is_wrong = has_none & ~rows[f"{kind}_is_reproduced"]
+  violations.append(Violation(f"{kind}_is_reproduced", "must be true where there is no subset", is_wrong))
+  if kind == "smallest":
     is_below = is_ok & ~(rows["full_confidence"] >= spec["threshold"])
     violations.append(Violation("full_confidence", "must reach the threshold where smallest is found", is_below))
   return violations
 
 
-def check_certificate(rows: Rows, answer: str) -> list[Violation]:
+def check_certificate(rows: Rows, kind: str) -> list[Violation]:
   """What a full certificate adds."""
-  is_sufficient, num_droppable = rows[f"{answer}_is_sufficient"], rows[f"{answer}_num_droppable"]
-  is_minimal, is_smallest = rows[f"{answer}_is_minimal"], rows[f"{answer}_is_smallest"]
-  has_smaller = rows[f"{answer}_has_smaller"]
-  is_out_of_range = (num_droppable < 0) | (num_droppable > rows[f"{answer}_num_kept"])
+  is_sufficient, num_droppable = rows[f"{kind}_is_sufficient"], rows[f"{kind}_num_droppable"]
+  is_minimal, is_smallest = rows[f"{kind}_is_minimal"], rows[f"{kind}_is_smallest"]
+  has_smaller = rows[f"{kind}_has_smaller"]
+  is_out_of_range = (num_droppable < 0) | (num_droppable > rows[f"{kind}_num_kept"])
   rules = {
     "num_droppable": ("must be 0 to num_kept", is_out_of_range),
     "is_minimal": (
@@ -188,7 +174,7 @@ def check_certificate(rows: Rows, answer: str) -> list[Violation]:
     "is_smallest": ("must not go without is_minimal, or with has_smaller", is_smallest & (~is_minimal | has_smaller)),
     "has_smaller": ("must not go without is_sufficient", has_smaller & ~is_sufficient),
   }
-  return [Violation(f"{answer}_{name}", rule, is_broken) for name, (rule, is_broken) in rules.items()]
+  return [Violation(f"{kind}_{name}", rule, is_broken) for name, (rule, is_broken) in rules.items()]
 
 
 def is_class(values: Int[np.ndarray, "M"], num_classes: int) -> Bool[np.ndarray, "M"]:

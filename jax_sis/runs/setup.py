@@ -16,7 +16,7 @@ from jax_sis.core.messages import name_some
 from jax_sis.data import batches
 from jax_sis.results import schema, spec
 from jax_sis.results.folder import Folder
-from jax_sis.results.schema import NO_CLASS, parse_field
+from jax_sis.results.schema import NO_CLASS
 from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runtime import devices
@@ -299,7 +299,7 @@ def make_job_again(
   job = make_job(config, store.folder)
   asked = {**make_spec(job), "num_images": job.num_images, "unit_size": job.unit_size, "fields": job.search.fields()}
   compared = set(asked) - (set() if is_computing else set(OF_COMPUTING))
-  stored = {**store.spec, "fields": fields_of(store)}
+  stored = {**store.spec, "fields": store.fields}
   differences = spec.find_differences(
     {name: stored.get(name) for name in compared},
     {name: json.loads(json.dumps(asked[name])) if name != "fields" else asked[name] for name in compared},
@@ -317,8 +317,3 @@ def advise(differences: Sequence[str]) -> str:
   if all(difference.startswith(OF_COMPUTING[1:]) for difference in differences):
     return "; other versions and devices compute other last bits: use those of the run, or --sample 0"
   return f"; name the right --checkpoint or --data-dir, and see whether {results.SPEC_FILE} is damaged"
-
-
-def fields_of(store: results.Results) -> dict[str, results.Field]:
-  """The arrays that the specification describes."""
-  return {name: parse_field(field) for name, field in store.spec["fields"].items()}

@@ -15,7 +15,7 @@ from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results import schema
 from jax_sis.results.folder import StorageError
-from jax_sis.results.schema import ANSWER_TITLES, ANSWERS, NOT_SEARCHED, STATUS_NAMES
+from jax_sis.results.schema import KIND_TITLES, KINDS, NOT_SEARCHED, STATUS_NAMES
 from jax_sis.runs import workers
 from jax_sis.runs.workers import WorkerRecord
 from jax_sis.runtime.progress import format_seconds
@@ -96,14 +96,14 @@ def status(run_dir: str, *, watch_seconds: float | None = None) -> None:
 def read_state(store: results.Results) -> State:
   """What the run's folder says now."""
   done_units = store.done_units()
-  answers = [answer for answer in ANSWERS if f"{answer}_status" in store.fields]
+  answers = [answer for answer in KINDS if f"{answer}_status" in store.fields]
   names = [f"{answer}_status" for answer in answers]
   columns, damaged_units = read_columns(store, names, done_units)
   statuses = {
     answer: {name: int((columns[f"{answer}_status"] == code).sum()) for code, name in STATUS_NAMES.items()}
     for answer in answers
   }
-  indices = images_of(store, np.setdiff1d(done_units, damaged_units))
+  indices = store.images_of(np.setdiff1d(done_units, damaged_units))
   is_finite = np.all([columns[name] != Status.NON_FINITE for name in names], axis=0)
   reasons, damaged_reasons = read_reasons(store, indices[columns[names[0]] == NOT_SEARCHED])
   return State(
@@ -123,7 +123,7 @@ def read_columns(
 ) -> tuple[dict[str, Shaped[np.ndarray, "M ..."]], Int[np.ndarray, "V"]]:
   """Fields of all images of these units, but for units that cannot be read, which come beside them."""
   try:
-    indices = images_of(store, units)
+    indices = store.images_of(units)
     return {name: store.read(name, indices) for name in names}, units[:0]
   except StorageError:
     if len(units) == 1:
@@ -140,7 +140,7 @@ def read_reasons(
   """Why these images could not be searched, the most frequent reason first; and the units that cannot be read."""
   units = np.unique(indices // store.unit_size)
   columns, damaged_units = read_columns(store, ["error", "id"], units)
-  read = images_of(store, np.setdiff1d(units, damaged_units))
+  read = store.images_of(np.setdiff1d(units, damaged_units))
   is_asked = np.isin(read, indices)
   ids: dict[str, list[str]] = collections.defaultdict(list)
   errors, texts = (schema.decode_text(columns[name][is_asked]).tolist() for name in ("error", "id"))
@@ -157,12 +157,6 @@ def read_ids(store: results.Results, indices: Int[np.ndarray, "M"]) -> list[str]
     return store.read_text("id", first)
   except StorageError:
     return [f"image {index}" for index in first.tolist()]
-
-
-def images_of(store: results.Results, units: Int[np.ndarray, "U"]) -> Int[np.ndarray, "M"]:
-  """All images of these units, which ascend."""
-  indices = (units[:, None] * store.unit_size + np.arange(store.unit_size)).ravel()
-  return indices[indices < store.num_images]
 
 
 def count_images(store: results.Results, units: Iterable[int]) -> int:
@@ -282,7 +276,7 @@ def describe_answers(state: State) -> list[str]:
   lines = []
   for answer, counts in state.statuses.items():
     present = [f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count]
-    lines.append(f"{ANSWER_TITLES[answer]}: {', '.join(present) or 'none yet'}")
+    lines.append(f"{KIND_TITLES[answer]}: {', '.join(present) or 'none yet'}")
   return lines
 
 

@@ -16,14 +16,14 @@ from jax_sis.core.certify import describe_alone, describe_certificate
 from jax_sis.core.subsets import Status
 from jax_sis.results.schema import (
   ALONE_DTYPES,
-  ANSWER_TITLES,
-  ANSWERS,
   FULL_DTYPES,
+  KIND_TITLES,
+  KINDS,
   NO_CLASS,
   NOT_SEARCHED,
   STATUS_NAMES,
+  kinds_of,
 )
-from jax_sis.results.store import table_fields
 
 IMAGE_FORMAT = "{:<16} {:<10} {:<10} {:>10}"
 ANSWER_FORMAT = " {:>8} {:>7} {:>9}"
@@ -54,14 +54,14 @@ class Row:
   def flat(self) -> dict[str, Any]:
     """The line's cells by column, those of the subsets with the kind in front."""
     cells = {name: value for name, value in vars(self).items() if name != "answers"}
-    for name, answer in self.answers.items():
-      cells |= {f"{name}_{column}": value for column, value in vars(answer).items()}
+    for kind, answer in self.answers.items():
+      cells |= {f"{kind}_{column}": value for column, value in vars(answer).items()}
     return cells
 
 
 def make_rows(fields: Mapping[str, np.ndarray], class_names: tuple[str, ...], *, num_features: int) -> list[Row]:
   """The table's lines for some rows of the store, of images with so many features."""
-  present = [answer for answer in ANSWERS if f"{answer}_status" in fields]
+  kinds = kinds_of(fields)
 
   def name_class(index: int) -> str:
     return class_names[index] if index != NO_CLASS else "-"
@@ -69,7 +69,7 @@ def make_rows(fields: Mapping[str, np.ndarray], class_names: tuple[str, ...], *,
   rows = []
   for i in range(len(fields["target"])):
     text = {name: bytes(fields[name][i]).rstrip(b"\0").decode() for name in ("id", "error")}
-    is_searched = int(fields[f"{present[0]}_status"][i]) != NOT_SEARCHED
+    is_searched = int(fields[f"{kinds[0]}_status"][i]) != NOT_SEARCHED
     rows.append(
       Row(
         image=text["id"],
@@ -77,55 +77,53 @@ def make_rows(fields: Mapping[str, np.ndarray], class_names: tuple[str, ...], *,
         predicted_class=name_class(int(fields["predicted"][i])),
         target_class=name_class(int(fields["target"][i])) if is_searched else "-",
         confidence=float(fields["full_confidence"][i]) if is_searched else float("nan"),
-        answers={
-          answer: make_answer(fields, i, answer, error=text["error"], num_features=num_features) for answer in present
-        },
+        answers={kind: make_answer(fields, i, kind, error=text["error"], num_features=num_features) for kind in kinds},
       )
     )
   return rows
 
 
-def make_answer(fields: Mapping[str, np.ndarray], i: int, answer: str, *, error: str, num_features: int) -> Answer:
+def make_answer(fields: Mapping[str, np.ndarray], i: int, kind: str, *, error: str, num_features: int) -> Answer:
   """What row `i` of the store says of one kind of subset."""
-  names = [name for name in FULL_DTYPES if f"{answer}_{name}" in fields]
-  of_answer = {name: fields[f"{answer}_{name}"][i].item() for name in names}
-  status = of_answer["status"]
+  names = [name for name in FULL_DTYPES if f"{kind}_{name}" in fields]
+  of_kind = {name: fields[f"{kind}_{name}"][i].item() for name in names}
+  status = of_kind["status"]
   is_searched = status != NOT_SEARCHED
   if not is_searched:
     certificate = f"none: {error}"
-  elif "num_droppable" in of_answer:
+  elif "num_droppable" in of_kind:
     certificate = describe_certificate(
       status=Status(status),
-      keeps_class=of_answer["keeps_class"],
-      is_reproduced=of_answer["is_reproduced"],
-      is_sufficient=of_answer["is_sufficient"],
-      is_minimal=of_answer["is_minimal"],
-      is_smallest=of_answer["is_smallest"],
-      has_smaller=of_answer["has_smaller"],
-      num_droppable=of_answer["num_droppable"],
+      keeps_class=of_kind["keeps_class"],
+      is_reproduced=of_kind["is_reproduced"],
+      is_sufficient=of_kind["is_sufficient"],
+      is_minimal=of_kind["is_minimal"],
+      is_smallest=of_kind["is_smallest"],
+      has_smaller=of_kind["has_smaller"],
+      num_droppable=of_kind["num_droppable"],
     )
   else:
     certificate = describe_alone(
       status=Status(status),
-      keeps_class=of_answer["keeps_class"],
-      is_reproduced=of_answer["is_reproduced"],
-      is_sufficient=of_answer["is_sufficient"],
+      keeps_class=of_kind["keeps_class"],
+      is_reproduced=of_kind["is_reproduced"],
+      is_sufficient=of_kind["is_sufficient"],
     )
   return Answer(
-    num_pixels=of_answer["num_kept"],
-    share=of_answer["num_kept"] / num_features,
-    confidence=of_answer["certified_confidence"],
+    num_pixels=of_kind["num_kept"],
+    share=of_kind["num_kept"] / num_features,
+    confidence=of_kind["certified_confidence"],
     certificate=certificate,
     status=STATUS_NAMES[status],
   )
 
 
-def print_header(answers: tuple[str, ...]) -> None:
+def print_header(kinds: tuple[str, ...]) -> None:
   """The first lines of the table."""
   above = IMAGE_FORMAT.format("", "", "", "")
   below = IMAGE_FORMAT.format("image", "true", "predicted", "confidence")
-  for answer in answers:
-    above += ANSWER_FORMAT.format(ANSWER_TITLES[answer], "", "")
+  for kind in kinds:
+    above += ANSWER_FORMAT.format(KIND_TITLES[kind], "", "")
     below += ANSWER_FORMAT.format("pixels", "share", "alone")
   print(f"{above}\n{below}  certificate", flush=True)
 
@@ -154,19 +152,19 @@ def describe_certificates(row: Row) -> str:
 
 def describe_outcome(totals: Mapping[str, Any], threshold: float) -> str:
   """The answer, a sentence for each kind of subset."""
-  return "\n".join(describe_totals(totals, answer, threshold) for answer in ANSWERS if answer in totals)
+  return "\n".join(describe_totals(totals, kind, threshold) for kind in KINDS if kind in totals)
 
 
-def describe_totals(totals: Mapping[str, Any], answer: str, threshold: float) -> str:
+def describe_totals(totals: Mapping[str, Any], kind: str, threshold: float) -> str:
   """What a run says of one kind of subset, in a sentence or two."""
-  of_answer, title = totals[answer], ANSWER_TITLES[answer]
-  num_found = of_answer["status"].get("ok", 0)
+  of_kind, title = totals[kind], KIND_TITLES[kind]
+  num_found = of_kind["status"].get("ok", 0)
   if not num_found:
     return f"{title}: no image has a sufficient subset at {threshold:g}; the certificate column says why."
   return (
-    f"{title}: {num_found} of {totals['num_images']} images have a subset, {of_answer['num_certified']} certified. "
-    f"Pixels needed for {threshold:g}: median {of_answer['median_pixels']:g} ({of_answer['median_share']:.1%} of the "
-    f"image), from {of_answer['min_pixels']} to {of_answer['max_pixels']}."
+    f"{title}: {num_found} of {totals['num_images']} images have a subset, {of_kind['num_certified']} certified. "
+    f"Pixels needed for {threshold:g}: median {of_kind['median_pixels']:g} ({of_kind['median_share']:.1%} of the "
+    f"image), from {of_kind['min_pixels']} to {of_kind['max_pixels']}."
   )
 
 
@@ -179,7 +177,7 @@ def write_summary(store: results.Results, class_names: tuple[str, ...]) -> dict[
   num_features = math.prod(store.spec["grid"])
   text = io.StringIO(newline="")
   writer = None
-  for _, fields in store.iterate(names=table_fields(store)):
+  for _, fields in store.iterate(names=store.table_fields):
     for row in make_rows(fields, class_names, num_features=num_features):
       cells = row.flat()
       if writer is None:
@@ -197,15 +195,13 @@ def count_totals(store: results.Results, *, num_features: int) -> dict[str, Any]
   """Counts and sizes of each kind of subset over all finished images."""
   indices = store.done_images()
   totals: dict[str, Any] = {"num_images": len(indices)}
-  for answer in ANSWERS:
-    if f"{answer}_status" not in store.fields:
-      continue
-    values = {name: store.read(f"{answer}_{name}", indices) for name in ALONE_DTYPES}
+  for kind in kinds_of(store.fields):
+    values = {name: store.read(f"{kind}_{name}", indices) for name in ALONE_DTYPES}
     is_ok = values["status"] == Status.OK
     num_pixels = values["num_kept"][is_ok]
     found, counts = np.unique(values["status"], return_counts=True)
     counted = zip(found.tolist(), counts.tolist(), strict=True)
-    totals[answer] = {
+    totals[kind] = {
       "status": {STATUS_NAMES[status]: count for status, count in counted},
       "num_certified": int((is_ok & values["is_reproduced"] & values["is_sufficient"]).sum()),
       "median_pixels": float(np.median(num_pixels)) if len(num_pixels) else None,

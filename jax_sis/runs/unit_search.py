@@ -133,14 +133,14 @@ def collect_fields(job: Job, batch: Mapping[str, np.ndarray], found: Mapping[str
   fields = dict(found)
   is_excluded = batch["error"] != ""
   # In place of an image that cannot be used, the devices searched a black one.
-  for answer in job.search.answers:
+  for kind in job.search.kinds:
     for name, dtype in FULL_DTYPES.items():
-      field = f"{answer}_{name}"
+      field = f"{kind}_{name}"
       if field in fields:
         fields[field] = np.where(is_excluded, OF_UNSEARCHED.get(name, 0), fields[field]).astype(dtype)
-  for name, values in fields.items():
-    if name == results.SMALLEST_MASK or name.startswith("mask_"):
-      fields[name] = values & ~is_excluded[:, None]
+  for name, field in job.search.fields().items():
+    if field.num_bits is not None:
+      fields[name] = fields[name] & ~is_excluded[:, None]
   fields["predicted"] = np.where(is_excluded, NO_CLASS, fields["predicted"])
   fields["full_confidence"] = np.where(is_excluded, np.nan, fields["full_confidence"])
   fields["id"] = results.encode_text([str(text) for text in batch["id"]])

@@ -9,9 +9,8 @@ from jaxtyping import Int, Shaped
 
 from jax_sis import results
 from jax_sis.results.folder import StorageError
-from jax_sis.results.store import flagged_units, images_of, open_store
 from jax_sis.runs.invariants import check_rows
-from jax_sis.runs.setup import Job, fields_of, make_job_again
+from jax_sis.runs.setup import Job, make_job_again
 from jax_sis.runs.unit_search import UnitSearch, read_images
 from jax_sis.runtime.progress import Progress
 
@@ -68,12 +67,12 @@ def verify(
   """
   if num_sampled < 0:
     raise ValueError(f"--sample must not be negative, got {num_sampled}.")
-  store = open_store(directory)
+  store = results.open(directory)
   job = make_job_again(
     store, checkpoint=checkpoint, data_dir=data_dir, num_devices=num_devices, is_computing=num_sampled > 0
   )
   # The run may go on meanwhile; units that are done later are not checked.
-  flagged = flagged_units(store)
+  flagged = store.flagged_units()
   done = store.done_units()
   damages = find_damages(job, store, flagged, done)
   sampled = sample_units(np.setdiff1d(done, [damage.unit for damage in damages]), num_sampled, seed)
@@ -100,7 +99,7 @@ def find_damages(job: Job, store: results.Results, flagged: set[int], done: Int[
     flagged: the units that have a flag, readable or not.
     done: those whose flag says that they are done.
   """
-  num_images = len(images_of(store, done))
+  num_images = len(store.images_of(done))
   print(
     f"{store.folder.location}: {len(done)} of {store.num_units} units are done, "
     f"{num_images} of {store.num_images} images.",
@@ -119,7 +118,7 @@ def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], p
   if not len(units):
     return []
   num_at_once = max(1, IMAGES_AT_ONCE // store.unit_size)
-  images = read_images(job, images_of(store, units), num_at_once * store.unit_size)
+  images = read_images(job, store.images_of(units), num_at_once * store.unit_size)
   hashes: list[int] = []
   damages = []
   for start, batch in zip(range(0, len(units), num_at_once), images, strict=True):
@@ -146,7 +145,7 @@ def read_rows(
   Raises:
     StorageError: the storage fails, and not what it holds.
   """
-  fields = fields_of(store)
+  fields = store.fields
   futures = {
     unit: {name: store[name][slice(*store.unit_range(unit))].read() for name in fields} for unit in units.tolist()
   }
@@ -201,7 +200,7 @@ def sample_units(units: Int[np.ndarray, "U"], num_sampled: int, seed: int) -> In
 def compute_again(job: Job, store: results.Results, units: Int[np.ndarray, "U"]) -> list[Damage]:
   """Computes units as `find` does, and compares each field bit by bit."""
   damages: list[Damage] = []
-  with Progress("compiling", total=len(images_of(store, units)), unit="image") as progress:
+  with Progress("compiling", total=len(store.images_of(units)), unit="image") as progress:
     search = UnitSearch(job, store)
     progress.restart("compute again")
     search.run(units, functools.partial(compare_unit, store, damages, progress))
@@ -219,7 +218,7 @@ def compare_unit(
 def find_different_bits(store: results.Results, unit: int, rows: dict[str, np.ndarray]) -> Iterator[Damage]:
   """The fields of a unit whose stored bits differ from those computed now."""
   start, stop = store.unit_range(unit)
-  for name, field in fields_of(store).items():
+  for name, field in store.fields.items():
     now = as_bytes(field.encode(name, rows[name], stop - start))
     with store.folder.explain("read", store.chunk_name(name, unit)):
       stored = as_bytes(store[name][start:stop].read().result())

@@ -242,7 +242,7 @@ def test_the_gallery_shows_the_extreme_images_as_they_are(run: results.Results, 
       image, kept, places = map(html_pages.read_picture, card.find_all("img"))
       file = next(SAMPLE_DIR.rglob(f"{ids[index]}*"))
       np.testing.assert_array_equal(image, np.asarray(Image.open(file).convert("RGB")))
-      mask = run.masks([ids[index]], answer=answer)[0]
+      mask = run.masks([ids[index]], kind=answer)[0]
       mask = mask.repeat(PATCH, 0).repeat(PATCH, 1)
       np.testing.assert_array_equal(kept[mask[..., 0]], image[mask[..., 0]])
       assert np.abs(kept[~mask[..., 0]] - fill).max(initial=0) <= 0.5

@@ -19,9 +19,9 @@ from jax_sis.classifiers import checkpoint
 from jax_sis.core.searches import Gradient
 from jax_sis.core.subsets import Status
 from jax_sis.data.normalisation import Normalisation
-from jax_sis.results import pixel_subsets, query
+from jax_sis.results import pixel_subsets
 from jax_sis.results.masks_file import RunMasks, read_masks, read_masks_file, write_masks_file
-from jax_sis.results.query import PixelSubset
+from jax_sis.results.query import PixelSubset, SubsetQuery
 from jax_sis.runs import export, find
 from jax_sis.runs.config import FindConfig
 
@@ -368,8 +368,8 @@ def test_a_file_of_masks_is_checked_as_the_run_is(masks_file: str):
   with pytest.raises(ValueError, match=re.escape(f"{masks_file!r} must hold finished subsets of these images and")):
     open_masks(PixelSubset(run=masks_file, fraction=0.3), ids=(*IDS, "new"))
   message = (
-    f"{masks_file!r} must hold the subsets that are asked for (threshold 0.9, answer 'sis'), but holds others "
-    "(fraction 0.3, answer 'sis')."
+    f"{masks_file!r} must hold the subsets that are asked for (threshold 0.9, kind 'sis'), but holds others "
+    "(fraction 0.3, kind 'sis')."
   )
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     open_masks(PixelSubset(run=masks_file))
@@ -402,9 +402,9 @@ def test_the_masks_of_cifar_take_less_than_ten_megabytes():
   # Of half of the pixels: random bits, which nothing compresses.
   packed = np.random.default_rng(0).integers(0, 256, (60_000, 128), np.uint8)
   ids = tuple(f"train_{index:05}" for index in range(60_000))
-  question = query.Question(answer="sis", threshold=None, fraction=0.5)
+  query = SubsetQuery(fraction=0.5)
   file = io.BytesIO()
-  write_masks_file(file, RunMasks(location="", spec=SPEC, question=question, ids=ids, packed=packed))
+  write_masks_file(file, RunMasks(location="", spec=SPEC, query=query, ids=ids, packed=packed))
   assert file.tell() < 10_000_000
 
 

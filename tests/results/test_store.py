@@ -101,7 +101,7 @@ def test_a_bucket_holds_what_a_disk_holds(s3_bucket: str, tmp_path: pathlib.Path
 def test_the_store_says_what_it_is(tmp_path: pathlib.Path):
   store = make_store(tmp_path)
   assert (store.num_images, store.unit_size, store.num_units) == (7, 3, 3)
-  assert store.fields == tuple(FIELDS)
+  assert store.fields == FIELDS
   assert [store.unit_range(unit) for unit in range(3)] == [(0, 3), (3, 6), (6, 7)]
   assert store.num_bytes_per_image == 128 + 10 + 1 + 2
   assert (store["rank"].shape, store["rank"].dtype.name) == ((7, 5), "uint16")
@@ -508,7 +508,7 @@ def test_only_finished_images_are_read_in_turn(tmp_path: pathlib.Path):
   new = make_store(tmp_path / "new", grid=[11, 1, 1])
   assert list(new.iterate()) == []
   assert new.table()["id"].tolist() == []
-  assert new.masks(answer="smallest").shape == (0, 11, 1, 1)
+  assert new.masks(kind="smallest").shape == (0, 11, 1, 1)
 
 
 def test_images_are_found_by_their_ids(tmp_path: pathlib.Path):
@@ -606,7 +606,7 @@ def test_masks_are_read_some_at_a_time_and_by_id(monkeypatch: pytest.MonkeyPatch
   expected = store.masks()
   assert expected.shape == (30, 3, 4, 1)
   assert expected.any()
-  monkeypatch.setattr(results_store, "MASKS_AT_ONCE", 7)
+  monkeypatch.setattr(results_store, "FEATURES_AT_ONCE", 7 * 12)
   np.testing.assert_array_equal(store.masks(), expected)
   np.testing.assert_array_equal(store.masks(["image 29", "image 3"]), expected[[29, 3]])
   assert store.masks([]).shape == (0, 3, 4, 1)
@@ -616,8 +616,8 @@ def test_stored_masks_are_those_that_are_given():
   store = store_order(make_order(np.random.default_rng(0), 30), 0.5)
   expected = (np.arange(12) == np.arange(30)[:, None] % 12).reshape(30, 3, 4, 1)
   np.testing.assert_array_equal(store.masks(fraction=0.25), expected)
-  np.testing.assert_array_equal(store.masks(answer="smallest"), expected)
-  np.testing.assert_array_equal(store.masks(["image 5"], answer="smallest", threshold=0.5), expected[[5]])
+  np.testing.assert_array_equal(store.masks(kind="smallest"), expected)
+  np.testing.assert_array_equal(store.masks(["image 5"], kind="smallest", threshold=0.5), expected[[5]])
 
 
 def test_masks_that_a_run_does_not_hold_are_refused(tmp_path: pathlib.Path):
@@ -627,20 +627,20 @@ def test_masks_that_a_run_does_not_hold_are_refused(tmp_path: pathlib.Path):
   store.write_unit(0, {"id": results.encode_text(["a"]), "mask_threshold_0.9": np.array([[True, False, False, True]])})
   assert store.masks().tolist() == [[[[True], [False]], [[False], [True]]]]
   message = (
-    f"{str(tmp_path)!r} must hold the masks that are asked for (answer 'sis', threshold 0.5, fraction None); it holds "
-    "mask_threshold_0.9 (answer 'sis')."
+    f"{str(tmp_path)!r} must hold the masks that are asked for (threshold 0.5, kind 'sis'); it holds "
+    "mask_threshold_0.9 (kind 'sis')."
   )
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     store.masks(threshold=0.5)
-  with pytest.raises(ValueError, match=re.escape("(answer 'smallest', threshold 0.9, fraction None)")):
-    store.masks(answer="smallest")
+  with pytest.raises(ValueError, match=re.escape("(threshold 0.9, kind 'smallest')")):
+    store.masks(kind="smallest")
   whole = store_order(make_order(np.random.default_rng(0), 3), 0.5)
   message = (
-    "(answer 'smallest', threshold 0.6, fraction None); it holds mask_fraction_0.25 (answer 'sis'), those of every "
-    "threshold and fraction (answer 'sis'), those of threshold 0.5 (answer 'smallest')."
+    "(threshold 0.6, kind 'smallest'); it holds mask_fraction_0.25 (kind 'sis'), those of every threshold and "
+    "fraction (kind 'sis'), those of threshold 0.5 (kind 'smallest')."
   )
   with pytest.raises(ValueError, match=re.escape(message)):
-    whole.masks(threshold=0.6, answer="smallest")
+    whole.masks(threshold=0.6, kind="smallest")
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_runs import CLASS_NAMES, GRID, NUM_FEATURES, SIZES, find_subset, make_rows, make_run, reorder
+from made_runs import CLASS_NAMES, GRID, NUM_FEATURES, SIZES, SPEC, find_subset, make_rows, make_run, reorder
 
 import jax_sis
 from jax_sis import results
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.subsets import Status
 from jax_sis.evaluation.metrics import calibration
+from jax_sis.results.query import SubsetQuery, find_subsets
 from jax_sis.statistics.estimates import difference_of, mean_of, share_of, wilson_interval
 from jax_sis.statistics.matching import confidence_bins, match_by_confidence
 from jax_sis.studies.analysis.comparison import compare_runs
@@ -23,9 +24,9 @@ from jax_sis.studies.analysis.confidence_curves import RemovalCounts, choose_poi
 from jax_sis.studies.analysis.overlap import expected_overlap
 from jax_sis.studies.analysis.positions import PositionCounts
 from jax_sis.studies.analysis.run import MOST_NEEDED, analyse_run
-from jax_sis.studies.analysis.sizes import Question, accuracy_by_size, find_statuses, make_columns
+from jax_sis.studies.analysis.sizes import accuracy_by_size, make_columns
 
-SIS = Question("sis", 0.9)
+SIS = SubsetQuery(threshold=0.9)
 
 
 # Numbers with intervals.
@@ -72,16 +73,11 @@ def test_sizes_at_another_threshold_are_those_of_the_kernel(threshold: float, ot
     score="log_odds",
   )
   subsets = jax_sis.sufficient_subsets(order, threshold)
-  question = Question("sis", threshold)
-  columns = make_columns(rows, {"threshold": 0.7, "sizes": SIZES, "grid": GRID}, [question])
-  np.testing.assert_array_equal(columns.status[question], subsets.status)
-  np.testing.assert_array_equal(columns.num_kept[question], subsets.num_kept)
-  assert set(columns.status[question].tolist()) == {Status.OK, *others}
-
-
-def test_a_stopped_order_may_not_reach_a_threshold():
-  orders = {"confidence": np.array([[0.1, 0.5], [0.1, 0.95]]), "sis_status": np.array([2, 0])}
-  assert find_statuses(orders, (0, 3), 20, 0.9).tolist() == [Status.NOT_REACHED, Status.OK]
+  query = SubsetQuery(threshold=threshold)
+  columns = make_columns(rows, [find_subsets(query, {**SPEC, "threshold": 0.7}, rows)])
+  np.testing.assert_array_equal(columns.status[query], subsets.status)
+  np.testing.assert_array_equal(columns.num_kept[query], subsets.num_kept)
+  assert set(columns.status[query].tolist()) == {Status.OK, *others}
 
 
 def test_the_sizes_of_a_run_are_those_of_a_plain_loop(tmp_path: pathlib.Path):
@@ -227,7 +223,7 @@ def test_few_wrong_predictions_have_no_interval():
 
 def test_accuracy_by_size_keeps_equal_sizes_together():
   rows = make_rows(400)
-  columns = make_columns(rows, {"threshold": 0.9}, [SIS])
+  columns = make_columns(rows, [find_subsets(SIS, SPEC, rows)])
   bins = accuracy_by_size(columns, SIS, max_bins=3)
   chosen = (rows["sis_status"] == Status.OK) & (rows["label"] != -1)
   sizes, is_right = rows["sis_num_kept"][chosen], (rows["predicted"] == rows["label"])[chosen]
@@ -248,14 +244,15 @@ def test_distinct_sizes_give_bins_of_equal_counts():
   rows = {name: values.copy() for name, values in make_rows(100).items()}
   rows["sis_status"][:] = Status.OK
   rows["sis_num_kept"] = np.random.default_rng(0).permutation(100) + 1
-  bins = accuracy_by_size(make_columns(rows, {"threshold": 0.9}, [SIS]), SIS)
+  bins = accuracy_by_size(make_columns(rows, [find_subsets(SIS, SPEC, rows)]), SIS)
   assert [one.accuracy.num_images for one in bins] == [10] * 10
   rows["sis_status"][:] = Status.BELOW_THRESHOLD
-  assert accuracy_by_size(make_columns(rows, {"threshold": 0.9}, [SIS]), SIS) == []
+  assert accuracy_by_size(make_columns(rows, [find_subsets(SIS, SPEC, rows)]), SIS) == []
 
 
 def test_few_images_make_few_bins():
-  columns = make_columns(make_rows(24), {"threshold": 0.9}, [SIS])
+  rows = make_rows(24)
+  columns = make_columns(rows, [find_subsets(SIS, SPEC, rows)])
   assert len(accuracy_by_size(columns, SIS)) <= 2
 
 

@@ -119,7 +119,7 @@ def test_confidences_are_those_of_pictures_painted_by_hand(run: results.Results,
   predict_fn, params = frozen.freeze(classifier.module)
   rows = [row for row in read_rows(run) if row["kind"] == kind][: 3 * len(NAMES)]
   ids = list(dict.fromkeys(row["image"] for row in rows))
-  masks = run.masks(ids, answer=kind)
+  masks = run.masks(ids, kind=kind)
   targets = run.read("target", run.find_images(ids))
   mean = np.array([125.3, 123.0, 113.9])
   for name, mask, target in zip(ids, masks, targets, strict=True):

@@ -9,22 +9,20 @@ import numpy as np
 from jaxtyping import Int
 
 from jax_sis.core.messages import name_some
-from jax_sis.results.schema import NO_CLASS
+from jax_sis.results.query import SubsetQuery
+from jax_sis.results.schema import NO_CLASS, kinds_of
 from jax_sis.results.store import Results
 from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, no_mean, share_of
-from jax_sis.studies.analysis.overlap import Overlap, blocks_of, compare_subsets
+from jax_sis.studies.analysis.overlap import Overlap, compare_subsets
 from jax_sis.studies.analysis.sizes import (
-  ORDER_FIELDS,
+  COLUMN_FIELDS,
   Columns,
-  Question,
   Trust,
   describe_trust,
   join_columns,
-  kinds_of,
   make_columns,
 )
 
-COLUMN_FIELDS = ("label", "target", "predicted", "full_confidence")
 # Ids of missing images that are listed; all are counted.
 MAX_LISTED_IDS = 100
 MAX_NAMED_IDS = 5
@@ -135,22 +133,22 @@ def compare_runs(stores: Mapping[str, Results], *, thresholds: Sequence[float] =
   threshold = next(iter(stores.values())).spec["threshold"]
   left_out: list[str] = []
   others = [other for other in dict.fromkeys(thresholds) if other != threshold]
-  questions = {
-    label: find_questions(label, store, threshold, left_out) + find_others(store, others)
+  queries = {
+    label: find_queries(label, store, threshold, left_out) + find_others(store, others)
     for label, store in stores.items()
   }
-  columns = {label: read_columns(store, indices[label], questions[label]) for label, store in stores.items()}
+  columns = {label: read_columns(store, indices[label], queries[label]) for label, store in stores.items()}
   check_same_labels(columns)
   sizes, overlaps = [], []
-  every = dict.fromkeys(itertools.chain(*questions.values()))
-  for question in sorted(every, key=lambda question: (question.threshold != threshold, -question.threshold)):
-    holders = [label for label in stores if question in questions[label]]
+  every = dict.fromkeys(itertools.chain(*queries.values()))
+  for query in sorted(every, key=lambda query: (query.threshold != threshold, -(query.threshold or 0))):
+    holders = [label for label in stores if query in queries[label]]
     if len(holders) < 2:
-      left_out.append(f"{question.answer} subsets at {question.threshold:g}: only {holders[0]} holds them")
+      left_out.append(f"{query.kind} subsets at {query.threshold:g}: only {holders[0]} holds them")
       continue
-    sizes += compare_sizes({label: columns[label] for label in holders}, question, stores, seed=seed)
-    for first, second in itertools.combinations(holders, 2) if question.threshold == threshold else ():
-      found = compare_subsets(first, second, question, stores, indices, columns, seed=seed)
+    sizes += compare_sizes({label: columns[label] for label in holders}, query, stores, seed=seed)
+    for first, second in itertools.combinations(holders, 2) if query.threshold == threshold else ():
+      found = compare_subsets(first, second, query, stores, indices, columns, seed=seed)
       if isinstance(found, str):
         left_out.append(found)
       else:
@@ -250,35 +248,30 @@ def name_ids(ids: Sequence[str], count: int) -> str:
   return name_some([repr(name) for name in ids], most=MAX_NAMED_IDS, count=count)
 
 
-def find_questions(label: str, store: Results, threshold: float, left_out: list[str]) -> list[Question]:
+def find_queries(label: str, store: Results, threshold: float, left_out: list[str]) -> list[SubsetQuery]:
   """The subsets of a run that reach this confidence; to `left_out` go those that do not, with the reason."""
-  questions = []
-  for answer in kinds_of(store.fields):
-    if store.spec["threshold"] == threshold or (answer == "sis" and "rank" in store.fields):
-      questions.append(Question(answer, threshold))
+  queries = []
+  for kind in kinds_of(store.fields):
+    query = SubsetQuery(kind=kind, threshold=threshold)
+    if store.find_subsets(query).size_fields:
+      queries.append(query)
     else:
       left_out.append(
-        f"{answer} subsets of {label}: they are at {store.spec['threshold']:g}, and the first run's at {threshold:g}"
+        f"{kind} subsets of {label}: they are at {store.spec['threshold']:g}, and the first run's at {threshold:g}"
       )
-  return questions
+  return queries
 
 
-def find_others(store: Results, thresholds: Sequence[float]) -> list[Question]:
+def find_others(store: Results, thresholds: Sequence[float]) -> list[SubsetQuery]:
   """The subsets that a run's orders give at further confidences; none without orders."""
-  return [Question("sis", threshold) for threshold in thresholds] if "rank" in store.fields else []
+  return [SubsetQuery(threshold=threshold) for threshold in thresholds] if "rank" in store.fields else []
 
 
-def read_columns(store: Results, indices: Int[np.ndarray, "N"], questions: Sequence[Question]) -> Columns:
+def read_columns(store: Results, indices: Int[np.ndarray, "N"], queries: Sequence[SubsetQuery]) -> Columns:
   """The columns of these images, in this order."""
-  names = [*COLUMN_FIELDS]
-  for answer, threshold in questions:
-    names += [f"{answer}_num_kept", f"{answer}_status"]
-    names += ORDER_FIELDS if threshold != store.spec["threshold"] else ()
-  parts = []
-  for some in blocks_of(indices, store):
-    rows = {name: store.read(name, some) for name in dict.fromkeys(names)}
-    parts.append(make_columns(rows, store.spec, questions))
-  return join_columns(parts)
+  subsets = [store.find_subsets(query) for query in queries]
+  names = dict.fromkeys([*COLUMN_FIELDS, *(name for stored in subsets for name in stored.size_fields)])
+  return join_columns([make_columns(store.read_many(names, some), subsets) for some in store.split_images(indices)])
 
 
 def check_same_labels(columns: Mapping[str, Columns]) -> None:
@@ -310,13 +303,14 @@ def describe_run(label: str, columns: Columns, first: Columns, *, target: str, s
 
 
 def compare_sizes(
-  columns: Mapping[str, Columns], question: Question, stores: Mapping[str, Results], *, seed: int
+  columns: Mapping[str, Columns], query: SubsetQuery, stores: Mapping[str, Results], *, seed: int
 ) -> list[ComparedSizes]:
   """Sizes on the images that have a subset in each of these runs, beside those of the first."""
-  has_all = np.all([of_run.has_subset(question) for of_run in columns.values()], axis=0)
+  assert query.threshold is not None
+  has_all = np.all([of_run.has_subset(query) for of_run in columns.values()], axis=0)
   first_label = next(iter(columns))
   grids = {label: tuple(stores[label].spec["grid"]) for label in columns}
-  sizes = {label: of_run.num_kept[question][has_all] for label, of_run in columns.items()}
+  sizes = {label: of_run.num_kept[query][has_all] for label, of_run in columns.items()}
   shares = {label: sizes[label] / math.prod(grids[label]) for label in columns}
   compared = []
   for label, of_run in columns.items():
@@ -326,9 +320,9 @@ def compare_sizes(
     compared.append(
       ComparedSizes(
         label=label,
-        answer=question.answer,
-        threshold=question.threshold,
-        with_subset=share_of(of_run.has_subset(question)),
+        answer=query.kind,
+        threshold=query.threshold,
+        with_subset=share_of(of_run.has_subset(query)),
         pixels=mean_of(sizes[label], seed=seed),
         median_pixels=float(np.median(sizes[label])) if len(sizes[label]) else None,
         mean_share=mean_of(shares[label], seed=seed),

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from jax_sis.display import style
 from jax_sis.display.style import INK, save, start_figure
-from jax_sis.results.schema import ANSWER_TITLES
+from jax_sis.results.schema import KIND_TITLES
 from jax_sis.studies.analysis import panels
 from jax_sis.studies.analysis.confidence_curves import Curve
 from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
@@ -24,9 +24,7 @@ def save_sizes(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
     file: gets the PNG.
     analyses: the runs by label; one at least has a subset.
   """
-  kinds = [
-    answer for answer in ANSWER_TITLES if any(panels.sizes_of(analysis, answer) for analysis in analyses.values())
-  ]
+  kinds = [answer for answer in KIND_TITLES if any(panels.sizes_of(analysis, answer) for analysis in analyses.values())]
   num_classes = len({sizes.group for analysis in analyses.values() for sizes in analysis.sizes_by_class})
   num_lines = (
     min(num_classes, panels.MAX_NAMED_CLASSES)
@@ -56,7 +54,7 @@ def save_positions(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
     label: {positions.what: positions for positions in analysis.positions if positions.num_images}
     for label, analysis in analyses.items()
   }
-  kinds = [what for what in (*ANSWER_TITLES, MOST_NEEDED) if any(what in of_run for of_run in found.values())]
+  kinds = [what for what in (*KIND_TITLES, MOST_NEEDED) if any(what in of_run for of_run in found.values())]
   figure, axes = start_figure(
     len(found),
     2 * len(kinds),
@@ -124,7 +122,7 @@ def save_accuracy(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
       label: [one for one in analysis.correctness if one.answer == answer and one.num_images]
       for label, analysis in analyses.items()
     }
-    for answer in ANSWER_TITLES
+    for answer in KIND_TITLES
   }
   found = {answer: of_kind for answer, of_kind in found.items() if any(of_kind.values())}
   num_lines = max(sum(map(len, of_kind.values())) for of_kind in found.values())

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import scipy.special
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from jax_sis.results.store import Results, find_mask_field
+from jax_sis.results.query import SubsetQuery
+from jax_sis.results.store import Results
 from jax_sis.statistics.estimates import Mean, difference_of, mean_of
-from jax_sis.studies.analysis.sizes import Columns, Question
+from jax_sis.studies.analysis.sizes import Columns
 
-# Features of a run's images that are in memory at once.
-FEATURES_AT_ONCE = 2**21
 # The hypergeometric distribution further from its mean, in standard deviations and beyond some features, is nothing.
 NUM_DEVIATIONS = 10
 
@@ -41,16 +40,10 @@ class Overlap:
   excess: Mean
 
 
-def blocks_of(indices: Int[np.ndarray, "N"], store: Results) -> list[Int[np.ndarray, "M"]]:
-  """These images, so many at a time that their orders fit the memory."""
-  step = max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"]))
-  return [indices[start : start + step] for start in range(0, len(indices), step)]
-
-
 def compare_subsets(
   first: str,
   second: str,
-  question: Question,
+  query: SubsetQuery,
   stores: Mapping[str, Results],
   indices: Mapping[str, Int[np.ndarray, "N"]],
   columns: Mapping[str, Columns],
@@ -59,45 +52,30 @@ def compare_subsets(
 ) -> Overlap | str:
   """The overlap of two runs' subsets, or what is left out and why."""
   pair = (first, second)
-  what = f"overlap of {question.answer} subsets of {first} and {second}"
+  what = f"overlap of {query.kind} subsets of {first} and {second}"
   grids = [tuple(stores[label].spec["grid"]) for label in pair]
   if grids[0] != grids[1]:
     return f"{what}: their grids are {grids[0]} and {grids[1]}"
   for label in pair:
-    if find_mask_field(stores[label], question) is None:
+    if not stores[label].find_subsets(query).mask_fields:
       return f"{what}: {label} holds neither orders nor masks of these subsets"
-  has_both = columns[first].has_subset(question) & columns[second].has_subset(question)
+  has_both = columns[first].has_subset(query) & columns[second].has_subset(query)
   chosen = np.flatnonzero(has_both)
-  observed = []
-  for some in blocks_of(chosen, stores[first]):
-    kept = [read_masks(stores[label], indices[label][some], columns[label], some, question) for label in pair]
-    observed.append((kept[0] & kept[1]).sum(1) / (kept[0] | kept[1]).sum(1))
-  first_sizes, second_sizes = (columns[label].num_kept[question][chosen] for label in pair)
+  masks = (stores[label].iterate_masks(query, indices[label][chosen]) for label in pair)
+  # Their grids are the same, so that as many images come at a time.
+  observed = [(a & b).sum(1) / (a | b).sum(1) for a, b in zip(*masks, strict=True)]
+  first_sizes, second_sizes = (columns[label].num_kept[query][chosen] for label in pair)
   overlap = np.concatenate([np.zeros(0), *observed])
   expected = expected_overlap(first_sizes, second_sizes, math.prod(grids[0]))
   return Overlap(
     first=first,
     second=second,
-    answer=question.answer,
+    answer=query.kind,
     num_same_target=int((columns[first].target == columns[second].target)[chosen].sum()),
     observed=mean_of(overlap, seed=seed),
     expected=float(np.mean(expected)) if len(expected) else None,
     excess=difference_of(overlap, expected, seed=seed),
   )
-
-
-def read_masks(
-  store: Results,
-  places: Int[np.ndarray, "M"],
-  columns: Columns,
-  chosen: Int[np.ndarray, "M"],
-  question: Question,
-) -> Bool[np.ndarray, "M F"]:
-  """The subsets of some of the images: `places` is where they are in the run, `chosen` where in the columns."""
-  name = find_mask_field(store, question)
-  assert name is not None
-  values = store.read(name, places)
-  return values < columns.num_kept[question][chosen, None] if name == "rank" else values
 
 
 def expected_overlap(

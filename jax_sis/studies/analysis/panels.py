@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from jax_sis.display.style import COLOURS, INK, LINE_STYLES, begin, format_p, set_share_axis, set_ticks
-from jax_sis.results.schema import ANSWER_TITLES
+from jax_sis.results.schema import KIND_TITLES
 from jax_sis.studies.analysis.confidence_curves import Curve, Removal
 from jax_sis.studies.analysis.positions import Positions
 from jax_sis.studies.analysis.run import MOST_NEEDED, Correctness, RunAnalysis
@@ -32,7 +32,7 @@ def sizes_of(analysis: RunAnalysis, answer: str) -> Sizes | None:
 def title_of(answer: str, thresholds: set[float]) -> str:
   """Which subsets a panel shows, of runs whose own thresholds are these."""
   where = f"{thresholds.pop():g}" if len(thresholds) == 1 else "each run's own threshold"
-  return f"{ANSWER_TITLES[answer]} subsets at {where}"
+  return f"{KIND_TITLES[answer]} subsets at {where}"
 
 
 def draw_distributions(axis: Axes, found: Mapping[str, Sizes | None], analyses: Mapping[str, RunAnalysis]) -> None:
@@ -102,7 +102,7 @@ def draw_many_classes(axis: Axes, by_run: Mapping[str, Sequence[Sizes]], analyse
 
 def describe_what(what: str, analysis: RunAnalysis) -> str:
   """The heading of a map."""
-  return f"the {100 * analysis.fraction:.3g} % needed most" if what == MOST_NEEDED else f"{ANSWER_TITLES[what]} subsets"
+  return f"the {100 * analysis.fraction:.3g} % needed most" if what == MOST_NEEDED else f"{KIND_TITLES[what]} subsets"
 
 
 def relative_use(positions: Positions) -> np.ndarray:

@@ -13,7 +13,7 @@ from jax_sis import results
 from jax_sis.core import validation
 from jax_sis.core.subsets import check_fraction
 from jax_sis.results.folder import Folder, check_writable, open_folder
-from jax_sis.results.schema import ANSWERS
+from jax_sis.results.schema import KINDS
 from jax_sis.results.store import Results
 from jax_sis.runs.status import describe_run
 from jax_sis.runtime.progress import Progress
@@ -211,7 +211,7 @@ def draw(folder: Folder, stores: Mapping[str, Results], analyses: Mapping[str, R
   all_runs = list(analyses.values())
   pictures: dict[str, tuple[bool, Callable[[BinaryIO], None]]] = {
     "sizes.png": (
-      any(panels.sizes_of(run, answer) for run in all_runs for answer in ANSWERS),
+      any(panels.sizes_of(run, answer) for run in all_runs for answer in KINDS),
       lambda file: figures.save_sizes(file, analyses),
     ),
     "positions.png": (

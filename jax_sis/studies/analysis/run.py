@@ -9,22 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Shaped
 
-from jax_sis import results
 from jax_sis.core import validation
-from jax_sis.core.subsets import Status, check_fraction
-from jax_sis.results.query import count_kept
-from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED
+from jax_sis.core.subsets import check_fraction
+from jax_sis.results.query import StoredSubsets, SubsetQuery, own_queries
+from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED, has_order
 from jax_sis.results.store import Results
 from jax_sis.statistics.matching import Matched, match_by_confidence
 from jax_sis.studies.analysis.confidence_curves import Removal, RemovalCounts
 from jax_sis.studies.analysis.positions import PositionCounts, Positions
 from jax_sis.studies.analysis.sizes import (
-  ORDER_FIELDS,
+  COLUMN_FIELDS,
   PREDICTED,
   Columns,
-  Question,
   SizeBin,
   Sizes,
   Trust,
@@ -33,13 +31,11 @@ from jax_sis.studies.analysis.sizes import (
   describe_sizes_by_class,
   describe_trust,
   join_columns,
-  kinds_of,
   make_columns,
 )
 
 # Beside the kinds of subset, what positions are given of.
 MOST_NEEDED = "most_needed"
-COLUMN_FIELDS = ("label", "target", "predicted", "full_confidence")
 # Features of images that are in memory at once.
 FEATURES_AT_ONCE = 2**22
 WITHOUT_ORDER = "the run holds no orders; search backward with --save order or both"
@@ -172,42 +168,37 @@ class RunReader:
     self._num_features = math.prod(store.spec["grid"])
     self._left_out: list[str] = []
     own = store.spec["threshold"]
-    self._own = [Question(answer, own) for answer in kinds_of(store.fields)]
+    self._own = own_queries(store.spec, store.fields)
     self._has_order = "rank" in store.fields
     others = sorted({float(threshold) for threshold in thresholds} - {own})
     if others and not self._has_order:
       self._leave_out(f"sizes at {', '.join(f'{threshold:g}' for threshold in others)}", WITHOUT_ORDER)
       others = []
-    self._questions = [*self._own, *(Question("sis", threshold) for threshold in others)]
+    queries = [*self._own, *(SubsetQuery(threshold=threshold) for threshold in others)]
+    self._subsets = [store.find_subsets(query) for query in queries]
     self._columns: list[Columns] = []
-    self._mask_fields = self._find_mask_fields()
+    self._located = self._locate()
     grid = cast(tuple[int, int, int], tuple(store.spec["grid"]))
-    self._positions = {what: PositionCounts(grid) for what in self._mask_fields}
+    self._positions = {what: PositionCounts(grid) for what in self._located}
     self._removal = self._make_removal(has_class_curves)
-    names = [*COLUMN_FIELDS, *self._mask_fields.values(), *(ORDER_FIELDS if self._has_order else ())]
-    names += [f"{question.answer}_{name}" for question in self._own for name in ("num_kept", "status")]
+    names = [*COLUMN_FIELDS, *(("confidence", "sis_status") if self._has_order else ())]
+    names += [name for stored in self._located.values() for name in stored.mask_fields]
+    names += [name for stored in self._subsets for name in stored.size_fields]
     self.names = tuple(dict.fromkeys(names))
 
   def _leave_out(self, what: str, reason: str) -> None:
     self._left_out.append(f"{what}: {reason}")
 
-  def _find_mask_fields(self) -> dict[str, str]:
-    """For each thing whose places are counted, the field that its masks are, or the order that they are read from."""
-    wanted = {
-      answer: results.SMALLEST_MASK if answer == "smallest" else results.mask_name(threshold=threshold)
-      for answer, threshold in self._own
-    }
+  def _locate(self) -> dict[str, StoredSubsets]:
+    """The subsets whose places are counted, of each kind and the most needed pixels, as far as the run holds them."""
+    wanted = {query.kind: query for query in self._own}
     if "sis" in wanted:
-      wanted[MOST_NEEDED] = results.mask_name(fraction=self._fraction)
-    found = {}
-    for what, name in wanted.items():
-      if name in self._store.fields:
-        found[what] = name
-      elif self._has_order and what != "smallest":
-        found[what] = "rank"
-      else:
-        self._leave_out(f"positions of {what}", f"the run holds neither orders nor {name}")
-    return found
+      wanted[MOST_NEEDED] = SubsetQuery(fraction=self._fraction)
+    located = {what: self._store.find_subsets(query) for what, query in wanted.items()}
+    for what, stored in located.items():
+      if not stored.mask_fields:
+        self._leave_out(f"positions of {what}", f"the run holds neither orders nor {stored.query.mask_field}")
+    return {what: stored for what, stored in located.items() if stored.mask_fields}
 
   def _make_removal(self, has_class_curves: bool) -> RemovalCounts | None:
     """What counts confidences along the orders, if there are any."""
@@ -223,12 +214,12 @@ class RunReader:
 
   def add(self, rows: Mapping[str, Shaped[np.ndarray, "M ..."]]) -> None:
     """Takes some images, with the fields that `names` says."""
-    columns = make_columns(rows, self._spec, self._questions)
+    columns = make_columns(rows, self._subsets)
     self._columns.append(columns)
     for what, counts in self._positions.items():
-      counts.add(self._read_masks(what, rows, columns))
+      counts.add(self._located[what].masks(rows))
     if self._removal is not None:
-      is_ordered = ~np.isin(rows["sis_status"], (NOT_SEARCHED, Status.NON_FINITE))
+      is_ordered = has_order(rows["sis_status"])
       is_asked = columns.is_of_prediction & (self._spec["target"] == PREDICTED)
       groups = {"all": is_ordered, "right": is_asked & columns.is_right, "wrong": is_asked & ~columns.is_right}
       self._removal.add(
@@ -236,19 +227,6 @@ class RunReader:
         {group: belongs[is_ordered] for group, belongs in groups.items()},
         columns.target[is_ordered],
       )
-
-  def _read_masks(
-    self, what: str, rows: Mapping[str, Shaped[np.ndarray, "M ..."]], columns: Columns
-  ) -> Bool[np.ndarray, "M F"]:
-    """The features whose places are counted."""
-    name = self._mask_fields[what]
-    if name != "rank":
-      return rows[name]
-    if what == MOST_NEEDED:
-      counts = count_kept(rows, self._spec["sizes"], threshold=None, fraction=self._fraction)
-    else:
-      counts = columns.num_kept[Question(what, self._spec["threshold"])]
-    return rows["rank"] < counts[:, None]
 
   def describe(self, *, seed: int) -> RunAnalysis:
     """What the images hold that were taken.
@@ -263,10 +241,10 @@ class RunReader:
       self._leave_out("size against correctness, curves of right and wrong predictions, calibration", reason)
     is_searched = columns.status[self._own[0]] != NOT_SEARCHED
     by_class = {
-      question.answer: describe_sizes_by_class(
-        columns, question, num_features=self._num_features, class_names=class_names, seed=seed
+      query.kind: describe_sizes_by_class(
+        columns, query, num_features=self._num_features, class_names=class_names, seed=seed
       )
-      for question in self._own
+      for query in self._own
     }
     present = {class_names[index] for index in np.unique(columns.target[is_searched]).tolist()}
     return RunAnalysis(
@@ -276,15 +254,18 @@ class RunReader:
       num_features=self._num_features,
       trust=describe_trust(columns, target=target),
       sizes=tuple(
-        describe_sizes(columns, question, num_features=self._num_features, seed=seed) for question in self._questions
+        describe_sizes(columns, query, num_features=self._num_features, seed=seed)
+        for query in (stored.query for stored in self._subsets)
       ),
       sizes_by_class=tuple(sizes for of_kind in by_class.values() for sizes in of_kind),
       classes_without_images=tuple(name for name in class_names if name not in present),
       classes_without_subset={
-        answer: tuple(sizes.group for sizes in of_kind if not sizes.with_subset.count)
-        for answer, of_kind in by_class.items()
+        kind: tuple(sizes.group for sizes in of_kind if not sizes.with_subset.count)
+        for kind, of_kind in by_class.items()
       },
-      correctness=tuple(describe_correctness(columns, question, seed=seed) for question in self._questions)
+      correctness=tuple(
+        describe_correctness(columns, query, seed=seed) for query in (stored.query for stored in self._subsets)
+      )
       if target == PREDICTED
       else (),
       fraction=self._fraction,
@@ -294,15 +275,16 @@ class RunReader:
     )
 
 
-def describe_correctness(columns: Columns, question: Question, *, seed: int) -> Correctness:
+def describe_correctness(columns: Columns, query: SubsetQuery, *, seed: int) -> Correctness:
   """Sizes of one kind of subset against whether the model is right, of images with a label."""
-  chosen = columns.has_subset(question) & columns.is_of_prediction
+  assert query.threshold is not None
+  chosen = columns.has_subset(query) & columns.is_of_prediction
   return Correctness(
-    answer=question.answer,
-    threshold=question.threshold,
+    answer=query.kind,
+    threshold=query.threshold,
     num_images=int(chosen.sum()),
     matched=match_by_confidence(
-      columns.num_kept[question][chosen], columns.is_right[chosen], columns.full_confidence[chosen], seed=seed
+      columns.num_kept[query][chosen], columns.is_right[chosen], columns.full_confidence[chosen], seed=seed
     ),
-    accuracy_by_size=tuple(accuracy_by_size(columns, question)),
+    accuracy_by_size=tuple(accuracy_by_size(columns, query)),
   )

@@ -1,21 +1,19 @@
 """How large the subsets of a run are: overall, by class, at any threshold, and against whether the model is right."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jax_sis.core.subsets import Status
 from jax_sis.evaluation.metrics import make_calibration
-from jax_sis.results.query import count_kept
-from jax_sis.results.schema import ANSWERS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES
+from jax_sis.results.query import StoredSubsets, SubsetQuery
+from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED, STATUS_NAMES
 from jax_sis.statistics.estimates import Mean, Share, mean_of, median_interval, share_of, share_of_count
 
-ORDER_FIELDS = ("rank", "confidence", "sis_status")
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+COLUMN_FIELDS = ("label", "target", "predicted", "full_confidence")
 # What all images are called, beside the classes.
 ALL = "all"
 MAX_SIZE_BINS = 10
@@ -24,13 +22,6 @@ MIN_IMAGES_A_BIN = 8
 NUM_CONFIDENCE_BINS = 15
 # The `target` of a run whose subsets are for the model's own answers.
 PREDICTED = "predicted"
-
-
-class Question(NamedTuple):
-  """Which subsets are meant: the kind, and the confidence that they reach alone."""
-
-  answer: str
-  threshold: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,16 +33,16 @@ class Columns:
     target: the class that the subsets are for.
     predicted: the class of the full image, or NO_CLASS.
     full_confidence: that of the target on the full image; NaN where it was not searched.
-    num_kept: by question the size of the subset; 0 where there is none.
-    status: by question a Status, or NOT_SEARCHED.
+    num_kept: by query the size of the subset; 0 where there is none.
+    status: by query a Status, or NOT_SEARCHED.
   """
 
   label: Int[np.ndarray, "N"]
   target: Int[np.ndarray, "N"]
   predicted: Int[np.ndarray, "N"]
   full_confidence: Float[np.ndarray, "N"]
-  num_kept: Mapping[Question, Int[np.ndarray, "N"]]
-  status: Mapping[Question, Int[np.ndarray, "N"]]
+  num_kept: Mapping[SubsetQuery, Int[np.ndarray, "N"]]
+  status: Mapping[SubsetQuery, Int[np.ndarray, "N"]]
 
   def __len__(self) -> int:
     return len(self.label)
@@ -71,9 +62,9 @@ class Columns:
     """Whether the model's class is the true one; False also where `is_classified` is."""
     return self.is_classified & (self.predicted == self.label)
 
-  def has_subset(self, question: Question) -> Bool[np.ndarray, "N"]:
+  def has_subset(self, query: SubsetQuery) -> Bool[np.ndarray, "N"]:
     """Whether there is a subset."""
-    return self.status[question] == Status.OK
+    return self.status[query] == Status.OK
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,25 +138,16 @@ class Trust:
   num_images: int
 
 
-def make_columns(
-  rows: Mapping[str, Shaped[np.ndarray, "M ..."]], spec: Mapping[str, Any], questions: Sequence[Question]
-) -> Columns:
+def make_columns(rows: Mapping[str, Shaped[np.ndarray, "M ..."]], subsets: Sequence[StoredSubsets]) -> Columns:
   """The columns of some images.
 
   Args:
-    rows: fields of the store, those of the order (ORDER_FIELDS) too where a threshold is not the run's.
-    spec: the run's specification.
-    questions: which subsets.
+    rows: COLUMN_FIELDS of the store and the `size_fields` of the subsets.
+    subsets: of the run.
   """
   num_kept, status = {}, {}
-  for question in questions:
-    if question.threshold == spec["threshold"]:
-      status[question] = rows[f"{question.answer}_status"]
-      num_kept[question] = np.where(status[question] == Status.OK, rows[f"{question.answer}_num_kept"], 0)
-    else:
-      status[question] = find_statuses(rows, spec["sizes"], math.prod(spec["grid"]), question.threshold)
-      counts = count_kept(rows, spec["sizes"], threshold=question.threshold, fraction=None)
-      num_kept[question] = np.where(status[question] == Status.OK, counts, 0)
+  for stored in subsets:
+    num_kept[stored.query], status[stored.query] = stored.sizes(rows)
   return Columns(
     label=rows["label"],
     target=rows["target"],
@@ -176,36 +158,16 @@ def make_columns(
   )
 
 
-def find_statuses(
-  orders: Mapping[str, np.ndarray], sizes: Sequence[int], num_features: int, threshold: float
-) -> Int[np.ndarray, "M"]:
-  """What `sufficient_subsets` says of stored orders at another threshold than the run's.
-
-  Args:
-    orders: `confidence` `[M, T]` and `sis_status` `[M]`.
-    sizes: the T sizes that were evaluated.
-    num_features: F.
-    threshold: the confidence to reach.
-  """
-  passes = orders["confidence"] >= threshold
-  status = np.where(passes.any(1), Status.OK, Status.NOT_REACHED)
-  status = np.where(passes[:, 0], Status.BASELINE_SUFFICIENT, status)
-  if sizes[-1] == num_features:
-    status = np.where(passes[:, -1], status, Status.BELOW_THRESHOLD)
-  keeps_status = np.isin(orders["sis_status"], (NOT_SEARCHED, Status.NON_FINITE))
-  return np.where(keeps_status, orders["sis_status"], status)
-
-
 def join_columns(parts: Sequence[Columns]) -> Columns:
   """The columns of all parts' images, one after the other."""
-  questions = parts[0].status
+  queries = parts[0].status
   return Columns(
     label=np.concatenate([part.label for part in parts]),
     target=np.concatenate([part.target for part in parts]),
     predicted=np.concatenate([part.predicted for part in parts]),
     full_confidence=np.concatenate([part.full_confidence for part in parts]),
-    num_kept={question: np.concatenate([part.num_kept[question] for part in parts]) for question in questions},
-    status={question: np.concatenate([part.status[question] for part in parts]) for question in questions},
+    num_kept={query: np.concatenate([part.num_kept[query] for part in parts]) for query in queries},
+    status={query: np.concatenate([part.status[query] for part in parts]) for query in queries},
   )
 
 
@@ -216,30 +178,31 @@ def select_columns(columns: Columns, indices: Shaped[np.ndarray, "M"]) -> Column
     target=columns.target[indices],
     predicted=columns.predicted[indices],
     full_confidence=columns.full_confidence[indices],
-    num_kept={question: values[indices] for question, values in columns.num_kept.items()},
-    status={question: values[indices] for question, values in columns.status.items()},
+    num_kept={query: values[indices] for query, values in columns.num_kept.items()},
+    status={query: values[indices] for query, values in columns.status.items()},
   )
 
 
 def describe_sizes(
-  columns: Columns, question: Question, *, num_features: int, group: str = ALL, seed: int = 0
+  columns: Columns, query: SubsetQuery, *, num_features: int, group: str = ALL, seed: int = 0
 ) -> Sizes:
   """How the sizes of one kind of subset are distributed over these images.
 
   Args:
     columns: of the images.
-    question: which subsets.
+    query: which subsets, by their threshold.
     num_features: F, of a whole image.
     group: what these images are called.
     seed: of the resampled images.
   """
-  has_subset = columns.has_subset(question)
-  num_kept = columns.num_kept[question][has_subset]
-  codes, counts = np.unique(columns.status[question], return_counts=True)
+  assert query.threshold is not None
+  has_subset = columns.has_subset(query)
+  num_kept = columns.num_kept[query][has_subset]
+  codes, counts = np.unique(columns.status[query], return_counts=True)
   pixels = mean_of(num_kept, seed=seed)
   return Sizes(
-    answer=question.answer,
-    threshold=question.threshold,
+    answer=query.kind,
+    threshold=query.threshold,
     group=group,
     status={STATUS_NAMES[code]: count for code, count in zip(codes.tolist(), counts.tolist(), strict=True)},
     with_subset=share_of(has_subset),
@@ -256,13 +219,13 @@ def describe_sizes(
 
 
 def describe_sizes_by_class(
-  columns: Columns, question: Question, *, num_features: int, class_names: Sequence[str], seed: int = 0
+  columns: Columns, query: SubsetQuery, *, num_features: int, class_names: Sequence[str], seed: int = 0
 ) -> list[Sizes]:
   """As `describe_sizes`, for each class that has images, in the order of the classes.
 
   An image counts for the class that its subset is for, which is mostly the predicted one.
   """
-  is_searched = columns.status[question] != NOT_SEARCHED
+  is_searched = columns.status[query] != NOT_SEARCHED
   order = np.argsort(columns.target, kind="stable")
   order = order[is_searched[order]]
   classes, starts = np.unique(columns.target[order], return_index=True)
@@ -270,11 +233,11 @@ def describe_sizes_by_class(
   found = []
   for index, start, stop in zip(map(int, classes), starts, stops, strict=True):
     of_class = select_columns(columns, order[start:stop])
-    found.append(describe_sizes(of_class, question, num_features=num_features, group=class_names[index], seed=seed))
+    found.append(describe_sizes(of_class, query, num_features=num_features, group=class_names[index], seed=seed))
   return found
 
 
-def accuracy_by_size(columns: Columns, question: Question, *, max_bins: int = MAX_SIZE_BINS) -> list[SizeBin]:
+def accuracy_by_size(columns: Columns, query: SubsetQuery, *, max_bins: int = MAX_SIZE_BINS) -> list[SizeBin]:
   """How often the model is right about the images whose subsets are about as large, from the smallest to the largest.
 
   Bins hold about as many images each, and images with subsets of one size share a bin. Only images with a label whose
@@ -282,11 +245,11 @@ def accuracy_by_size(columns: Columns, question: Question, *, max_bins: int = MA
 
   Args:
     columns: of the images.
-    question: which subsets.
+    query: which subsets.
     max_bins: at most so many bins, fewer where they would hold fewer than MIN_IMAGES_A_BIN images.
   """
-  chosen = columns.has_subset(question) & columns.is_of_prediction
-  num_kept, is_right = columns.num_kept[question][chosen], columns.is_right[chosen]
+  chosen = columns.has_subset(query) & columns.is_of_prediction
+  num_kept, is_right = columns.num_kept[query][chosen], columns.is_right[chosen]
   if not len(num_kept):
     return []
   num_bins = max(1, min(max_bins, len(num_kept) // MIN_IMAGES_A_BIN))
@@ -332,8 +295,3 @@ def describe_trust(columns: Columns, *, target: str) -> Trust:
     expected_calibration_error=error,
     num_images=len(confidence),
   )
-
-
-def kinds_of(fields: Sequence[str]) -> list[str]:
-  """The kinds of subset that a run with these fields holds."""
-  return [answer for answer in ANSWERS if f"{answer}_status" in fields]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jax_sis.core.messages import name_some
-from jax_sis.results.schema import ANSWER_TITLES, STATUS_NAMES
+from jax_sis.results.schema import KIND_TITLES, STATUS_NAMES
 from jax_sis.statistics.estimates import Mean, Share
 from jax_sis.studies.analysis.comparison import Comparison
 from jax_sis.studies.analysis.positions import Positions
@@ -55,13 +55,13 @@ def describe_trust(analysis: RunAnalysis) -> list[str]:
 def describe_sizes(sizes: Sequence[Sizes]) -> list[str]:
   """Sizes by kind and threshold, a line each, and why images have no subset."""
   header = SIZES_FORMAT.format("subsets", "images", "with", "mean pixels [95 %]", "5 %", "median", "95 %", "of image")
-  lines = [header, *(describe_one(one, f"{ANSWER_TITLES[one.answer]} at {one.threshold:g}") for one in sizes)]
+  lines = [header, *(describe_one(one, f"{KIND_TITLES[one.answer]} at {one.threshold:g}") for one in sizes)]
   for one in sizes:
     others = [
       f"{count} {status.replace('_', ' ')}" for status, count in one.status.items() if status != STATUS_NAMES[0]
     ]
     if others:
-      lines.append(f"  without, {ANSWER_TITLES[one.answer]} at {one.threshold:g}: {', '.join(others)}")
+      lines.append(f"  without, {KIND_TITLES[one.answer]} at {one.threshold:g}: {', '.join(others)}")
   return lines
 
 
@@ -82,13 +82,13 @@ def describe_classes(analysis: RunAnalysis) -> list[str]:
   for answer in kinds:
     of_kind = [sizes for sizes in analysis.sizes_by_class if sizes.answer == answer]
     if len(of_kind) <= MAX_PRINTED_CLASSES:
-      lines += [describe_one(sizes, f"{ANSWER_TITLES[answer]}, {sizes.group}") for sizes in of_kind]
+      lines += [describe_one(sizes, f"{KIND_TITLES[answer]}, {sizes.group}") for sizes in of_kind]
     else:
-      lines.append(f"  {ANSWER_TITLES[answer]} by class: {len(of_kind)} classes, in analysis.csv")
+      lines.append(f"  {KIND_TITLES[answer]} by class: {len(of_kind)} classes, in analysis.csv")
     without = analysis.classes_without_subset[answer]
     if without:
       lines.append(
-        f"  classes without a subset of their images, {ANSWER_TITLES[answer]}: {name_some(without, most=MAX_NAMED)}"
+        f"  classes without a subset of their images, {KIND_TITLES[answer]}: {name_some(without, most=MAX_NAMED)}"
       )
   if analysis.classes_without_images:
     lines.append(f"  classes without images: {name_some(analysis.classes_without_images, most=MAX_NAMED)}")
@@ -97,7 +97,7 @@ def describe_classes(analysis: RunAnalysis) -> list[str]:
 
 def describe_matched(correctness: Correctness) -> list[str]:
   """Wrong against right predictions."""
-  matched, title = correctness.matched, f"{ANSWER_TITLES[correctness.answer]} at {correctness.threshold:g}"
+  matched, title = correctness.matched, f"{KIND_TITLES[correctness.answer]} at {correctness.threshold:g}"
   return [
     f"  {title}, pixels of wrong minus right predictions of the same confidence: {format_mean(matched.difference)}",
     f"    {matched.num_wrong} wrong, {matched.num_right} right, {matched.num_left_out} without a match; "
@@ -117,7 +117,7 @@ def describe_bins(correctness: Correctness) -> list[str]:
   """Accuracy by size, a line a bin."""
   lines = []
   if correctness.accuracy_by_size:
-    title = f"{ANSWER_TITLES[correctness.answer]} at {correctness.threshold:g}, pixels"
+    title = f"{KIND_TITLES[correctness.answer]} at {correctness.threshold:g}, pixels"
     lines.append(BINS_FORMAT.format(title, "images", "accuracy [95 %]", "confidence"))
   for one in correctness.accuracy_by_size:
     cells = one.accuracy.num_images, format_share(one.accuracy), f"{one.mean_confidence:.4f}"
@@ -133,7 +133,7 @@ def describe_positions(analysis: RunAnalysis) -> list[str]:
 def describe_place(positions: Positions, analysis: RunAnalysis) -> list[str]:
   """Mean row and column, the share at the border, and the test of even use."""
   is_most_needed = positions.what == MOST_NEEDED
-  what = f"{100 * analysis.fraction:.3g} % needed most" if is_most_needed else ANSWER_TITLES[positions.what]
+  what = f"{100 * analysis.fraction:.3g} % needed most" if is_most_needed else KIND_TITLES[positions.what]
   evenness = positions.evenness
   if evenness.dispersion is None or evenness.p_value is None:
     test = f"no test of even use ({evenness.reason})"
@@ -184,7 +184,7 @@ def describe_comparison(comparison: Comparison) -> str:
   for answer, threshold in dict.fromkeys((sizes.answer, sizes.threshold) for sizes in comparison.sizes):
     of_kind = [sizes for sizes in comparison.sizes if (sizes.answer, sizes.threshold) == (answer, threshold)]
     lines.append(
-      f"  {ANSWER_TITLES[answer]} at {threshold:g}, on the {of_kind[0].pixels.num_images} images that have "
+      f"  {KIND_TITLES[answer]} at {threshold:g}, on the {of_kind[0].pixels.num_images} images that have "
       "a subset in each run:"
     )
     lines.append(
@@ -203,7 +203,7 @@ def describe_comparison(comparison: Comparison) -> str:
     ]
   for overlap in comparison.overlaps:
     lines.append(
-      f"  overlap of {ANSWER_TITLES[overlap.answer]}, {overlap.first} and {overlap.second}: "
+      f"  overlap of {KIND_TITLES[overlap.answer]}, {overlap.first} and {overlap.second}: "
       f"{format_mean(overlap.observed, digits=3)} of either, by chance "
       f"{DASH if overlap.expected is None else f'{overlap.expected:.3f}'} ({overlap.observed.num_images} images)"
     )

@@ -17,8 +17,8 @@ from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.core.validation import require_positive
 from jax_sis.results import folder
-from jax_sis.results.schema import ANSWER_TITLES, ANSWERS
-from jax_sis.results.store import open_store
+from jax_sis.results.query import own_queries
+from jax_sis.results.schema import KIND_TITLES, KINDS, has_order
 from jax_sis.runs.setup import Job, make_job_again, make_spec, read_inputs
 from jax_sis.runtime.progress import Progress
 from jax_sis.studies.controls.outcomes import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
@@ -91,7 +91,7 @@ def controls(config: ControlsConfig) -> dict[str, Any]:
     StorageError: the folder cannot be read or written.
   """
   started = time.perf_counter()
-  store = open_store(config.run_dir)
+  store = results.open(config.run_dir)
   folder.check_writable(store.folder, "RUN_DIR")
   job = open_job(store, config)
   kinds = read_kinds(store, config)
@@ -159,19 +159,16 @@ def read_kinds(store: results.Results, config: ControlsConfig) -> list[Kind]:
   """
   done = store.done_images()
   kinds = []
-  for answer in ANSWERS:
-    if f"{answer}_status" not in store.fields:
+  for query in own_queries(store.spec, store.fields):
+    if not store.find_subsets(query).mask_fields:
+      print(f"{KIND_TITLES[query.kind]}: the run did not keep these subsets (--save); they are left out.", flush=True)
       continue
-    if answer == "sis" and not {"rank", results.mask_name(threshold=store.spec["threshold"])} & set(store.fields):
-      print("SIS: the run did not keep these subsets (--save); they are left out.", flush=True)
-      continue
-    indices = done[store.read(f"{answer}_status", done) == Status.OK][: config.limit]
-    kinds.append(read_kind(store, answer, ANSWER_TITLES[answer], indices, answer=answer))
+    indices = done[store.read(f"{query.kind}_status", done) == Status.OK][: config.limit]
+    kinds.append(read_kind(store, query.kind, KIND_TITLES[query.kind], indices, kind=query.kind))
   for fraction in config.mask_fractions:
     # Asked for none, it says whether the run holds them.
     store.masks([], fraction=fraction)
-    status = store.read("sis_status", done)
-    indices = done[(status >= Status.OK) & (status != Status.NON_FINITE)][: config.limit]
+    indices = done[has_order(store.read("sis_status", done))][: config.limit]
     title = f"most needed {100 * fraction:g}%"
     kinds.append(read_kind(store, results.mask_name(fraction=fraction), title, indices, fraction=fraction))
   return [kind for kind in kinds if len(kind.indices)]
@@ -231,7 +228,7 @@ def check_reproduced(store: results.Results, kind: Kind, outcomes: Outcomes, tol
   Raises:
     ValueError: one is not.
   """
-  if kind.name not in ANSWERS:
+  if kind.name not in KINDS:
     return
   certified = store.read(f"{kind.name}_certified_confidence", kind.indices)
   now = outcomes.confidence[:, NAMES.index(SUBSET)]
