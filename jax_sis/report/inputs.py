@@ -13,7 +13,7 @@ from jax_sis.results.folder import Folder, StorageError, open_folder
 from jax_sis.results.store import Results
 from jax_sis.runs import setup, workers
 from jax_sis.runs.config import FindConfig
-from jax_sis.runs.workers import Worker
+from jax_sis.runs.workers import WorkerRecord
 from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import Share, share_of
 from jax_sis.studies.analysis.program import DEFAULT_THRESHOLDS
@@ -111,7 +111,7 @@ class Inputs:
   certificates: dict[str, Certificates]
   controls: Controls | None
   no_controls: str
-  workers: list[Worker]
+  workers: list[WorkerRecord]
 
   @property
   def spec(self) -> dict[str, Any]:
@@ -252,7 +252,7 @@ def count_certificates(store: Results) -> dict[str, Certificates]:
   return found
 
 
-def seconds_of(worker: Worker) -> float:
+def seconds_of(worker: WorkerRecord) -> float:
   """How long a worker was at work, by its record."""
   started, updated = map(datetime.datetime.fromisoformat, (worker.started, worker.updated))
   return (updated - started).total_seconds()
