@@ -1,7 +1,8 @@
 """Reads state dicts from files of PyTorch (old and new format), safetensors and NumPy, without PyTorch.
 
 Until PyTorch 1.6, `torch.save` wrote several pickles followed by raw storages; since then it writes a zip archive of
-one pickle and raw storages. The unpickler accepts tensors and dictionaries only, so that a foreign file cannot run code.
+one pickle and raw storages. The unpickler accepts only tensors and dictionaries, so that a foreign file cannot run
+code.
 """
 
 import collections
