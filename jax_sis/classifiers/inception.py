@@ -167,7 +167,6 @@ class Mixed(nnx.Module):
     self.layers = nnx.Dict(layers)
 
   def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-    """The joined outputs."""
     outputs: list[Array] = []
     for branch in self.branches:
       hidden = inputs

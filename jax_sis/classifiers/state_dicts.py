@@ -197,7 +197,6 @@ class Storage:
 
   @property
   def num_bytes(self) -> int:
-    """How many bytes `fill` takes."""
     return self.size * self.dtype.itemsize
 
   def fill(self, content: bytes, *, is_big_endian: bool) -> None:

@@ -59,23 +59,13 @@ RESNET_NAMINGS = (
     },
   ),
 )
-# Among PyTorch's numbered features are also pooling and rectifiers.
-VGG16_FEATURES = {
-  "stages.0.0": 0,
-  "stages.0.1": 3,
-  "stages.1.0": 7,
-  "stages.1.1": 10,
-  "stages.2.0": 14,
-  "stages.2.1": 17,
-  "stages.2.2": 20,
-  "stages.3.0": 24,
-  "stages.3.1": 27,
-  "stages.3.2": 30,
-  "stages.4.0": 34,
-  "stages.4.1": 37,
-  "stages.4.2": 40,
+# The places of each stage's convolutions among the numbered features. A norm follows each, then rectifiers and pooling.
+VGG16_FEATURES = ((0, 3), (7, 10), (14, 17, 20), (24, 27, 30), (34, 37, 40))
+VGG_PARTS: Parts = {
+  f"stages.{stage}.{index}": (f"features.{number}", f"features.{number + 1}")
+  for stage, numbers in enumerate(VGG16_FEATURES)
+  for index, number in enumerate(numbers)
 }
-VGG_PARTS: Parts = {path: (f"features.{number}", f"features.{number + 1}") for path, number in VGG16_FEATURES.items()}
 VGG_NAMINGS = (Naming(source="pytorch-cifar (kuangliu)", parts=VGG_PARTS | {"head": ("classifier", None)}),)
 WIDE_RESNET_NAMINGS = (
   Naming(

@@ -5,6 +5,7 @@ reason if the image cannot be used. One bad image never stops the others.
 """
 
 import collections
+import functools
 import hashlib
 import os
 import pathlib
@@ -222,22 +223,15 @@ def open_source(
   Raises:
     ValueError: nothing has that name, or its classes are not the classifier's.
   """
+  open_files = functools.partial(FileSource, class_names=class_names, input_shape=input_shape, crop=crop)
   if data == "sample":
     paths = sorted(SAMPLE_DIR.glob("*/*.png"), key=lambda path: path.stem)
-    return FileSource(
-      paths,
-      [path.stem for path in paths],
-      class_names=class_names,
-      input_shape=input_shape,
-      crop=crop,
-      description="sample",
-    )
+    return open_files(paths, [path.stem for path in paths], description="sample")
   path = pathlib.Path(data)
   if path.exists():
     paths = [path] if path.is_file() else find_image_files(path)
     root = path.parent if path.is_file() else path
-    ids = [str(file.relative_to(root)) for file in paths]
-    return FileSource(paths, ids, class_names=class_names, input_shape=input_shape, crop=crop, description=str(path))
+    return open_files(paths, [str(file.relative_to(root)) for file in paths], description=str(path))
   if os.sep in data or path.suffix.lower() in IMAGE_SUFFIXES:
     raise ValueError(f"--data must be an existing image file or folder, a TFDS data set or 'sample', got {data!r}.")
   source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape, crop=crop)

@@ -283,7 +283,7 @@ class Heartbeat:
     self._rate.add(time.monotonic(), num_images)
 
   def _end(self, state: str, message: str = "") -> None:
-    """Writes the last record; the first call counts."""
+    """Writes the last record; later calls do nothing."""
     if not self._is_over.is_set():
       self._is_over.set()
       self._write(state, message)
