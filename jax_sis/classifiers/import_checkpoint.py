@@ -88,7 +88,7 @@ def read_class_names(source: str, *, data_dir: str | None) -> tuple[str, ...]:
   path = pathlib.Path(source)
   if path.is_file():
     return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-  return tuple(tfds.open_data_source(source, "test", data_dir).dataset_info.features["label"].names)
+  return tuple(tfds.labelled_features(tfds.open_data_source(source, "test", data_dir), source)["label"].names)
 
 
 def join_ensemble(

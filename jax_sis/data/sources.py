@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from jax_sis.data.images import IMAGE_SUFFIXES, UNREADABLE, find_image_files, fit, read_image
-from jax_sis.data.tfds import open_data_source, tfds_id
+from jax_sis.data.tfds import labelled_features, open_data_source, tfds_id
 
 NO_LABEL = -1
 SAMPLE_DIR = pathlib.Path(__file__).parents[1] / "assets" / "cifar10_test_sample"
@@ -84,12 +84,9 @@ class TfdsSource:
   ) -> None:
     self._source = open_data_source(name, split, data_dir)
     self._place = (name, split, data_dir)
-    features = self._source.dataset_info.features
-    if features is None or not {"image", "label"} <= set(features):
-      raise ValueError(f"data {name!r} must have the features image and label, got {sorted(features or ())}.")
     self._input_shape = input_shape
     self._crop = crop
-    self.class_names = tuple(features["label"].names)
+    self.class_names = tuple(labelled_features(self._source, name)["label"].names)
     self.description = {
       "data": name,
       "split": split,

@@ -37,6 +37,18 @@ def open_data_source(
     ) from error
 
 
+def labelled_features(source: Any, name: str) -> Any:
+  """The features of a data set with images and labels.
+
+  Raises:
+    ValueError: it has no images or no labels.
+  """
+  features = source.dataset_info.features
+  if features is None or not {"image", "label"} <= set(features):
+    raise ValueError(f"data set {name!r} must have the features image and label, got {sorted(features or ())}.")
+  return features
+
+
 def advise_on_missing(name: str, data_dir: str | os.PathLike[str] | None) -> str:
   """Says that a data set is not there, and how to get it; empty if it is there in some form."""
   root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()

@@ -180,9 +180,7 @@ def open_training_set(
   if os.sep in dataset:
     raise ValueError(f"dataset must be an existing folder or the name of a TFDS data set, got {dataset!r}.")
   source = tfds.open_data_source(dataset, split, data_dir)
-  features = source.dataset_info.features
-  if features is None or not {"image", "label"} <= set(features):
-    raise ValueError(f"dataset {dataset!r} must have the features image and label, got {sorted(features or ())}.")
+  features = tfds.labelled_features(source, dataset)
   class_names = tuple(features["label"].names)
   normalisation = NORMALISATIONS.get(tfds.dataset_of(dataset), IMAGENET_NORMALISATION)
   shape = features["image"].shape
