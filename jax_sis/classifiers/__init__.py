@@ -62,16 +62,16 @@ MODULES: dict[type, Any] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier:
-  """A trained module and what one must know to use it.
+  """A trained module and what is needed to use it.
 
   Attributes:
-    model_name: a key of ARCHITECTURES, or what an ensemble is called.
+    model_name: a key of ARCHITECTURES, or the name of an ensemble.
     module: the trained module.
     class_names: a name for each logit.
     normalisation: how its input is made from pixels.
     input_shape: height, width and channels of an image.
-    crop: the share that is shown of an image of another size, see `data.central_crop`.
-    ensemble: of what an ensemble is made; None for a single network.
+    crop: how much to show of an image of another size, see `data.images.central_crop`.
+    ensemble: what an ensemble is made of; None for a single network.
   """
 
   model_name: str
@@ -94,7 +94,7 @@ def build(model_name: str, *, num_classes: int, seed: int = 0) -> Any:
 
 
 def build_ensemble(config: EnsembleConfig, *, num_classes: int) -> Ensemble:
-  """Freshly initialised members, each by a seed of its own.
+  """Freshly initialised members, each with a seed of its own.
 
   Raises:
     ValueError: no such architecture.
@@ -104,7 +104,7 @@ def build_ensemble(config: EnsembleConfig, *, num_classes: int) -> Ensemble:
 
 
 def architecture(model_name: str) -> ArchitectureConfig:
-  """The shape of the architecture of this name.
+  """The configuration of the architecture with this name.
 
   Raises:
     ValueError: there is none.

@@ -1,7 +1,7 @@
 """A user's Flax NNX, Linen or Equinox model -> the pair `(predict_fn, params)` that searches take.
 
-The pair runs at the search's speed: convolutions, whatever library wrote them, are exchanged for ours, whose input
-gradient stays fast inside XLA:CPU loops. Batch norm is not folded, as that needs to know what follows what.
+The pair is fast inside a search: all convolutions are replaced by ours, whose input gradient stays fast inside XLA:CPU
+loops. Batch norm is not folded, since that would need the order of the layers.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from jax_sis.classifiers.conv import conv2d
 from jax_sis.classifiers.frozen import FrozenPredictor
 from jax_sis.core.types import Params, PredictFn
 
-# Calls whose inside is treated as if it stood outside; JAX has renamed the first.
+# Calls whose programs are run inline; JAX has renamed the first.
 INLINED = frozenset({"jit", "pjit", "closed_call", "checkpoint", "remat2"})
 
 
 def from_nnx(module: nnx.Module) -> tuple[PredictFn, Params]:
   """The pair for an NNX module that maps `[B, ...]` to logits `[B, K]`; the module itself is left as it is.
 
-  `module.eval()` decides what dropout and batch norm do, and is called on a copy.
+  A copy is set to evaluation mode by `module.eval()`, which decides what dropout and batch norm do.
 
   >>> predict_fn, params = from_nnx(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
   >>> predict_fn(params, jnp.ones((2, 4))).shape
@@ -48,7 +48,7 @@ class LinenPredictor:
   options: tuple[tuple[str, Any], ...]
 
   def __call__(self, variables: Params, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
-    """Normalised inputs -> logits."""
+
     logits: Any = self.module.apply(variables, inputs, **dict(self.options))
     return logits
 
@@ -58,8 +58,8 @@ def from_linen(module: linen.Module, variables: Params, **options: Any) -> tuple
 
   Args:
     module: the module.
-    variables: what `init` gave and training changed: `{"params": ..., "batch_stats": ...}`.
-    **options: arguments of its `__call__` that make it evaluate, such as `train=False`.
+    variables: the trained variables, `{"params": ..., "batch_stats": ...}`.
+    **options: arguments of its `__call__` that select evaluation mode, such as `train=False`.
 
   >>> module = linen.Dense(3)
   >>> predict_fn, params = from_linen(module, module.init(jax.random.key(0), jnp.ones((1, 4))))
@@ -79,7 +79,7 @@ class EquinoxPredictor:
   is_stateful: bool
 
   def __call__(self, params: Params, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
-    """Normalised inputs -> logits."""
+
     import equinox
 
     arrays, state = params
@@ -97,7 +97,7 @@ def from_equinox(model: Any, state: Any = None, *, channels_first: bool = True) 
   Args:
     model: the module; `equinox.nn.inference_mode` is applied.
     state: the `equinox.nn.State` of a module with batch norm, which is called as `model(example, state)`.
-    channels_first: the module takes examples `[C, H, W]`, as Equinox's convolutions do; searches give `[H, W, C]`.
+    channels_first: whether the module takes examples `[C, H, W]`, as Equinox's convolutions do, and not `[H, W, C]`.
   """
   import equinox
 
@@ -121,15 +121,15 @@ class FastPredictor:
 
 
 def use_fast_convolutions(predict_fn: PredictFn) -> PredictFn:
-  """The same function with every plain two-dimensional convolution exchanged for ours, wherever it comes from.
+  """The same function with every plain two-dimensional convolution replaced by ours, whatever library wrote it.
 
-  Those with groups, dilation or unequal strides stay as they are.
+  Convolutions with groups, dilation or unequal strides stay as they are.
   """
   return FastPredictor(predict_fn)
 
 
 def evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-  """Runs a traced program, but for its convolutions."""
+  """Runs a traced program with our convolutions."""
   values: dict[Any, Any] = {}
 
   def read(variable: Any) -> Any:
@@ -149,7 +149,7 @@ def evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> lis
       outputs = evaluate(inner.jaxpr, inner.consts, inputs) if is_closed else evaluate(inner, (), inputs)
     else:
       parameters = primitive.get_bind_params(equation.params)
-      # Earlier versions of JAX give functions apart from parameters.
+      # Earlier versions of JAX return functions and parameters separately.
       functions, parameters = parameters if isinstance(parameters, tuple) else ((), parameters)
       result = primitive.bind(*functions, *inputs, **parameters)
       outputs = result if primitive.multiple_results else [result]
@@ -158,7 +158,7 @@ def evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> lis
 
 
 def is_plain(params: dict[str, Any]) -> bool:
-  """The convolution is one that `conv2d` can do."""
+  """Whether `conv2d` can do the convolution."""
   strides = params["window_strides"]
   return (
     len(strides) == 2
@@ -179,6 +179,6 @@ def convolve(inputs: Array, kernel: Array, params: dict[str, Any]) -> Array:
     extra = [(low - pad, high - pad, 0) for (low, high), pad in zip(params["padding"], symmetric, strict=True)]
     inputs = lax.pad(inputs, jnp.zeros((), inputs.dtype), [(0, 0, 0), *extra, (0, 0, 0)])
   outputs = conv2d(inputs, kernel, stride=params["window_strides"][0], padding=symmetric)
-  # Where each axis of the result, in its own layout, stands in ours.
+  # For each axis of the result, its place in our layout.
   order = np.argsort([layout.out_spec[0], *layout.out_spec[2:], layout.out_spec[1]])
   return outputs.transpose(*order.tolist())

@@ -1,4 +1,4 @@
-"""Flax's batch norm with a gradient written by hand, which passes over the activations fewer times."""
+"""Flax's batch norm with a handwritten gradient, which reads the activations fewer times."""
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,9 @@ def _normalise(
 
 
 normalise = jax.custom_vjp(_normalise, nondiff_argnums=(3,))
-"""The inputs with the batch's mean and (biased) variance made 0 and 1, then scaled and shifted; mean and variance.
+"""The inputs, normalised by the batch's mean and biased variance, scaled and shifted; also that mean and variance.
 
-Mean and variance are for the running statistics: no gradient comes through them.
+Mean and variance are for the running statistics: no gradient passes through them.
 """
 
 
@@ -48,7 +48,7 @@ def _normalise_forward(inputs: Array, scale: Array, bias: Array, epsilon: float)
 
 
 def _normalise_backward(epsilon: float, residuals: tuple, cotangents: tuple) -> tuple[Array, Array, Array]:
-  """Ioffe and Szegedy (2015), section 3, gathered by powers of the inputs: the sums take one pass, the rest another."""
+  """Ioffe and Szegedy (2015), section 3, sorted by powers of the inputs: one pass for the sums, one for the rest."""
   del epsilon
   inputs, mean, inverse, scale = residuals
   cotangent, _, _ = cotangents

@@ -47,10 +47,10 @@ class TrainingCheckpoints:
     self._manager.close()
 
   def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-    """Saves what a run needs to go on from `step`: arrays, and where it is, as JSON has it.
+    """Saves what a run needs to continue from `step`: the arrays of `state`, and its `position` as JSON.
 
     Raises:
-      ValueError: it could not be written; the states saved before stay.
+      ValueError: it could not be written; earlier saved states stay.
     """
     leaves = {f"{i:04}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
     try:
@@ -62,12 +62,12 @@ class TrainingCheckpoints:
       raise ValueError(
         f"the state of step {step} could not be saved in {str(self._directory)!r} "
         f"({type(error).__name__}: {first_line(error)}); "
-        f"{f'that of step {max(kept)} stays' if kept else 'no earlier one is there'}. "
+        f"{f'that of step {max(kept)} stays' if kept else 'there is no earlier one'}. "
         "Free some space, and the same command goes on from there."
       ) from error
 
   def restore_latest(self, state: Any) -> tuple[Any, dict[str, Any] | None]:
-    """The last saved state and position; `(state, None)` where nothing is saved yet.
+    """The last saved state and position; `(state, None)` if nothing is saved yet.
 
     Raises:
       ValueError: it cannot be read.
@@ -92,9 +92,9 @@ class TrainingCheckpoints:
 
 
 def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.Classifier) -> None:
-  """Writes a classifier: its arrays by Orbax, and `classifier.json`, which says what they are.
+  """Writes a classifier: its arrays with Orbax, and `classifier.json`, which describes them.
 
-  A classifier that is there already is replaced once the new one is complete.
+  A classifier that is already there is replaced once the new one is complete.
 
   Raises:
     ValueError: it could not be written.
@@ -128,15 +128,15 @@ def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.C
 
 
 def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier:
-  """Reads what `save_classifier` wrote, in evaluation mode.
+  """Reads a classifier that `save_classifier` wrote, in evaluation mode.
 
   Raises:
-    ValueError: there is no such folder, it is not a classifier of ours, or it is damaged.
+    ValueError: there is no such folder, it holds no classifier of ours, or the classifier is damaged.
   """
   directory = pathlib.Path(directory).absolute()
   description = read_description(directory)
   try:
-    # Shapes only: initial values would cost seconds and be overwritten.
+    # Shapes only: initial values would take seconds, and be overwritten.
     module, ensemble = build_abstract(description)
     normalisation = Normalisation(
       mean=tuple(description["normalisation"]["mean"]), std=tuple(description["normalisation"]["std"])
@@ -157,7 +157,7 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
   if expected != found:
     raise ValueError(
       f"checkpoint {str(directory)!r} must hold the arrays of {description['model']} with "
-      f"{len(class_names)} classes, but the shapes of some in {VARIABLES_DIR} are others; copy or train it again."
+      f"{len(class_names)} classes, but some in {VARIABLES_DIR} have other shapes; copy or train it again."
     )
   state = nnx.state(module, (nnx.Param, nnx.BatchStat))
   nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, variables))
@@ -175,7 +175,7 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
 
 
 def build_abstract(description: dict[str, Any]) -> tuple[Any, EnsembleConfig | None]:
-  """The module of a description with shapes in place of arrays, and of what it is made if it is an ensemble."""
+  """The module of a description, with shapes in place of arrays, and its EnsembleConfig if it is an ensemble."""
   model_name, num_classes = description["model"], len(description["class_names"])
   if not description.get("ensemble"):
     return nnx.eval_shape(lambda: classifiers.build(model_name, num_classes=num_classes)), None
@@ -187,7 +187,7 @@ def read_description(directory: pathlib.Path) -> dict[str, Any]:
   """The content of `classifier.json`.
 
   Raises:
-    ValueError: it is missing, or not ours.
+    ValueError: it is missing, damaged or of another format.
   """
   path = directory / DESCRIPTION_FILE
   if not path.is_file():

@@ -12,15 +12,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
-# Up to this many output channels XLA:CPU (jaxlib 0.10) uses Eigen, above it YNNPACK, which is about twice as fast.
+# Up to this many output channels XLA:CPU (jaxlib 0.10) uses Eigen, above that YNNPACK, which is about twice as fast.
 SLOW_WIDTH = 16
-# With input channels that are no multiple of four, as those of a picture, YNNPACK in its turn is slow below 64.
+# If the input channels are not a multiple of four, as in pictures, YNNPACK is also slow, below 64.
 SLOW_WIDTH_OF_ODD_INPUTS = 63
-# Numbers gathered at a time for a kernel's gradient: what stays in a core's cache.
+# Numbers gathered at a time for a kernel's gradient: as many as stay in a core's cache.
 GATHERED_AT_ONCE = 2**18
-# Up to this many input channels, an input gradient sums products instead of convolving for a handful of channels.
+# Up to this many input channels, an input gradient is a sum of products instead of a narrow convolution.
 FEW_INPUTS = 4
-
 
 Padding: TypeAlias = int | tuple[int, int]
 
@@ -30,17 +29,18 @@ def conv2d(
 ) -> Float[Array, "B P Q D"]:
   """2-D convolution with the same stride on both axes.
 
-  JAX's own input gradient hands XLA a kernel with swapped feature axes. At the top level XLA:CPU turns it back;
-  inside a loop it does not, and falls to a naive convolution, many times slower (jax-ml/jax#12868). Here the gradient
-  is a plain HWIO convolution like the forward pass, and both are given a form that XLA:CPU is fast at. The kernel's
-  gradient is a sum of matrix products there, because the convolution that JAX would take transposes whole activations.
-  For float64, which serves to check results, XLA:CPU has no fast convolution at all; there it is one matrix product.
+  JAX's own input gradient hands XLA a kernel with swapped feature axes. At the top level XLA:CPU swaps them back;
+  inside a loop it does not, and falls back to a naive convolution, many times slower (jax-ml/jax#12868). Here the
+  gradient is a plain HWIO convolution like the forward pass, both in a form that is fast on XLA:CPU. There, the
+  kernel's gradient is a sum of matrix products, because JAX's convolution would transpose whole activations. For
+  float64, which serves to check results, XLA:CPU has no fast convolution at all; there the convolution is one matrix
+  product.
 
   Args:
     inputs: images or feature maps.
     kernel: weights.
     stride: step in pixels.
-    padding: zeros on each side in pixels: a number, or one for rows and one for columns.
+    padding: zeros on each side in pixels: one number, or one for rows and one for columns.
   """
   pads = (padding, padding) if isinstance(padding, int) else padding
   if inputs.dtype == jnp.float64:
@@ -51,7 +51,7 @@ def conv2d(
 def matmul_conv2d(
   inputs: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"], *, stride: int, padding: tuple[int, int]
 ) -> Float[Array, "B P Q D"]:
-  """The same by gathering each output's window and multiplying it with the kernel as a matrix."""
+  """`conv2d` by gathering each output's window and multiplying it by the kernel as a matrix."""
   windows = gather_windows(inputs, kernel.shape[:2], stride=stride, padding=padding)
   return windows @ kernel.reshape(-1, kernel.shape[-1])
 
@@ -59,7 +59,7 @@ def matmul_conv2d(
 def gather_windows(
   inputs: Float[Array, "B H W C"], kernel_size: tuple[int, ...], *, stride: int, padding: tuple[int, int]
 ) -> Float[Array, "B P Q N"]:
-  """The inputs that each output position sees, in the order of a kernel's axes: N = h * w * C."""
+  """The inputs that each output depends on, in the order of a kernel's axes: N = h * w * C."""
   padded = jnp.pad(inputs, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
   rows, columns = (padded.shape[1 + axis] - kernel_size[axis] + 1 for axis in (0, 1))
   windows = [
@@ -90,7 +90,7 @@ def run_conv(
 
 
 def columns_at_once(in_width: int, out_width: int) -> int:
-  """The fewest output columns, a power of two, that together have the channels XLA:CPU's fast convolution asks for."""
+  """The smallest power of two of output columns that together have enough channels for XLA:CPU's fast convolution."""
   slow_width = SLOW_WIDTH_OF_ODD_INPUTS if in_width % 4 else SLOW_WIDTH
   return next(block for block in itertools.count(1) if block * out_width > slow_width and block & (block - 1) == 0)
 
@@ -98,9 +98,9 @@ def columns_at_once(in_width: int, out_width: int) -> int:
 def blocked_conv(
   inputs: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"], *, pads: Sequence[tuple[int, int]], block: int
 ) -> Float[Array, "B P Q D"]:
-  """The convolution of stride 1 as one of horizontal stride `block`, whose channels are `block` columns side by side.
+  """A convolution of stride 1 as one of horizontal stride `block`, with `block` columns side by side as channels.
 
-  Some of the wider kernel is zero; the faster convolution outweighs that.
+  Parts of its wider kernel are zero, but the faster convolution more than makes up for that.
   """
   height, width, in_width, out_width = kernel.shape
   shifted = [jnp.pad(kernel, ((0, 0), (shift, block - 1 - shift), (0, 0), (0, 0))) for shift in range(block)]
@@ -132,7 +132,7 @@ def summed_gradient(
   padding: tuple[int, int],
   size: tuple[int, int],
 ) -> Float[Array, "B H W C"]:
-  """The input gradient of stride 1: all taps' products as one matrix product, each then added where it belongs.
+  """The input gradient of stride 1: one matrix product for all taps, whose parts are then shifted and added.
 
   Channels come first, so that the sums run along rows of the image.
   """
@@ -159,12 +159,12 @@ def convolved_gradient(
 ) -> Float[Array, "B H W C"]:
   """The input gradient as a plain convolution of the cotangent.
 
-  Input rows of one remainder modulo the stride meet the same kernel rows. So each cotangent position yields a square
-  of `stride` x `stride` input positions as channels, which are then laid out in space.
+  Input rows with the same remainder modulo the stride meet the same kernel rows. So each cotangent position gives a
+  square of `stride` x `stride` input positions as channels, which are then laid out in space.
   """
   rows, columns = (meeting_taps(kernel.shape[axis], stride, padding[axis]) for axis in (0, 1))
   empty = jnp.zeros(kernel.shape[:1:-1], kernel.dtype)
-  # Stacked tap by tap: XLA moves a stack out of loops, but not a reversal and a transposition.
+  # Stacked tap by tap, because XLA moves a stack out of loops, but not a reversal with a transposition.
   phases = jnp.stack(
     [
       jnp.stack([empty if row is None or column is None else kernel[row, column].T for column in column_taps])
@@ -236,7 +236,7 @@ def convolved_kernel_gradient(
   stride: int,
   padding: tuple[int, int],
 ) -> Float[Array, "h w C D"]:
-  """JAX's own: a convolution of the inputs with the cotangent, the batch in the place of the channels."""
+  """JAX's own gradient: a convolution of the inputs with the cotangent, with the batch in place of the channels."""
 
   def convolve(kernel: Array) -> Array:
     pads = [(pad, pad) for pad in padding]
@@ -255,9 +255,9 @@ def gathered_kernel_gradient(
   stride: int,
   padding: tuple[int, int],
 ) -> Float[Array, "h w C D"]:
-  """The sum over a few images at a time of the cotangent's product with the windows that it comes from.
+  """The sum of the cotangent's products with the input windows, over a few images at a time.
 
-  The cotangent stands on the left: XLA:CPU transposes that side, and it is the narrower one.
+  The cotangent is on the left, because XLA:CPU transposes that side, and it is the narrower one.
   """
   in_width, out_width = inputs.shape[-1], cotangent.shape[-1]
   window_size = math.prod(kernel_size) * in_width
@@ -295,7 +295,7 @@ def _conv2d_backward(
 ) -> tuple[Array, Array]:
   inputs, kernel = residuals
   height, width = inputs.shape[1], inputs.shape[2]
-  # Where only the input gradient is asked for, XLA drops the kernel's as dead code.
+  # If only the input gradient is needed, XLA drops the kernel's as dead code.
   return (
     input_gradient(cotangent, kernel, stride=stride, padding=padding, size=(height, width)),
     kernel_gradient(inputs, cotangent, kernel_size=(kernel.shape[0], kernel.shape[1]), stride=stride, padding=padding),

@@ -15,11 +15,11 @@ Average = Literal["logits", "probabilities"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnsembleConfig:
-  """Of what an ensemble is made.
+  """What an ensemble is made of.
 
   Attributes:
     members: the members' architectures, keys of ARCHITECTURES.
-    average: what is averaged; by `probabilities` a softmax of the ensemble's logits is the mean of the members' own.
+    average: what is averaged; with `probabilities`, the softmax of the ensemble's logits is the mean of the members'.
   """
 
   members: tuple[str, ...]
@@ -49,5 +49,5 @@ class Ensemble(nnx.Module):
     logits = jnp.stack([member(inputs) for member in self.members])
     if self.config.average == "logits":
       return logits.mean(0)
-    # A sum of exponentials of log-probabilities, so that no small probability is rounded to zero.
+    # By logarithms, so that no small probability is rounded to zero.
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(len(self.members))

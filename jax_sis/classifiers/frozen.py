@@ -20,30 +20,30 @@ class FrozenPredictor:
   graphdef: nnx.GraphDef
 
   def __call__(self, params: FrozenParams, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
-    """Normalised inputs -> logits."""
+
     return nnx.merge(self.graphdef, params)(inputs)
 
 
 @dataclasses.dataclass(frozen=True)
 class FrozenPart:
-  """One of the two functions that a frozen network is made of, with the same arrays."""
+  """One of the two functions that make up a frozen network, with the same arrays."""
 
   graphdef: nnx.GraphDef
   method: Literal["features", "classify"]
 
   def __call__(self, params: FrozenParams, inputs: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """Normalised inputs -> feature maps, or feature maps -> logits."""
+
     return getattr(nnx.merge(self.graphdef, params), self.method)(inputs)
 
 
 def split(predict_fn: FrozenPredictor, params: FrozenParams) -> tuple[FrozenPart, FrozenPart]:
-  """The functions `(features_fn, head_fn)` that a frozen network does one after the other, as `GradCam` takes them.
+  """The functions `(features_fn, head_fn)` that make up a frozen network, one after the other, as `GradCam` takes them.
 
   `features_fn(params, inputs)` gives the last feature maps `[B, h, w, D]`, after their rectifier and before pooling;
   `head_fn(params, features)` the logits.
 
   Raises:
-    ValueError: it is no single convolutional network of ours.
+    ValueError: it is not a single convolutional network of ours.
   """
   if not isinstance(predict_fn, FrozenPredictor):
     raise ValueError(f"predict_fn must be what `freeze` returned, got {type(predict_fn).__name__}.")
@@ -59,11 +59,11 @@ def split(predict_fn: FrozenPredictor, params: FrozenParams) -> tuple[FrozenPart
 def freeze(module: nnx.Module) -> tuple[FrozenPredictor, FrozenParams]:
   """Folds batch norm and returns `(predict_fn, params)`: the same logits as in evaluation mode, at inference speed.
 
-  `params` is a plain pytree of arrays; `predict_fn` is pure and holds no arrays, so that equal architectures share
-  one compilation. The module itself is left as it is.
+  `params` is a plain pytree of arrays. `predict_fn` is pure and holds no arrays, so that equal architectures share one
+  compilation. The module itself does not change.
   """
   graphdef, state = nnx.split(module)
-  # On the host, where nothing needs compiling.
+  # On the host, where nothing is compiled.
   frozen = nnx.merge(graphdef, jax.device_get(state))
   frozen.eval()
   for _, node in list(nnx.iter_graph(frozen)):

@@ -1,4 +1,4 @@
-"""Classifiers made of what is there already: a file of PyTorch's weights, or several classifiers as one ensemble."""
+"""Makes classifiers from a file of PyTorch weights, or from several classifiers as one ensemble."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ from jax_sis.classifiers import checkpoint, ensemble, state_dicts, torch_weights
 from jax_sis.data import images, tfds
 from jax_sis.data.normalisation import NORMALISATIONS, Normalisation
 
-# Pixels a side that the published weights were trained on; others 32.
+# Pixels a side that the published weights were trained on; 32 for all others.
 IMAGE_SIZES = {"resnet50": 224, "inception_v3": 299}
 
 
@@ -23,19 +23,20 @@ def import_weights(
   image_size: int | None = None,
   key: str | None = None,
 ) -> classifiers.Classifier:
-  """Writes the classifier whose PyTorch state dict a file holds, and returns it.
+  """Makes a classifier from a PyTorch state dict, writes it and returns it.
 
   Args:
     path: a `.pt`, `.pth`, `.th`, `.npz` or `.safetensors` file.
     out_dir: the classifier's folder.
-    normalisation: how its input is made; nothing in the file says so.
-    model_name: a key of `classifiers.ARCHITECTURES`; None recognises it.
+    normalisation: how its input is made; the file does not say.
+    model_name: a key of `classifiers.ARCHITECTURES`; None recognises it by the names of the weights.
     class_names: a name for each logit; None numbers them.
-    image_size: pixels a side; None for what the published weights of the architecture take.
-    key: which state dict of the file, where it holds several.
+    image_size: pixels a side; None for the size that the architecture's published weights take.
+    key: which state dict of the file, if it holds several.
 
   Raises:
-    ValueError: the file cannot be read, does not hold that architecture, or there are more or fewer names than classes.
+    ValueError: the file cannot be read or does not hold that architecture, or there are more or fewer names than
+      classes.
   """
   state_dict = state_dicts.read_state_dict(path, key=key)
   if model_name is None:
@@ -60,10 +61,10 @@ def import_weights(
 
 
 def parse_normalisation(text: str) -> Normalisation:
-  """A data set's normalisation by its name, or that of six numbers separated by commas: means, then deviations.
+  """The normalisation of a data set by its name, or by six comma-separated numbers: means, then standard deviations.
 
   Raises:
-    ValueError: it is neither.
+    ValueError: the text is neither.
   """
   if text in NORMALISATIONS:
     return NORMALISATIONS[text]
@@ -79,29 +80,29 @@ def parse_normalisation(text: str) -> Normalisation:
 
 
 def read_class_names(source: str, *, data_dir: str | None) -> tuple[str, ...]:
-  """The class names that a text file holds, one a line, or those of a TFDS data set.
+  """The class names in a text file, one per line, or of a TFDS data set.
 
   Raises:
-    ValueError: there is neither.
+    ValueError: there is neither a file nor a data set of that name.
   """
   path = pathlib.Path(source)
   if path.is_file():
     return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-  return tuple(tfds.open_data_source(source, "test", data_dir).dataset_info.features["label"].names)
+  return tuple(tfds.labelled_features(tfds.open_data_source(source, "test", data_dir), source)["label"].names)
 
 
 def join_ensemble(
   directories: Sequence[str | os.PathLike[str]], *, average: ensemble.Average, out_dir: str | os.PathLike[str]
 ) -> classifiers.Classifier:
-  """Writes the ensemble of several classifiers, their arrays included, and returns it.
+  """Makes an ensemble of several classifiers, writes it with their arrays and returns it.
 
   Args:
     directories: the members' folders, at least two.
-    average: what of the members is averaged: logits or probabilities.
+    average: what is averaged: logits or probabilities.
     out_dir: the ensemble's folder.
 
   Raises:
-    ValueError: there are fewer than two, one is an ensemble itself, or they differ in classes, input or normalisation.
+    ValueError: there are fewer than two members, one is an ensemble, or they differ in classes, input or normalisation.
   """
   if len(directories) < 2:
     raise ValueError(f"an ensemble must have at least two members, got {len(directories)}.")

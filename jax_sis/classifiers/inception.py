@@ -1,6 +1,6 @@
-"""Inception v3 (Szegedy et al. 2016), as torchvision has it, whose names of layers it bears.
+"""Inception v3 (Szegedy et al. 2016) as in torchvision, with its names of layers.
 
-Without the auxiliary head, which plays no part in evaluation.
+The auxiliary head, which evaluation does not use, is left out.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ EPSILON = 1e-3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InceptionConfig:
-  """Inception v3 has one shape; only the number of classes is free."""
+  """Only the number of classes can be chosen."""
 
   num_classes: int = 1000
 
@@ -37,7 +37,7 @@ class ConvConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Branch:
-  """Pooling, if any, then convolutions one after the other, then `ends`, if any, side by side."""
+  """Pooling, if any, then convolutions in a row, then `ends`, if any, side by side."""
 
   pool: Literal["mean", "max"] | None = None
   convs: tuple[ConvConfig, ...] = ()
@@ -95,7 +95,7 @@ def mixed_6(inner_width: int) -> tuple[Branch, ...]:
 
 
 def mixed_7() -> tuple[Branch, ...]:
-  """The branches of a layer at 8x8, two of which end in a row and a column side by side (figure 7)."""
+  """The branches of a layer at 8x8; two end in a 1x3 and a 3x1 convolution side by side (figure 7)."""
   return (
     Branch(convs=(keeping("branch1x1", 320),)),
     Branch(
@@ -167,7 +167,6 @@ class Mixed(nnx.Module):
     self.layers = nnx.Dict(layers)
 
   def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-    """The joined outputs."""
     outputs: list[Array] = []
     for branch in self.branches:
       hidden = inputs
@@ -201,7 +200,7 @@ class Inception(ConvNet):
     self.head = nnx.Linear(width, config.num_classes, rngs=rngs)
 
   def features(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
-    """What the last mixed layer gives."""
+    """The output of the last mixed layer."""
     hidden = inputs
     for run in STEM:
       for conv in run:
@@ -213,7 +212,6 @@ class Inception(ConvNet):
 
 
 def make_conv(in_width: int, config: ConvConfig, rngs: nnx.Rngs) -> ConvNorm:
-  """The convolution that `config` describes."""
   return ConvNorm(
     in_width,
     config.width,

@@ -1,4 +1,4 @@
-"""The parts of our classifiers: a convolution with its batch norm, pooling, and the folding of norms for inference."""
+"""The parts of our classifiers: convolutions with batch norm, pooling, and the folding of norms for inference."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jax_sis.classifiers.batch_norm import BatchNorm
 from jax_sis.classifiers.conv import Padding, conv2d
 
-# The defaults of PyTorch, whose `momentum` is the share of the new value.
+# PyTorch's defaults; its `momentum` is the share of the new value, 0.1.
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
 
@@ -47,14 +47,13 @@ class ConvNorm(nnx.Module):
     self.norm = nnx.data(make_norm(width, epsilon, rngs) if has_norm else None)
 
   def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B P Q D"]:
-    """The output."""
     outputs = conv2d(inputs, self.kernel[...], stride=self.stride, padding=self.padding)
     if self.bias is not None:
       outputs = outputs + self.bias[...]
     return outputs if self.norm is None else self.norm(outputs)
 
   def fold(self) -> None:
-    """Gives the convolution what its norm does in evaluation mode, and drops the norm."""
+    """Makes the norm, as it is in evaluation mode, part of the convolution."""
     if self.norm is None:
       return
     scale, shift = scale_and_shift(self.norm)
@@ -70,11 +69,10 @@ class ConvNet(nnx.Module):
   head: nnx.Linear
 
   def __call__(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
-    """Logits of a batch."""
     return self.classify(self.features(inputs))
 
   def features(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
-    """The last feature maps that have a resolution, after their rectifier."""
+    """The last feature maps, after their rectifier and before pooling."""
     raise NotImplementedError
 
   def classify(self, features: Float[Array, "B h w D"]) -> Float[Array, "B K"]:
@@ -83,7 +81,7 @@ class ConvNet(nnx.Module):
 
 
 class PreNorm(nnx.Module):
-  """Batch norm that precedes what it feeds, and so cannot be folded into a convolution: `[..., C]` -> `[..., C]`."""
+  """Batch norm in front of a convolution, which it cannot be folded into: `[..., C]` -> `[..., C]`."""
 
   def __init__(self, width: int, *, rngs: nnx.Rngs, epsilon: float = BATCH_NORM_EPSILON):
     self.norm = nnx.data(make_norm(width, epsilon, rngs))
@@ -91,14 +89,13 @@ class PreNorm(nnx.Module):
     self.shift = nnx.data(None)
 
   def __call__(self, inputs: Float[Array, "... C"]) -> Float[Array, "... C"]:
-    """The normalised inputs."""
     if self.norm is not None:
       return self.norm(inputs)
     assert self.scale is not None and self.shift is not None  # `fold` sets them when it drops the norm.
     return inputs * self.scale[...] + self.shift[...]
 
   def fold(self) -> None:
-    """Replaces the norm by the one product and sum that it is in evaluation mode."""
+    """Replaces the norm by one product and one sum, which it is in evaluation mode."""
     if self.norm is None:
       return
     scale, shift = scale_and_shift(self.norm)
@@ -139,7 +136,7 @@ def mean_pool(inputs: Float[Array, "B H W C"], size: int, *, stride: int, paddin
 
 
 def window_slices(inputs: Float[Array, "B H W C"], size: int, stride: int) -> Iterable[Float[Array, "B P Q C"]]:
-  """For each place in a window, the inputs that stand there."""
+  """For each place in a window, the inputs at that place in all windows."""
   rows, columns = (inputs.shape[axis] - size + 1 for axis in (1, 2))
   for row, column in itertools.product(range(size), repeat=2):
     yield lax.slice(

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016): the small ones for 32x32 images, ResNet-18 with their stem, and ResNet-50."""
+"""Residual networks (He et al. 2016): small ones for 32x32 images, ResNet-18 with the same stem, and ResNet-50."""
 
 import dataclasses
 from typing import Literal
@@ -18,7 +18,7 @@ class ResNetConfig:
   Attributes:
     blocks: blocks in each stage; every stage but the first halves the resolution.
     widths: channels of each stage's 3x3 convolutions.
-    stem: `small` is a 3x3 convolution, for 32x32 images; `large` a 7x7 one of stride 2, then 3x3 maxima of stride 2.
+    stem: `small` is a 3x3 convolution, for 32x32 images; `large` is a 7x7 one, then 3x3 pooling, both of stride 2.
     bottleneck: blocks of 1x1, 3x3 (which carries the stride) and 1x1 convolutions instead of two 3x3 ones.
     projection: 1x1 convolutions (option B) where a shortcut's shape changes, instead of subsampling and zero channels
       (option A).
@@ -68,7 +68,6 @@ class Block(nnx.Module):
     )
 
   def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-    """The block's output."""
     hidden = inputs
     for conv in self.convs[:-1]:
       hidden = jax.nn.relu(conv(hidden))
@@ -103,7 +102,7 @@ class ResNet(ConvNet):
     self.head = nnx.Linear(width, config.num_classes, rngs=rngs)
 
   def features(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
-    """What the last block gives."""
+    """The output of the last block."""
     hidden = jax.nn.relu(self.stem(inputs))
     if self.config.stem == "large":
       hidden = max_pool(hidden, 3, stride=2, padding=1)

@@ -1,8 +1,8 @@
-"""State dicts out of files: PyTorch's, old and new, safetensors and NumPy's. PyTorch itself is not needed.
+"""Reads state dicts from files of PyTorch (old and new format), safetensors and NumPy, without PyTorch.
 
-`torch.save` wrote a run of pickles followed by raw storages until PyTorch 1.6, and writes a zip archive of one pickle
-and raw storages since. The unpickler knows tensors and dictionaries and refuses everything else, so that a foreign
-file cannot run code.
+Until PyTorch 1.6, `torch.save` wrote several pickles followed by raw storages; since then it writes a zip archive of
+one pickle and raw storages. The unpickler accepts only tensors and dictionaries, so that a foreign file cannot run
+code.
 """
 
 import collections
@@ -42,9 +42,9 @@ STATE_DICT_NAMES = (
   "torch._utils._rebuild_parameter",
   *(f"torch.{name}" for name in STORAGE_DTYPES),
 )
-# Of DataParallel, torch.compile, and modules that hold the network as an attribute.
+# Added by DataParallel, torch.compile, and modules that hold the network as an attribute.
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
-# How many dictionaries a state dict may lie in. One more, and the moments of an optimizer would count as weights.
+# How deep a state dict may be nested. One more, and the moments of an optimizer would count as weights.
 MAX_DEPTH = 2
 
 PickleFile = io.BufferedReader | io.BytesIO
@@ -54,24 +54,24 @@ HOW_TO_SAVE = "with PyTorch, save the weights alone: torch.save(model.state_dict
 def read_state_dict(path: str | os.PathLike[str], *, key: str | None = None) -> dict[str, np.ndarray]:
   """The arrays of a checkpoint by name, in PyTorch's layout.
 
-  The kind of file is told by its content: what `torch.save` writes (.pt, .pth, .th, .bin), safetensors, or .npz. In a
-  PyTorch file the state dict may lie inside one or two dictionaries, beside epochs and the like. Prefixes such as
-  DataParallel's `module.` are taken off where all names have them. Bfloat16 becomes float32; other dtypes stay.
+  The content decides the kind of file: what `torch.save` writes (.pt, .pth, .th, .bin), safetensors, or .npz. In a
+  PyTorch file the state dict may be nested in one or two dictionaries, beside epochs and the like. A prefix such as
+  DataParallel's `module.` is removed if all names have it. Bfloat16 becomes float32; other dtypes stay.
 
   Args:
     path: the file.
-    key: which state dict, where the file holds several: the keys that lead to it, joined by dots.
+    key: which state dict, if the file holds several: the keys that lead to it, joined by dots.
 
   Raises:
-    ValueError: no such file, a file of another kind, damaged, or with anything but tensors and plain values in it, no
-      state dict or several, or weights that are not finite.
+    ValueError: the file is missing, of another kind or damaged; it holds anything but tensors and plain values, no
+      state dict or several; or weights are not finite.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise ValueError(f"path must be an existing PyTorch checkpoint, got {str(path)!r}.")
   try:
     content = read_content(path)
-  # Damaged and hostile bytes make pickle, zipfile, NumPy and safetensors raise almost anything.
+  # On damaged or hostile bytes, pickle, zipfile, NumPy and safetensors raise almost anything.
   except Exception as error:
     raise ValueError(
       f"path must be a state dict in a file of PyTorch, safetensors or NumPy, but {str(path)!r} cannot be read so: "
@@ -88,7 +88,7 @@ def read_state_dict(path: str | os.PathLike[str], *, key: str | None = None) -> 
 
 
 def read_content(path: pathlib.Path) -> dict[Any, Any]:
-  """What the file holds, its weights as NumPy arrays or as `Tensor`; dictionaries may lie in each other."""
+  """What the file holds, weights as NumPy arrays or as `Tensor`; dictionaries may be nested."""
   with open(path, "rb") as file:
     start = file.read(9)
     file.seek(0)
@@ -107,7 +107,7 @@ def choose_state_dict(content: dict[Any, Any], *, key: str | None, path: pathlib
   """The arrays of the state dict that `key` names, or of the only one.
 
   Raises:
-    ValueError: there is none, there are several to choose from, or not this one.
+    ValueError: there is none, there are several and `key` is None, or `key` names none of them.
   """
   found = find_state_dicts(content, MAX_DEPTH)
   if not found:
@@ -120,11 +120,11 @@ def choose_state_dict(content: dict[Any, Any], *, key: str | None, path: pathlib
     raise ValueError(f"key must be one of {sorted(found)} in {str(path)!r}, got {key!r}.")
   key = key or next(iter(found))
   arrays = {name: own_array(array) for name, array in arrays_of(found[key]).items()}
-  # In a checkpoint of a trainer there may be anything; a file that is a state dict and nothing else holds tensors.
+  # A trainer's checkpoint may hold anything besides; a file that is nothing but a state dict holds only tensors.
   if not key and len(arrays) < len(content):
     others = [name for name in content if name not in arrays]
     raise ValueError(
-      f"path must hold a state dict of tensors, or one inside a dictionary, but in {str(path)!r} {others[:5]} are no "
+      f"path must hold a state dict of tensors, or one inside a dictionary, but in {str(path)!r} {others[:5]} are not "
       f"tensors; {HOW_TO_SAVE}."
     )
   return arrays
@@ -133,11 +133,11 @@ def choose_state_dict(content: dict[Any, Any], *, key: str | None, path: pathlib
 def find_state_dicts(content: dict[Any, Any], depth: int) -> dict[str, dict[str, Any]]:
   """The dictionaries of tensors in `content`, by the keys that lead to them; "" is `content` itself.
 
-  What holds one, at most `depth` levels down, is not one itself, whatever tensors lie beside. A dictionary of mere
-  numbers does not count: trainers keep best accuracies as tensors.
+  A dictionary that contains one, at most `depth` levels down, does not count as one, whatever else it holds. Nor does a
+  dictionary of scalars: trainers keep best accuracies as tensors.
   """
   found = {}
-  # Not `content.items()`: a pickle can give an OrderedDict an attribute of that name.
+  # Not `content.items()`: a pickle can give an OrderedDict an attribute with that name.
   for name, value in dict.items(content) if depth else ():
     if isinstance(name, str) and isinstance(value, dict):
       inner = find_state_dicts(value, depth - 1)
@@ -148,18 +148,18 @@ def find_state_dicts(content: dict[Any, Any], depth: int) -> dict[str, dict[str,
 
 
 def arrays_of(content: dict[Any, Any]) -> dict[str, np.ndarray]:
-  """The arrays that lie in a dictionary under names, without what lies in inner ones."""
+  """The arrays that a dictionary holds under strings, without those of inner dictionaries."""
   arrays = {name: value.array if isinstance(value, Tensor) else value for name, value in dict.items(content)}
   return {name: array for name, array in arrays.items() if isinstance(name, str) and isinstance(array, np.ndarray)}
 
 
 def own_array(array: np.ndarray) -> np.ndarray:
-  """A copy that can be written to, of a type that NumPy knows by itself."""
+  """A writable copy, of a type that NumPy itself knows."""
   return array.astype(np.float32 if array.dtype == ml_dtypes.bfloat16 else array.dtype, order="C")
 
 
 def without_prefixes(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The same arrays, without the prefixes of wrappers that all names have, however many."""
+  """The same arrays, without any prefixes of wrappers that all names share."""
   for prefix in WRAPPER_PREFIXES:
     if all(name.startswith(prefix) for name in state_dict):
       return without_prefixes({name.removeprefix(prefix): array for name, array in state_dict.items()})
@@ -167,13 +167,12 @@ def without_prefixes(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 
 
 def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The arrays of a safetensors file."""
   with safetensors.safe_open(path, framework="numpy") as file:
     return {name: check_dtype(name, file.get_tensor(name)) for name in file.keys()}
 
 
 def read_npz(file: io.BufferedReader) -> dict[str, np.ndarray]:
-  """The arrays of an archive of `numpy.savez`; none may be of Python objects."""
+  """The arrays of a `numpy.savez` archive; arrays of Python objects are refused."""
   with np.load(file, allow_pickle=False) as archive:
     return {name: check_dtype(name, archive[name]) for name in archive.files}
 
@@ -182,15 +181,15 @@ def check_dtype(name: str, array: np.ndarray) -> np.ndarray:
   """The array in this machine's byte order.
 
   Raises:
-    ValueError: it holds something else than weights.
+    ValueError: its dtype is not one of weights.
   """
   if array.dtype.newbyteorder("=") not in STORAGE_DTYPES.values():
-    raise ValueError(f"its array {name!r} is of {array.dtype}, which no weights are")
+    raise ValueError(f"its array {name!r} is of {array.dtype}, which weights never are")
   return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 class Storage:
-  """A flat run of numbers, filled after the pickle that names it has been read."""
+  """A flat array, filled after the pickle that names it has been read."""
 
   def __init__(self, dtype: np.dtype, size: int):
     self.dtype, self.size = dtype, size
@@ -198,31 +197,30 @@ class Storage:
 
   @property
   def num_bytes(self) -> int:
-    """The length of what `fill` takes."""
     return self.size * self.dtype.itemsize
 
   def fill(self, content: bytes, *, is_big_endian: bool) -> None:
-    """Takes the numbers as they lie in the file."""
+    """Takes the bytes from the file."""
     if len(content) != self.num_bytes:
-      raise ValueError(f"a storage has {len(content)} bytes in place of {self.num_bytes}")
+      raise ValueError(f"a storage has {len(content)} bytes instead of {self.num_bytes}")
     unsigned = np.dtype(f"u{self.dtype.itemsize}")
     values = np.frombuffer(content, unsigned.newbyteorder(">" if is_big_endian else "<"))
     self.values = values.astype(unsigned, copy=False).view(self.dtype)
 
 
 class Tensor:
-  """A view of a storage: `array`, once `take` was called."""
+  """A view of a storage, in `array` once `take` has been called."""
 
   def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any):
     self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
   def take(self) -> None:
-    """Takes the view, without a copy, when the storage has been filled."""
+    """Makes the view, without a copy, after the storage has been filled."""
     last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
     is_inside = min(self.offset, *self.strides, 0) >= 0 and last < self.storage.values.size
     if math.prod(self.shape) and not is_inside:
       raise pickle.UnpicklingError("a tensor lies outside its storage")
-    # A view that repeats its numbers could be of any size in memory.
+    # A view that repeats its numbers could claim any amount of memory.
     if math.prod(self.shape) > self.storage.values.size:
       raise pickle.UnpicklingError("a tensor has more numbers than its storage")
     values = self.storage.values[self.offset :]
@@ -233,8 +231,8 @@ class Tensor:
 class StateDictUnpickler(pickle.Unpickler):
   """Unpickles state dicts and nothing else.
 
-  What the names in a pickle stand for is given as objects whose working a pickle cannot change, so that one file does
-  not act on the next: strings, built-in types and bound methods, never a class of ours.
+  The names in a pickle stand for strings, built-in types and bound methods, never for a class of ours: a pickle cannot
+  change those, so one file cannot affect how the next is read.
   """
 
   def __init__(self, file: PickleFile):
@@ -243,7 +241,6 @@ class StateDictUnpickler(pickle.Unpickler):
     self.tensors: list[Tensor] = []
 
   def find_class(self, module_name: str, global_name: str) -> Any:
-    """The few names that a state dict needs."""
     name = f"{module_name}.{global_name}"
     if name not in STATE_DICT_NAMES:
       raise pickle.UnpicklingError(say_what_is_foreign([name]))
@@ -257,7 +254,6 @@ class StateDictUnpickler(pickle.Unpickler):
     return known.get(name, global_name)
 
   def persistent_load(self, pid: Any) -> Storage:
-    """The storage with this key."""
     kind, storage_name, key, _, size, *view = pid
     if kind != "storage" or any(view):
       raise pickle.UnpicklingError(f"it refers to a {kind} in a way that state dicts do not")
@@ -268,17 +264,17 @@ class StateDictUnpickler(pickle.Unpickler):
     return storage
 
   def rebuild_tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """Arguments as of `torch._utils._rebuild_tensor_v2`; what follows them is about gradients."""
+    """Takes the arguments of `torch._utils._rebuild_tensor_v2`; those that follow are about gradients."""
     self.tensors.append(Tensor(storage, offset, shape, strides))
     return self.tensors[-1]
 
   def rebuild_parameter(self, tensor: Any, *_: Any) -> Any:
-    """A parameter is its tensor; what follows it is about gradients."""
+    """A parameter is its tensor; the other arguments are about gradients."""
     return tensor
 
 
 def unpickle(file: PickleFile) -> tuple[Any, StateDictUnpickler]:
-  """The next object of the file, once its pickle has been looked through, and the unpickler that knows its storages."""
+  """The next object of the file, after its pickle has been checked, and the unpickler with its storages and tensors."""
   start = file.tell()
   check_pickle(file)
   file.seek(start)
@@ -287,21 +283,20 @@ def unpickle(file: PickleFile) -> tuple[Any, StateDictUnpickler]:
 
 
 def check_pickle(file: PickleFile) -> None:
-  """Refuses a pickle by all the foreign names in it at once, before any of it is built."""
+  """Refuses a pickle with foreign names before any of it is built; the error lists all of them."""
   names = []
   for index, (opcode, argument, _) in enumerate(pickletools.genops(file)):
     if opcode.name in ("GLOBAL", "INST"):
       names.append(str(argument).replace(" ", "."))
-    # A pickler numbers what it remembers; the unpickler sets memory aside up to the largest number.
+    # Pickles number the objects in their memo, and the unpickler reserves memory up to the largest number.
     if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(str(argument)) > index:
-      raise pickle.UnpicklingError(f"its pickle remembers object {argument} before there are so many")
+      raise pickle.UnpicklingError(f"its pickle numbers an object {argument}, but has fewer objects so far")
   foreign = [name for name in dict.fromkeys(names) if name not in STATE_DICT_NAMES]
   if foreign:
     raise pickle.UnpicklingError(say_what_is_foreign(foreign))
 
 
 def say_what_is_foreign(names: list[str]) -> str:
-  """Why a pickle with these names is refused."""
   if any(name.startswith("torch.nn.modules.") for name in names):
     return f"it is a whole module ({names[0]}), which needs its own code; {HOW_TO_SAVE}"
   listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
@@ -324,13 +319,13 @@ def read_legacy(file: io.BufferedReader) -> Any:
     num_left -= 8 + storage.num_bytes
     if num_left < 0 or int.from_bytes(file.read(8), "little") != storage.size:
       raise EOFError(f"it ends inside storage {key}")
-    # Written so by big-endian machines too.
+    # Big-endian machines write little-endian storages, too.
     storage.fill(file.read(storage.num_bytes), is_big_endian=False)
   return with_arrays(content, unpickler)
 
 
 def read_zip(file: io.BufferedReader) -> Any:
-  """The object pickled in an archive of `torch.save`, or the arrays in one of `numpy.savez`."""
+  """The object in a `torch.save` archive, or the arrays in a `numpy.savez` archive."""
   with zipfile.ZipFile(file) as archive:
     if not all(name.endswith(".npy") for name in archive.namelist()):
       return read_torch_archive(archive)
@@ -358,16 +353,16 @@ def read_torch_archive(archive: zipfile.ZipFile) -> Any:
 
 
 def read_stored(archive: zipfile.ZipFile, name: str) -> bytes:
-  """A file of the archive, whose checksum fits."""
+  """A file of the archive, with its checksum verified."""
   entry = archive.getinfo(name)
-  # PyTorch does not compress, and a small file must not grow beyond memory.
+  # PyTorch does not compress, and a small file must not unpack to more than memory holds.
   if entry.compress_type != zipfile.ZIP_STORED:
     raise ValueError(f"its {name} is compressed")
   return archive.read(entry)
 
 
 def with_arrays(content: Any, unpickler: StateDictUnpickler) -> Any:
-  """The content, after every tensor in it has taken its view."""
+  """The content, after making the view of every tensor in it."""
   for tensor in unpickler.tensors:
     tensor.take()
   return content

@@ -1,7 +1,7 @@
 """PyTorch state dicts -> our modules, by tables of names.
 
-Each table says for the parts of our modules (a convolution with its norm, a norm, a linear layer) what PyTorch's
-convolution or linear layer, and its norm, are called.
+For each part of our modules (a convolution with its norm, a norm, a linear layer), a table has PyTorch's names of the
+convolution or linear layer and of the norm.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ class Naming:
 
   Attributes:
     source: whose names these are.
-    parts: the path of a part of ours -> the names of its convolution or linear layer, and of its norm; None where it
-      has none. `{a}` stands for one step of a path, and `{a+1}` for that number counted from one.
-    not_used: beginnings of names that evaluation does not need.
+    parts: the path of a part of ours -> the names of its convolution or linear layer, and of its norm; None if it has
+      none. `{a}` stands for one step of a path, and `{a+1}` for that number counted from one.
+    not_used: prefixes of names that evaluation does not need.
   """
 
   source: str
@@ -59,23 +59,13 @@ RESNET_NAMINGS = (
     },
   ),
 )
-# Pooling and rectifiers count among the numbered features.
-VGG16_FEATURES = {
-  "stages.0.0": 0,
-  "stages.0.1": 3,
-  "stages.1.0": 7,
-  "stages.1.1": 10,
-  "stages.2.0": 14,
-  "stages.2.1": 17,
-  "stages.2.2": 20,
-  "stages.3.0": 24,
-  "stages.3.1": 27,
-  "stages.3.2": 30,
-  "stages.4.0": 34,
-  "stages.4.1": 37,
-  "stages.4.2": 40,
+# The places of each stage's convolutions among the numbered features. A norm follows each, then rectifiers and pooling.
+VGG16_FEATURES = ((0, 3), (7, 10), (14, 17, 20), (24, 27, 30), (34, 37, 40))
+VGG_PARTS: Parts = {
+  f"stages.{stage}.{index}": (f"features.{number}", f"features.{number + 1}")
+  for stage, numbers in enumerate(VGG16_FEATURES)
+  for index, number in enumerate(numbers)
 }
-VGG_PARTS: Parts = {path: (f"features.{number}", f"features.{number + 1}") for path, number in VGG16_FEATURES.items()}
 VGG_NAMINGS = (Naming(source="pytorch-cifar (kuangliu)", parts=VGG_PARTS | {"head": ("classifier", None)}),)
 WIDE_RESNET_NAMINGS = (
   Naming(
@@ -108,7 +98,7 @@ NAMINGS: dict[type, tuple[Naming, ...]] = {
   wide_resnet.WideResNetConfig: WIDE_RESNET_NAMINGS,
   inception.InceptionConfig: INCEPTION_NAMINGS,
 }
-# Our variable of a part -> whether it belongs to the norm, and PyTorch's name of it.
+# Our variable of a part -> whether it belongs to the norm, and PyTorch's name for it.
 VARIABLES = {
   ("kernel",): (False, "weight"),
   ("bias",): (False, "bias"),
@@ -128,11 +118,11 @@ class Match:
   Attributes:
     model_name: a key of `classifiers.ARCHITECTURES`.
     naming: the table.
-    num_classes: K, as the last layer of the state dict has it.
+    num_classes: K, from the last layer of the state dict.
     missing: names that the architecture needs and the state dict lacks.
     unused: names that the state dict has and the architecture does not need.
-    misshapen: name -> the shape that it must have, PyTorch's way.
-    num_fitting: names that are there in the right shape.
+    misshapen: name -> the shape that it must have, in PyTorch's layout.
+    num_fitting: how many names are there in the right shape.
   """
 
   model_name: str
@@ -145,12 +135,12 @@ class Match:
 
   @property
   def is_exact(self) -> bool:
-    """Every array has its place."""
+    """Whether every array has its place."""
     return not (self.missing or self.unused or self.misshapen)
 
   @property
   def likeness(self) -> float:
-    """The share of all names, here or needed, that fit."""
+    """The share that fits, of all names that are present or needed."""
     num_wrong = len(self.missing) + len(self.unused) + len(self.misshapen)
     return self.num_fitting / max(1, self.num_fitting + num_wrong)
 
@@ -160,12 +150,11 @@ def load_module(model_name: str, state_dict: dict[str, np.ndarray]) -> Any:
 
   Args:
     model_name: a key of `classifiers.ARCHITECTURES`.
-    state_dict: names -> arrays, as `state_dicts.read_state_dict` gives them; the last layer tells the number of
-      classes.
+    state_dict: names -> arrays, from `state_dicts.read_state_dict`; the last layer decides the number of classes.
 
   Raises:
-    ValueError: no such architecture; a name is missing, not needed or of another shape. All of them are listed, with
-      the architecture that the state dict looks like, before anything is built.
+    ValueError: there is no such architecture, or names are missing, not needed or of another shape. The message lists
+      all of them, and the architecture that the state dict looks like.
   """
   match = best_match(state_dict, model_names=(model_name,))
   if not match.is_exact:
@@ -187,7 +176,7 @@ def identify(state_dict: dict[str, np.ndarray]) -> str:
   """The architecture whose state dict this is.
 
   Raises:
-    ValueError: it is none of ours; the message names the one that it looks like most, and what differs.
+    ValueError: it is none of ours; the message names the most similar one, and what differs.
   """
   match = best_match(state_dict)
   if not match.is_exact:
@@ -196,7 +185,7 @@ def identify(state_dict: dict[str, np.ndarray]) -> str:
 
 
 def best_match(state_dict: dict[str, np.ndarray], *, model_names: tuple[str, ...] | None = None) -> Match:
-  """The architecture and naming that a state dict fits best, of all or of those named."""
+  """The architecture and naming that a state dict fits best, among all or among `model_names`."""
   names = tuple(classifiers.ARCHITECTURES) if model_names is None else model_names
   matches = [
     compare(state_dict, name, naming) for name in names for naming in NAMINGS[type(classifiers.architecture(name))]
@@ -205,7 +194,7 @@ def best_match(state_dict: dict[str, np.ndarray], *, model_names: tuple[str, ...
 
 
 def compare(state_dict: dict[str, np.ndarray], model_name: str, naming: Naming) -> Match:
-  """Names and shapes of a state dict against those that an architecture needs."""
+  """Compares the names and shapes of a state dict with those that an architecture needs."""
   present = {
     name: array.shape
     for name, array in state_dict.items()
@@ -227,7 +216,7 @@ def compare(state_dict: dict[str, np.ndarray], model_name: str, naming: Naming) 
 
 
 def explain(match: Match, state_dict: dict[str, np.ndarray]) -> str:
-  """Why a state dict does not fit, name by name, and what it looks like instead."""
+  """Why a state dict does not fit, name by name, and which architecture fits better."""
   lines = [f"state_dict must hold exactly the arrays of {match.model_name}, in the names of {match.naming.source}"]
   if match.missing:
     lines.append(f"missing: {', '.join(match.missing)}")
@@ -243,7 +232,7 @@ def explain(match: Match, state_dict: dict[str, np.ndarray]) -> str:
 
 
 def needed_shapes(model_name: str, naming: Naming, num_classes: int) -> Shapes:
-  """PyTorch's names -> shapes, PyTorch's way, of all that an architecture needs."""
+  """The names and shapes, in PyTorch's layout, of all arrays that an architecture needs."""
   names = torch_names(model_name, naming, num_classes)
   state = nnx.state(abstract_module(model_name, num_classes))
   return {names[path]: torch_shape(variable.shape) for path, variable in nnx.to_flat_state(state)}
@@ -261,7 +250,6 @@ def torch_names(model_name: str, naming: Naming, num_classes: int) -> dict[tuple
 
 
 def part_names(naming: Naming, part: str) -> tuple[str | None, str | None]:
-  """PyTorch's names for a part of ours."""
   for pattern, names in naming.parts.items():
     found = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^.]+)", re.escape(pattern)), part)
     if found:
@@ -282,10 +270,10 @@ def abstract_module(model_name: str, num_classes: int) -> Any:
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """HWIO -> OIHW, and linear layers transposed."""
+  """HWIO -> OIHW for kernels; linear layers are transposed."""
   return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
 
 
 def to_our_layout(array: np.ndarray) -> np.ndarray:
-  """OIHW kernels -> HWIO, and linear layers transposed."""
+  """OIHW -> HWIO for kernels; linear layers are transposed."""
   return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

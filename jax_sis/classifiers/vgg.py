@@ -1,4 +1,4 @@
-"""VGG with batch norm (Simonyan and Zisserman 2015) for 32x32 images: one linear layer behind the convolutions."""
+"""VGG with batch norm (Simonyan and Zisserman 2015) for 32x32 images, with one linear layer after the convolutions."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from jax_sis.classifiers.layers import ConvNet, ConvNorm, max_pool
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VggConfig:
-  """Channels of the 3x3 convolutions, stage by stage; each stage ends by halving the resolution."""
+  """Channels of the 3x3 convolutions, stage by stage; each stage ends with halving the resolution."""
 
   widths: tuple[tuple[int, ...], ...]
   num_classes: int = 10
@@ -20,7 +20,7 @@ class VggConfig:
 class Vgg(ConvNet):
   """Normalised images `[B, H, W, 3]`, H and W multiples of 2 to the number of stages, -> logits `[B, K]`.
 
-  What is left of the resolution (one pixel, of 32x32 images) is averaged.
+  The feature maps that are left (one pixel for 32x32 images) are averaged.
   """
 
   def __init__(self, config: VggConfig, *, rngs: nnx.Rngs):
@@ -37,7 +37,7 @@ class Vgg(ConvNet):
     self.head = nnx.Linear(width, config.num_classes, rngs=rngs)
 
   def features(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
-    """What the last convolution gives, before the last maxima: 2x2, of 32x32 images."""
+    """The output of the last convolution, before the last pooling: 2x2 pixels for 32x32 images."""
     hidden = inputs
     for stage in self.stages:
       if hidden is not inputs:
@@ -47,5 +47,4 @@ class Vgg(ConvNet):
     return hidden
 
   def classify(self, features: Float[Array, "B h w D"]) -> Float[Array, "B K"]:
-    """Logits from feature maps."""
     return super().classify(max_pool(features, 2, stride=2))

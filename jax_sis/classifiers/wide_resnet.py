@@ -19,7 +19,7 @@ class WideResNetConfig:
 
 
 class PreActivationBlock(nnx.Module):
-  """Norm, rectifier, convolution, twice; the shortcut leaves before the norm, or after it where it is a convolution."""
+  """Norm, rectifier and convolution, twice; the shortcut starts before the norm, or after it if it is a convolution."""
 
   def __init__(self, in_width: int, width: int, stride: int, *, rngs: nnx.Rngs):
     self.norm = PreNorm(in_width, rngs=rngs)
@@ -31,7 +31,6 @@ class PreActivationBlock(nnx.Module):
     )
 
   def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-    """The block's output."""
     hidden = jax.nn.relu(self.norm(inputs))
     shortcut = inputs if self.shortcut is None else self.shortcut(hidden)
     return self.conv2(jax.nn.relu(self.conv1(hidden))) + shortcut
@@ -57,7 +56,7 @@ class WideResNet(ConvNet):
     self.head = nnx.Linear(width, config.num_classes, rngs=rngs)
 
   def features(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
-    """What the last block gives, normalised and rectified."""
+    """The output of the last block, normalised and rectified."""
     hidden = self.stem(inputs)
     for stage in self.stages:
       for block in stage:

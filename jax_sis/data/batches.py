@@ -11,11 +11,7 @@ from jax_sis.data.sources import ImageSource, Record
 
 # Grain spends 0.2 ms of CPU on every element that it passes on, more than twice what decoding a CIFAR image takes.
 IMAGES_READ_TOGETHER = 8
-
-
 NUM_READERS = 16
-
-
 # Decoded images that wait in memory.
 NUM_IMAGES_AHEAD = 512
 
@@ -35,11 +31,9 @@ def iterate_batches(
 
 
 def read_group(source: ImageSource, indices: Sequence[int] | Int[np.ndarray, "N"]) -> dict[str, np.ndarray]:
-  """The Record fields of some images, with a leading axis."""
   records = [source[int(index)] for index in indices]
   return {name: np.stack([record[name] for record in records]) for name in Record.__annotations__}
 
 
 def join_groups(groups: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """Groups of images as one."""
   return {name: np.concatenate([group[name] for group in groups]) for name in Record.__annotations__}

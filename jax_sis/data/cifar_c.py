@@ -1,7 +1,7 @@
 """CIFAR-10-C as published: a folder of .npy files, read where they lie.
 
-Each corruption is one file of the 10,000 CIFAR-10 test images five times over, at severities 1 to 5; `labels.npy` has
-their classes, also five times (Hendrycks & Dietterich, ICLR 2019, https://doi.org/10.5281/zenodo.2535967).
+Each corruption is one file with the 10,000 CIFAR-10 test images at severities 1 to 5, one after the other; `labels.npy`
+has their classes, five times (Hendrycks & Dietterich, ICLR 2019, https://doi.org/10.5281/zenodo.2535967).
 """
 
 import dataclasses
@@ -15,18 +15,7 @@ from jax_sis.core.messages import first_line
 from jax_sis.data.corruptions import ALL_CORRUPTIONS, NUM_SEVERITIES, SIDE
 from jax_sis.data.sources import Record
 
-CLASS_NAMES: tuple[str, ...] = (
-  "airplane",
-  "automobile",
-  "bird",
-  "cat",
-  "deer",
-  "dog",
-  "frog",
-  "horse",
-  "ship",
-  "truck",
-)
+CLASS_NAMES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 NUM_IMAGES = 10_000
 LABELS_FILE = "labels.npy"
 SHAPE = (NUM_SEVERITIES * NUM_IMAGES, SIDE, SIDE, 3)
@@ -42,29 +31,27 @@ class CifarCSource:
     self.description: dict[str, str | int | bool] = {"data": description, "num_images": len(self)}
 
   def __len__(self) -> int:
-    """The number of images."""
     return len(self._labels)
 
   def __getitem__(self, index: int) -> Record:
-    """The image at this place."""
     return Record(
       index=index, id=make_id(index), image=np.array(self._images[index]), label=int(self._labels[index]), error=""
     )
 
 
 def make_id(index: int) -> str:
-  """What TFDS calls the CIFAR-10 image that the image at this place was made of; both keep the archive's order."""
+  """TFDS's id of the CIFAR-10 image that was corrupted; both follow the order of the archive."""
   return f"test_{index:05}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CifarC:
-  """The folder, opened and checked.
+  """The published folder, opened and checked.
 
   Attributes:
-    directory: where it is.
+    directory: the folder.
     images: for each corruption that is there, its file, memory-mapped.
-    labels: the classes of the 10,000 images of a severity.
+    labels: the classes of the 10,000 images of each severity.
   """
 
   directory: pathlib.Path
@@ -73,7 +60,7 @@ class CifarC:
 
   @property
   def missing(self) -> tuple[str, ...]:
-    """The corruptions that have no file."""
+
     return tuple(name for name in ALL_CORRUPTIONS if name not in self.images)
 
   def source(self, corruption: str, severity: int) -> CifarCSource:
@@ -108,7 +95,7 @@ def open_images(path: pathlib.Path) -> UInt8[np.ndarray, "N 32 32 3"]:
   """Memory-maps the file of one corruption.
 
   Raises:
-    ValueError: it is not one.
+    ValueError: the file does not hold the images of CIFAR-10-C.
   """
   images = open_array(path)
   if images.shape != SHAPE or images.dtype != np.uint8:
@@ -142,7 +129,7 @@ def read_labels(path: pathlib.Path) -> Int[np.ndarray, "N"]:
   if (by_severity != by_severity[0]).any():
     raise ValueError(
       f"{str(path)!r} must label the same images at every severity, but the labels of severity "
-      f"{1 + int((by_severity != by_severity[0]).any(1).argmax())} are others than those of 1; this is not CIFAR-10-C."
+      f"{1 + int((by_severity != by_severity[0]).any(1).argmax())} differ from those of 1; this is not CIFAR-10-C."
     )
   return by_severity[0].astype(np.int64)
 
@@ -151,7 +138,7 @@ def open_array(path: pathlib.Path) -> np.ndarray:
   """Memory-maps a .npy file.
 
   Raises:
-    ValueError: it is damaged, or no such file.
+    ValueError: the file is damaged, or of another kind.
   """
   try:
     return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,10 +1,10 @@
 """Corruptions of 32x32 images with the constants of CIFAR-10-C, made on the fly.
 
 CIFAR-10-C (Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261) is one fixed set of files, which
-`cifar_c` reads. What is made here is another draw of the same corruptions, and must not be reported as CIFAR-10-C. The
-constants are those of the authors' `make_cifar_c.py` and milder than ImageNet-C's, which the packages that offer such
-corruptions carry. Each corruption is a few calls of NumPy, SciPy, Pillow or Matplotlib; with the same random numbers as
-the authors' program, on scikit-image, OpenCV, ImageMagick and Pillow, it gives the same image up to rounding.
+`cifar_c` reads. This module makes another draw of the same corruptions, which must not be reported as CIFAR-10-C. Its
+constants are those of the authors' `make_cifar_c.py`; packages of such corruptions have ImageNet-C's, which are
+stronger. Given the same random numbers, a corruption gives the same image as the authors' program (which needs
+scikit-image, OpenCV and ImageMagick), up to rounding.
 
 Two of the nineteen are left out, see LEFT_OUT.
 """
@@ -32,13 +32,13 @@ FAMILIES = {
   "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 }
 MAIN_CORRUPTIONS = tuple(name for names in FAMILIES.values() for name in names)
-# The authors offer these for choosing hyperparameters and leave them out of the mean.
+# The authors offer these for tuning hyperparameters, and leave them out of the mean.
 EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 ALL_CORRUPTIONS = (*MAIN_CORRUPTIONS, *EXTRA_CORRUPTIONS)
 # Not made here, and why.
 LEFT_OUT = {
   "frost": "overlays photographs that come with the authors' program",
-  "spatter": "rests on OpenCV's edge detector and distance transform",
+  "spatter": "needs OpenCV's edge detector and distance transform",
 }
 
 Pixels = UInt8[np.ndarray, "B 32 32 3"]
@@ -48,14 +48,14 @@ CorruptFn = Callable[[Pixels, Generators, Any], Pixels]
 
 
 def corrupt(images: Pixels, name: str, severity: int, *, ids: Sequence[str], seed: int = 0) -> Pixels:
-  """Corrupts images. The same seed and id give the same image, whatever batch it is in.
+  """Corrupts images. The result for an image depends on its id and the seed, not on its batch.
 
   Args:
     images: 8-bit RGB.
     name: one of MADE_CORRUPTIONS.
     severity: 1, the mildest, to 5.
-    ids: a name for each image, from which its random numbers come.
-    seed: another seed gives other random numbers.
+    ids: a name for each image, which decides its random numbers.
+    seed: decides them too.
 
   Raises:
     ValueError: there is no such corruption or severity, or the images are not 8-bit RGB of 32x32 pixels.
@@ -74,7 +74,6 @@ def corrupt(images: Pixels, name: str, severity: int, *, ids: Sequence[str], see
 
 
 def make_generator(seed: int, name: str, severity: int, image_id: str) -> np.random.Generator:
-  """The random numbers of one image under one corruption."""
   digest = hashlib.sha256(f"{seed}/{name}/{severity}/{image_id}".encode()).digest()
   return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16])))
 
@@ -85,7 +84,7 @@ def to_unit(images: Pixels) -> Float[np.ndarray, "B 32 32 3"]:
 
 
 def to_pixels(values: Float[np.ndarray, "B 32 32 3"]) -> Pixels:
-  """0..1 -> pixels, cut off and not rounded, as in the published files."""
+  """0..1 -> pixels, rounded down, as in the published files."""
   return (np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
@@ -95,12 +94,12 @@ def draw(generators: Generators, draw_fn: Callable[[np.random.Generator], Any]) 
 
 
 def gaussian_noise(images: Pixels, generators: Generators, scale: float) -> Pixels:
-  """Adds normal noise."""
+
   return to_pixels(to_unit(images) + draw(generators, lambda generator: generator.normal(0, scale, images.shape[1:])))
 
 
 def shot_noise(images: Pixels, generators: Generators, num_photons: float) -> Pixels:
-  """Replaces each value by a count of photons, of which white has `num_photons` on average."""
+  """Replaces each value by a Poisson count of photons; white has `num_photons` on average."""
   counts = [
     generator.poisson(image * num_photons) for generator, image in zip(generators, to_unit(images), strict=True)
   ]
@@ -108,7 +107,7 @@ def shot_noise(images: Pixels, generators: Generators, num_photons: float) -> Pi
 
 
 def impulse_noise(images: Pixels, generators: Generators, share: float) -> Pixels:
-  """Sets a share of the values to 0 or 1, each channel for itself."""
+  """Sets a share of the values to 0 or 1, each channel by itself."""
   is_hit = draw(generators, lambda generator: generator.random(images.shape[1:])) <= share
   is_salt = draw(generators, lambda generator: generator.random(images.shape[1:])) <= 0.5
   return to_pixels(np.where(is_hit, is_salt, to_unit(images)))
@@ -132,10 +131,11 @@ def smooth(values: Float[np.ndarray, "B 32 32 3"], sigma: float) -> Float[np.nda
 
 
 def glass_blur(images: Pixels, generators: Generators, constants: tuple[float, int]) -> Pixels:
-  """Blurs, lets pixels take the place of neighbours, and blurs again; constants are sigma and rounds.
+  """Blurs, copies pixels to random neighbours, and blurs again; constants are sigma and the number of rounds.
 
-  The authors mean to swap two pixels; their program overwrites the one by the other, and so do the published files. It
-  goes backwards and takes from above or the left, hence never what it has overwritten: one gather does a round.
+  The authors meant to swap two pixels, but their program, and so the published files, overwrite one by the other. It
+  works backwards and copies from above or the left, so it never reads a pixel that it has overwritten: one gather does
+  a whole round.
   """
   sigma, num_rounds = constants
   values = to_pixels(smooth(to_unit(images), sigma))
@@ -150,7 +150,7 @@ def glass_blur(images: Pixels, generators: Generators, constants: tuple[float, i
 
 
 def defocus_blur(images: Pixels, generators: Generators, constants: tuple[float, float]) -> Pixels:
-  """Averages over a disk, whose rim is softened; constants are its radius and the rim's sigma, in pixels."""
+  """Averages over a disk with a soft rim; constants are its radius and the rim's sigma, in pixels."""
   del generators
   radius, sigma = constants
   offsets = np.arange(-3, 4)
@@ -161,7 +161,7 @@ def defocus_blur(images: Pixels, generators: Generators, constants: tuple[float,
 
 
 def motion_blur(images: Pixels, generators: Generators, constants: tuple[int, float]) -> Pixels:
-  """Smears each image along a direction of its own; constants are radius and sigma."""
+  """Smears each image in a random direction; constants are radius and sigma."""
   radius, sigma = constants
   smeared = [
     smear(image, radius, sigma, generator.uniform(-45, 45)) for image, generator in zip(images, generators, strict=True)
@@ -172,7 +172,7 @@ def motion_blur(images: Pixels, generators: Generators, constants: tuple[int, fl
 def smear(
   image: UInt8[np.ndarray, "32 32 ..."], radius: int, sigma: float, angle: float
 ) -> UInt8[np.ndarray, "32 32 ..."]:
-  """ImageMagick's motion blur: half a Gaussian of `2 radius + 1` whole-pixel steps to one side, borders repeated."""
+  """ImageMagick's motion blur: half a Gaussian, of `2 radius + 1` whole-pixel steps to one side; borders repeat."""
   steps = np.arange(2 * radius + 1)
   weights = np.exp(-(steps**2) / (2 * sigma**2))
   down = np.ceil(steps * math.sin(math.radians(angle)) - 0.5).astype(int)
@@ -181,21 +181,21 @@ def smear(
   columns = np.clip(np.arange(SIDE) + across[:, None], 0, SIDE - 1)
   shifted = image[rows[:, :, None], columns[:, None, :]]
   mean = np.tensordot(weights / weights.sum(), shifted.astype(np.float64), 1)
-  # ImageMagick rounds to 16 bits, and cuts off to 8.
+  # ImageMagick rounds to 16 bits, then truncates to 8.
   return ((mean * 257 + 0.5).astype(np.uint16) // 257).astype(np.uint8)
 
 
 def zoom_blur(images: Pixels, generators: Generators, largest: float) -> Pixels:
-  """The mean of the image, again, and magnified in steps of 1 % up to about `largest`."""
+  """The mean of the image (counted twice) and of magnified copies, in steps of 1 % up to about `largest`."""
   del generators
   values = to_unit(images)
   total = values.copy()
-  # The rounding of this very expression decides whether the largest factor is one of them.
+  # As the authors write it: the rounding of this expression decides whether `largest` is included.
   factors = np.arange(1, largest, 0.01)
   for factor in factors:
     magnified = values
     for _ in range(2):
-      # Along the rows, then along the columns.
+      # One axis, then the other.
       stretched = zoom_matrix(float(factor)) @ magnified.reshape(-1, SIDE, SIDE * 3)
       magnified = stretched.reshape(values.shape).swapaxes(1, 2)
     total += magnified
@@ -204,7 +204,7 @@ def zoom_blur(images: Pixels, generators: Generators, largest: float) -> Pixels:
 
 @functools.cache
 def zoom_matrix(factor: float) -> Float[np.ndarray, "32 32"]:
-  """SciPy's linear zoom of the middle of an image to its old size, along one axis."""
+  """SciPy's linear zoom of the middle of an image to the whole size, along one axis."""
   side = math.ceil(SIDE / factor)
   start = (SIDE - side) // 2
   zoomed = np.asarray(ndimage.zoom(np.eye(SIDE)[start : start + side], (factor, 1), order=1))
@@ -213,10 +213,10 @@ def zoom_matrix(factor: float) -> Float[np.ndarray, "32 32"]:
 
 
 def snow(images: Pixels, generators: Generators, constants: tuple[float, ...]) -> Pixels:
-  """Whitens, and adds smeared flakes, and the same turned by half.
+  """Whitens the image, and adds smeared flakes twice, the second time turned by 180 degrees.
 
-  Constants: mean and deviation of the noise that flakes are cut from, its magnification, the value that makes a flake,
-  radius and sigma of the smear, and the share of the image that is not whitened.
+  Constants: mean and standard deviation of the noise that becomes flakes, its magnification, the smallest value of a
+  flake, radius and sigma of the smear, and the share of the image that is not whitened.
   """
   mean, deviation, factor, threshold, radius, sigma, kept = constants
   matrix = zoom_matrix(factor)
@@ -234,7 +234,7 @@ def snow(images: Pixels, generators: Generators, constants: tuple[float, ...]) -
 
 
 def fog(images: Pixels, generators: Generators, constants: tuple[float, float]) -> Pixels:
-  """Adds a cloud and darkens to the old maximum; constants are the cloud's strength and smoothness."""
+  """Adds clouds, and darkens to the old maximum; constants are the clouds' strength and smoothness."""
   strength, decay = constants
   values = to_unit(images)
   brightest = values.max((1, 2, 3), keepdims=True)
@@ -263,13 +263,13 @@ def make_clouds(generators: Generators, decay: float) -> Float[np.ndarray, "B 32
 
 
 def wobble(generators: Generators, sums: Float[np.ndarray, "B h w"], amplitude: float) -> Float[np.ndarray, "B h w"]:
-  """Means of four neighbours, off by up to the square of the amplitude."""
+  """The means of four neighbours, plus noise of up to the square of the amplitude."""
   noise = draw(generators, lambda generator: generator.uniform(-amplitude, amplitude, sums.shape[1:]))
   return sums / 4 + amplitude * noise
 
 
 def brightness(images: Pixels, generators: Generators, amount: float) -> Pixels:
-  """Raises the value in hue, saturation and value."""
+  """Raises the value of the HSV colour."""
   del generators
   hsv = colors.rgb_to_hsv(to_unit(images))
   hsv[..., 2] = np.clip(hsv[..., 2] + amount, 0, 1)
@@ -277,7 +277,7 @@ def brightness(images: Pixels, generators: Generators, amount: float) -> Pixels:
 
 
 def saturate(images: Pixels, generators: Generators, constants: tuple[float, float]) -> Pixels:
-  """Multiplies the saturation in hue, saturation and value, and adds to it."""
+  """Multiplies the saturation of the HSV colour, and adds to it."""
   del generators
   factor, amount = constants
   hsv = colors.rgb_to_hsv(to_unit(images))
@@ -294,17 +294,17 @@ def contrast(images: Pixels, generators: Generators, factor: float) -> Pixels:
 
 
 def elastic_transform(images: Pixels, generators: Generators, constants: tuple[float, float, float]) -> Pixels:
-  """A random affine map, then random smooth displacements.
+  """A random affine map, then smooth random displacements.
 
-  Constants, in pixels: how far pixels are displaced at most, how smoothly (sigma), and how far the three points that
-  define the affine map are moved at most.
+  Constants, in pixels: the largest displacement, its smoothness (sigma), and the largest shift of the three points that
+  define the affine map.
   """
   amount, sigma, reach = constants
   corners = np.array([[26.0, 26.0], [26.0, 6.0], [6.0, 6.0]])
   places = np.mgrid[:SIDE, :SIDE].astype(np.float64)
   outputs = np.empty((len(images), SIDE, SIDE, 3))
   for output, values, generator in zip(outputs, to_unit(images), generators, strict=True):
-    # Points are (column, row); the map is from moved points back to where they were.
+    # Points are (column, row); the map leads from the moved points back to the original ones.
     moved = corners + generator.uniform(-reach, reach, corners.shape)
     back = np.linalg.solve(np.column_stack([moved[:, ::-1], np.ones(3)]), corners[:, ::-1])
     noise = [generator.uniform(-1, 1, (SIDE, SIDE)) for _ in range(2)]
@@ -316,7 +316,7 @@ def elastic_transform(images: Pixels, generators: Generators, constants: tuple[f
 
 
 def pixelate(images: Pixels, generators: Generators, scale: float) -> Pixels:
-  """Shrinks by averaging, and enlarges again without smoothing."""
+  """Shrinks by averaging, and enlarges without smoothing."""
   del generators
   side = int(SIDE * scale)
   box = Image.Resampling.BOX
@@ -325,7 +325,6 @@ def pixelate(images: Pixels, generators: Generators, scale: float) -> Pixels:
 
 
 def jpeg_compression(images: Pixels, generators: Generators, quality: int) -> Pixels:
-  """Writes and reads a JPEG of this quality."""
   del generators
   outputs = []
   for image in images:

@@ -1,4 +1,4 @@
-"""Image files: which there are, and how one becomes an array."""
+"""Image files: finding them, and turning one into an array of the right size."""
 
 import pathlib
 
@@ -7,13 +7,14 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-
-# What Pillow raises for a file that is no image, or a damaged one.
+# What Pillow raises for a file that is not an image, or is damaged.
 UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
-
-
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+# A random crop's share of the image's area and its ratio of width to height (Szegedy et al. 2015, section 6).
+CROP_AREA = (0.08, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+# The share of an evaluated image's shorter side that its central crop shows: 224 of 256 pixels.
+CENTRAL_CROP = 0.875
 
 
 def read_image(path: pathlib.Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -30,10 +31,10 @@ def read_image(path: pathlib.Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def fit(image: UInt8[np.ndarray, "H W C"], shape: tuple[int, ...], *, crop: float | None) -> UInt8[np.ndarray, "h w C"]:
-  """An image as the classifier takes it.
+  """An image in the shape that the classifier takes.
 
   Raises:
-    ValueError: it has another size and no crop is asked for, or other channels.
+    ValueError: it has another size but `crop` is None, or another number of channels.
   """
   if image.shape == shape:
     return image
@@ -49,10 +50,10 @@ def fit(image: UInt8[np.ndarray, "H W C"], shape: tuple[int, ...], *, crop: floa
 def central_crop(
   image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], *, crop: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """The middle of an image, in the ratio of `size` (height, width), brought to that size by bilinear interpolation.
+  """The middle of an image, resized bilinearly to `size` (height, width) without changing its proportions.
 
-  Of the largest such part, it shows the share `crop` of each side: evaluation on ImageNet has 224 of 256 pixels, 0.875.
-  An image of this size stays as it is.
+  It shows the share `crop` of each side of the largest such part; for ImageNet that is 224 of 256 pixels, 0.875.
+  An image that already has this size is returned as it is.
   """
   height, width = image.shape[:2]
   if (height, width) == size:
@@ -66,12 +67,12 @@ def central_crop(
 def resize(
   image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], box: tuple[float, float, float, float]
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """The part of an image in `box` (left, top, right, bottom), brought to `size` (height, width), bilinearly."""
+  """The part of an image in `box` (left, top, right, bottom), resized bilinearly to `size` (height, width)."""
   return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
 
 
 def find_image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """All image files below a folder, by path.
+  """All image files below a folder, in the order of their paths.
 
   Raises:
     ValueError: there are none.
@@ -84,21 +85,10 @@ def find_image_files(folder: pathlib.Path) -> list[pathlib.Path]:
   return paths
 
 
-# A crop's share of the image and its ratio of width to height (Szegedy et al. 2015, section 6).
-CROP_AREA = (0.08, 1.0)
-
-
-CROP_RATIO = (3 / 4, 4 / 3)
-
-
-# The share of an evaluated image's shorter side that its central crop shows: 224 of 256 pixels.
-CENTRAL_CROP = 0.875
-
-
 def random_crop(
   image: UInt8[np.ndarray, "H W 3"], size: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "size size 3"]:
-  """A random part of the image, of random area and ratio, brought to `size` (Szegedy et al. 2015, section 6)."""
+  """A part of random place, area and ratio, resized to `size` pixels a side (Szegedy et al. 2015, section 6)."""
   height, width = image.shape[:2]
   for _ in range(10):
     area = height * width * rng.uniform(*CROP_AREA)

@@ -33,15 +33,11 @@ class Normalisation:
     return (inputs * np.asarray(self.std, inputs.dtype) + np.asarray(self.mean, inputs.dtype)) * 255
 
 
+# The means and standard deviations of the training sets; those of ImageNet also serve for folders of pictures.
 CIFAR_NORMALISATION = Normalisation(
   mean=(125.3 / 255, 123.0 / 255, 113.9 / 255), std=(63.0 / 255, 62.1 / 255, 66.7 / 255)
 )
-
-
-# The means and standard deviations of the training sets; those of ImageNet also serve for folders of pictures.
 IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-
 NORMALISATIONS = {
   "cifar10": CIFAR_NORMALISATION,
   "cifar100": Normalisation(mean=(129.3 / 255, 124.1 / 255, 112.4 / 255), std=(68.2 / 255, 65.4 / 255, 70.4 / 255)),

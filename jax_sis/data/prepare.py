@@ -1,7 +1,7 @@
 """The original CIFAR archives -> TFDS data sets in array_record form, without TensorFlow.
 
 TFDS's own builders download the archives and need TensorFlow to read them. Here the same builders get their images
-from `cifar_archives`; the data set appears in its place whole or not at all.
+from `cifar_archives`, and the data set appears in its place either whole or not at all.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ LOCK_FILE = "lock"
 
 
 class FromArchive:
-  """Stands before a stock builder among the bases, in place of what downloads and what needs TensorFlow.
+  """A mixin that replaces the methods of a stock builder that download or need TensorFlow.
 
   Attributes:
     cifar: the images.
@@ -41,17 +41,16 @@ class FromArchive:
   cifar: Cifar
   progress: Progress
   info: Any
-  # Nothing is downloaded, and to look for checksums TFDS needs importlib_resources, which it does not install.
+  # Otherwise TFDS looks for the checksums of downloads with importlib_resources, which it does not install.
   url_infos = None
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-    """The examples of each split; nothing is downloaded."""
     for feature, names in self.cifar.class_names.items():
       self.info.features[feature].names = names
     return {name: self._generate_examples(name, split) for name, split in self.cifar.splits.items()}
 
   def _generate_examples(self, split_name: str, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Keys and examples as the stock builder's. TFDS orders a split by a hash of the key."""
+    """The stock builder's keys and examples. TFDS orders a split by a hash of the key."""
     for index, image in enumerate(split.images):
       labels = {feature: int(values[index]) for feature, values in split.labels.items()}
       yield index, {"id": f"{split_name}_{index:05}", "image": encode_png(image), **labels}
@@ -59,21 +58,21 @@ class FromArchive:
 
 
 def prepare(name: str, *, source: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """Makes `cifar10` or `cifar100` for TFDS from the original archive, unless it is there.
+  """Makes `cifar10` or `cifar100` for TFDS from the original archive, unless it is already there.
 
-  An interrupted run leaves nothing that reads as a data set; the same call again begins anew.
+  An interrupted run leaves nothing that could be taken for a data set; the same call starts again.
 
   Args:
     name: `cifar10` or `cifar100`.
     source: the archive of the binary version, the folder that it unpacks to, or the one above.
-    data_dir: the TFDS folder that gets it; None for TFDS's default.
+    data_dir: the TFDS folder to write to; None for TFDS's default.
 
   Returns:
     The data set's folder.
 
   Raises:
     ValueError: another name; the archive cannot be read, is cut short or holds something else; or the data set cannot
-      be written, is being prepared by another process, or is there and damaged.
+      be written, is being prepared by another process, or is already there but damaged.
   """
   return prepare_images(name, source=pathlib.Path(source), data_dir=data_dir, num_images=NUM_IMAGES)
 
@@ -95,7 +94,7 @@ def prepare_images(
       )
     print(f"{name} is already prepared.")
     return directory
-  # TFDS's bars would draw over ours.
+  # TFDS's progress bars would draw over ours.
   tfds.disable_progress_bar()
   with Progress(f"Reading {source.name}", total=sum(num_images.values()), unit="image") as progress:
     cifar = cifar_archives.read_cifar(name, source, num_images)
@@ -118,16 +117,16 @@ def prepare_images(
 
 
 def write_dataset(name: str, cifar: Cifar, data_dir: pathlib.Path, progress: Progress) -> pathlib.Path:
-  """Runs TFDS's builder of this name on our images and returns the folder that it made."""
+  """Runs TFDS's builder of this name on our images, and returns the folder that it makes."""
   stock = tfds.builder_cls(name)
-  # Named as the stock builder, since TFDS writes class and module into the data set.
+  # With the stock builder's name, since TFDS writes class and module into the data set.
   metaclass: Any = type(stock)
   builder_class = metaclass(
     stock.__name__, (FromArchive, stock), {"__module__": stock.__module__}, skip_registration=True
   )
   builder = builder_class(data_dir=data_dir, file_format="array_record")
   builder.cifar, builder.progress = cifar, progress
-  # It prints that it downloads, which it does not.
+  # The builder prints that it downloads, but it does not.
   with contextlib.redirect_stdout(io.StringIO()):
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
   return pathlib.Path(builder.data_dir)
@@ -135,10 +134,10 @@ def write_dataset(name: str, cifar: Cifar, data_dir: pathlib.Path, progress: Pro
 
 @contextlib.contextmanager
 def staging_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """An empty folder that is ours alone; what a killed run left there goes, and in the end all of it.
+  """An empty folder for this process alone, without what a killed run left there; it is removed at the end.
 
   Raises:
-    ValueError: another process is at work there.
+    ValueError: another process is using it.
   """
   path.mkdir(parents=True, exist_ok=True)
   with open(path / LOCK_FILE, "w") as lock:
@@ -147,9 +146,11 @@ def staging_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
       if not os.fstat(lock.fileno()).st_nlink:
         raise BlockingIOError("the process that held the lock removed it")
     except BlockingIOError:
-      raise ValueError(f"--data-dir must not be in use, but another process is writing {str(path)!r}.") from None
+      raise ValueError(
+        f"--data-dir must not be in use, but another process is writing {str(path)!r}; wait until it is done."
+      ) from None
     except OSError:
-      # Some network file systems have no locks. There two runs at a time may make each other fail.
+      # Some network file systems have no locks; there, two runs at a time may make each other fail.
       pass
     try:
       staging = path / "data"
@@ -161,7 +162,7 @@ def staging_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def publish(staged: pathlib.Path, directory: pathlib.Path) -> None:
-  """Moves a finished data set to its place, in one step, once its files have reached the disk."""
+  """Moves a finished data set to its place in one step, after its files have reached the disk."""
   for path in staged.iterdir():
     with open(path, "rb") as file:
       os.fsync(file.fileno())
@@ -170,7 +171,7 @@ def publish(staged: pathlib.Path, directory: pathlib.Path) -> None:
 
 
 def find_fault(directory: pathlib.Path, num_images: Mapping[str, int]) -> str:
-  """What is wrong with the data set in this folder; nothing where it is whole."""
+  """What is wrong with the data set in this folder; empty if it is whole."""
   try:
     info = tfds.builder_from_directory(directory).info
     if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
@@ -180,13 +181,12 @@ def find_fault(directory: pathlib.Path, num_images: Mapping[str, int]) -> str:
       if (found := len(ArrayRecordDataSource(paths))) != expected:
         return f"{found:,} images in {split_name}"
   except Exception as error:
-    # Damaged files end in errors of TFDS, protobuf and array_record alike.
+    # Damaged files raise errors of TFDS, protobuf or array_record.
     return f"{type(error).__name__}: {first_line(error)}"
   return ""
 
 
 def encode_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
-  """The image as a PNG file."""
   file = io.BytesIO()
   Image.fromarray(image).save(file, "PNG")
   return file.getvalue()

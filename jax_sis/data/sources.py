@@ -1,10 +1,11 @@
 """Images in: TFDS data sets, image files and the embedded sample -> fixed-size batches, without TensorFlow.
 
-Every source is random access and yields one record an image: its id, 8-bit pixels, a label where one is known, and
-the reason where the image cannot be used. One bad image never stops the others.
+Every source gives random access to one record per image: its id, 8-bit pixels, a label if one is known, and the
+reason if the image cannot be used. One bad image never stops the others.
 """
 
 import collections
+import functools
 import hashlib
 import os
 import pathlib
@@ -16,14 +17,14 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from jax_sis.data.images import IMAGE_SUFFIXES, UNREADABLE, find_image_files, fit, read_image
-from jax_sis.data.tfds import open_data_source, tfds_id
+from jax_sis.data.tfds import labelled_features, open_data_source, tfds_id
 
 NO_LABEL = -1
 SAMPLE_DIR = pathlib.Path(__file__).parents[1] / "assets" / "cifar10_test_sample"
 
 
 class Record(TypedDict):
-  """One image: `image` is all zeros and `error` says why where it could not be read."""
+  """One image. If it could not be read, `image` is all zeros and `error` says why."""
 
   index: int
   id: str
@@ -37,25 +38,21 @@ class ImageSource(Protocol):
   """Random access to the images of a run.
 
   Attributes:
-    class_names: the names that the labels index; empty where the source has no labels of its own.
+    class_names: the names that the labels index; empty if the source has no labels of its own.
     description: what the images are, for the run's specification.
   """
 
   class_names: tuple[str, ...]
   description: dict[str, str | int | bool]
 
-  def __len__(self) -> int:
-    """The number of images."""
-    ...
+  def __len__(self) -> int: ...
 
-  def __getitem__(self, index: int) -> Record:
-    """The image at this place."""
-    ...
+  def __getitem__(self, index: int) -> Record: ...
 
 
 @runtime_checkable
 class ListedSource(ImageSource, Protocol):
-  """A source that knows what its images are called without decoding them."""
+  """A source that knows the ids of its images without decoding them."""
 
   def ids(self) -> list[str]:
     """The ids of all images, in order."""
@@ -70,10 +67,10 @@ class TfdsSource:
     split: a TFDS split such as `test` or `test[:64]`.
     data_dir: the TFDS folder that holds it; None for TFDS's default.
     input_shape: height, width and channels that the classifier takes.
-    crop: the share that is shown of an image of another size, see `central_crop`; None rejects such images.
+    crop: how much to show of an image of another size, see `images.central_crop`; None rejects such images.
 
   Raises:
-    ValueError: no such data set or split here, or one that does not hold images with labels of that shape.
+    ValueError: there is no such data set or split, it has no images with labels, or it is empty.
   """
 
   def __init__(
@@ -87,12 +84,9 @@ class TfdsSource:
   ) -> None:
     self._source = open_data_source(name, split, data_dir)
     self._place = (name, split, data_dir)
-    features = self._source.dataset_info.features
-    if features is None or not {"image", "label"} <= set(features):
-      raise ValueError(f"data {name!r} must have the features image and label, got {sorted(features or ())}.")
     self._input_shape = input_shape
     self._crop = crop
-    self.class_names = tuple(features["label"].names)
+    self.class_names = tuple(labelled_features(self._source, name)["label"].names)
     self.description = {
       "data": name,
       "split": split,
@@ -105,11 +99,9 @@ class TfdsSource:
       raise ValueError(f"split must hold at least one image, got {split!r} of {name!r}, which is empty.")
 
   def __len__(self) -> int:
-    """The number of images."""
     return len(self._source)
 
   def __getitem__(self, index: int) -> Record:
-    """The image at this place; an image of another shape is an error of that image."""
     example = self._source[index]
     try:
       image, error = fit(example["image"], self._input_shape, crop=self._crop), ""
@@ -124,7 +116,6 @@ class TfdsSource:
     )
 
   def ids(self) -> list[str]:
-    """The ids of all images, in order."""
     undecoded = open_data_source(*self._place, decoders={"image": tfds.decode.SkipDecoding()})
     return [tfds_id(undecoded[index], index) for index in range(len(undecoded))]
 
@@ -132,14 +123,14 @@ class TfdsSource:
 class FileSource:
   """Image files, decoded by Pillow and converted to RGB.
 
-  The label is the class that the file's folder is named after, if there is one.
+  An image's label is the class with the name of the file's folder, if there is one.
 
   Args:
     paths: the files, in order.
     ids: a name for each.
     class_names: the classifier's classes.
     input_shape: height, width and channels that the classifier takes.
-    crop: the share that is shown of an image of another size, see `central_crop`; None rejects such images.
+    crop: how much to show of an image of another size, see `images.central_crop`; None rejects such images.
     description: what the files are.
   """
 
@@ -161,11 +152,11 @@ class FileSource:
     self.description = {"data": description, "num_images": len(paths), "crop": crop, "files": hash_files(paths, ids)}
 
   def __len__(self) -> int:
-    """The number of files."""
+
     return len(self._paths)
 
   def __getitem__(self, index: int) -> Record:
-    """The image in this file."""
+
     path = self._paths[index]
     image, error = np.zeros(self._input_shape, np.uint8), ""
     try:
@@ -176,7 +167,6 @@ class FileSource:
     return Record(index=index, id=self._ids[index], image=image, label=label, error=error)
 
   def ids(self) -> list[str]:
-    """The ids of all images, in order."""
     return list(self._ids)
 
   def _decode(self, path: pathlib.Path) -> UInt8[np.ndarray, "H W C"]:
@@ -184,14 +174,14 @@ class FileSource:
 
 
 class SelectedSource:
-  """Some images of another source, in an order of their own.
+  """Some images of another source, in the order of `ids`.
 
   Args:
     source: all images.
-    ids: those to show; each must be the id of one image.
+    ids: the images to show; each must be the id of exactly one image.
 
   Raises:
-    ValueError: an id is not there, or belongs to several images.
+    ValueError: an id belongs to no image, or to several.
   """
 
   def __init__(self, source: ListedSource, ids: Sequence[str]) -> None:
@@ -200,7 +190,7 @@ class SelectedSource:
     if wrong:
       raise ValueError(
         f"--ids must name images of the data ({available[0]!r}, ... in {len(available)}), but {len(wrong)} of "
-        f"{len(ids)} are not there or there more than once, such as {wrong[0]!r}."
+        f"{len(ids)} belong to no image or to several, such as {wrong[0]!r}."
       )
     place_of = {name: place for place, name in enumerate(available)}
     self._places = [place_of[name] for name in ids]
@@ -211,11 +201,9 @@ class SelectedSource:
     self.description = {**source.description, "num_images": len(ids), "ids": digest.hexdigest()}
 
   def __len__(self) -> int:
-    """The number of images."""
     return len(self._places)
 
   def __getitem__(self, index: int) -> Record:
-    """The image at this place of the selection."""
     return {**self._source[self._places[index]], "index": index}
 
   def ids(self) -> list[str]:
@@ -235,24 +223,17 @@ def open_source(
   """The source that `data` names: `sample`, an image file, a folder of images, or a TFDS data set.
 
   Raises:
-    ValueError: there is nothing of that name, or its classes are not the classifier's.
+    ValueError: nothing has that name, or its classes are not the classifier's.
   """
+  open_files = functools.partial(FileSource, class_names=class_names, input_shape=input_shape, crop=crop)
   if data == "sample":
     paths = sorted(SAMPLE_DIR.glob("*/*.png"), key=lambda path: path.stem)
-    return FileSource(
-      paths,
-      [path.stem for path in paths],
-      class_names=class_names,
-      input_shape=input_shape,
-      crop=crop,
-      description="sample",
-    )
+    return open_files(paths, [path.stem for path in paths], description="sample")
   path = pathlib.Path(data)
   if path.exists():
     paths = [path] if path.is_file() else find_image_files(path)
     root = path.parent if path.is_file() else path
-    ids = [str(file.relative_to(root)) for file in paths]
-    return FileSource(paths, ids, class_names=class_names, input_shape=input_shape, crop=crop, description=str(path))
+    return open_files(paths, [str(file.relative_to(root)) for file in paths], description=str(path))
   if os.sep in data or path.suffix.lower() in IMAGE_SUFFIXES:
     raise ValueError(f"--data must be an existing image file or folder, a TFDS data set or 'sample', got {data!r}.")
   source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape, crop=crop)
@@ -266,7 +247,7 @@ def open_source(
 
 
 def hash_files(paths: Sequence[pathlib.Path], ids: Sequence[str]) -> str:
-  """SHA-256 over names and sizes: it tells apart what a folder holds from what it held, without reading all of it."""
+  """SHA-256 over names and sizes, which shows that a folder has changed without reading all of it."""
   digest = hashlib.sha256()
   for path, name in zip(paths, ids, strict=True):
     digest.update(f"{name}\0{path.stat().st_size}\0".encode())
@@ -274,7 +255,7 @@ def hash_files(paths: Sequence[pathlib.Path], ids: Sequence[str]) -> str:
 
 
 def check_ids(ids: tuple[str, ...] | None) -> None:
-  """Raises ValueError unless these name at least one image, and each once; None is for all images."""
+  """Raises ValueError unless there is at least one id and none twice; None stands for all images."""
   if ids is None:
     return
   if not ids:
@@ -285,7 +266,7 @@ def check_ids(ids: tuple[str, ...] | None) -> None:
 
 
 def read_ids(path: str | os.PathLike[str]) -> tuple[str, ...]:
-  """The ids in a text file, one a line; blank lines count for nothing.
+  """The ids in a text file, one per line; blank lines are skipped.
 
   Raises:
     ValueError: the file cannot be read as text.
@@ -293,5 +274,5 @@ def read_ids(path: str | os.PathLike[str]) -> tuple[str, ...]:
   try:
     lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
   except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"--ids must be a text file with an id a line, got {str(path)!r} ({error}).") from error
+    raise ValueError(f"--ids must be a text file with one id per line, got {str(path)!r} ({error}).") from error
   return tuple(line.strip() for line in lines if line.strip())

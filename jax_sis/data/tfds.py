@@ -14,7 +14,7 @@ from jax_sis.data.cifar_archives import ARCHIVES
 
 
 def tfds_id(example: Mapping[str, Any], index: int) -> str:
-  """The id that the data set gives an example, or else its place."""
+  """The id that the data set gives an example, or its place if it gives none."""
   raw_id = example.get("id", f"{index:08}")
   return raw_id.decode() if isinstance(raw_id, bytes) else str(raw_id)
 
@@ -22,7 +22,7 @@ def tfds_id(example: Mapping[str, Any], index: int) -> str:
 def open_data_source(
   name: str, split: str, data_dir: str | os.PathLike[str] | None, *, decoders: Mapping[str, Any] | None = None
 ) -> Any:
-  """`tfds.data_source` without downloads, its failures explained.
+  """`tfds.data_source` without downloads, with errors that say what to do.
 
   Raises:
     ValueError: the data set is not there in array_record form, or has no such split.
@@ -37,8 +37,20 @@ def open_data_source(
     ) from error
 
 
+def labelled_features(source: Any, name: str) -> Any:
+  """The features of a data set with images and labels.
+
+  Raises:
+    ValueError: it has no images or no labels.
+  """
+  features = source.dataset_info.features
+  if features is None or not {"image", "label"} <= set(features):
+    raise ValueError(f"data set {name!r} must have the features image and label, got {sorted(features or ())}.")
+  return features
+
+
 def advise_on_missing(name: str, data_dir: str | os.PathLike[str] | None) -> str:
-  """That a data set is not there and how to get it; nothing where it is there in some form."""
+  """Says that a data set is not there, and how to get it; empty if it is there in some form."""
   root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
   folder = root / dataset_of(name)
   if any(folder.rglob("dataset_info.json")):
@@ -52,5 +64,5 @@ def advise_on_missing(name: str, data_dir: str | os.PathLike[str] | None) -> str
 
 
 def dataset_of(name: str) -> str:
-  """A TFDS name without the configuration and version that may follow it."""
+  """`imagenet_resized/32x32:0.1.0` -> `imagenet_resized`."""
   return name.partition(":")[0].partition("/")[0]

@@ -1,6 +1,6 @@
-"""Images for training: in memory where they fit, else read as they come; in an order that a seed decides.
+"""Images for training: in memory if they fit, else read when needed; in an order that a seed decides.
 
-Grain shuffles, batches and reads ahead; the state of its iterator is a small dictionary, which a checkpoint keeps.
+Grain reads ahead; the state of its iterator is a small dictionary that goes into a checkpoint.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ MOST_BYTES_IN_MEMORY = 2 * 2**30
 
 
 class Batch(NamedTuple):
-  """Images of a step: places in the data set, pixels in 0..255, labels, and which pixels are shown (None: all)."""
+  """The images of a step: their places in the data set, pixels, labels, and which pixels are shown (None: all)."""
 
   indices: Int[np.ndarray, "B"]
   images: UInt8[np.ndarray, "B H W 3"]
@@ -36,8 +36,7 @@ class TrainingSet(Protocol):
   Attributes:
     class_names: a name for each label.
     normalisation: how inputs are made of these images unless a recipe says otherwise.
-    image_shape: height, width and channels of a batch's images.
-    report_fn: is told of every image that is skipped.
+    report_fn: called with a line about every image that is skipped.
   """
 
   class_names: tuple[str, ...]
@@ -46,20 +45,18 @@ class TrainingSet(Protocol):
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """See above."""
+    """Height, width and channels of a batch's images."""
     ...
 
-  def __len__(self) -> int:
-    """The number of images."""
-    ...
+  def __len__(self) -> int: ...
 
   def read(self, indices: Int[np.ndarray, "B"], rng: np.random.Generator | None) -> Batch:
-    """The images at these places; with a generator, cropped at random where crops are needed at all."""
+    """The images at these places. If they need crops, a generator makes the crops random."""
     ...
 
 
-def report_to_nobody(line: str) -> None:
-  """Until a run says where its messages go."""
+def ignore(line: str) -> None:
+  """What `report_fn` is until a run sets it."""
   del line
 
 
@@ -71,8 +68,8 @@ class InMemory:
     images: the pixels.
     labels: the classes.
     ids: a name for each image.
-    description: what the images are, as `data.TfdsSource` says it.
-    kept_fn: places -> which pixels of the images there are shown; None shows all.
+    description: what the images are, in the form of `sources.TfdsSource`.
+    kept_fn: places -> which pixels of those images are shown; None shows all.
   """
 
   images: UInt8[np.ndarray, "N H W 3"]
@@ -82,26 +79,23 @@ class InMemory:
   class_names: tuple[str, ...]
   normalisation: Normalisation
   kept_fn: Callable[[Int[np.ndarray, "B"]], Bool[np.ndarray, "B H W 1"]] | None = None
-  report_fn: Callable[[str], None] = report_to_nobody
+  report_fn: Callable[[str], None] = ignore
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """Height, width and channels."""
     return self.images.shape[1:]
 
   def __len__(self) -> int:
-    """The number of images."""
     return len(self.images)
 
   def read(self, indices: Int[np.ndarray, "B"], rng: np.random.Generator | None) -> Batch:
-    """The images at these places."""
     del rng
     kept = None if self.kept_fn is None else self.kept_fn(indices)
     return Batch(indices.astype(np.int32), self.images[indices], self.labels[indices], kept)
 
 
 class Example(NamedTuple):
-  """One image as it is stored."""
+  """One image, before it is cropped."""
 
   id: str
   image: UInt8[np.ndarray, "H W 3"]
@@ -110,14 +104,14 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(kw_only=True)
 class Streamed:
-  """Images decoded when they are needed and, where they differ in size, cropped to one.
+  """Images decoded when they are needed and, if asked, cropped to one size.
 
   Attributes:
-    read_fn: place -> the image there; ValueError where it cannot be read.
+    read_fn: place -> the image there; raises ValueError if it cannot be read.
     num_images: how many there are.
-    is_cropped: images are brought to `image_shape`; otherwise they have it already.
-    on_error: `refuse` an image that cannot be read, or `skip` it: the next one that can be takes its place.
-    report_fn: is told of every image that is skipped.
+    is_cropped: whether images are cropped to `image_shape`; otherwise they already have that shape.
+    on_error: `refuse` an image that cannot be read, or `skip` it: the next readable image takes its place.
+    report_fn: called with a line about every image that is skipped.
   """
 
   read_fn: Callable[[int], Example]
@@ -127,14 +121,13 @@ class Streamed:
   image_shape: tuple[int, int, int]
   is_cropped: bool
   on_error: Literal["refuse", "skip"]
-  report_fn: Callable[[str], None] = report_to_nobody
+  report_fn: Callable[[str], None] = ignore
 
   def __len__(self) -> int:
-    """The number of images."""
     return self.num_images
 
   def read(self, indices: Int[np.ndarray, "B"], rng: np.random.Generator | None) -> Batch:
-    """The images at these places; cropped ones show a random part with a generator, else their centre."""
+    """The images at these places; a crop shows a random part with a generator, otherwise the centre."""
     examples = [self.read_one(int(index)) for index in indices]
     images = [self.crop(example.image, rng) for example in examples]
     return Batch(
@@ -142,14 +135,13 @@ class Streamed:
     )
 
   def crop(self, image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator | None) -> UInt8[np.ndarray, "h w 3"]:
-    """The part of an image that a batch shows."""
     if not self.is_cropped:
       return image
     size = self.image_shape[0]
     return central_crop(image, (size, size), crop=CENTRAL_CROP) if rng is None else random_crop(image, size, rng)
 
   def read_one(self, index: int) -> Example:
-    """The image at this place, or the next one that can be read."""
+    """The image at this place, or with `skip` the next one that can be read."""
     for step in range(self.num_images):
       place = (index + step) % self.num_images
       try:
@@ -158,7 +150,7 @@ class Streamed:
         return example
       except ValueError as error:
         if self.on_error == "refuse":
-          raise ValueError(f"{error} To train without such images, set on_error='skip'.") from error
+          raise ValueError(f"{error} To train without it, set on_error='skip'.") from error
         self.report_fn(f"skipped: {error}")
     raise ValueError("dataset must hold an image that can be read, but none of its images can be.")
 
@@ -178,19 +170,17 @@ def open_training_set(
     split: the TFDS split; a folder has none.
     data_dir: the TFDS folder; None for TFDS's default.
     image_size: pixels a side of the crops; None for data sets whose images have one size.
-    on_error: what is done with an image that cannot be read.
+    on_error: what to do with an image that cannot be read.
 
   Raises:
-    ValueError: there is nothing of that name, the images need a size, or a label is out of range.
+    ValueError: nothing has that name, the images need `image_size`, or a label is out of range.
   """
   if pathlib.Path(dataset).is_dir():
     return open_image_folder(pathlib.Path(dataset), image_size=image_size, on_error=on_error)
   if os.sep in dataset:
     raise ValueError(f"dataset must be an existing folder or the name of a TFDS data set, got {dataset!r}.")
   source = tfds.open_data_source(dataset, split, data_dir)
-  features = source.dataset_info.features
-  if features is None or not {"image", "label"} <= set(features):
-    raise ValueError(f"dataset {dataset!r} must have the features image and label, got {sorted(features or ())}.")
+  features = tfds.labelled_features(source, dataset)
   class_names = tuple(features["label"].names)
   normalisation = NORMALISATIONS.get(tfds.dataset_of(dataset), IMAGENET_NORMALISATION)
   shape = features["image"].shape
@@ -231,12 +221,11 @@ def read_into_memory(
 
 
 def tfds_example(example: dict[str, Any], index: int) -> Example:
-  """One example of TFDS; those without an id are known by their place."""
   return Example(tfds.tfds_id(example, index), example["image"], int(example["label"]))
 
 
 def check_labels(labels: Int[np.ndarray, "N"], ids: Sequence[str], num_classes: int) -> None:
-  """Raises ValueError unless every label names a class."""
+  """Raises ValueError unless every label is the number of a class."""
   wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
   if len(wrong):
     raise ValueError(
@@ -251,7 +240,7 @@ def open_image_folder(
   image_size: int | None,
   on_error: Literal["refuse", "skip"],
 ) -> Streamed:
-  """The images of a folder with one directory a class; the directories' names, sorted, are the classes.
+  """The images of a folder with one directory for each class; the sorted names of the directories are the classes.
 
   Raises:
     ValueError: no size is given, there are fewer than two classes, or a class has no image.
@@ -261,7 +250,8 @@ def open_image_folder(
   class_names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
   if len(class_names) < 2:
     raise ValueError(
-      f"dataset must be a folder with one directory a class, at least two, got {str(folder)!r} with {len(class_names)}."
+      f"dataset must be a folder with a directory for each class, at least two, got {str(folder)!r} with "
+      f"{len(class_names)}."
     )
   paths = [(path, label) for label, name in enumerate(class_names) for path in find_image_files(folder / name)]
 
@@ -287,7 +277,7 @@ def open_image_folder(
 def split_off_validation(
   num_images: int, num_validation: int, *, seed: int
 ) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "M"]]:
-  """The places to train on, and `num_validation` random ones that are held out, both ascending.
+  """The places to train on, and `num_validation` random places to hold out, both ascending.
 
   Raises:
     ValueError: nothing would be left to train on.
@@ -299,9 +289,9 @@ def split_off_validation(
 
 
 class ShuffledOrder:
-  """The places of each batch, epoch after epoch, each a permutation of its own.
+  """The places of each batch; every epoch is a permutation of its own.
 
-  A whole batch at a time, since Grain's shuffle and batch go place by place, for 20 times as long.
+  Gives a whole batch at a time: Grain's own shuffle and batch work place by place, and take 20 times as long.
   """
 
   def __init__(self, places: Int[np.ndarray, "N"], *, batch_size: int, num_epochs: int, seed: int):
@@ -309,15 +299,13 @@ class ShuffledOrder:
     self._batch_size = batch_size
     self._num_epochs = num_epochs
     self._seed = seed
-    # Batches of two epochs may be asked for in turn, when the next one is read ahead.
+    # When the next epoch is read ahead, batches of two epochs are asked for in turn.
     self._permutation_fn = functools.lru_cache(maxsize=2)(self._permutation)
 
   def __len__(self) -> int:
-    """Full batches of all epochs."""
     return self._num_epochs * (len(self._places) // self._batch_size)
 
   def __getitem__(self, index: int) -> Int[np.ndarray, "B"]:
-    """The places of this batch."""
     epoch, batch = divmod(index, len(self._places) // self._batch_size)
     return self._permutation_fn(epoch)[batch * self._batch_size : (batch + 1) * self._batch_size]
 
@@ -335,17 +323,17 @@ def training_batches(
   shard_index: int = 0,
   num_shards: int = 1,
 ) -> grain.DatasetIterator:
-  """Full batches of all epochs, each epoch in an order of its own; what is left of an epoch is not seen in it.
+  """The full batches of all epochs, each in an order of its own; images that fill no batch are left out of their epoch.
 
-  The iterator's `get_state()` and `set_state()` go with a checkpoint.
+  A checkpoint keeps the iterator's `get_state()` for its `set_state()`.
 
   Args:
     training_set: the images.
     indices: the places to train on.
-    batch_size: images a batch, of this process.
+    batch_size: images in a batch of this process.
     num_epochs: how often each image is seen.
     seed: decides the order and the crops.
-    shard_index: which of `num_shards` parts of the places is this process's own.
+    shard_index: which of the `num_shards` parts of the places this process takes.
     num_shards: how many processes share the places.
   """
   order = ShuffledOrder(indices[shard_index::num_shards], batch_size=batch_size, num_epochs=num_epochs, seed=seed)

@@ -1,4 +1,4 @@
-"""`jax-sis status`: what a run has done, is doing and lacks, from its folder alone, while others work on it."""
+"""`jax-sis status`: what a run has done, is doing and still lacks, read from its folder while workers write to it."""
 
 import collections
 import dataclasses
@@ -28,17 +28,17 @@ MAX_IDS_SHOWN = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-  """What the folder of a run says at one time.
+  """The state of a run at one time, as its folder shows it.
 
   Attributes:
     store: the run.
     now: the time.
     done_units: the finished units.
-    damaged_units: those of them that cannot be read.
-    statuses: of each answer how many images have which status.
-    reasons: for each reason why an image could not be searched how many there are, and the ids of the first.
-    non_finite: how many images met a number that is not finite, and the ids of the first.
-    workers: what the workers say of themselves.
+    damaged_units: finished units that cannot be read.
+    statuses: for each kind of subset, how many images have which status.
+    reasons: for each reason why images could not be searched, how many there are and the first ids.
+    non_finite: how many images gave a number that is not finite, and the first ids.
+    workers: the records of the workers.
   """
 
   store: results.Results
@@ -52,17 +52,15 @@ class State:
 
   @property
   def num_done(self) -> int:
-    """Finished images."""
     return count_images(self.store, self.done_units)
 
   @property
   def missing_units(self) -> Int[np.ndarray, "U"]:
-    """The units that are not done."""
+
     return np.setdiff1d(np.arange(self.store.num_units), self.done_units)
 
   @property
   def running(self) -> list[WorkerRecord]:
-    """The workers that are at work."""
     return [worker for worker in self.workers if worker.state == workers.RUNNING]
 
 
@@ -71,7 +69,7 @@ def status(run_dir: str, *, watch_seconds: float | None = None) -> None:
 
   Args:
     run_dir: its folder, on disk or in a bucket.
-    watch_seconds: print it again after so many seconds, until all images are done; None prints it once.
+    watch_seconds: print it again after this many seconds, until all images are done; None prints it once.
 
   Raises:
     ValueError: the folder holds no run, or the time is not positive.
@@ -94,7 +92,6 @@ def status(run_dir: str, *, watch_seconds: float | None = None) -> None:
 
 
 def read_state(store: results.Results) -> State:
-  """What the run's folder says now."""
   done_units = store.done_units()
   answers = [answer for answer in KINDS if f"{answer}_status" in store.fields]
   names = [f"{answer}_status" for answer in answers]
@@ -121,14 +118,14 @@ def read_state(store: results.Results) -> State:
 def read_columns(
   store: results.Results, names: Sequence[str], units: Int[np.ndarray, "U"]
 ) -> tuple[dict[str, Shaped[np.ndarray, "M ..."]], Int[np.ndarray, "V"]]:
-  """Fields of all images of these units, but for units that cannot be read, which come beside them."""
+  """The fields of all images of these units, and the units that cannot be read, which are left out."""
   try:
     indices = store.images_of(units)
     return {name: store.read(name, indices) for name in names}, units[:0]
   except StorageError:
     if len(units) == 1:
       return {name: store.read(name, slice(0, 0)) for name in names}, units
-  # One damaged chunk hides which one it is.
+  # The error does not say which chunk is damaged.
   halves = [read_columns(store, names, half) for half in np.array_split(units, 2)]
   joined = {name: np.concatenate([columns[name] for columns, _ in halves]) for name in names}
   return joined, np.concatenate([damaged for _, damaged in halves])
@@ -137,7 +134,7 @@ def read_columns(
 def read_reasons(
   store: results.Results, indices: Int[np.ndarray, "M"]
 ) -> tuple[dict[str, tuple[int, list[str]]], Int[np.ndarray, "V"]]:
-  """Why these images could not be searched, the most frequent reason first; and the units that cannot be read."""
+  """Why these images could not be searched, the most frequent reason first, and the units that cannot be read."""
   units = np.unique(indices // store.unit_size)
   columns, damaged_units = read_columns(store, ["error", "id"], units)
   read = store.images_of(np.setdiff1d(units, damaged_units))
@@ -151,7 +148,7 @@ def read_reasons(
 
 
 def read_ids(store: results.Results, indices: Int[np.ndarray, "M"]) -> list[str]:
-  """The ids of the first of these images, or their numbers where they cannot be read."""
+  """The ids of the first of these images, or their indices if the ids cannot be read."""
   first = indices[:MAX_IDS_SHOWN]
   try:
     return store.read_text("id", first)
@@ -160,12 +157,12 @@ def read_ids(store: results.Results, indices: Int[np.ndarray, "M"]) -> list[str]
 
 
 def count_images(store: results.Results, units: Iterable[int]) -> int:
-  """How many images these units have."""
+
   return sum(stop - start for start, stop in map(store.unit_range, map(int, units)))
 
 
 def describe_state(state: State) -> str:
-  """The whole text."""
+
   blocks = [
     describe_run(state.store.folder.location, state.store.spec),
     describe_progress(state),
@@ -178,7 +175,7 @@ def describe_state(state: State) -> str:
 
 
 def describe_run(location: str, spec: Mapping[str, Any]) -> list[str]:
-  """What the run is, in two lines."""
+  """Two lines: what is searched, and how."""
   searches = [describe_search(spec[name], spec["threshold"]) for name in ("search", "smallest") if spec[name]]
   data = spec["data"]
   name = data.get("data", data.get("name", "?"))
@@ -192,14 +189,14 @@ def describe_run(location: str, spec: Mapping[str, Any]) -> list[str]:
 
 
 def describe_search(settings: Mapping[str, Any], threshold: float) -> str:
-  """A search as it is written in Python; the run's threshold holds for it, too."""
+  """A search as written in Python; a threshold is shown as the run's."""
   values = {name: threshold if name == "threshold" else value for name, value in settings.items() if name != "name"}
   options = ", ".join(f"{name}={value}" for name, value in values.items())
   return f"{settings['name']}({options})"
 
 
 def describe_progress(state: State) -> list[str]:
-  """Done, of all, speed, time left."""
+  """One line: images done, speed and time left."""
   num_images, num_done = state.store.num_images, state.num_done
   line = f"{num_done} of {num_images} images done ({percentage(num_done, num_images)})"
   if num_done == num_images:
@@ -207,7 +204,7 @@ def describe_progress(state: State) -> list[str]:
   rate = sum(worker.rate or 0 for worker in state.running)
   if rate:
     return [f"{line}, {rate:.3g} images/s, {format_seconds((num_images - num_done) / rate)} left"]
-  return [f"{line}, time left unknown" if state.running else f"{line}; nobody is at work"]
+  return [f"{line}, time left unknown" if state.running else f"{line}; no worker is running"]
 
 
 def percentage(part: int, whole: int) -> str:
@@ -216,7 +213,7 @@ def percentage(part: int, whole: int) -> str:
 
 
 def describe_workers(state: State) -> list[str]:
-  """A line a worker, those at work first by their parts, then the latest."""
+  """A line for each worker: those running, by part, then the others, latest first."""
   rest = sorted((worker for worker in state.workers if worker not in state.running), key=lambda worker: worker.updated)
   ordered = [*sorted(state.running, key=part_of), *reversed(rest)]
   lines = [describe_worker(worker, state.now) for worker in ordered[:MAX_WORKERS_SHOWN]]
@@ -225,12 +222,10 @@ def describe_workers(state: State) -> list[str]:
 
 
 def part_of(worker: WorkerRecord) -> int:
-  """Which part of the run a worker does."""
   return workers.parse_shard(worker.shard).index if worker.shard else 0
 
 
 def describe_worker(worker: WorkerRecord, now: datetime.datetime) -> str:
-  """One worker."""
   part = f" part {worker.shard}" if worker.shard else ""
   rate = f", {worker.rate:.3g} images/s" if worker.rate and worker.state == workers.RUNNING else ""
   age = (now - datetime.datetime.fromisoformat(worker.updated)).total_seconds()
@@ -242,7 +237,7 @@ def describe_worker(worker: WorkerRecord, now: datetime.datetime) -> str:
 
 
 def describe_missing(state: State) -> list[str]:
-  """What is not done, by part where the workers have parts, and how to finish what nobody works on."""
+  """What is not done, by part if the workers have parts, and how to finish what no worker is doing."""
   missing = state.missing_units
   if not len(missing):
     return []
@@ -250,14 +245,14 @@ def describe_missing(state: State) -> list[str]:
   num_parts = find_num_parts(state.workers)
   if num_parts is None:
     return lines if state.running else [*lines, "  the same command goes on where it stopped"]
-  # The last record of a part counts, since its worker may have been started again.
+  # A part's latest record counts, since its worker may have been restarted.
   states = {worker.shard: worker.state for worker in sorted(state.workers, key=lambda worker: worker.updated)}
   states |= {worker.shard: worker.state for worker in state.running}
   parts = []
   for shard in (workers.Shard(index, num_parts) for index in range(num_parts)):
     num_missing = len(shard.select(missing))
     if num_missing:
-      what = states.get(str(shard), "not begun")
+      what = states.get(str(shard), "not started")
       help_text = "" if what == workers.RUNNING else f"; finish it by --shard {shard}, or --take-over on another worker"
       parts.append((what == workers.RUNNING, f"  part {shard}: {plural(num_missing, 'unit')}, {what}{help_text}"))
   parts.sort(key=lambda part: part[0])
@@ -265,14 +260,14 @@ def describe_missing(state: State) -> list[str]:
 
 
 def find_num_parts(records: Sequence[WorkerRecord]) -> int | None:
-  """Into how many parts the workers have divided the run; None where they do not agree, or nobody has."""
+  """Into how many parts the run is divided, by a running worker or else the latest; None if it is not divided."""
   latest = sorted(records, key=lambda worker: (worker.state == workers.RUNNING, worker.updated))
   shards = [worker.shard for worker in latest]
   return workers.parse_shard(shards[-1]).count if shards and shards[-1] is not None else None
 
 
 def describe_answers(state: State) -> list[str]:
-  """How many images have which status, a line for each kind of subset."""
+  """A line for each kind of subset: how many images have which status."""
   lines = []
   for answer, counts in state.statuses.items():
     present = [f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count]
@@ -281,7 +276,7 @@ def describe_answers(state: State) -> list[str]:
 
 
 def describe_failures(state: State) -> list[str]:
-  """Images that were not searched and why, those with numbers that are not finite, and what cannot be read."""
+  """Images that were not searched and why, images with numbers that are not finite, and units that cannot be read."""
   lines = []
   if state.reasons:
     lines.append(f"not searched: {plural(sum(count for count, _ in state.reasons.values()), 'image')}")
@@ -293,14 +288,14 @@ def describe_failures(state: State) -> list[str]:
     lines.append(f"not finite: {plural(count, 'image')} ({list_ids(ids, count)})")
   if len(state.damaged_units):
     lines.append(
-      f"damaged: {plural(len(state.damaged_units), 'finished unit')} cannot be read, the first is unit "
-      f"{state.damaged_units[0]}; `jax-sis verify` finds all, and `find` computes them again"
+      f"damaged: {plural(len(state.damaged_units), 'finished unit')} cannot be read, starting with unit "
+      f"{state.damaged_units[0]}; `jax-sis verify` lists all of them, and `find` computes them again"
     )
   return lines
 
 
 def list_ids(ids: Sequence[str], count: int) -> str:
-  """Some ids, and dots where there are more."""
+  """The ids, and dots if there are more."""
   return ", ".join(ids) + (", ..." if count > len(ids) else "")
 
 
@@ -310,5 +305,5 @@ def plural(count: int, noun: str) -> str:
 
 
 def more(count: int, noun: str) -> list[str]:
-  """The line that stands for what is left out."""
+  """A line that counts what is left out, if anything is."""
   return [f"  and {count} more {noun}"] if count > 0 else []

@@ -90,7 +90,9 @@ def verify(
   return not damaged
 
 
-def find_damages(job: Job, store: results.Results, flagged: set[int], done: Int[np.ndarray, "U"]) -> list[Damage]:
+def find_damages(
+  job: Job, store: results.Results, flagged: Int[np.ndarray, "V"], done: Int[np.ndarray, "U"]
+) -> list[Damage]:
   """Says how much of the run is done, and reads all of it.
 
   Args:
@@ -107,7 +109,7 @@ def find_damages(job: Job, store: results.Results, flagged: set[int], done: Int[
   )
   damages = [
     Damage(unit=unit, field=results.DONE, reason="cannot be read; the unit counts as not done")
-    for unit in sorted(flagged - set(done.tolist()))
+    for unit in np.setdiff1d(flagged, done).tolist()
   ]
   with Progress("check", total=num_images, unit="image") as progress:
     return damages + check_units(job, store, done, progress)

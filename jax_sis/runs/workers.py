@@ -1,4 +1,4 @@
-"""Several processes on one run: which units each does, how they find each other, and what they report."""
+"""Several processes work on one run: which units each one does, how they find each other, and what they report."""
 
 import collections
 import contextlib
@@ -21,7 +21,7 @@ from jaxtyping import Int
 from jax_sis.runtime import interrupts
 
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
-# A worker whose record says that it is running, but is too old.
+# How readers see a worker whose record says that it is running, but is old.
 LOST = "lost"
 STATES = (RUNNING, FINISHED, INTERRUPTED, FAILED)
 LOST_SECONDS = 60.0
@@ -30,16 +30,16 @@ RATE_SECONDS = 180.0
 WORKERS_PREFIX = "workers/"
 
 CONNECT_SECONDS = 300
-# JAX aborts the process, and with it all others, when its own time limit passes.
+# When a time limit of JAX's own passes, JAX ends this process and all others.
 CONNECT_MARGIN_SECONDS = 60
 FINISH_SECONDS = 30 * 24 * 3600
 
 ONE_PROCESS = "one process"
-# The variables that hold a process's index and the number of processes. Open MPI comes first: under SLURM it starts one
-# process on each machine by srun, and all its own processes there inherit that one's SLURM variables.
+# The variables with a process's index and the number of processes. Open MPI comes first: under SLURM it starts one
+# helper on each machine by srun, and its processes inherit the helper's SLURM variables.
 LAUNCHERS = (
   ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-  # Not SLURM_NTASKS: batch scripts and salloc shells have it too, and are one process each.
+  # Not SLURM_NTASKS, which is also set in batch scripts and salloc shells, which run as one process.
   ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
   ("TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"),
 )
@@ -47,7 +47,7 @@ LAUNCHERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """The part of one of `count` equal workers on a run.
+  """The part of a run that one of `count` workers does.
 
   Attributes:
     index: which one, from 0.
@@ -67,7 +67,7 @@ class Shard:
     return f"{self.index}/{self.count}"
 
   def select(self, units: Int[np.ndarray, "U"]) -> Int[np.ndarray, "V"]:
-    """The units that belong to this worker; each unit belongs to exactly one."""
+    """The units that belong to this shard; every unit belongs to exactly one."""
     return units[units % self.count == self.index]
 
 
@@ -75,33 +75,33 @@ def parse_shard(text: str) -> Shard:
   """`"2/8"` -> the third of eight.
 
   Raises:
-    ValueError: it is something else.
+    ValueError: the text has another form.
   """
   match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
   if match is None or int(match[1]) >= int(match[2]):
-    raise ValueError(f"--shard must be I/N with I from 0 to N - 1, as 0/8 for the first of eight, got {text!r}.")
+    raise ValueError(f"--shard must be I/N with I from 0 to N - 1, such as 0/8 for the first of eight, got {text!r}.")
   return Shard(int(match[1]), int(match[2]))
 
 
 def find_shard(environ: Mapping[str, str]) -> tuple[Shard, str]:
-  """This process's part of the job, where Open MPI, SLURM or a TPU pod started it.
+  """This process's shard, if Open MPI, SLURM or a TPU pod started it as one of several.
 
   Args:
     environ: the environment's variables.
 
   Returns:
-    The shard, 0/1 unless a launcher reports other processes, and where it was read, to tell the user.
+    The shard, 0/1 if nothing says that there are other processes, and where it comes from, to tell the user.
 
   Raises:
     ValueError: a variable is missing or not a number.
   """
   if environ.get("SLURM_PROCID") == "0" and "SLURM_STEP_NUM_TASKS" not in environ:
-    # A batch script has SLURM_PROCID too, although srun did not start it.
+    # A batch script, which srun did not start.
     environ = {name: value for name, value in environ.items() if name != "SLURM_PROCID"}
   for index_name, count_name in LAUNCHERS:
     if (index_name in environ) != (count_name in environ):
       missing, present = (index_name, count_name) if count_name in environ else (count_name, index_name)
-      raise ValueError(f"{missing} must be set where {present} is, or the shard given by --shard I/N.")
+      raise ValueError(f"{missing} must be set, since {present} is; set it, or give the shard by --shard I/N.")
     if index_name in environ:
       shard = read_shard(environ, index_name, count_name)
       if shard.count > 1:
@@ -113,7 +113,7 @@ def find_shard(environ: Mapping[str, str]) -> tuple[Shard, str]:
 
 
 def read_shard(environ: Mapping[str, str], index_name: str, count_name: str) -> Shard:
-  """The shard that these two variables give; a list of host names counts as its length."""
+  """The shard that these two variables give; the count may be a list of host names."""
   index, count = environ[index_name], environ[count_name]
   if count_name.endswith("HOSTNAMES"):
     count = str(len([name for name in count.split(",") if name.strip()]))
@@ -128,27 +128,27 @@ def read_shard(environ: Mapping[str, str], index_name: str, count_name: str) -> 
 
 
 def start_distributed(*, timeout_seconds: int = CONNECT_SECONDS) -> Shard:
-  """Joins the processes of a job by `jax.distributed`; needed where devices only start together, as in a TPU pod.
+  """Joins the processes of a job by `jax.distributed`, for devices that only start together, such as a TPU pod's.
 
   JAX finds the other processes under SLURM (srun), under Open MPI and on TPUs. Elsewhere, set JAX_COORDINATOR_ADDRESS
-  (HOST:PORT of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process. Under SLURM and Open MPI, JAX assumes
-  one process for each GPU, unless JAX_LOCAL_DEVICE_IDS names the GPUs of this process.
+  (HOST:PORT of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process. Under SLURM and Open MPI, JAX expects
+  one process per GPU, unless JAX_LOCAL_DEVICE_IDS names the GPUs of this one.
 
-  If one process dies, JAX ends all others. Call this before JAX is first used, compute on `jax.local_devices()` only,
-  and call `finish_distributed` at the end.
+  If one process then dies, JAX ends the others. Call this function before JAX is first used, compute on
+  `jax.local_devices()` only, and call `finish_distributed` at the end.
 
   Args:
     timeout_seconds: how long to wait for the others.
 
   Returns:
-    The part of this process.
+    This process's shard.
 
   Raises:
     ValueError: the processes did not find each other.
   """
   process_id = read_number("JAX_PROCESS_ID")
   num_processes = read_number("JAX_NUM_PROCESSES")
-  # It would catch SIGTERM and ignore it.
+  # The service would catch SIGTERM and do nothing.
   jax.config.update("jax_enable_preemption_service", False)
   outcome: list[Shard | Exception] = []
 
@@ -163,24 +163,24 @@ def start_distributed(*, timeout_seconds: int = CONNECT_SECONDS) -> Shard:
     except Exception as error:
       outcome.append(error)
 
-  # In a thread: JAX waits in compiled code, and aborts the process when it gives up.
+  # In a thread: JAX waits in compiled code, and aborts the process at its own time limit.
   thread = threading.Thread(target=connect, daemon=True)
   thread.start()
   thread.join(timeout_seconds)
-  result = outcome[0] if outcome else TimeoutError(f"they did not all come within {timeout_seconds} s.")
+  result = outcome[0] if outcome else TimeoutError(f"they did not all start within {timeout_seconds} s.")
   if isinstance(result, Shard):
     return result
   reason = str(result).strip().split("\n")[0].rstrip(".")
   raise ValueError(
-    f"--distributed must find the other processes, but {reason}; start all of them by srun, by mpirun or on a TPU pod, "
-    "or with JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=I."
+    f"--distributed must find the other processes, but {reason}; start them all by srun, by mpirun or on a TPU pod, "
+    "or set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=I."
   ) from result
 
 
 def finish_distributed() -> None:
-  """Waits until all processes are done, and disconnects from them.
+  """Waits until all processes are done, then disconnects.
 
-  Otherwise JAX waits five minutes when Python exits, and then aborts the processes that are still at work.
+  Otherwise JAX waits only five minutes when Python exits, and then aborts the processes that are still working.
   """
   from orbax.checkpoint import multihost
 
@@ -189,43 +189,37 @@ def finish_distributed() -> None:
 
 
 def read_number(name: str) -> int | None:
-  """The value of an environment variable; None if it is not set."""
+  """The value of an environment variable, None if it is not set."""
   value = os.environ.get(name)
   if value is not None and not value.isdecimal():
-    raise ValueError(f"{name} must be a whole number, got {value!r}.")
+    raise ValueError(f"{name} must be a whole number, got {value!r}; correct it.")
   return None if value is None else int(value)
 
 
 class WorkersFolder(Protocol):
-  """What a heartbeat needs of a run's folder."""
+  """What workers need of a run's folder; see `results.folder.Folder`."""
 
-  def read(self, name: str) -> bytes | None:
-    """The content of a file; None if there is none."""
-    ...
+  def read(self, name: str) -> bytes | None: ...
 
-  def write(self, name: str, content: bytes) -> None:
-    """Replaces a file."""
-    ...
+  def write(self, name: str, content: bytes) -> None: ...
 
-  def list(self, prefix: str = "") -> Sequence[str]:
-    """The names of the files that start with the prefix."""
-    ...
+  def list(self, prefix: str = "") -> Sequence[str]: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkerRecord:
-  """What a worker reports about itself.
+  """What a worker last reported.
 
   Attributes:
     host: the machine's name.
-    pid: its process.
+    pid: its process there.
     shard: its part, such as "2/8"; None if it works alone.
     started: when it started, ISO 8601 in UTC.
-    updated: when it wrote this.
+    updated: when this was written.
     num_images: images that it has finished since it started.
-    rate: images a second over the last minutes; None until there are two counts to compare.
-    state: one of STATES; LOST is set by readers only.
-    message: why it failed; else empty.
+    rate: images a second in the last minutes; None until there are two counts to compare.
+    state: one of STATES, or LOST as a reader finds it.
+    message: why it failed, else empty.
   """
 
   host: str
@@ -240,15 +234,15 @@ class WorkerRecord:
 
 
 class Heartbeat:
-  """Writes a worker's record into the run's folder: at the start, at the end, and every few seconds in between.
+  """Keeps a worker's record in the run's folder: written at the start, every few seconds, and at the end.
 
   Use it as a context manager around the work. The last record says `finished`, `interrupted` if a signal ended the
-  block, or `failed`. A thread writes the records, so that a worker that is compiling shows that it is alive. A record
-  that cannot be written does not stop the run: the run's own files would meet the same fault and report it.
+  work, or `failed`. A thread writes, so that records also appear during compilation. A record that cannot be written
+  does not stop the run: its results meet the same fault, and report it.
 
   Args:
     folder: the run's folder.
-    shard: the part of this worker.
+    shard: this worker's part.
     interval_seconds: time between two records.
   """
 
@@ -266,7 +260,7 @@ class Heartbeat:
 
   @property
   def name(self) -> str:
-    """The file, relative to the folder."""
+    """The record's path in the folder."""
     return f"{WORKERS_PREFIX}{self._host}-{os.getpid()}.json"
 
   def __enter__(self) -> Self:
@@ -285,11 +279,11 @@ class Heartbeat:
       self._end(FAILED, str(error) or type(error).__name__)
 
   def advance(self, num_images: int) -> None:
-    """Counts images as finished."""
+    """Counts more images as finished."""
     self._rate.add(time.monotonic(), num_images)
 
   def _end(self, state: str, message: str = "") -> None:
-    """Writes the last record, the first time it is called."""
+    """Writes the last record; later calls do nothing."""
     if not self._is_over.is_set():
       self._is_over.set()
       self._write(state, message)
@@ -302,7 +296,7 @@ class Heartbeat:
     with self._writing:
       if state == RUNNING and self._is_over.is_set():
         return
-      worker = WorkerRecord(
+      record = WorkerRecord(
         host=self._host,
         pid=os.getpid(),
         shard=str(self._shard) if self._shard.count > 1 else None,
@@ -313,16 +307,13 @@ class Heartbeat:
         state=state,
         message=message,
       )
-      # Whatever the storage raises, see the class.
+      # Storage raises many kinds of errors; none may stop the run.
       with contextlib.suppress(Exception):
-        self._folder.write(self.name, json.dumps(dataclasses.asdict(worker), indent=2).encode() + b"\n")
+        self._folder.write(self.name, json.dumps(dataclasses.asdict(record), indent=2).encode() + b"\n")
 
 
 class RecentRate:
-  """A count, and its rate over the last minutes.
-
-  The time before the first count, which compilation takes, does not enter the rate.
-  """
+  """Counts, and gives the recent rate, without the time before the first count, which is mostly compilation."""
 
   def __init__(self):
     self.total = 0
@@ -330,16 +321,16 @@ class RecentRate:
     self._points: collections.deque[tuple[float, int]] = collections.deque()
 
   def add(self, now: float, amount: int) -> None:
-    """Adds `amount` at the time `now`, in seconds."""
+    """Counts `amount` more at the time `now`, in seconds."""
     with self._counting:
       self.total += amount
       self._points.append((now, self.total))
-      # Two points always stay: where a unit takes long, both may be older.
+      # The newest two always stay, however far apart, for units that take long.
       while len(self._points) > 1 and self._points[1][0] <= now - RATE_SECONDS:
         self._points.popleft()
 
   def at(self, now: float) -> float | None:
-    """The rate over the last RATE_SECONDS or the last two counts, whichever is longer; None before two counts."""
+    """The rate per second over RATE_SECONDS or the last two counts, whichever is longer; None before two counts."""
     with self._counting:
       if len(self._points) < 2:
         return None
@@ -348,48 +339,42 @@ class RecentRate:
 
 
 def read_workers(folder: WorkersFolder, *, now: datetime.datetime | None = None) -> list[WorkerRecord]:
-  """The last record of each worker of a run.
+  """The last records of a run's workers, by the names of their files, without damaged ones.
+
+  A worker whose record says `running`, but is older than LOST_SECONDS, is `lost`.
 
   Args:
     folder: the run's folder.
-    now: the time to compare with, in a time zone; by default the present.
-
-  Returns:
-    The records by file name, damaged files left out. A worker whose record says `running`, but is older than
-    LOST_SECONDS, is `lost`.
+    now: the time to compare with, with its zone; the present by default.
   """
   now = now or datetime.datetime.now(datetime.UTC)
-  workers = []
-  for name in sorted(folder.list(WORKERS_PREFIX)):
-    content = folder.read(name)
-    worker = None if content is None else parse_worker(content)
-    if worker is not None:
-      silence = now - datetime.datetime.fromisoformat(worker.updated)
-      is_lost = worker.state == RUNNING and silence.total_seconds() > LOST_SECONDS
-      workers.append(dataclasses.replace(worker, state=LOST) if is_lost else worker)
-  return workers
+  records = [parse_record(content) for name in sorted(folder.list(WORKERS_PREFIX)) if (content := folder.read(name))]
+  return [mark_lost(record, now) for record in records if record is not None]
 
 
-def parse_worker(content: bytes) -> WorkerRecord | None:
-  """The record that a file holds; None if it is damaged."""
+def mark_lost(record: WorkerRecord, now: datetime.datetime) -> WorkerRecord:
+  age = now - datetime.datetime.fromisoformat(record.updated)
+  is_lost = record.state == RUNNING and age.total_seconds() > LOST_SECONDS
+  return dataclasses.replace(record, state=LOST) if is_lost else record
+
+
+def parse_record(content: bytes) -> WorkerRecord | None:
+  """The record in a file's content; None if it is damaged."""
   try:
-    worker = WorkerRecord(**json.loads(content))
-    has_zones = all(
-      datetime.datetime.fromisoformat(text).tzinfo is not None for text in (worker.started, worker.updated)
-    )
+    record = WorkerRecord(**json.loads(content))
+    times = [datetime.datetime.fromisoformat(text) for text in (record.started, record.updated)]
   except (TypeError, ValueError):
     return None
   is_whole = (
-    has_zones
-    and worker.state in STATES
-    and all(isinstance(text, str) for text in (worker.host, worker.message))
-    and all(type(number) is int for number in (worker.pid, worker.num_images))
-    and isinstance(worker.shard, str | None)
-    and isinstance(worker.rate, float | None)
+    all(time.tzinfo is not None for time in times)
+    and record.state in STATES
+    and all(isinstance(text, str) for text in (record.host, record.message))
+    and all(type(number) is int for number in (record.pid, record.num_images))
+    and isinstance(record.shard, str | None)
+    and isinstance(record.rate, float | None)
   )
-  return worker if is_whole else None
+  return record if is_whole else None
 
 
 def utc_now() -> str:
-  """The present time, as records give it."""
   return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -9,26 +9,26 @@ from typing import Any, TypeAlias
 
 import jax
 
-# To type checkers jax.Device is a variable, so that it is named here once.
+# Type checkers take jax.Device for a variable, so it gets a name here.
 Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
 
 
 def use_one_cpu_device_per_core(num_devices: int | None = None) -> None:
   """Splits the CPU into XLA devices, which run side by side.
 
-  Call it before JAX is first used, and from a program only, never on import. Without effect on GPU and TPU.
+  Only programs call it, before JAX is first used; never call it on import.
 
   Args:
-    num_devices: how many; by default the cores that this process may use.
+    num_devices: how many; by default one for each core that this process may use.
   """
   jax.config.update("jax_num_cpu_devices", num_devices or len(os.sched_getaffinity(0)))
 
 
 def use_compilation_cache() -> None:
-  """Keeps compiled programs on disk for later processes, unless JAX is told where to keep them, or not to.
+  """Keeps compiled programs on disk for later processes, unless JAX is already told where to keep them.
 
-  Call it before JAX is first used, and from a program only. The place holds the processor's name and abilities, since
-  a program that was compiled for one CPU may not run on another that shares the home directory.
+  Only programs call it, before JAX is first used. The folder's name has a hash of the processor and its features, since
+  a program compiled for one CPU may not run on another that shares the home directory.
   """
   if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
     return
@@ -44,7 +44,7 @@ def use_compilation_cache() -> None:
 
 
 def matmul_precision() -> str:
-  """JAX's matmul precision setting, as results record it."""
+  """JAX's setting of matmul precision, as results record it."""
   return jax.config.jax_default_matmul_precision or "default"  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -66,16 +66,16 @@ def local_devices(num_devices: int | None = None) -> list[Device]:
 
 
 def check_memory(compiled: jax.stages.Compiled, *, batch_size: int, devices: list[Device], argument: str) -> None:
-  """Refuses a compiled program that the devices' memory cannot hold, before it runs.
+  """Refuses a compiled program that does not fit the devices' memory, before it runs.
 
   Args:
     compiled: the program, for all devices.
-    batch_size: examples a device that it was compiled for.
+    batch_size: examples per device that it was compiled for.
     devices: where it will run.
     argument: the name of the setting that holds the batch size, for the message.
 
   Raises:
-    ValueError: it needs more than there is, with the largest batch that fits.
+    ValueError: it needs more than is free; the message has the largest batch that fits.
   """
   needed = program_bytes(compiled)
   available = available_bytes(devices)
@@ -96,7 +96,7 @@ def program_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def available_bytes(devices: list[Device]) -> int | None:
-  """Free bytes for each device; None where nobody says. CPU devices share the machine's memory."""
+  """Free bytes on each device, None if unknown; CPU devices share the machine's memory equally."""
   if devices[0].platform == "cpu":
     return free_memory_bytes() // len(devices)
   stats = devices[0].memory_stats()
@@ -104,7 +104,7 @@ def available_bytes(devices: list[Device]) -> int | None:
 
 
 def free_memory_bytes() -> int:
-  """Memory that this process may still take: what the system has, or what the control group allows."""
+  """Memory that this process may still use: what the system has free, or less if its control group has a limit."""
   for line in pathlib.Path("/proc/meminfo").read_text().splitlines() if os.path.exists("/proc/meminfo") else ():
     if line.startswith("MemAvailable:"):
       free = int(line.split()[1]) * 1024

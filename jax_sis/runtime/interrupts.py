@@ -166,14 +166,15 @@ class Listener:
 
   def _receive(self, end: float | None) -> int:
     """The next signal of ours, LEAVE or CLOSE; 0 if none has come by this time."""
-    while end is None or time.monotonic() < end:
-      self._reader.settimeout(None if end is None else end - time.monotonic())
-      with contextlib.suppress(TimeoutError):
+    while True:
+      self._reader.settimeout(None if end is None else max(end - time.monotonic(), 1e-3))
+      try:
         number = self._reader.recv(1)[0]
-        # Signals that others handle come here too.
-        if number in (*self._previous_handlers, LEAVE, CLOSE):
-          return number
-    return 0
+      except TimeoutError:
+        return 0
+      # Signals that others handle come here too.
+      if number in (*self._previous_handlers, LEAVE, CLOSE):
+        return number
 
 
 def run_callback(callback: Callable[[], None]) -> None:

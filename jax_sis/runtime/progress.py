@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the time left on a terminal, a line now and then in a log."""
+"""Progress of long work: a bar with the time left on a terminal, an occasional line in a log."""
 
 import sys
 import time
@@ -15,13 +15,13 @@ LOG_INTERVAL_SECONDS = 10.0
 class Progress:
   """Counts finished units of work and says how long the rest will take.
 
-  Use it as a context manager. On a terminal it draws a bar; elsewhere (a log file, a pipe) it writes a line at
-  most every ten seconds. Everything goes to standard error, so that standard output stays the program's own.
+  Use it as a context manager. On a terminal it draws a bar; elsewhere (a log file, a pipe) it writes at most one line
+  every ten seconds. Everything goes to standard error, and leaves standard output to the program.
 
   Args:
     title: what is being done, in a word or two.
     total: units of work in all.
-    start: units that an earlier run has done already; they do not count towards the speed.
+    start: units that an earlier run has already done; they do not count towards the speed.
     unit: the name of one unit, singular.
     console: where to write; standard error by default.
   """
@@ -47,7 +47,7 @@ class Progress:
         TimeRemainingColumn(elapsed_when_finished=False),
         console=self._console,
         transient=True,
-        # Rows printed to a terminal go above the bar; a piped standard output stays untouched.
+        # Lines printed to a terminal go above the bar; piped standard output is left alone.
         redirect_stdout=sys.stdout.isatty(),
         redirect_stderr=False,
       )
@@ -65,7 +65,6 @@ class Progress:
       self._bar.stop()
 
   def advance(self, amount: int = 1) -> None:
-    """Counts `amount` more units as done."""
     self._done += amount
     if self._bar is not None:
       self._bar.update(self._task, completed=self._done, rate=f"{self._rate():.3g} {self._unit}/s")
@@ -74,18 +73,18 @@ class Progress:
       self.log(self.describe())
 
   def restart(self, title: str) -> None:
-    """Begins the main part after preparations: a new title, and the clock at zero."""
+    """Starts the main part after preparations, with a new title and the clock at zero."""
     self._title = title
     self._started = self._last_line = time.perf_counter()
     if self._bar is not None:
       self._bar.reset(self._task, description=title, completed=self._start)
 
   def log(self, line: str) -> None:
-    """Writes one line above the bar, or into the log."""
+    """Writes one line, above the bar if there is one."""
     self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
   def describe(self) -> str:
-    """The state in one line: done, total, speed, time left."""
+    """One line: units done, total, speed and time left."""
     rate = self._rate()
     left = f"{format_seconds((self._total - self._done) / rate)} left" if rate > 0 else "time left unknown"
     return f"{self._title}: {self._done}/{self._total} {self._unit}s, {rate:.3g} {self._unit}/s, {left}"

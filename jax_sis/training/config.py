@@ -50,7 +50,7 @@ class CosineSchedule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepSchedule:
-  """A learning rate that is multiplied by `factor` after each number of epochs in `milestones`."""
+  """A learning rate that is multiplied by `factor` after each of the epochs in `milestones`."""
 
   initial: float = 0.1
   milestones: tuple[int, ...] = (60, 120, 160)
@@ -91,9 +91,9 @@ class Augmentation:
   """How training images are varied: shifted by up to `crop_padding` pixels, and flipped.
 
   Attributes:
-    crop_padding: pixels on each side before the random crop; 0 leaves it out.
-    border: what the padding shows: `zero` (black pixels, as most recipes have it) or `reflect`.
-    flip: `random` (each time with probability 1/2), `alternating` (in every second epoch, starting at random, so that
+    crop_padding: pixels added on each side before the random crop; 0 for no crop.
+    border: what the padding shows: `zero` (black pixels, as in most recipes) or `reflect`.
+    flip: `random` (with probability 1/2 each time), `alternating` (in every second epoch, from a random first, so that
       two epochs in a row show both sides) or `none`.
   """
 
@@ -114,30 +114,30 @@ class TrainConfig:
 
   Attributes:
     model: a key of `classifiers.ARCHITECTURES`.
-    dataset: a TFDS name, or a folder of images with one directory a class.
+    dataset: a TFDS name, or a folder of images with a directory for each class.
     split: the TFDS split.
-    num_validation: images of it that are held out, by seed; `best` is the classifier that does best on them.
-    image_size: pixels a side; random crops are brought to it in training, and the centre elsewhere. None for data sets
-      whose images have one size.
+    num_validation: images of the split to hold out, chosen by seed; `best` is the classifier that does best on them.
+    image_size: pixels a side to which images are resized: random crops in training, the centre elsewhere. None for data
+      sets whose images all have one size.
     normalisation: how the classifier's input is made; None for the data set's own.
     on_error: `refuse` a data set with an image that cannot be read, or `skip` the image: the next one takes its place.
-    stages: resolutions and epochs; low resolutions first, because they are cheap.
-    batch_size: images a step, on all devices together.
-    num_devices: devices that share a batch, each with batch statistics of its own part; None for all.
+    stages: resolutions and epochs; low resolutions come first, because they are cheap.
+    batch_size: images in a step, on all devices together.
+    num_devices: devices that share a batch, each with the batch statistics of its own part; None for all.
     schedule: the learning rate.
     momentum: of the gradient.
     weight_decay: of all parameters, as part of the gradient.
-    label_smoothing: the share of a label that is spread over all classes.
+    label_smoothing: the share of each label that is spread over all classes.
     augmentation: how images are varied.
-    keep_pixels: input dropout: the probability that a training image's pixel is kept, all channels together; others
+    keep_pixels: input dropout: the probability that a pixel of a training image is kept, all channels together; others
       show the mean colour (Carter et al. 2021, section 4.5, use 0.8).
     adversarial: train on adversarial examples.
-    subset: train, and evaluate the held-out images, on these pixels alone; moved and flipped with the image, and what
-      comes in from beyond the border shows the fill. Input dropout and attacks then concern the shown pixels only.
-    gradient_norm_limit: training stops where a gradient's norm passes this.
+    subset: train, and evaluate the held-out images, on these pixels alone. They move and flip with the image; pixels
+      that move in from beyond the border show the fill. Input dropout and attacks then act on the shown pixels only.
+    gradient_norm_limit: training stops if a gradient's norm exceeds this.
     evaluate_every: epochs between evaluations on the held-out images.
     save_every_steps: steps between saved states; None for the end of each epoch only.
-    seed: of initial weights, order, augmentation and all else that is random.
+    seed: decides initial weights, order, augmentation and everything else that is random.
   """
 
   model: str
@@ -193,12 +193,12 @@ class TrainConfig:
 
   @property
   def fill(self) -> float:
-    """What a pixel shows that is not shown or dropped, in normalised units: the subset's fill, else the mean colour."""
+    """What hidden and dropped pixels show, in normalised units: the subset's fill, or else the mean colour."""
     return 0.0 if self.subset is None else self.subset.fill
 
   @property
   def num_epochs(self) -> int:
-    """Epochs of all stages together."""
+
     return sum(stage.epochs for stage in self.stages)
 
   def resolution(self, epoch: int) -> int:
@@ -245,7 +245,7 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Trai
 
 
 def explain_unknown_setting(error: TypeError) -> str:
-  """The error of a wrong keyword of one of this module's classes, with the nearest right one; others as they are."""
+  """The error of a wrong keyword for one of this module's classes, with the nearest right one; others as they are."""
   found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
   settings = globals().get(found[1]) if found else None
   if found is None or not dataclasses.is_dataclass(settings):

@@ -1,4 +1,4 @@
-"""The numbers of a training run: one JSON line an epoch, and TensorBoard events where asked for."""
+"""The metrics of a training run: one JSON line per epoch, and TensorBoard events if asked for."""
 
 import json
 import pathlib
@@ -14,11 +14,11 @@ class MetricsLog:
   """Writes records of numbers, each with its `step`, to `metrics.jsonl` and, if asked, to `tensorboard/`.
 
   Args:
-    directory: where to.
-    tensorboard: write events, too.
+    directory: where to write.
+    tensorboard: also write events.
 
   Raises:
-    ValueError: events are asked for and tensorboardX is not installed.
+    ValueError: events are asked for, but tensorboardX is not installed.
   """
 
   def __init__(self, directory: pathlib.Path, *, tensorboard: bool = False):
@@ -43,7 +43,7 @@ class MetricsLog:
       self._events.close()
 
   def forget_after(self, step: int) -> None:
-    """Drops the records of later steps, which a resumed run makes again, and a line that was cut short."""
+    """Drops records of later steps, which a resumed run writes again, and a line that was cut short."""
     if not self._path.exists():
       return
     kept = []
@@ -57,7 +57,6 @@ class MetricsLog:
     write_atomically(self._path, "".join(kept).encode())
 
   def write(self, record: dict[str, Any]) -> None:
-    """Adds one record."""
     with open(self._path, "a") as file:
       file.write(json.dumps(record) + "\n")
     if self._events is not None:

@@ -16,7 +16,7 @@ from jax_sis.runtime.device_program import DEVICE_AXIS, map_devices
 from jax_sis.runtime.devices import Device
 from jax_sis.training.config import Augmentation, CosineSchedule, Pgd, Schedule, StepSchedule, TrainConfig
 
-# What each use of randomness folds into the run's key, so that no two share a draw.
+# What each use of randomness folds into the run's key, so that no two uses share random numbers.
 CROPS, DROPOUT, ATTACK = 1, 2, 3
 
 
@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-  """What a step says of itself, over all devices: mean loss (nats), images right, and the gradient's norm."""
+  """Metrics of a step over all devices: mean loss (nats), number of correct images, and the gradient's norm."""
 
   loss: Float[Array, ""]
   num_correct: Int[Array, ""]
@@ -69,8 +69,8 @@ def augment(
 ) -> Shaped[Array, "B H W C"]:
   """Shifts each image by up to `crop_padding` pixels and flips it.
 
-  The draw of an image depends on the seed, the epoch and its index alone, never on the batch it is in, nor on what it
-  shows: a mask moves as its image does.
+  The draw for an image depends on the seed, the epoch and its index alone, not on its batch or its content: a mask
+  moves exactly as its image does.
   """
   padding = augmentation.crop_padding
 
@@ -106,8 +106,8 @@ def drop_pixels(
 ) -> Float[Array, "B H W C"]:
   """Input dropout: each pixel is kept with this probability, all channels together; others show the fill.
 
-  What is kept is not scaled up, because a search masks pixels in the same way. The draw of an image depends on the
-  seed, the epoch and its index alone.
+  Kept pixels are not scaled up, so that the result looks like a search's masked image. The draw for an image depends on
+  the seed, the epoch and its index alone.
   """
 
   def kept(index: Array) -> Array:
@@ -135,13 +135,13 @@ def make_inputs(
 ) -> tuple[Float[Array, "B H W 3"], Bool[Array, "B H W 1"] | None]:
   """Augmented, normalised images, and which of their pixels are shown; the others show the subset's fill.
 
-  The fill is set in normalised units, since the mean colour is no 8-bit pixel.
+  The fill is set in normalised units, since the mean colour is not an 8-bit pixel.
   """
   images = augment(images, indices, epoch, seed=config.seed, augmentation=config.augmentation)
   inputs = normalisation.apply(images)
   if kept is None:
     return inputs, None
-  # What comes in from beyond the border is not shown, whatever it is.
+  # Pixels that move in from beyond the border are hidden.
   framed = dataclasses.replace(config.augmentation, border="zero")
   kept = augment(kept, indices, epoch, seed=config.seed, augmentation=framed)
   return show_pixels(inputs, kept, config.fill), kept
@@ -157,8 +157,8 @@ def attack(
 ) -> Float[Array, "B H W C"]:
   """Adversarial examples by projected gradient descent (Madry et al. 2018, section 2.1).
 
-  Each step moves every channel of every pixel by `step_size` where the loss rises, and back into the radius around the
-  image and into 0..1. Radius and step are in pixels of 0..1, and so differ from channel to channel in normalised units.
+  Each step moves every channel of every pixel by `step_size` so that the loss rises, then back into the radius around
+  the image and into 0..1. Radius and step are in pixels of 0..1, so in normalised units they differ between channels.
 
   Args:
     loss_fn: normalised inputs -> their mean loss.
@@ -212,8 +212,8 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
   """The step on all devices: `(state, images, labels, indices, epoch, step, resolution, kept) -> (state, metrics)`.
 
-  Batches have a leading device axis; epoch and step are 0-based numbers, the resolution is a Python number of pixels.
-  `kept` says which pixels are shown, None all of them.
+  Batches have a leading device axis; epoch and step count from 0, and the resolution is a Python number of pixels.
+  `kept` says which pixels are shown; None shows all.
   """
   return map_devices(
     functools.partial(train_step, StepSetup(config, graphdef, normalisation), optimizer),

@@ -108,7 +108,7 @@ def test_arrays_of_another_model_are_refused(saved: tuple[pathlib.Path, classifi
   (directory / "classifier.json").write_text(json.dumps(description))
   with pytest.raises(
     ValueError,
-    match=r"must hold the arrays of resnet20 with 5 classes, but the shapes of some in variables are others; copy",
+    match=r"must hold the arrays of resnet20 with 5 classes, but some in variables have other shapes; copy",
   ):
     checkpoint.load_classifier(directory)
 

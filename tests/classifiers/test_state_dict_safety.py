@@ -171,7 +171,7 @@ def test_archives_are_as_pytorch_writes_them(tmp_path: pathlib.Path):
   with zipfile.ZipFile(io.BytesIO(fake_torch.zip_bytes(content))) as archive:
     pickled = archive.read("archive/data.pkl")
   write(path, fake_torch.archive_bytes(pickled, {"0": bytes(8)}))
-  with refuses_to_read(path, "a storage has 8 bytes in place of 12"):
+  with refuses_to_read(path, "a storage has 8 bytes instead of 12"):
     state_dicts.read_state_dict(path)
   write(path, fake_torch.archive_bytes(pickled, {}))
   with refuses_to_read(path, "\"There is no item named 'archive/data/0' in the archive\""):
@@ -230,10 +230,10 @@ def test_arrays_of_anything_but_weights_are_refused(tmp_path: pathlib.Path):
   with refuses_to_read(path, "Object arrays cannot be loaded when allow_pickle=False"):
     state_dicts.read_state_dict(path)
   np.savez(path, allow_pickle=False, weight=np.array(["a"]))
-  with refuses_to_read(path, "its array 'weight' is of <U1, which no weights are"):
+  with refuses_to_read(path, "its array 'weight' is of <U1, which weights never are"):
     state_dicts.read_state_dict(path)
   np.savez(path, allow_pickle=False, weight=np.ones(2, np.complex64))
-  with refuses_to_read(path, "its array 'weight' is of complex64, which no weights are"):
+  with refuses_to_read(path, "its array 'weight' is of complex64, which weights never are"):
     state_dicts.read_state_dict(path)
 
 
@@ -358,5 +358,5 @@ def test_attributes_that_a_file_gives_to_its_dictionary_are_not_used(tmp_path: p
 def test_a_small_pickle_cannot_ask_for_gigabytes(tmp_path: pathlib.Path):
   pickled = b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b"."
   path = write(tmp_path / "evil.pt", fake_torch.archive_bytes(pickled, {}))
-  with refuses_to_read(path, "its pickle remembers object 2147483647 before there are so many"):
+  with refuses_to_read(path, "its pickle numbers an object 2147483647, but has fewer objects so far"):
     state_dicts.read_state_dict(path)

@@ -163,7 +163,7 @@ def test_a_key_is_refused_where_there_is_nothing_to_choose(name: str):
 def test_a_state_dict_by_itself_holds_tensors_only(tmp_path: pathlib.Path):
   path = write(tmp_path / "weights.pt", fake_torch.zip_bytes({"a": weight(), "step": 3, "b": weight(), 5: weight()}))
   with refuses(
-    f"path must hold a state dict of tensors, or one inside a dictionary, but in {str(path)!r} ['step', 5] are no "
+    f"path must hold a state dict of tensors, or one inside a dictionary, but in {str(path)!r} ['step', 5] are not "
     f"tensors; {HOW_TO_SAVE}."
   ):
     state_dicts.read_state_dict(path)

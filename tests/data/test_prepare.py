@@ -355,7 +355,7 @@ def test_a_folder_that_is_being_written_is_refused(tmp_path: pathlib.Path, archi
   staging.mkdir()
   with open(staging / "lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    message = f"--data-dir must not be in use, but another process is writing {str(staging)!r}."
+    message = f"--data-dir must not be in use, but another process is writing {str(staging)!r}; wait until it is done."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
       prepare_small("cifar10", archive, tmp_path)
     assert (staging / "lock").exists()

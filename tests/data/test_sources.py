@@ -4,12 +4,13 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jax_sis.data import sources
+from jax_sis.data import sources, tfds
 from jax_sis.data.batches import iterate_batches
 from jax_sis.data.images import central_crop
 
@@ -206,3 +207,11 @@ def test_ids_that_are_not_there_are_refused():
   message = r"--ids must name images of the data \('test_00000', \.\.\. in 24\), but 2 of 3 are not .*'test_1'\.$"
   with pytest.raises(ValueError, match=message):
     sources.SelectedSource(open_source("sample"), ["test_1", "test_00002", "test_2"])
+
+
+@pytest.mark.parametrize("features", [None, {"image": None}, {"label": None, "caption": None}])
+def test_a_data_set_without_images_or_labels_is_refused(features: dict[str, None] | None):
+  source = types.SimpleNamespace(dataset_info=types.SimpleNamespace(features=features))
+  message = f"data set 'coco' must have the features image and label, got {sorted(features or ())}."
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    tfds.labelled_features(source, "coco")

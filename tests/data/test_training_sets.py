@@ -158,9 +158,7 @@ def test_a_broken_image_is_named_and_refused(tmp_path: pathlib.Path):
   folder = make_folder(tmp_path)
   (folder / "dog" / "0.png").write_text("no image")
   training_set = open_folder(folder)
-  message = (
-    "dog/0.png cannot be read: cannot identify image file '0.png'. To train without such images, set on_error='skip'."
-  )
+  message = "dog/0.png cannot be read: cannot identify image file '0.png'. To train without it, set on_error='skip'."
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     training_set.read(np.arange(6), None)
   batches = training_sets.training_batches(training_set, np.arange(6), batch_size=6, num_epochs=1, seed=0)
@@ -195,7 +193,9 @@ def test_what_is_no_data_set_is_refused(tmp_path: pathlib.Path):
   with pytest.raises(ValueError, match=r"^image_size must be given for a folder of images, "):
     open_folder(make_folder(tmp_path / "images"), image_size=None)
   (tmp_path / "empty").mkdir()
-  with pytest.raises(ValueError, match=r"^dataset must be a folder with one directory a class, at least two, got .* 0"):
+  with pytest.raises(
+    ValueError, match=r"^dataset must be a folder with a directory for each class, at least two, got .* 0"
+  ):
     open_folder(tmp_path / "empty")
 
 

@@ -525,7 +525,7 @@ def test_the_published_files_give_what_their_images_give(tmp_path: pathlib.Path,
     (np.arange(50_000) % 100, "must hold labels in 0..9, got 10; this is not CIFAR-10-C."),
     (
       np.repeat(np.arange(10), 5_000),
-      "but the labels of severity 2 are others than those of 1; this is not CIFAR-10-C.",
+      "but the labels of severity 2 differ from those of 1; this is not CIFAR-10-C.",
     ),
   ],
 )

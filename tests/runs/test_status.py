@@ -1,4 +1,4 @@
-"""What `status` says of runs that are real, or whose stores were written by hand where nature offers no such fault."""
+"""What `status` says of real runs, and of stores written by hand with faults that no run can be made to have."""
 
 import datetime
 import json
@@ -97,11 +97,11 @@ def test_a_real_run_of_one_part_of_two(half_run: results.Results, capsys: pytest
   lines = show(half_run, capsys)
   assert lines[0] == f"{half_run.folder.location}: resnet20 on sample, 24 images, target predicted, threshold 0.9"
   assert lines[1].startswith("Gradient(per_step=1), certificate alone, 3 images a device at a time, ")
-  assert lines[2] == "12 of 24 images done (50.0%); nobody is at work"
+  assert lines[2] == "12 of 24 images done (50.0%); no worker is running"
   assert lines[3] == "workers:"
   assert re.fullmatch(r"  \S+ pid \d+ part 0/2: finished, 12 images, seen \d+:\d\d ago", lines[4])
   assert lines[5] == "missing: 4 units, 12 images"
-  assert lines[6] == "  part 1/2: 4 units, not begun; finish it by --shard 1/2, or --take-over on another worker"
+  assert lines[6] == "  part 1/2: 4 units, not started; finish it by --shard 1/2, or --take-over on another worker"
   codes = half_run.table()["sis_status"]
   counts = [(int((codes == code).sum()), code.name.lower().replace("_", " ")) for code in Status]
   assert lines[7:] == ["SIS: " + ", ".join(f"{count} {name}" for count, name in counts if count)]
@@ -158,7 +158,7 @@ def test_a_run_of_one_worker_says_how_to_go_on(tmp_path: pathlib.Path, capsys: p
   write_unit(store, 2)
   write_worker(store, "a", state=workers.INTERRUPTED)
   lines = show(store, capsys)
-  assert lines[2] == "3 of 11 images done (27.2%); nobody is at work"
+  assert lines[2] == "3 of 11 images done (27.2%); no worker is running"
   assert lines[5:7] == ["missing: 2 units, 8 images", "  the same command goes on where it stopped"]
 
 
@@ -193,8 +193,8 @@ def test_a_damaged_chunk_is_named_and_hides_no_other(
   lines = show(store, capsys)
   assert "  6 x no label (image 0, image 4, image 8, ...)" in lines
   assert lines[-1] == (
-    "damaged: 1 finished unit cannot be read, the first is unit 3; `jax-sis verify` finds all, and `find` computes "
-    "them again"
+    "damaged: 1 finished unit cannot be read, starting with unit 3; `jax-sis verify` lists all of them, and `find` "
+    "computes them again"
   )
 
 
@@ -218,7 +218,7 @@ def test_watching_ends_with_the_run(tmp_path: pathlib.Path, capsys: pytest.Captu
   status.status(str(tmp_path), watch_seconds=0.1)
   thread.join()
   lines = [line for line in capsys.readouterr().out.splitlines() if "images done" in line]
-  assert lines[0] == "4 of 8 images done (50.0%); nobody is at work"
+  assert lines[0] == "4 of 8 images done (50.0%); no worker is running"
   assert lines[-1] == "8 of 8 images done (100.0%); the run is finished"
   assert set(lines) == {lines[0], lines[-1]}
 
@@ -227,7 +227,7 @@ def test_ctrl_c_ends_the_watch(tmp_path: pathlib.Path):
   make_store(tmp_path)
   code = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from jax_sis.cli import main; sys.exit(main(sys.argv[1:]))"
+    "from jax_sis.cli.main import main; sys.exit(main(sys.argv[1:]))"
   )
   command = [sys.executable, "-c", code, "status", str(tmp_path), "--watch", "60"]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

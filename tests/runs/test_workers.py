@@ -1,4 +1,4 @@
-"""Shards by hand and by launchers, two real processes that find each other, and what workers say of themselves."""
+"""Shards given by hand and by launchers, two real processes that find each other, and the records of workers."""
 
 import dataclasses
 import datetime
@@ -41,7 +41,7 @@ def test_a_shard_is_read_as_it_is_written():
 
 @pytest.mark.parametrize("text", ["8/8", "-1/8", "1", "1/", "/8", "a/b", "1/8/2", "0/0", "1.0/8", " 1/8", "1/8\n", ""])
 def test_what_is_no_shard_is_refused(text: str):
-  message = f"--shard must be I/N with I from 0 to N - 1, as 0/8 for the first of eight, got {text!r}."
+  message = f"--shard must be I/N with I from 0 to N - 1, such as 0/8 for the first of eight, got {text!r}."
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     workers.parse_shard(text)
 
@@ -103,14 +103,14 @@ def test_a_launcher_gives_the_shard(environ: dict[str, str], shard: Shard, origi
   [
     (
       {"OMPI_COMM_WORLD_RANK": "1"},
-      "OMPI_COMM_WORLD_SIZE must be set where OMPI_COMM_WORLD_RANK is, or the shard given by --shard I/N.",
+      "OMPI_COMM_WORLD_SIZE must be set, since OMPI_COMM_WORLD_RANK is; set it, or give the shard by --shard I/N.",
     ),
     (
       {"TPU_WORKER_HOSTNAMES": "a,b"},
-      "TPU_WORKER_ID must be set where TPU_WORKER_HOSTNAMES is, or the shard given by --shard I/N.",
+      "TPU_WORKER_ID must be set, since TPU_WORKER_HOSTNAMES is; set it, or give the shard by --shard I/N.",
     ),
-    ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID must be set where SLURM_STEP_NUM_TASKS is"),
-    ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, "SLURM_STEP_NUM_TASKS must be set where SLURM_PROCID is"),
+    ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID must be set, since SLURM_STEP_NUM_TASKS is;"),
+    ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, "SLURM_STEP_NUM_TASKS must be set, since SLURM_PROCID is;"),
     (
       {**THIRD_TASK, "SLURM_PROCID": "two"},
       "SLURM_PROCID must be a whole number, got 'two'; correct it, or give the shard by --shard I/N.",
@@ -199,10 +199,10 @@ def test_sigterm_ends_a_process_of_several_as_any_other():
   [
     (
       {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
-      "they did not all come within 1 s",
+      "they did not all start within 1 s",
     ),
     ({}, "coordinator_address should be defined"),
-    ({"JAX_NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES must be a whole number, got 'many'."),
+    ({"JAX_NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES must be a whole number, got 'many'; correct it."),
   ],
 )
 def test_processes_that_do_not_find_each_other_say_so(variables: dict[str, str], reason: str):
@@ -214,8 +214,8 @@ def test_processes_that_do_not_find_each_other_say_so(variables: dict[str, str],
   assert reason in line
   if "JAX_NUM_PROCESSES must" not in reason:
     assert line == (
-      f"jax-sis find: --distributed must find the other processes, but {reason}; start all of them by srun, by mpirun "
-      "or on a TPU pod, or with JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=I."
+      f"jax-sis find: --distributed must find the other processes, but {reason}; start them all by srun, by mpirun or "
+      "on a TPU pod, or set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=I."
     )
   assert "Traceback" not in errors
 
@@ -228,19 +228,16 @@ class DiskFolder:
     self.states: list[str] = []
 
   def read(self, name: str) -> bytes | None:
-    """As Folder's."""
     path = self.path / name
     return path.read_bytes() if path.exists() else None
 
   def write(self, name: str, content: bytes) -> None:
-    """As Folder's."""
     path = self.path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     self.states.append(json.loads(content)["state"])
 
   def list(self, prefix: str = "") -> "list[str]":
-    """As Folder's."""
     names = [path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file()]
     return sorted(name for name in names if name.startswith(prefix))
 
