@@ -186,11 +186,11 @@ def find_subsets(problem: Problem, *, threshold: float, search: BackwardSearch |
   """One subset of the available features of each image, by any search."""
   if isinstance(search, Forward):
     # A backward search sees by itself that all features together do not suffice; a forward one must be told.
-    suffices = confidence_of_available(problem) >= threshold
+    confidence = confidence_of_available(problem)
     if minimised:
-      return search_smallest(problem, suffices, search=search, exchanges=DEFAULT_SETTINGS.exchanges)
-    order = run_forward(problem.restrict(suffices[:, None]), search=search)
-    return explain_unsearched(sufficient_subsets(order, threshold), suffices)
+      return search_smallest(problem, confidence, search=search, exchanges=DEFAULT_SETTINGS.exchanges)
+    order = run_forward(problem.restrict((confidence >= threshold)[:, None]), search=search)
+    return explain_unsearched(sufficient_subsets(order, threshold), confidence, threshold)
   order = run_backward(problem, phases=search.phases(problem.num_features))
   subsets = sufficient_subsets(order, threshold)
   return run_minimise(problem, subsets, order, settings=DEFAULT_SETTINGS) if minimised else subsets

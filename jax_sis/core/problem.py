@@ -71,9 +71,9 @@ class Problem:
     Args:
       masks: what is kept, Boolean or between 0 and 1.
     """
+    masks = masks.astype(jnp.result_type(float))
     repeats = masks.shape[0] // self.num_images
     inputs, baseline = (repeat_images(array, repeats) for array in (self.inputs, self.baseline))
-    masks = masks.astype(jnp.result_type(float))
     return self.predict_fn(self.params, masking.mask_inputs(inputs, masks, baseline=baseline, grid=self.grid))
 
   def score_logits(self, logits: Float[Array, "B M K"]) -> Float[Array, "B M"]:

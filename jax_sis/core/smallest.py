@@ -90,9 +90,8 @@ def smallest_subsets(
   problem = check_problem(
     predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score
   )
-  suffices = confidence_of_available(problem) >= threshold
   search = dataclasses.replace(effort.forward, threshold=threshold)
-  return search_smallest(problem, suffices, search=search, exchanges=exchanges)
+  return search_smallest(problem, confidence_of_available(problem), search=search, exchanges=exchanges)
 
 
 @jax.jit
@@ -101,10 +100,16 @@ def confidence_of_available(problem: Problem) -> Float[Array, "B"]:
   return jax.nn.sigmoid(log_odds(problem.predict_masked(problem.available), problem.targets))
 
 
-def search_smallest(problem: Problem, suffices: Bool[Array, "B"], *, search: Forward, exchanges: Exchanges) -> Subsets:
-  """`smallest_subsets` where the whole image suffices; the others are not searched, and say BELOW_THRESHOLD."""
+def search_smallest(
+  problem: Problem, confidence: Float[Array, "B"], *, search: Forward, exchanges: Exchanges
+) -> Subsets:
+  """`smallest_subsets` on a checked problem and its `confidence_of_available`.
+
+  Images that do not reach the search's threshold as a whole are not searched, and say so.
+  """
+  suffices = confidence >= search.threshold
   subsets = run_smallest(problem.restrict(suffices[:, None]), search=search, exchanges=exchanges)
-  return explain_unsearched(subsets, suffices)
+  return explain_unsearched(subsets, confidence, search.threshold)
 
 
 @functools.partial(jax.jit, static_argnames=("search", "exchanges"))

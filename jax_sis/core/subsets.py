@@ -118,10 +118,17 @@ def find_ranked(rank: Integer[Array | np.ndarray, "B F"], count: int) -> Any:
   return rank.__array_namespace__().where(num_ranked >= count, Status.OK, Status.NOT_REACHED)
 
 
-def explain_unsearched(subsets: Subsets, is_searched: Bool[Array, "B"]) -> Subsets:
-  """Says BELOW_THRESHOLD of images that a forward search was not asked to look at, for they do not pass as a whole."""
-  is_below = ~is_searched & (subsets.status == Status.NOT_REACHED)
-  status = jnp.where(is_below, Status.BELOW_THRESHOLD, subsets.status).astype(subsets.status.dtype)
+def explain_unsearched(subsets: Subsets, confidence: Float[Array, "B"], threshold: float) -> Subsets:
+  """Says why of images that a forward search was not asked to look at, for they do not pass as a whole.
+
+  Args:
+    subsets: what the search found.
+    confidence: of the whole image.
+    threshold: what it should reach.
+  """
+  is_unsearched = ~(confidence >= threshold) & (subsets.status == Status.NOT_REACHED)
+  reason = jnp.where(jnp.isnan(confidence), Status.NON_FINITE, Status.BELOW_THRESHOLD)
+  status = jnp.where(is_unsearched, reason, subsets.status).astype(subsets.status.dtype)
   return dataclasses.replace(subsets, status=status)
 
 

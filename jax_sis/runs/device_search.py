@@ -106,8 +106,7 @@ def search_images(
     found["sis"] = SubsetQuery(threshold=config.threshold).read_order(order)
   if config.smallest is not None:
     forward = dataclasses.replace(config.smallest, threshold=config.threshold)
-    suffices = full_confidence >= config.threshold
-    found["smallest"] = search_smallest(problem, suffices, search=forward, exchanges=config.exchanges)
+    found["smallest"] = search_smallest(problem, full_confidence, search=forward, exchanges=config.exchanges)
     fields[SMALLEST_MASK] = found["smallest"].kept
   return fields | certified_fields(config, problem, found)
 
