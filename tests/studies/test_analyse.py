@@ -33,12 +33,12 @@ def run_find(out: pathlib.Path, **options: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def runs(tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
   """The embedded sample searched by both scores."""
   folder = tmp_path_factory.mktemp("runs")
   return (
-    run_find(folder / "log_odds"),
-    run_find(folder / "probability", score="probability"),
+    run_find(folder / "log_odds", checkpoint=tiny_checkpoint),
+    run_find(folder / "probability", checkpoint=tiny_checkpoint, score="probability"),
   )
 
 
