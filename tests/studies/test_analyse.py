@@ -216,6 +216,7 @@ def test_a_run_where_nothing_could_be_searched_comes_out(tmp_path: pathlib.Path)
   assert read_json(tmp_path / "out")["runs"]["run"]["classes_without_images"] == list(CLASS_NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_runs", [1, 9])
 def test_a_thousand_classes_and_many_runs_are_drawn(tmp_path: pathlib.Path, num_runs: int):
   names = [f"class number {index} of a thousand" for index in range(1000)]

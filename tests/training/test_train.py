@@ -172,6 +172,7 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setitem(classifiers.ARCHITECTURES, "resnet20", resnet.ResNetConfig(blocks=(1,), widths=(4,)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 def test_a_loss_that_is_not_finite_names_the_step_and_nothing_of_it_is_saved(
   tmp_path: pathlib.Path, shared_dir: pathlib.Path
