@@ -145,6 +145,14 @@ def s3_bucket() -> Iterator[str]:
 
 
 @pytest.fixture
+def pytorch_names(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Lets us write what refers to PyTorch."""
+  import fake_torch
+
+  fake_torch.install(monkeypatch)
+
+
+@pytest.fixture
 def allow_rank_promotion() -> Iterator[None]:
   """For networks: a bias is added to the last axis, whatever comes before it."""
   with jax.numpy_rank_promotion("allow"):
