@@ -15,7 +15,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   # JAX reads it when it is imported.
   _compiled = tempfile.TemporaryDirectory(prefix="jax_sis_tests_")
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import jaxtyping
@@ -85,6 +85,42 @@ def published_classifier(published_module: Any) -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+  """The folder of the tiny classifier."""
+  import tiny_classifier
+
+  with jax.numpy_rank_promotion("allow"):
+    return tiny_classifier.save(tmp_path_factory.mktemp("classifier") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """The folder of a finished run of `find` on the tiny classifier and the sample, in five units of 24 images.
+
+  It holds both kinds of subset, orders and masks. A test that changes it takes a copy.
+  """
+  from jax_sis.runs import find
+  from jax_sis.runs.config import FindConfig
+
+  out = tmp_path_factory.mktemp("run") / "out"
+  config = FindConfig(
+    out=str(out),
+    checkpoint=tiny_checkpoint,
+    patch=8,
+    threshold=0.9,
+    batch_size=5,
+    num_devices=2,
+    gallery=0,
+    saved="both",
+    mask_thresholds=(0.5, 0.9),
+    mask_fractions=(0.25,),
+  )
+  with jax.numpy_rank_promotion("allow"):
+    find.find(config)
+  return out
+
+
+@pytest.fixture(scope="session")
 def cifar_test(shared_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """The CIFAR-10 test split ordered by id: pixels `[10000, 32, 32, 3]` in 0..255, labels `[10000]`."""
   from jax_sis.data import training_sets
@@ -108,6 +144,14 @@ def s3_bucket() -> Iterator[str]:
     environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
     yield f"s3+http://{host}:{port}/bucket"
   server.stop()
+
+
+@pytest.fixture
+def pytorch_names(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Lets us write what refers to PyTorch."""
+  import fake_torch
+
+  fake_torch.install(monkeypatch)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """A classifier so small that whole programs run on it within seconds: random weights, and sure of itself."""
 
 import os
+import pathlib
+import sys
 from typing import Any
 
 from flax import nnx
@@ -13,6 +15,14 @@ from jax_sis.data.normalisation import Normalisation
 NAME = "tiny"
 # Of its logits, so that its confidences in the sample reach from 0.37 to 1.
 SCALE = 12.0
+# `jax-sis` in a process that knows the architecture.
+COMMAND = (
+  sys.executable,
+  "-c",
+  f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); "
+  "import tiny_classifier; tiny_classifier.register(); "
+  "from jax_sis.cli.main import main; sys.exit(main(sys.argv[1:]))",
+)
 
 
 def register() -> None:

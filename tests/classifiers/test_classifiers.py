@@ -54,6 +54,7 @@ def test_a_convolution_and_both_its_gradients_equal_jaxs_own(
 
 
 # On CPU, narrow convolutions take a way of their own, which depends on the number of channels and of columns.
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [8, 9, 10])
 @pytest.mark.parametrize(
   "widths", [(1, 16), (3, 8), (3, 16), (3, 32), (4, 16), (16, 3), (8, 8), (16, 16), (16, 32), (32, 16)]
@@ -157,6 +158,7 @@ def test_a_frozen_network_has_the_logits_of_the_trainable_one(model_name: str, d
   np.testing.assert_allclose(frozen, trainable, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
 def test_the_published_network_keeps_its_logits_when_frozen(published_module: Any, dtype: str, tolerance: float):
   images = np.random.default_rng(3).normal(size=(2, 32, 32, 3))

@@ -10,36 +10,9 @@ import fake_torch
 import numpy as np
 import pytest
 from fake_torch import FakeTensor
+from weight_files import GOLDEN_DIR, HOW_TO_SAVE, PREFIX, TENSOR_FILES, in_both_formats, refuses, refuses_to_read, write
 
 from jax_sis.classifiers import state_dicts
-
-GOLDEN_DIR = pathlib.Path(__file__).parents[1] / "golden"
-TENSOR_FILES = ("tensors.pt", "tensors_legacy.pt", "tensors.safetensors", "tensors.npz")
-PREFIX = "path must be a state dict in a file of PyTorch, safetensors or NumPy, but "
-HOW_TO_SAVE = "with PyTorch, save the weights alone: torch.save(model.state_dict(), ...)"
-
-FORMATS = {"legacy": fake_torch.legacy_bytes, "zip": fake_torch.zip_bytes}
-in_both_formats = pytest.mark.parametrize("save_fn", FORMATS.values(), ids=FORMATS)
-
-
-@pytest.fixture
-def pytorch_names(monkeypatch: pytest.MonkeyPatch) -> None:
-  """Lets us write what refers to PyTorch."""
-  fake_torch.install(monkeypatch)
-
-
-def write(path: pathlib.Path, content: bytes) -> pathlib.Path:
-  path.write_bytes(content)
-  return path
-
-
-def refuses(message: str) -> Any:
-  return pytest.raises(ValueError, match=f"^{re.escape(message)}$")
-
-
-def refuses_to_read(path: pathlib.Path, reason: str) -> Any:
-  return refuses(f"{PREFIX}{str(path)!r} cannot be read so: {reason}.")
-
 
 # Files that PyTorch and safetensors wrote.
 

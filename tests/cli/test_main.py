@@ -88,6 +88,7 @@ sys.exit(cli.main(["find"]))
   assert finished.stderr == "\njax-sis find: interrupted; the same command goes on where it stopped.\n"
 
 
+@pytest.mark.slow
 def test_a_reader_who_has_seen_enough_ends_a_command_quietly(tmp_path: pathlib.Path):
   read_end, write_end = os.pipe()
   os.close(read_end)

@@ -288,6 +288,7 @@ def test_grad_cam_of_a_network_with_one_linear_layer_is_its_class_activation_map
 # What random masks depend on.
 
 
+@pytest.mark.slow
 def test_random_masks_do_not_depend_on_the_batch():
   images, params = toys.images_and_params(5, num_images=6)
   ids = np.array([9, 2, 7, 40, 0, 3])
@@ -399,7 +400,10 @@ def test_what_reads_orders_reads_those_of_attributions():
 
 
 @pytest.mark.parametrize(
-  ("method", "value"), [*((method, np.nan) for method in [*ANY_NETWORK, POOLED]), (POOLED, np.inf)], ids=repr
+  ("method", "value"),
+  [*((method, np.nan) for method in [*ANY_NETWORK, POOLED]), (POOLED, np.inf)],
+  # Without the addresses of functions, of which every process has others.
+  ids=lambda value: repr(value).partition("(")[0],
 )
 def test_a_value_that_is_not_finite_stays_with_its_image(method: AttributionMethod, value: float):
   images, params = pooled_case(num_images=3)
@@ -425,6 +429,7 @@ def test_a_score_that_is_no_number_spoils_its_own_image_only():
 # Transformations, and memory.
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("method", [*ANY_NETWORK, POOLED], ids=lambda method: type(method).__name__)
 def test_it_works_under_jit_vmap_and_pmap(method: AttributionMethod):
@@ -451,6 +456,7 @@ def test_it_works_under_jit_vmap_and_pmap(method: AttributionMethod):
     np.testing.assert_allclose(deletion.reshape(8, -1), expected[2], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*ANY_NETWORK, POOLED], ids=lambda method: type(method).__name__)
 @pytest.mark.parametrize("num_images", [2, 6])
 def test_the_classifier_never_sees_more_than_a_chunk(method: AttributionMethod, num_images: int):

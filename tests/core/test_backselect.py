@@ -368,6 +368,7 @@ def test_one_device_equals_eight(search: BackwardSearch):
 
 
 # Unchecked, since under vmap and pmap the fields of the result have one axis more.
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("search", [jax_sis.Gradient(per_step=5), jax_sis.Exact(chunk_size=10)], ids=repr)
 def test_it_works_under_jit_vmap_and_pmap(search: BackwardSearch):

@@ -89,6 +89,7 @@ def test_a_collection_equals_the_reference(search: Any, select_fn: Any, batch_si
   assert len(set(num_found)) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minimised", [False, True])
 @pytest.mark.parametrize("search", [jax_sis.Forward(candidates=4), jax_sis.Gradient(per_step=3)])
 def test_subsets_are_disjoint_sufficient_and_minimal_where_asked(search: Any, minimised: bool):

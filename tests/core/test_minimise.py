@@ -130,6 +130,7 @@ def test_three_features_are_exchanged_for_two_of_those_that_are_available():
   assert run(exchanges=((9, 2),)).num_kept.tolist() == [3, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [1, 7, 500])
 def test_how_many_images_are_worked_on_at_a_time_changes_nothing(chunk_size: int):
   with jax.enable_x64(True):

@@ -349,6 +349,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, made_run: pat
   assert [path.read_bytes() for path in files] == [path.read_bytes() for path in expected]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_within_seconds_and_says_how_to_go_on(tmp_path: pathlib.Path):
   command = [*LISTENING_COMMAND, "--out", str(tmp_path), *OPTIONS]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

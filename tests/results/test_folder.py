@@ -303,6 +303,7 @@ def test_a_writable_folder_is_made_and_left_empty(location: str):
   assert folder.path is None or folder.path.is_dir()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_said_in_one_line(s3_bucket: str):
   with socket.socket() as unused:
     unused.bind(("127.0.0.1", 0))

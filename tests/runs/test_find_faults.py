@@ -50,9 +50,10 @@ NAMESPACE = ("unshare", "--map-root-user", "--mount", "sh", "-c")
 
 
 @pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-  """What the driver runs in."""
-  return {**os.environ, "PYTHONPATH": os.pathsep.join([str(DRIVER.parents[1]), *sys.path[1:]])}
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+  """What the driver runs in. It has its own compiled programs, since a killed process may leave half of one."""
+  cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
+  return {**os.environ, **cache, "PYTHONPATH": os.pathsep.join([str(DRIVER.parents[1]), *sys.path[1:]])}
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+import tiny_classifier
 
 import jax_sis
 from jax_sis import results
@@ -34,16 +34,9 @@ def run_find(out: pathlib.Path, **options: Any) -> results.Results:
   return results.open(out)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-  out = tmp_path_factory.mktemp("run") / "out"
-  run_find(out, saved="both", mask_thresholds=(0.5, 0.9), mask_fractions=(0.25,))
-  return out
-
-
 @pytest.fixture
-def run_dir(undisturbed: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
-  return shutil.copytree(undisturbed, tmp_path / "out")
+def run_dir(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+  return shutil.copytree(tiny_run, tmp_path / "out")
 
 
 def find_again(out: pathlib.Path) -> None:
@@ -84,7 +77,7 @@ def test_a_sound_run_is_found_sound_and_stays_as_it_is(run_dir: pathlib.Path, ca
 
 
 def test_damaged_chunks_are_named_and_only_their_units_computed_again(
-  run_dir: pathlib.Path, undisturbed: pathlib.Path, capsys: pytest.CaptureFixture[str]
+  run_dir: pathlib.Path, tiny_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):
   truncated, flipped = chunk(run_dir, "rank", 1), chunk(run_dir, "id", 4)
   truncated.write_bytes(truncated.read_bytes()[:-3])
@@ -99,7 +92,7 @@ def test_damaged_chunks_are_named_and_only_their_units_computed_again(
   assert "3 units are damaged and now marked as not done; the same `jax-sis find` as before computes them" in output
   assert results.open(run_dir).done_units().tolist() == [0, 3]
   find_again(run_dir)
-  assert files_of(run_dir) == files_of(undisturbed)
+  assert files_of(run_dir) == files_of(tiny_run)
   after = flag_times(run_dir)
   assert {unit for unit in after if after[unit] != before[unit]} == {1, 2, 4}
   assert verify.verify(str(run_dir), num_sampled=0)
@@ -107,7 +100,7 @@ def test_damaged_chunks_are_named_and_only_their_units_computed_again(
 
 @pytest.mark.slow
 def test_chunks_of_other_units_are_found_by_the_images_or_by_computing_again(
-  run_dir: pathlib.Path, undisturbed: pathlib.Path, capsys: pytest.CaptureFixture[str]
+  run_dir: pathlib.Path, tiny_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):
   for name, (first, second) in {"id": (0, 1), "full_confidence": (2, 3)}.items():
     paths = [chunk(run_dir, name, unit) for unit in (first, second)]
@@ -119,7 +112,7 @@ def test_chunks_of_other_units_are_found_by_the_images_or_by_computing_again(
     (0, "id"), (1, "id"), (2, "full_confidence"), (3, "full_confidence")
   ]  # fmt: skip
   find_again(run_dir)
-  assert files_of(run_dir) == files_of(undisturbed)
+  assert files_of(run_dir) == files_of(tiny_run)
 
 
 def test_a_changed_rank_is_found_by_computing_again_and_its_image_named(
@@ -142,7 +135,7 @@ def test_a_changed_rank_is_found_by_computing_again_and_its_image_named(
 
 
 def test_damaged_flags_and_units_that_are_not_done_are_told_apart(
-  run_dir: pathlib.Path, undisturbed: pathlib.Path, capsys: pytest.CaptureFixture[str]
+  run_dir: pathlib.Path, tiny_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):
   flip_bit(chunk(run_dir, "done", 1))
   chunk(run_dir, "done", 3).unlink()
@@ -152,7 +145,7 @@ def test_damaged_flags_and_units_that_are_not_done_are_told_apart(
   assert "3 of 3 finished units are sound (0 were computed again); 2 units are not done yet." in output
   assert verify.verify(str(run_dir), num_sampled=0)
   find_again(run_dir)
-  assert files_of(run_dir) == files_of(undisturbed)
+  assert files_of(run_dir) == files_of(tiny_run)
 
 
 def test_a_run_that_has_only_begun_is_sound(run_dir: pathlib.Path, capsys: pytest.CaptureFixture[str]):
@@ -267,9 +260,9 @@ def image_with(rows: dict[str, np.ndarray], *, is_ok: bool) -> int:
   ],
 )
 def test_a_changed_value_contradicts_the_others_of_its_image_only(
-  undisturbed: pathlib.Path, name: str, is_ok: bool, change_fn: Callable[[np.ndarray], np.ndarray]
+  tiny_run: pathlib.Path, name: str, is_ok: bool, change_fn: Callable[[np.ndarray], np.ndarray]
 ):
-  store = results.open(undisturbed)
+  store = results.open(tiny_run)
   rows = rows_of(store)
   assert broken_rules(store, rows) == []
   image = image_with(rows, is_ok=is_ok)
@@ -318,7 +311,7 @@ def run_command(*command: str, **options: Any) -> subprocess.CompletedProcess[st
 
 @pytest.mark.slow
 def test_the_command_says_by_its_exit_code_what_it_found(run_dir: pathlib.Path):
-  command = [sys.executable, "-m", "jax_sis", "verify", str(run_dir), "--sample", "0"]
+  command = [*tiny_classifier.COMMAND, "verify", str(run_dir), "--sample", "0"]
   chunk(run_dir, "rank", 1).unlink()
   # A namespace of its own, where the folder is read-only even for root.
   script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'

@@ -194,6 +194,7 @@ def test_sigterm_ends_a_process_of_several_as_any_other():
       process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("variables", "reason"),
   [

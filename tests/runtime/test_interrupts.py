@@ -84,6 +84,7 @@ def test_a_signal_ends_the_work_at_once(signum: int, exit_code: int, message: st
   assert seconds < 2
 
 
+@pytest.mark.slow
 def test_a_signal_ends_long_compiled_work_after_the_grace():
   process = start(IN_COMPILED_CODE)
   time.sleep(0.2)

@@ -33,12 +33,12 @@ def run_find(out: pathlib.Path, **options: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def runs(tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
   """The embedded sample searched by both scores."""
   folder = tmp_path_factory.mktemp("runs")
   return (
-    run_find(folder / "log_odds"),
-    run_find(folder / "probability", score="probability"),
+    run_find(folder / "log_odds", checkpoint=tiny_checkpoint),
+    run_find(folder / "probability", checkpoint=tiny_checkpoint, score="probability"),
   )
 
 
@@ -216,6 +216,7 @@ def test_a_run_where_nothing_could_be_searched_comes_out(tmp_path: pathlib.Path)
   assert read_json(tmp_path / "out")["runs"]["run"]["classes_without_images"] == list(CLASS_NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_runs", [1, 9])
 def test_a_thousand_classes_and_many_runs_are_drawn(tmp_path: pathlib.Path, num_runs: int):
   names = [f"class number {index} of a thousand" for index in range(1000)]

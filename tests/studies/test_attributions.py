@@ -43,10 +43,9 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+def folder(tiny_checkpoint: str) -> str:
   """That of the classifier."""
-  with jax.numpy_rank_promotion("allow"):
-    return tiny_classifier.save(tmp_path_factory.mktemp("classifier") / "tiny")
+  return tiny_checkpoint
 
 
 def compare(out: pathlib.Path, folder: str, **options: Any) -> dict[str, Any]:

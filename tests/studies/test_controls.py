@@ -281,6 +281,7 @@ def test_the_command_says_what_is_wrong_in_a_line(tmp_path: pathlib.Path):
   )
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_truly_what_is_left(run: results.Results, tmp_path: pathlib.Path):
   copy = shutil.copytree(path_of(run), tmp_path / "out", ignore=shutil.ignore_patterns("controls.*"))
   # A shell that runs the tests in the background leaves Ctrl-C ignored, and children inherit that.

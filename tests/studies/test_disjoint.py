@@ -157,6 +157,7 @@ def test_the_files_hold_what_is_returned(run: tuple[pathlib.Path, dict[str, Any]
   )
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_goes_on_on_other_devices_and_ends_the_same(
   run: tuple[pathlib.Path, dict[str, Any]], where: dict[str, str], tmp_path: pathlib.Path
 ):

@@ -56,9 +56,10 @@ pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
 
 @pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-  """What the driver runs in."""
-  return {**os.environ, "PYTHONPATH": os.pathsep.join([str(DRIVER.parents[1]), *sys.path[1:]])}
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+  """What the driver runs in. It has its own compiled programs, since a killed process may leave half of one."""
+  cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
+  return {**os.environ, **cache, "PYTHONPATH": os.pathsep.join([str(DRIVER.parents[1]), *sys.path[1:]])}
 
 
 def drive(
@@ -171,6 +172,7 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setitem(classifiers.ARCHITECTURES, "resnet20", resnet.ResNetConfig(blocks=(1,), widths=(4,)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 def test_a_loss_that_is_not_finite_names_the_step_and_nothing_of_it_is_saved(
   tmp_path: pathlib.Path, shared_dir: pathlib.Path

@@ -189,6 +189,7 @@ def test_a_step_knows_nothing_of_the_pixels_that_are_not_shown(changes: dict[str
   assert differ(take_step(config, np.where(kept, 255 - images, images), kept), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [ATTACKED, {"keep_pixels": 0.5}])
 def test_attacks_and_dropout_concern_the_shown_pixels_only(changes: dict[str, Any]):
   plain = dataclasses.replace(TINY, subset=PixelSubset(random_seed=0, fraction=0.5, fill=0.7))
