@@ -20,7 +20,7 @@ from jax_sis.data.corruptions import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, FAMILIE
 from jax_sis.evaluation import figures, metrics
 from jax_sis.results.folder import write_atomically
 from jax_sis.runtime.records import append_record, read_records
-from jax_sis.statistics import estimates
+from jax_sis.statistics.estimates import share_of
 
 CLEAN = "clean"
 FORMAT = "jax_sis.evaluation/2"
@@ -89,7 +89,7 @@ def make_row(
 ) -> Row:
   """Measures one condition from the logits of its images."""
   is_correct = logits.argmax(1) == labels
-  interval = estimates.wilson_interval(int(is_correct.sum()), len(labels), level)
+  accuracy, low, high = share_of(is_correct, level=level).numbers
   calibration = metrics.calibration(logits, labels, num_bins)
   class_count = np.bincount(labels, minlength=len(class_names))
   class_correct = np.bincount(labels, is_correct, len(class_names))
@@ -98,9 +98,9 @@ def make_row(
     severity=condition[1],
     num_examples=len(labels),
     num_correct=int(is_correct.sum()),
-    accuracy=float(is_correct.mean()),
-    accuracy_low=interval.low,
-    accuracy_high=interval.high,
+    accuracy=accuracy,
+    accuracy_low=low,
+    accuracy_high=high,
     negative_log_likelihood=metrics.negative_log_likelihood(logits, labels),
     expected_calibration_error=calibration.expected_calibration_error,
     bin_confidence=none_for_nan(calibration.confidence),

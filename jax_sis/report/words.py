@@ -1,12 +1,10 @@
 """How reports say numbers, in plain words and with their intervals."""
 
 from jax_sis.report.inputs import Inputs
-from jax_sis.statistics.estimates import Share
+from jax_sis.statistics.estimates import DASH
 from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
 from jax_sis.studies.analysis.sizes import PREDICTED
-from jax_sis.studies.controls import outcomes
 
-AnyShare = Share | outcomes.Share
 KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest subsets found"}
 ONE_OF_KIND = {"sis": "a sufficient input subset (SIS)", "smallest": "a smallest sufficient subset"}
 STATUS_WORDS = {
@@ -17,15 +15,6 @@ STATUS_WORDS = {
   "non_finite": "a number is not finite",
   "not_searched": "could not be searched",
 }
-DASH = "-"
-
-
-def tell_share(share: AnyShare | None, *, digits: int = 1) -> str:
-  """`60.0% [59.0, 60.9]`, or the reason why there is none."""
-  if share is None or share.share is None or share.low is None or share.high is None:
-    return getattr(share, "reason", None) or DASH
-  low, high = 100 * share.low, 100 * share.high
-  return f"{100 * share.share:.{digits}f}% [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def tell_count(number: int, noun: str = "") -> str:

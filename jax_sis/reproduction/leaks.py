@@ -9,7 +9,7 @@ from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.readings import read_answer
 from jax_sis.reproduction.stages import Controls
 from jax_sis.runtime.records import read_record
-from jax_sis.studies.controls.outcomes import Share
+from jax_sis.statistics.estimates import Estimate
 from jax_sis.studies.controls.views import EMPTY
 
 
@@ -29,8 +29,8 @@ class Leak:
   run: str
   kind: str
   num_subsets: int
-  one_fill_only: Share | None
-  by_name: dict[str, Share]
+  one_fill_only: Estimate | None
+  by_name: dict[str, Estimate]
 
 
 # The controls that are shown of every search, and their headings.

@@ -18,7 +18,7 @@ from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import Preset
 from jax_sis.reproduction.readings import compare_corrupted, read_answer, read_corrupted, read_paired, read_predictions
 from jax_sis.reproduction.stages import Evaluate
-from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, share_of
+from jax_sis.statistics.estimates import Estimate, difference_of, mean_of, share_of
 
 # The comparisons of searches, by the names of their stages, and what each shows.
 SAMPLES = {
@@ -49,13 +49,13 @@ class Cell:
   model: str
   trained_on: str
   shown: str
-  accuracy: Share
-  difference: Mean | None
+  accuracy: Estimate
+  difference: Estimate | None
   negative_log_likelihood: float
   expected_calibration_error: float
-  corrupted: Mean | None
+  corrupted: Estimate | None
   num_corruptions: int
-  corrupted_difference: Mean | None
+  corrupted_difference: Estimate | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,9 @@ class Echo:
   """
 
   model: str
-  agreement: Share
-  repeated: Share
-  right: Share
+  agreement: Estimate
+  repeated: Estimate
+  right: Estimate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,9 @@ class Transfer:
 
   model: str
   chooser: str
-  accuracy: Share
-  minus_chooser: Mean
-  minus_random: Mean | None
+  accuracy: Estimate
+  minus_chooser: Estimate
+  minus_random: Estimate | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from jax_sis.data.corruptions import MAIN_CORRUPTIONS
 from jax_sis.evaluation import predictions
 from jax_sis.evaluation.predictions import Predictions
 from jax_sis.reproduction.engine import Done, read_json
-from jax_sis.statistics.estimates import Mean, difference_of
+from jax_sis.statistics.estimates import Estimate, difference_of
 
 
 def read_answer(done: Mapping[str, Done], name: str, file: str) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarra
   return np.mean(is_correct, axis=0), len({corruption for corruption, _ in conditions})
 
 
-def compare_corrupted(done: Mapping[str, Done], name: str, first: str) -> Mean | None:
+def compare_corrupted(done: Mapping[str, Done], name: str, first: str) -> Estimate | None:
   """The accuracy of an evaluation on corrupted images minus another one's; None where either was not made.
 
   Raises:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from jax_sis.statistics.estimates import MIN_IMAGES, Mean, no_mean
+from jax_sis.statistics.estimates import MIN_IMAGES, Estimate, no_mean
 
 # Bins of confidence p are an eighth of a decade of 1 - p wide, and those above the last are one: float32 tells them not
 # apart. In wider ones the wrong predictions are the less sure ones, and that alone makes a difference.
@@ -62,8 +62,8 @@ class Matched:
   num_left_out: int
   mean_wrong: float | None
   mean_right: float | None
-  difference: Mean
-  unmatched: Mean
+  difference: Estimate
+  unmatched: Estimate
 
 
 def match_by_confidence(
@@ -149,7 +149,7 @@ def estimate_difference(
   level: float,
   num_resamples: int,
   seed: int,
-) -> Mean:
+) -> Estimate:
   """The matched difference of images in cells 2 * bin + is_right, with its bootstrap interval; `reason` is for none."""
   num_right = int((cells % 2).sum())
   num_fewer = min(num_right, len(cells) - num_right)
@@ -161,7 +161,7 @@ def estimate_difference(
   counts, sums = np.bincount(cells, minlength=num_cells), np.bincount(cells, numbers, num_cells)
   mean = float(weighted_difference(counts[None], sums[None])[0])
   if num_fewer < MIN_IMAGES:
-    return Mean(mean=mean, low=None, high=None, num_images=len(numbers), reason=TOO_FEW)
+    return Estimate(value=mean, low=None, high=None, num_images=len(numbers), reason=TOO_FEW)
   rng = np.random.default_rng(seed)
   resampled = []
   step = max(1, MOST_NUMBERS // len(numbers))
@@ -175,7 +175,7 @@ def estimate_difference(
   differences = np.concatenate(resampled)
   differences = differences[~np.isnan(differences)]
   low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2]).tolist()
-  return Mean(mean=mean, low=low, high=high, num_images=len(numbers))
+  return Estimate(value=mean, low=low, high=high, num_images=len(numbers))
 
 
 def weighted_difference(counts: Int[np.ndarray, "R C"], sums: Float[np.ndarray, "R C"]) -> Float[np.ndarray, "R"]:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jax_sis.statistics.estimates import Mean, mean_of
+from jax_sis.statistics.estimates import Estimate, mean_of
 
 # The test is for sums over many images.
 MIN_IMAGES_FOR_TEST = 10
@@ -50,11 +50,11 @@ class Positions:
   what: str
   num_images: int
   shares: tuple[tuple[float, ...], ...]
-  mean_row: Mean
-  mean_column: Mean
+  mean_row: Estimate
+  mean_column: Estimate
   even_row: float
   even_column: float
-  border: Mean
+  border: Estimate
   even_border: float
   evenness: Evenness
 
