@@ -1,4 +1,4 @@
-"""What may leak, of every search of a study whose subsets were controlled."""
+"""The leak controls of all searches of a study."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ class Leak:
     run: the stage that searched.
     kind: which subsets, in words.
     num_subsets: how many were looked at.
-    one_fill_only: of those that reach the threshold and leave something to fill, the share that reaches it with no fill
-      that differs from the search's; None without one.
+    one_fill_only: of the subsets that reach the threshold and leave something to fill, the share that reaches it with
+      no fill that differs from the search's; None without any.
     by_name: the share that keeps its class, by the name of a control of SHOWN.
   """
 

@@ -102,7 +102,7 @@ def show_percent(estimate: Estimate | None, form: str = ".1f", *, nothing: str =
 
 
 def mean_of(values: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
-  """The mean of a number an image, which does not depend on the order of the images.
+  """The mean of one number per image; the order of the images does not matter.
 
   Args:
     values: finite numbers.
@@ -123,7 +123,7 @@ def difference_of(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"
   """The mean of first minus second on the same images.
 
   Args:
-    first: a number or a truth value an image.
+    first: one number or truth value per image.
     second: the same for the other thing, the images in the same order.
     seed: of the resampled images.
 
@@ -186,7 +186,7 @@ def bootstrap_mean(
   """The mean over images, with the percentile bootstrap interval of resampled images.
 
   Args:
-    values: a number or a truth value an image, all finite.
+    values: one number or truth value per image, all finite.
     level: how often such an interval holds the true mean, between 0 and 1.
     num_resamples: resamples of the images.
     seed: of the resamples.
@@ -232,10 +232,10 @@ def paired_bootstrap(
 ) -> Estimate:
   """The mean of first minus second on the same images, with the interval of resampled images.
 
-  Pairs stay together, so that what makes an image hard for both counts for neither.
+  Pairs stay together, so that an image that is hard for both counts for neither.
 
   Args:
-    first: a number or a truth value an image.
+    first: one number or truth value per image.
     second: the same for the other thing, the images in the same order.
     level: as for `bootstrap_mean`.
     num_resamples: likewise.
@@ -253,12 +253,12 @@ def paired_bootstrap(
 
 
 def median_interval(values: Shaped[np.ndarray, "N"], *, level: float = 0.95) -> tuple[float, float] | None:
-  """The interval of the median that two of the sorted values are, without any assumption on how they are distributed.
+  """The interval of the median, which assumes nothing of how the values are distributed: two of them are its ends.
 
   How many values lie below the true median is binomially distributed with probability 1/2.
 
   Args:
-    values: a number an image.
+    values: one number per image.
     level: how often such an interval holds the true median, at least; between 0 and 1.
 
   Returns:
@@ -277,14 +277,14 @@ def rank_correlation(
   """Spearman's rank correlation with the percentile bootstrap interval of resampled images.
 
   Args:
-    first: a number an image.
+    first: one number per image.
     second: another one.
-    level: how often such an interval holds the true correlation.
+    level: of the interval.
     seed: of the resampled images.
   """
   if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
     return no_mean(ALL_ALIKE, len(first))
-  # In an order of their own, so that the resamples do not depend on that of the images.
+  # Sorted, so that the resamples do not depend on the order of the images.
   order = np.lexsort((second, first))
   first, second = first[order], second[order]
   whole = correlate_ranks(first, second)

@@ -182,7 +182,7 @@ def test_the_ends_of_a_shares_interval_are_z_standard_errors_from_what_was_seen(
 
 
 @pytest.mark.parametrize(
-  ("num_images", "level"), itertools.product((1, 2, 3, 5, 10, 37, 1000, 50_000), (0.5, 0.9, 0.95, 0.999))
+  ("num_images", "level"), [*itertools.product((1, 2, 3, 5, 10, 37, 1000, 50_000), (0.5, 0.9, 0.95, 0.999))]
 )
 def test_the_interval_of_a_share_is_wilsons_formula(num_images: int, level: float):
   z = statistics.NormalDist().inv_cdf((1 + level) / 2)

@@ -1,4 +1,4 @@
-"""How far the subsets of two runs are the same, beside what chance makes of subsets of their sizes."""
+"""How much the subsets of two runs overlap, beside random subsets of the same sizes."""
 
 import dataclasses
 import math
@@ -14,13 +14,13 @@ from jax_sis.studies.analysis.sizes import Columns, Question
 
 # Features of a run's images that are in memory at once.
 FEATURES_AT_ONCE = 2**21
-# The hypergeometric distribution further from its mean, in standard deviations and beyond some features, is nothing.
+# Further from its mean than this, in standard deviations, the hypergeometric distribution is negligible.
 NUM_DEVIATIONS = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Overlap:
-  """How far two runs' subsets are the same, on the images that have one in both.
+  """How much the subsets of two runs overlap, on the images that have one in both.
 
   Attributes:
     first: a run.
@@ -28,7 +28,7 @@ class Overlap:
     answer: the kind of subset.
     num_same_target: images of which both subsets are for the same class.
     observed: the mean over images of the features in both, divided by those in either.
-    expected: its mean were subsets of these sizes drawn at random; None without an image.
+    expected: its mean for random subsets of these sizes; None without an image.
     excess: observed minus expected.
   """
 

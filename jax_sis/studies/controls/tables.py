@@ -1,4 +1,4 @@
-"""Leak controls as text: a table for each kind of subset, and a sentence with the numbers that it lacks."""
+"""Leak controls as text: a table for each kind of subset, and the numbers that it lacks."""
 
 import textwrap
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def note_similar_fills(summaries: Sequence[ControlSummary]) -> str:
 
 
 def describe_controls(summaries: Sequence[ControlSummary], fill_summary: FillSummary, threshold: float) -> str:
-  """The shares that reports begin with, and those that the table lacks, in a sentence."""
+  """The shares that reports begin with, and those that the table lacks."""
   kept = {summary.name: show(summary.keeps_class, ".0%") for summary in summaries}
   by_name = {summary.name: summary for summary in summaries}
   one_only, every, of_class = (
@@ -53,11 +53,11 @@ def describe_controls(summaries: Sequence[ControlSummary], fill_summary: FillSum
   )
   return (
     f"Of {by_name[SUBSET].num_images} subsets, {kept[SUBSET]} keep the class by themselves and "
-    f"{show(by_name[SUBSET].is_sufficient, '.0%')} reach {threshold:g}; of the {fill_summary.num_images} that reach it "
-    f"and leave something to fill, {one_only} do so with no fill that differs from the search's and {every} with every "
-    f"one; of those that keep the class, {of_class} do so with no fill that differs; their white shape alone keeps it "
-    f"in {kept['shape_white']}, moved elsewhere in {kept['moved_white']} (change in points: "
-    f"{show_percent(by_name['shape_white'].keeps_class_over_reference, '+.1f')})."
+    f"{show(by_name[SUBSET].is_sufficient, '.0%')} reach {threshold:g}. Of the {fill_summary.num_images} that reach it "
+    f"and leave something to fill, {one_only} reach it with no fill that differs from the search's, and {every} with "
+    f"every one. Of those that keep the class, {of_class} keep it with no fill that differs. The white shape alone "
+    f"keeps it in {kept['shape_white']}, moved elsewhere in {kept['moved_white']}; the difference in points is "
+    f"{show_percent(by_name['shape_white'].keeps_class_over_reference, '+.1f')}."
   )
 
 
