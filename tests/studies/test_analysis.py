@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from made_runs import CLASS_NAMES, GRID, NUM_FEATURES, SIZES, find_subset, make_rows, make_run, reorder
+from scipy import stats
 
 import jax_sis
 from jax_sis import results
@@ -598,6 +599,17 @@ def test_the_overlap_by_chance_of_large_subsets_is_that_of_draws():
   mean = (both / (first + second - both)).mean()
   found = expected_overlap(np.array([first, first]), np.array([second, num_features]), num_features)
   np.testing.assert_allclose(found, [mean, first / num_features], rtol=1e-4)
+
+
+def test_the_overlap_by_chance_is_scipys_hypergeometric_mean():
+  for num_features in (1, 7, 64, 300):
+    sizes = sorted({1, 2, num_features // 3, num_features // 2, num_features - 1, num_features} & {*range(1, 301)})
+    first, second = np.array([(a, b) for a in sizes for b in sizes if max(a, b) <= num_features]).T
+    expected = []
+    for a, b in zip(first, second, strict=True):
+      both = np.arange(min(a, b) + 1)
+      expected.append(stats.hypergeom.pmf(both, num_features, a, b) @ (both / (a + b - both)))
+    np.testing.assert_allclose(expected_overlap(first, second, num_features), expected, rtol=1e-11)
 
 
 def test_a_run_at_another_threshold_takes_part_by_its_orders(tmp_path: pathlib.Path):
