@@ -20,7 +20,7 @@ from jax_sis.data.corruptions import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, FAMILIE
 from jax_sis.evaluation import figures, metrics
 from jax_sis.results.folder import write_atomically
 from jax_sis.runtime.records import append_record, read_records
-from jax_sis.statistics.estimates import share_of
+from jax_sis.statistics.estimates import Estimate, share_of
 
 CLEAN = "clean"
 FORMAT = "jax_sis.evaluation/2"
@@ -141,12 +141,13 @@ def read_rows(directory: pathlib.Path) -> list[Row]:
 
 def print_header(level: float) -> None:
   """The line above those of the conditions."""
-  print(LINE_FORMAT.format("corruption", "severity", "images", f"accuracy ({100 * level:g} %)", "NLL", "ECE"))
+  print(LINE_FORMAT.format("corruption", "severity", "images", f"accuracy [{100 * level:g} %]", "NLL", "ECE"))
 
 
 def print_row(row: Row) -> None:
   """The line of one condition."""
-  accuracy = f"{row.accuracy:.4f} ({row.accuracy_low:.4f}-{row.accuracy_high:.4f})"
+  interval = {"low": row.accuracy_low, "high": row.accuracy_high}
+  accuracy = f"{Estimate(value=row.accuracy, num_images=row.num_examples, **interval):.4f}"
   likelihood, error = f"{row.negative_log_likelihood:.4f}", f"{row.expected_calibration_error:.4f}"
   severity = str(row.severity) if row.corruption != CLEAN else "-"
   print(LINE_FORMAT.format(row.corruption, severity, row.num_examples, accuracy, likelihood, error), flush=True)

@@ -1,4 +1,4 @@
-"""How far subsets are from chance and from what leaks, as `jax-sis controls` found: in a line and as a section."""
+"""What `jax-sis controls` found of chance and leaks, in a line and as a section."""
 
 import shlex
 from collections.abc import Mapping

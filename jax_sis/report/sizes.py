@@ -29,7 +29,7 @@ PLAIN_HEADER = ("images", "with a subset [95%]", "mean size [95%]", "of the imag
 
 
 def make_section(inputs: Inputs) -> Element:
-  """Sizes, why images have no subset, and certificates; beside each headline number what the controls say of it."""
+  """Sizes, why images have no subset, and certificates; the leak controls stand beside each headline number."""
   first, *others = inputs.kinds
   blocks = [describe_in_a_line(inputs, first)]
   for answer in others:
@@ -63,13 +63,13 @@ def describe_headline(inputs: Inputs, answer: str) -> str:
   return (
     f"{sizes.with_subset:.1%} of {tell_count(sizes.with_subset.num_images, 'image')} have {what}: on average "
     f"{sizes.pixels:.1f} {unit}, {sizes.mean_share:.1%} of the image, with a median of "
-    f"{tell_median(sizes.median, sizes.median_interval)} "
+    f"{tell_median(sizes)} "
     f"({tell_count(sizes.with_subset.count or 0, 'image')} with a subset)."
   )
 
 
 def describe_search_limits(inputs: Inputs) -> str:
-  """By which search the sizes were found, and what that means for them."""
+  """Which search found the subsets, and what that means for their sizes."""
   spec = inputs.spec
   found = {"sis": spec["search"], "smallest": spec["smallest"]}
   searches = [f"{KIND_NAMES[answer]} by {describe_search(found[answer], spec['threshold'])}" for answer in inputs.kinds]
@@ -80,7 +80,7 @@ def describe_search_limits(inputs: Inputs) -> str:
 
 
 def describe_certificates(inputs: Inputs) -> str:
-  """How many subsets hold when they are evaluated again, alone."""
+  """How many subsets pass when they are evaluated again, alone."""
   sentences = []
   for answer, certificates in inputs.certificates.items():
     count = certificates.reaches.num_images
@@ -111,7 +111,7 @@ def plain_cells(sizes: Sizes) -> list[str]:
     show(sizes.with_subset, ".1%"),
     f"{sizes.pixels:.1f}",
     DASH if sizes.mean_share is None else f"{sizes.mean_share:.1%}",
-    tell_median(sizes.median, sizes.median_interval),
+    tell_median(sizes),
     DASH if percentiles is None else f"{percentiles['5']:g} to {percentiles['95']:g}",
   ]
 

@@ -1,9 +1,9 @@
 """How reports say numbers, in plain words and with their intervals."""
 
 from jax_sis.report.inputs import Inputs
-from jax_sis.statistics.estimates import DASH
+from jax_sis.statistics.estimates import Estimate
 from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
-from jax_sis.studies.analysis.sizes import PREDICTED
+from jax_sis.studies.analysis.sizes import PREDICTED, Sizes
 
 KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest subsets found"}
 ONE_OF_KIND = {"sis": "a sufficient input subset (SIS)", "smallest": "a smallest sufficient subset"}
@@ -22,11 +22,10 @@ def tell_count(number: int, noun: str = "") -> str:
   return f"{number:,}" + (f" {noun}{'' if number == 1 else 's'}" if noun else "")
 
 
-def tell_median(median: float | None, interval: tuple[float, float] | None) -> str:
+def tell_median(sizes: Sizes) -> str:
   """`208 [200, 216]`."""
-  if median is None:
-    return DASH
-  return f"{median:g}" + (f" [{interval[0]:g}, {interval[1]:g}]" if interval else "")
+  low, high = sizes.median_interval or (None, None)
+  return f"{Estimate(value=sizes.median, low=low, high=high, num_images=sizes.pixels.num_images):g}"
 
 
 def name_unit(inputs: Inputs) -> str:
@@ -45,20 +44,20 @@ def name_target(inputs: Inputs) -> str:
 
 
 def name_data(inputs: Inputs) -> str:
-  """The images."""
+  """The data that the images are from."""
   data = inputs.spec["data"]
   return " ".join(str(data[name]) for name in ("data", "split") if name in data)
 
 
 def name_what(what: str, analysis: RunAnalysis, *, unit: str) -> str:
-  """Of what positions are given."""
+  """The features whose positions are given."""
   if what == MOST_NEEDED:
     return f"the {100 * analysis.fraction:.3g}% of the {unit} that are needed most"
   return KIND_NAMES[what]
 
 
 def find_left_out(analysis: RunAnalysis, beginning: str) -> list[str]:
-  """What the analysis says of what it left out, where that begins so."""
+  """What the analysis left out, as far as its words begin like this."""
   return [text for text in analysis.left_out if text.startswith(beginning)]
 
 
