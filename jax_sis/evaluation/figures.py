@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from jax_sis.display.style import ACCURACY_COLOUR, DPI, GAP_COLOUR, INK
 from jax_sis.evaluation.metrics import Calibration
-from jax_sis.statistics.estimates import wilson_interval
+from jax_sis.statistics.estimates import share_of_count
 
 # A number on a darker cell is white.
 DARK_BELOW = 0.55
@@ -99,7 +99,8 @@ def draw_reliability(axis: Axes, panel: ReliabilityPanel) -> None:
   )
   for middle, share, count in zip(places + widths / 2, accuracy, calibration.count[shown], strict=True):
     if not panel.is_pooled:
-      axis.vlines(middle, *wilson_interval(round(share * count), int(count)), color=INK, linewidth=0.9)
+      _, low, high = share_of_count(round(share * count), int(count)).numbers
+      axis.vlines(middle, low, high, color=INK, linewidth=0.9)
   axis.plot([0, 1], [0, 1], linestyle=(0, (4, 3)), color=INK, linewidth=0.9)
   axis.set_xlim(0, 1)
   axis.set_ylim(0, 1)

@@ -20,7 +20,7 @@ from jax_sis.data.corruptions import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, FAMILIE
 from jax_sis.evaluation import figures, metrics
 from jax_sis.results.folder import write_atomically
 from jax_sis.runtime.records import append_record, read_records
-from jax_sis.statistics import estimates
+from jax_sis.statistics.estimates import Estimate, share_of
 
 CLEAN = "clean"
 FORMAT = "jax_sis.evaluation/2"
@@ -89,7 +89,7 @@ def make_row(
 ) -> Row:
   """Measures one condition from the logits of its images."""
   is_correct = logits.argmax(1) == labels
-  interval = estimates.wilson_interval(int(is_correct.sum()), len(labels), level)
+  accuracy, low, high = share_of(is_correct, level=level).numbers
   calibration = metrics.calibration(logits, labels, num_bins)
   class_count = np.bincount(labels, minlength=len(class_names))
   class_correct = np.bincount(labels, is_correct, len(class_names))
@@ -98,9 +98,9 @@ def make_row(
     severity=condition[1],
     num_examples=len(labels),
     num_correct=int(is_correct.sum()),
-    accuracy=float(is_correct.mean()),
-    accuracy_low=interval.low,
-    accuracy_high=interval.high,
+    accuracy=accuracy,
+    accuracy_low=low,
+    accuracy_high=high,
     negative_log_likelihood=metrics.negative_log_likelihood(logits, labels),
     expected_calibration_error=calibration.expected_calibration_error,
     bin_confidence=none_for_nan(calibration.confidence),
@@ -141,12 +141,13 @@ def read_rows(directory: pathlib.Path) -> list[Row]:
 
 def print_header(level: float) -> None:
   """The line above those of the conditions."""
-  print(LINE_FORMAT.format("corruption", "severity", "images", f"accuracy ({100 * level:g} %)", "NLL", "ECE"))
+  print(LINE_FORMAT.format("corruption", "severity", "images", f"accuracy [{100 * level:g} %]", "NLL", "ECE"))
 
 
 def print_row(row: Row) -> None:
   """The line of one condition."""
-  accuracy = f"{row.accuracy:.4f} ({row.accuracy_low:.4f}-{row.accuracy_high:.4f})"
+  interval = {"low": row.accuracy_low, "high": row.accuracy_high}
+  accuracy = f"{Estimate(value=row.accuracy, num_images=row.num_examples, **interval):.4f}"
   likelihood, error = f"{row.negative_log_likelihood:.4f}", f"{row.expected_calibration_error:.4f}"
   severity = str(row.severity) if row.corruption != CLEAN else "-"
   print(LINE_FORMAT.format(row.corruption, severity, row.num_examples, accuracy, likelihood, error), flush=True)

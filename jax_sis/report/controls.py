@@ -1,4 +1,4 @@
-"""How far subsets are from chance and from what leaks, as `jax-sis controls` found: in a line and as a section."""
+"""What `jax-sis controls` found of chance and leaks, in a line and as a section."""
 
 import shlex
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from xml.etree.ElementTree import Element
 from jax_sis.display import page
 from jax_sis.report import figures
 from jax_sis.report.inputs import ClassControls, Controls, Inputs, KindControls
-from jax_sis.report.words import DASH, capitalise, tell_count, tell_share
-from jax_sis.statistics.estimates import Estimate
+from jax_sis.report.words import capitalise, tell_count
+from jax_sis.statistics.estimates import DASH, show, show_percent
 from jax_sis.studies.controls.outcomes import ControlSummary
-from jax_sis.studies.controls.tables import format_change, note_similar_fills
+from jax_sis.studies.controls.tables import note_similar_fills
 from jax_sis.studies.controls.views import CONTROLS, SUBSET
 from jax_sis.studies.controls.wrong_class import CLASS_TITLES, PREDICTED
 
@@ -40,8 +40,8 @@ def describe_in_a_line(inputs: Inputs, answer: str) -> Element:
   fills = kind.fills
   return page.paragraph(
     page.strong(f"Leak controls, {tell_count(kind.num_images, 'subset')}: "),
-    f"{tell_share(fills.one_fill_only, digits=0)} of {tell_count(fills.num_images)} reach {controls.threshold:g} on no "
-    f"fill but the search's own, {tell_share(fills.every_fill, digits=0)} on every other one that was tried. The white "
+    f"{show(fills.one_fill_only, '.0%')} of {tell_count(fills.num_images)} reach {controls.threshold:g} on no "
+    f"fill but the search's own, {show(fills.every_fill, '.0%')} on every other one that was tried. The white "
     f"shape of the subset alone keeps the class in {tell_kept(by_name, 'shape_white')}, moved elsewhere in "
     f"{tell_kept(by_name, 'moved_white')}; as many at random keep it in {tell_kept(by_name, 'random')}.",
     kind="note",
@@ -56,7 +56,7 @@ def name_summaries(kind: KindControls) -> dict[str, ControlSummary]:
 def tell_kept(by_name: Mapping[str, ControlSummary], name: str) -> str:
   """How many images keep their class under a control."""
   summary = by_name.get(name)
-  return tell_share(summary.keeps_class if summary is not None else None, digits=0)
+  return show(summary and summary.keeps_class, ".0%")
 
 
 def make_section(inputs: Inputs) -> Element:
@@ -103,15 +103,15 @@ def describe_answer(kind: KindControls) -> str:
 
 
 def make_kind(controls: Controls, kind: KindControls) -> Element:
-  """Table and reading of one kind of subset."""
+  """The table of one kind of subset, and the numbers that it lacks."""
   rows = [
     [
       CONTROLS[summary.name].title,
       tell_count(summary.num_images),
-      tell_share(summary.keeps_class),
-      tell_share(summary.is_sufficient),
+      show(summary.keeps_class, ".1%"),
+      show(summary.is_sufficient, ".1%"),
       DASH if summary.confidence is None else f"{summary.confidence:.4f}",
-      DASH if summary.name == SUBSET else format_change(summary.keeps_class_change),
+      DASH if summary.name == SUBSET else show_percent(summary.keeps_class_change, "+.1f"),
     ]
     for summary in kind.controls
   ]
@@ -148,19 +148,14 @@ def make_classes(wrong_class: ClassControls | None, threshold: float) -> Element
     [
       CLASS_TITLES[one.name],
       tell_count(one.found.num_images),
-      tell_share(one.found),
+      show(one.found, ".1%"),
       DASH if one.median_size is None else f"{one.median_size:g}",
-      DASH if one.name == PREDICTED else tell_size_change(one.size_change),
+      DASH
+      if one.name == PREDICTED or one.size_change is None
+      else f"{one.size_change:+.1f} on {one.size_change.num_images}",
     ]
     for one in wrong_class.classes
   ]
   caption = f"The smallest evidence for a class, at {threshold:g}, of at most {wrong_class.max_features} cells."
   header = ("evidence for", "images", "found [95%]", "median size", "mean size, change [95%]")
   return page.section(heading, level=3, blocks=[page.paragraph(wrong_class.reading), page.table(caption, header, rows)])
-
-
-def tell_size_change(change: Estimate | None) -> str:
-  """`+3.1 [+2.0, +4.3] on 20`."""
-  if change is None:
-    return DASH
-  return f"{change.mean:+.1f} [{change.low:+.1f}, {change.high:+.1f}] on {change.num_images}"

@@ -10,24 +10,21 @@ from jax_sis.display.style import format_p
 from jax_sis.report import figures
 from jax_sis.report.inputs import Inputs
 from jax_sis.report.words import (
-  DASH,
   KIND_NAMES,
   capitalise,
   find_left_out,
   name_unit,
   name_what,
   tell_count,
-  tell_share,
 )
 from jax_sis.results.schema import KIND_TITLES
+from jax_sis.statistics.estimates import DASH, show
 from jax_sis.studies.analysis.confidence_curves import Curve, Removal
 from jax_sis.studies.analysis.panels import describe_what
 from jax_sis.studies.analysis.positions import Positions
 from jax_sis.studies.analysis.run import Correctness
-from jax_sis.studies.analysis.tables import PRINTED_SHARES, format_mean
+from jax_sis.studies.analysis.tables import PRINTED_SHARES
 
-# Below it, evenness is called unlikely.
-SIGNIFICANCE = 0.05
 # The share of the image that the section on the removal begins with.
 HEADLINE_SHARE = 0.05
 
@@ -44,14 +41,14 @@ def make_positions(inputs: Inputs) -> Element:
     [
       capitalise(name_what(positions.what, analysis, unit=unit)),
       tell_count(positions.num_images),
-      format_mean(positions.mean_row),
+      f"{positions.mean_row:.1f}",
       f"{positions.even_row:g}",
-      format_mean(positions.mean_column),
+      f"{positions.mean_column:.1f}",
       f"{positions.even_column:g}",
-      f"{format_mean(positions.border, scale=100)}",
+      f"{positions.border.percent:.1f}",
       f"{100 * positions.even_border:.1f}",
       tell_unevenness(positions),
-      DASH if positions.evenness.p_value is None else format_p(positions.evenness.p_value),
+      tell_test(positions),
     ]
     for positions in found
   ]
@@ -85,30 +82,22 @@ def tell_unevenness(positions: Positions) -> str:
   return f"{evenness.dispersion:.3g}" if evenness.dispersion is not None else evenness.reason or DASH
 
 
+def tell_test(positions: Positions) -> str:
+  """The p-value of the test of even use."""
+  return DASH if positions.evenness.p_value is None else format_p(positions.evenness.p_value)
+
+
 def describe_place(inputs: Inputs, positions: Positions) -> str:
   """Where the subsets of one kind lie, in a sentence."""
-  evenness = positions.evenness
   what = capitalise(name_what(positions.what, inputs.analysis, unit=name_unit(inputs)))
   height, width = len(positions.shares), len(positions.shares[0])
-  where = (
-    f"their mean row is {format_mean(positions.mean_row)} of 0 to {height - 1} ({positions.even_row:g} in even use), "
-    f"their mean column {format_mean(positions.mean_column)} of 0 to {width - 1} ({positions.even_column:g}), "
-    f"{format_mean(positions.border, scale=100)} % of their {name_unit(inputs)} are in the outermost rows and columns "
-    f"({100 * positions.even_border:.1f} %)"
+  return (
+    f"{what}: their mean row is {positions.mean_row:.1f} of 0 to {height - 1} ({positions.even_row:g} in even use), "
+    f"their mean column {positions.mean_column:.1f} of 0 to {width - 1} ({positions.even_column:g}), and "
+    f"{positions.border.percent:.1f} % of their {name_unit(inputs)} are in the outermost rows and columns "
+    f"({100 * positions.even_border:.1f} %); unevenness, 1 for subsets at random places: {tell_unevenness(positions)} "
+    f"({tell_test(positions)}); {tell_count(positions.num_images, 'image')}."
   )
-  if evenness.dispersion is None or evenness.p_value is None:
-    test = f"whether they use all places alike was not tested ({evenness.reason})"
-  elif evenness.p_value < SIGNIFICANCE:
-    test = (
-      f"they use the places unevenly ({evenness.dispersion:.3g} times as unevenly as subsets at random places, "
-      f"{format_p(evenness.p_value)})"
-    )
-  else:
-    test = (
-      f"uneven use of places is not shown ({evenness.dispersion:.3g} times that of subsets at random places, "
-      f"{format_p(evenness.p_value)})"
-    )
-  return f"{what}: {where}, and {test}; {tell_count(positions.num_images, 'image')}."
 
 
 def draw_place(inputs: Inputs, positions: Positions) -> Element:
@@ -130,7 +119,7 @@ def make_correctness(inputs: Inputs) -> Element:
   heading, name = "Wrong against right predictions", "correctness"
   found = [one for one in analysis.correctness if one.num_images]
   trust = analysis.trust
-  model = f"The model is right in {tell_share(trust.accuracy)} of {tell_count(trust.accuracy.num_images, 'image')}"
+  model = f"The model is right in {trust.accuracy:.1%} of {tell_count(trust.accuracy.num_images, 'image')}"
   if trust.mean_confidence is not None and trust.expected_calibration_error is not None:
     model += (
       f", with a mean confidence of {trust.mean_confidence:.3f} and an expected calibration error of "
@@ -154,22 +143,12 @@ def first_of_each_kind(found: Sequence[Correctness]) -> list[Correctness]:
 
 def describe_matched(inputs: Inputs, correctness: Correctness) -> str:
   """The difference between wrong and right predictions, in a sentence."""
-  difference, matched = correctness.matched.difference, correctness.matched
-  numbers = (
-    f"{format_mean(difference)} {name_unit(inputs)}, {matched.num_wrong:,} wrong and {matched.num_right:,} right"
-  )
-  what = f"{KIND_NAMES[correctness.answer]}, at matched confidence"
-  images = tell_count(correctness.num_images, "image")
-  if difference.mean is None:
-    return f"Whether wrong predictions rest on smaller subsets is not known: {difference.reason} ({what}, {images})."
-  if difference.low is None or difference.high is None:
-    return f"Too few wrong predictions to tell whether they rest on smaller subsets ({what}: {numbers})."
-  if difference.high < 0:
-    return f"Wrong predictions rest on smaller subsets than right ones of the same confidence ({what}: {numbers})."
-  if difference.low > 0:
-    return f"Wrong predictions rest on larger subsets than right ones of the same confidence ({what}: {numbers})."
+  matched = correctness.matched
   return (
-    f"No difference is shown between the sizes of the subsets of wrong and of right predictions ({what}: {numbers})."
+    f"Size of wrong minus right predictions of the same confidence: {matched.difference:.1f} {name_unit(inputs)} "
+    f"({KIND_NAMES[correctness.answer]}, {matched.num_wrong:,} wrong and {matched.num_right:,} right of "
+    f"{tell_count(correctness.num_images, 'image')}); below 0, wrong predictions rest on smaller subsets, and an "
+    "interval that holds 0 shows no difference."
   )
 
 
@@ -181,8 +160,8 @@ def make_matched_table(inputs: Inputs, found: Sequence[Correctness]) -> Element:
       f"{one.matched.num_wrong:,}",
       f"{one.matched.num_right:,}",
       f"{one.matched.num_left_out:,}",
-      format_mean(one.matched.difference),
-      format_mean(one.matched.unmatched),
+      f"{one.matched.difference:.1f}",
+      f"{one.matched.unmatched:.1f}",
     ]
     for one in found
   ]
@@ -196,15 +175,15 @@ def draw_correctness(inputs: Inputs, correctness: Correctness) -> list[Element]:
   bins, kind = correctness.accuracy_by_size, KIND_NAMES[correctness.answer]
   accuracy = page.Picture(
     png=figures.draw_accuracy(inputs.analysis, correctness),
-    alt=f"Accuracy by size of the {kind}: from {tell_share(bins[0].accuracy)} of the smallest to "
-    f"{tell_share(bins[-1].accuracy)} of the largest.",
+    alt=f"Accuracy by size of the {kind}: from {bins[0].accuracy:.1%} of the smallest to "
+    f"{bins[-1].accuracy:.1%} of the largest.",
   )
   drawn = [page.figure(accuracy, "Filled: accuracy with its 95% interval; hollow: mean confidence of the same images.")]
-  if correctness.matched.difference.mean is not None:
+  if correctness.matched.difference.value is not None:
     differences = page.Picture(
       png=figures.draw_differences(inputs.analysis, correctness.answer),
       alt=f"Size of wrong minus right predictions of the same confidence, by threshold; at {correctness.threshold:g} "
-      f"{format_mean(correctness.matched.difference)} {name_unit(inputs)}.",
+      f"{correctness.matched.difference:.1f} {name_unit(inputs)}.",
     )
     drawn.append(page.figure(differences, f"{capitalise(kind)}: below 0, wrong predictions rest on smaller subsets."))
   return drawn
@@ -216,7 +195,7 @@ def make_bins_table(inputs: Inputs, correctness: Correctness) -> Element:
     [
       f"{one.smallest:,}" + (f" to {one.largest:,}" if one.largest > one.smallest else ""),
       f"{one.accuracy.num_images:,}",
-      tell_share(one.accuracy),
+      show(one.accuracy, ".1%"),
       f"{one.mean_confidence:.4f}",
     ]
     for one in correctness.accuracy_by_size

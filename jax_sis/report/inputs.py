@@ -16,7 +16,7 @@ from jax_sis.runs import setup, workers
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.workers import WorkerRecord
 from jax_sis.runtime.records import read_record
-from jax_sis.statistics.estimates import Share, share_of
+from jax_sis.statistics.estimates import Estimate, share_of
 from jax_sis.studies.analysis.program import DEFAULT_THRESHOLDS
 from jax_sis.studies.analysis.program import FORMAT as ANALYSIS_FORMAT
 from jax_sis.studies.analysis.run import RunAnalysis, analyse_run
@@ -38,10 +38,10 @@ class Certificates:
     is_minimal: those from which no single feature can be dropped; None where the run did not try.
   """
 
-  reaches: Share
-  keeps_class: Share
-  is_reproduced: Share
-  is_minimal: Share | None
+  reaches: Estimate
+  keeps_class: Estimate
+  is_reproduced: Estimate
+  is_minimal: Estimate | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

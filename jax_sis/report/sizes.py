@@ -8,7 +8,6 @@ from jax_sis.report import figures
 from jax_sis.report.controls import describe_in_a_line
 from jax_sis.report.inputs import Inputs
 from jax_sis.report.words import (
-  DASH,
   KIND_NAMES,
   ONE_OF_KIND,
   STATUS_WORDS,
@@ -17,13 +16,12 @@ from jax_sis.report.words import (
   name_unit,
   tell_count,
   tell_median,
-  tell_share,
 )
 from jax_sis.results.schema import KIND_TITLES
 from jax_sis.runs.status import describe_search
+from jax_sis.statistics.estimates import DASH, show
 from jax_sis.studies.analysis.panels import sizes_of
 from jax_sis.studies.analysis.sizes import Sizes
-from jax_sis.studies.analysis.tables import format_mean
 
 # Of more classes the table is folded.
 MAX_OPEN_CLASSES = 20
@@ -31,7 +29,7 @@ PLAIN_HEADER = ("images", "with a subset [95%]", "mean size [95%]", "of the imag
 
 
 def make_section(inputs: Inputs) -> Element:
-  """Sizes, why images have no subset, and certificates; beside each headline number what the controls say of it."""
+  """Sizes, why images have no subset, and certificates; the leak controls stand beside each headline number."""
   first, *others = inputs.kinds
   blocks = [describe_in_a_line(inputs, first)]
   for answer in others:
@@ -63,15 +61,15 @@ def describe_headline(inputs: Inputs, answer: str) -> str:
   if sizes.mean_share is None:
     return f"None of {tell_count(sizes.with_subset.num_images, 'image')} has {what}."
   return (
-    f"{tell_share(sizes.with_subset)} of {tell_count(sizes.with_subset.num_images, 'image')} have {what}: on average "
-    f"{format_mean(sizes.pixels)} {unit}, {sizes.mean_share:.1%} of the image, with a median of "
-    f"{tell_median(sizes.median, sizes.median_interval)} "
-    f"({tell_count(sizes.with_subset.count, 'image')} with a subset)."
+    f"{sizes.with_subset:.1%} of {tell_count(sizes.with_subset.num_images, 'image')} have {what}: on average "
+    f"{sizes.pixels:.1f} {unit}, {sizes.mean_share:.1%} of the image, with a median of "
+    f"{tell_median(sizes)} "
+    f"({tell_count(sizes.with_subset.count or 0, 'image')} with a subset)."
   )
 
 
 def describe_search_limits(inputs: Inputs) -> str:
-  """By which search the sizes were found, and what that means for them."""
+  """Which search found the subsets, and what that means for their sizes."""
   spec = inputs.spec
   found = {"sis": spec["search"], "smallest": spec["smallest"]}
   searches = [f"{KIND_NAMES[answer]} by {describe_search(found[answer], spec['threshold'])}" for answer in inputs.kinds]
@@ -82,7 +80,7 @@ def describe_search_limits(inputs: Inputs) -> str:
 
 
 def describe_certificates(inputs: Inputs) -> str:
-  """How many subsets hold when they are evaluated again, alone."""
+  """How many subsets pass when they are evaluated again, alone."""
   sentences = []
   for answer, certificates in inputs.certificates.items():
     count = certificates.reaches.num_images
@@ -90,15 +88,15 @@ def describe_certificates(inputs: Inputs) -> str:
       continue
     sentence = (
       f"{capitalise(KIND_NAMES[answer])}: evaluated again alone, in the highest precision, "
-      f"{tell_share(certificates.reaches)} of {tell_count(count, 'subset')} reach {inputs.spec['threshold']:g}, "
-      f"{tell_share(certificates.keeps_class)} keep the class, and {tell_share(certificates.is_reproduced)} have the "
+      f"{certificates.reaches:.1%} of {tell_count(count, 'subset')} reach {inputs.spec['threshold']:g}, "
+      f"{certificates.keeps_class:.1%} keep the class, and {certificates.is_reproduced:.1%} have the "
       "confidence that the search saw."
     )
     if certificates.is_minimal is None:
       sentence += " Whether a single one could be dropped from them was not tried; --certificate full does."
     else:
       sentence += (
-        f" {tell_share(certificates.is_minimal)} are 1-minimal: without any single one of their {name_unit(inputs)} "
+        f" {certificates.is_minimal:.1%} are 1-minimal: without any single one of their {name_unit(inputs)} "
         "they fall below the threshold."
       )
     sentences.append(sentence)
@@ -110,10 +108,10 @@ def plain_cells(sizes: Sizes) -> list[str]:
   percentiles = sizes.percentiles
   return [
     tell_count(sizes.with_subset.num_images),
-    tell_share(sizes.with_subset),
-    format_mean(sizes.pixels),
+    show(sizes.with_subset, ".1%"),
+    f"{sizes.pixels:.1f}",
     DASH if sizes.mean_share is None else f"{sizes.mean_share:.1%}",
-    tell_median(sizes.median, sizes.median_interval),
+    tell_median(sizes),
     DASH if percentiles is None else f"{percentiles['5']:g} to {percentiles['95']:g}",
   ]
 

@@ -1,12 +1,10 @@
 """How reports say numbers, in plain words and with their intervals."""
 
 from jax_sis.report.inputs import Inputs
-from jax_sis.statistics.estimates import Share
+from jax_sis.statistics.estimates import Estimate
 from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
-from jax_sis.studies.analysis.sizes import PREDICTED
-from jax_sis.studies.controls import outcomes
+from jax_sis.studies.analysis.sizes import PREDICTED, Sizes
 
-AnyShare = Share | outcomes.Share
 KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest subsets found"}
 ONE_OF_KIND = {"sis": "a sufficient input subset (SIS)", "smallest": "a smallest sufficient subset"}
 STATUS_WORDS = {
@@ -17,15 +15,6 @@ STATUS_WORDS = {
   "non_finite": "a number is not finite",
   "not_searched": "could not be searched",
 }
-DASH = "-"
-
-
-def tell_share(share: AnyShare | None, *, digits: int = 1) -> str:
-  """`60.0% [59.0, 60.9]`, or the reason why there is none."""
-  if share is None or share.share is None or share.low is None or share.high is None:
-    return getattr(share, "reason", None) or DASH
-  low, high = 100 * share.low, 100 * share.high
-  return f"{100 * share.share:.{digits}f}% [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def tell_count(number: int, noun: str = "") -> str:
@@ -33,11 +22,10 @@ def tell_count(number: int, noun: str = "") -> str:
   return f"{number:,}" + (f" {noun}{'' if number == 1 else 's'}" if noun else "")
 
 
-def tell_median(median: float | None, interval: tuple[float, float] | None) -> str:
+def tell_median(sizes: Sizes) -> str:
   """`208 [200, 216]`."""
-  if median is None:
-    return DASH
-  return f"{median:g}" + (f" [{interval[0]:g}, {interval[1]:g}]" if interval else "")
+  low, high = sizes.median_interval or (None, None)
+  return f"{Estimate(value=sizes.median, low=low, high=high, num_images=sizes.pixels.num_images):g}"
 
 
 def name_unit(inputs: Inputs) -> str:
@@ -56,20 +44,20 @@ def name_target(inputs: Inputs) -> str:
 
 
 def name_data(inputs: Inputs) -> str:
-  """The images."""
+  """The data that the images are from."""
   data = inputs.spec["data"]
   return " ".join(str(data[name]) for name in ("data", "split") if name in data)
 
 
 def name_what(what: str, analysis: RunAnalysis, *, unit: str) -> str:
-  """Of what positions are given."""
+  """The features whose positions are given."""
   if what == MOST_NEEDED:
     return f"the {100 * analysis.fraction:.3g}% of the {unit} that are needed most"
   return KIND_NAMES[what]
 
 
 def find_left_out(analysis: RunAnalysis, beginning: str) -> list[str]:
-  """What the analysis says of what it left out, where that begins so."""
+  """What the analysis left out, as far as its words begin like this."""
   return [text for text in analysis.left_out if text.startswith(beginning)]
 
 

@@ -15,7 +15,8 @@ from jax_sis.reproduction.readings import (
   read_predictions,
   sizes_at_threshold,
 )
-from jax_sis.statistics.estimates import Mean, difference_of, share_of
+from jax_sis.runtime.records import read_record
+from jax_sis.statistics.estimates import Estimate, difference_of, share_of
 
 AGREES, DISAGREES, OPEN, NOT_JUDGED = "agrees", "disagrees", "undecided", "not judged"
 # What the claims' words mean here, in shares of the images.
@@ -42,7 +43,7 @@ class Claim:
   rule: str
   verdict: str
   found: str
-  difference: Mean
+  difference: Estimate
   unit: str = "share"
   is_mitigation: bool = False
 
@@ -109,7 +110,7 @@ def chance_claim(preset: Preset, names: Names, done: Mapping[str, Done]) -> Clai
   return Claim(
     claim=f"Shown {100 * preset.fraction:g} % of the pixels at random, the classifier of whole images is at chance.",
     rule=f"at chance: less than {100 * NEAR_CHANCE:g} points above 1 in {num_classes}",
-    verdict=judge(turn_around(chance), -NEAR_CHANCE),
+    verdict=judge(chance.scale(-1), -NEAR_CHANCE),
     found=f"It is right on {percent(on_random)} of them.",
     difference=chance,
   )
@@ -125,12 +126,12 @@ def wrong_claim(names: Names, done: Mapping[str, Done]) -> Claim | None:
   if found is None:
     return None
   matched = found["matched"]
-  difference = Mean(**matched["difference"])
+  difference = read_record(Estimate, matched["difference"])
   return Claim(
     claim="At the same confidence, wrong predictions rest on smaller sufficient subsets than right ones.",
     rule="smaller: the mean of the wrong ones minus that of the right ones is below zero, at the lowest threshold "
     "analysed, which has the most wrong ones",
-    verdict=judge(turn_around(difference), 0.0),
+    verdict=judge(difference.scale(-1), 0.0),
     found=f"At threshold {found['threshold']:g}, {matched['num_wrong']} wrong predictions beside "
     f"{matched['num_right']} right ones of the same confidence.",
     difference=difference,
@@ -147,7 +148,7 @@ def larger_claims(names: Names, done: Mapping[str, Done]) -> list[Claim]:
       continue
     single, *others = sizes_at_threshold(comparison)
     for compared in others:
-      difference = Mean(**compared["difference"])
+      difference = read_record(Estimate, compared["difference"])
       claims.append(
         Claim(
           claim=f"The sufficient subsets of the {compared['label']} classifier are larger ({what}).",
@@ -165,26 +166,15 @@ def larger_claims(names: Names, done: Mapping[str, Done]) -> list[Claim]:
   return claims
 
 
-def judge(difference: Mean, bound: float) -> str:
+def judge(difference: Estimate, bound: float) -> str:
   """Whether a difference is above a bound, by its interval."""
-  if difference.low is None or difference.high is None:
-    return OPEN
-  if difference.low > bound:
-    return AGREES
-  return DISAGREES if difference.high < bound else OPEN
-
-
-def turn_around(difference: Mean) -> Mean:
-  """The second minus the first instead of the first minus the second."""
-  mean, low, high = (None if value is None else -value for value in (difference.mean, difference.high, difference.low))
-  return dataclasses.replace(difference, mean=mean, low=low, high=high)
+  return {1: AGREES, -1: DISAGREES, 0: OPEN}[difference.is_beyond(bound)]
 
 
 def percent(is_correct: np.ndarray) -> str:
   """A share of images in words, with its interval and the number of images."""
   share = share_of(is_correct)
-  assert share.share is not None and share.low is not None and share.high is not None
-  return f"{100 * share.share:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}] of {share.num_images:,}"
+  return f"{share:.1%} of {share.num_images:,}"
 
 
 def number(value: float | None) -> str:

@@ -8,7 +8,8 @@ from jax_sis.display.style import ACCURACY_COLOUR, GAP_COLOUR, INK
 from jax_sis.report.figures import finish, start
 from jax_sis.reproduction.mitigations import Mitigation
 from jax_sis.reproduction.outcome import Cell, Outcome
-from jax_sis.statistics.estimates import Mean
+from jax_sis.runtime.records import read_record
+from jax_sis.statistics.estimates import Estimate
 
 ANSWER_HEADINGS = {"sis": "subsets read from orders", "smallest": "smallest evidence found"}
 CELL_INCHES, MITIGATION_INCHES = 0.47, 0.34
@@ -48,9 +49,7 @@ def draw_cells(cells: Sequence[Cell], *, num_classes: int) -> bytes:
   """
   figure, (axis,) = start(1.1 + CELL_INCHES * len(cells))
   for place, cell in enumerate(cells):
-    of_all = cell.accuracy
-    accuracy = Mean(mean=of_all.share, low=of_all.low, high=of_all.high, num_images=of_all.num_images)
-    draw_interval(axis, place, accuracy, ACCURACY_COLOUR, 100.0)
+    draw_interval(axis, place, cell.accuracy, ACCURACY_COLOUR, 100.0)
     if cell.corrupted is not None:
       draw_interval(axis, place + BELOW, cell.corrupted, GAP_COLOUR, 100.0, marker="s", size=4)
   axis.axvline(100 / num_classes, color=INK, linewidth=1, linestyle=":", label="chance")
@@ -66,7 +65,7 @@ def draw_cells(cells: Sequence[Cell], *, num_classes: int) -> bytes:
 
 def draw_mitigations(mitigations: Sequence[Mitigation], answer: str) -> bytes | None:
   """A PNG with the mean size of one kind of subset, a line a way to train; None where no image has one in all."""
-  sizes = [Mean(**one.sizes[answer]["pixels"]) if answer in one.sizes else None for one in mitigations]
+  sizes = [read_record(Estimate, one.sizes[answer]["pixels"]) if answer in one.sizes else None for one in mitigations]
   num_images = max((size.num_images for size in sizes if size is not None), default=0)
   if not num_images:
     return None
@@ -93,11 +92,11 @@ def style_axis(axis: Axes, labels: Sequence[str]) -> None:
 
 
 def draw_interval(
-  axis: Axes, place: float, mean: Mean, colour: str, factor: float, *, marker: str = "o", size: float = 5.5
+  axis: Axes, place: float, mean: Estimate, colour: str, factor: float, *, marker: str = "o", size: float = 5.5
 ) -> None:
   """A mean and its interval."""
-  if mean.mean is None:
+  if mean.value is None:
     return
   if mean.low is not None and mean.high is not None:
     axis.hlines(place, factor * mean.low, factor * mean.high, color=colour, linewidth=2)
-  axis.plot(factor * mean.mean, place, marker, color=colour, markersize=size)
+  axis.plot(factor * mean.value, place, marker, color=colour, markersize=size)

@@ -1,4 +1,4 @@
-"""What may leak, of every search of a study whose subsets were controlled."""
+"""The leak controls of all searches of a study."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.readings import read_answer
 from jax_sis.reproduction.stages import Controls
 from jax_sis.runtime.records import read_record
-from jax_sis.studies.controls.outcomes import Share
+from jax_sis.statistics.estimates import Estimate
 from jax_sis.studies.controls.views import EMPTY
 
 
@@ -21,16 +21,16 @@ class Leak:
     run: the stage that searched.
     kind: which subsets, in words.
     num_subsets: how many were looked at.
-    one_fill_only: of those that reach the threshold and leave something to fill, the share that reaches it with no fill
-      that differs from the search's; None without one.
+    one_fill_only: of the subsets that reach the threshold and leave something to fill, the share that reaches it with
+      no fill that differs from the search's; None without any.
     by_name: the share that keeps its class, by the name of a control of SHOWN.
   """
 
   run: str
   kind: str
   num_subsets: int
-  one_fill_only: Share | None
-  by_name: dict[str, Share]
+  one_fill_only: Estimate | None
+  by_name: dict[str, Estimate]
 
 
 # The controls that are shown of every search, and their headings.

@@ -19,7 +19,7 @@ from jax_sis.reproduction.readings import (
   read_predictions,
   sizes_at_threshold,
 )
-from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, share_of
+from jax_sis.statistics.estimates import Estimate, difference_of, mean_of, share_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,17 +43,17 @@ class Mitigation:
   """
 
   label: str
-  accuracy: Share
-  accuracy_difference: Mean
+  accuracy: Estimate
+  accuracy_difference: Estimate
   expected_calibration_error: float
-  brier_score: Mean
-  brier_difference: Mean | None
+  brier_score: Estimate
+  brier_difference: Estimate | None
   negative_log_likelihood: float
-  corrupted: Mean | None
-  corrupted_difference: Mean | None
+  corrupted: Estimate | None
+  corrupted_difference: Estimate | None
   sizes: dict[str, dict[str, Any]]
-  num_disjoint: Mean | None
-  num_disjoint_difference: Mean | None
+  num_disjoint: Estimate | None
+  num_disjoint_difference: Estimate | None
 
 
 def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]:
@@ -106,7 +106,7 @@ def brier_scores(found: Predictions) -> Float[np.ndarray, "N"]:
   return (found.confidence.astype(np.float64) - found.is_correct) ** 2
 
 
-def compare_disjoint(done: Mapping[str, Done], model: str, single: str) -> tuple[Mean | None, Mean | None]:
+def compare_disjoint(done: Mapping[str, Done], model: str, single: str) -> tuple[Estimate | None, Estimate | None]:
   """The number of disjoint subsets an image, and that minus the single classifier's on the images counted in both."""
   counts = []
   for name in (f"{model}-disjoint", f"{single}-disjoint"):

@@ -1,7 +1,7 @@
 """What a study found: the table of who is right on what, the paper's claims beside our numbers, and the mitigations.
 
-Everything is read from the files of the stages. Images are the unit of every interval: of what a classifier says of
-the same images, differences are paired.
+Everything is read from the files of the stages. Every interval is over images, and differences on the same images are
+paired.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import Preset
 from jax_sis.reproduction.readings import compare_corrupted, read_answer, read_corrupted, read_paired, read_predictions
 from jax_sis.reproduction.stages import Evaluate
-from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, share_of
+from jax_sis.statistics.estimates import Estimate, difference_of, mean_of, share_of
 
 # The comparisons of searches, by the names of their stages, and what each shows.
 SAMPLES = {
@@ -37,8 +37,8 @@ class Cell:
     trained_on: what it was trained on, in words.
     shown: what it is shown, in words.
     accuracy: on the test images as they are.
-    difference: that minus the accuracy on whole images of the first classifier trained on them, paired; None for
-      itself, and where that was not evaluated.
+    difference: the accuracy minus that of the first classifier of whole images, on whole images, paired; None for that
+      one itself, and where it was not evaluated.
     negative_log_likelihood: there, in nats.
     expected_calibration_error: there.
     corrupted: the mean accuracy over corruptions and severities, over images; None where it was not evaluated.
@@ -49,33 +49,33 @@ class Cell:
   model: str
   trained_on: str
   shown: str
-  accuracy: Share
-  difference: Mean | None
+  accuracy: Estimate
+  difference: Estimate | None
   negative_log_likelihood: float
   expected_calibration_error: float
-  corrupted: Mean | None
+  corrupted: Estimate | None
   num_corruptions: int
-  corrupted_difference: Mean | None
+  corrupted_difference: Estimate | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Echo:
-  """What a classifier of pixels says where the one of whole images is wrong: its answer again, or the truth?
+  """Where the classifier of whole images is wrong, does one of pixels repeat its answer, or find the true one?
 
-  Which pixels are needed most is found with the answer of the classifier of whole images, right or wrong. A classifier
-  that learns to read that answer from them is as accurate as it, and makes its mistakes.
+  The most needed pixels are found for the answer of the classifier of whole images, right or wrong. A classifier that
+  learns to read that answer from them is as accurate, and makes the same mistakes.
 
   Attributes:
     model: the stage that made the classifier of pixels.
-    agreement: the share of all images on which both answer the same.
+    agreement: the share of all images on which both give the same answer.
     repeated: of those that the classifier of whole images gets wrong, the share with the same wrong answer.
-    right: of these the share that is classified rightly.
+    right: of these, the share that is classified correctly.
   """
 
   model: str
-  agreement: Share
-  repeated: Share
-  right: Share
+  agreement: Estimate
+  repeated: Estimate
+  right: Estimate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,9 @@ class Transfer:
 
   model: str
   chooser: str
-  accuracy: Share
-  minus_chooser: Mean
-  minus_random: Mean | None
+  accuracy: Estimate
+  minus_chooser: Estimate
+  minus_random: Estimate | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class Outcome:
 
 
 def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outcome:
-  """What the stages of an architecture say, as far as they are done."""
+  """The outcome of one architecture, from the stages that are done."""
   cells = make_cells(names, done)
   return Outcome(
     architecture=names.architecture,
@@ -147,7 +147,7 @@ def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outc
 
 
 def read_sample(done: Mapping[str, Done], name: str) -> dict[str, Any]:
-  """Of what `analyse` wrote of several searches, how they compare and where each one's pixels lie, but for the maps."""
+  """How several searches compare, and where the pixels of each lie, without the maps; from what `analyse` wrote."""
   analysis = read_answer(done, name, "analysis.json")
   positions = {label: [dict(found) for found in run["positions"]] for label, run in analysis["runs"].items()}
   for found in itertools.chain(*positions.values()):
@@ -156,7 +156,7 @@ def read_sample(done: Mapping[str, Done], name: str) -> dict[str, Any]:
 
 
 def make_cells(names: Names, done: Mapping[str, Done]) -> list[Cell]:
-  """The table: a line an evaluation of the architecture's classifiers, with that on corrupted images beside it."""
+  """The table: a line for each evaluation of the architecture's classifiers, with the one on corrupted images."""
   cells = []
   first = f"{names.full(0)}-on-whole"
   for name, one in done.items():
@@ -205,7 +205,7 @@ def make_echoes(names: Names, done: Mapping[str, Done]) -> list[Echo]:
 
 
 def make_transfers(preset: Preset, names: Names, done: Mapping[str, Done]) -> list[Transfer]:
-  """The pixels that one classifier needs most shown to another one that was trained on whole images, too."""
+  """The pixels that one classifier needs most, shown to another classifier of whole images."""
   of_whole = {names.full(seed) for seed in range(preset.num_seeds)}
   transfers = []
   for name, one in done.items():
@@ -230,6 +230,6 @@ def make_transfers(preset: Preset, names: Names, done: Mapping[str, Done]) -> li
 
 
 def find_chooser(stage: Evaluate, done: Mapping[str, Done]) -> str | None:
-  """The stage that made the classifier whose most needed pixels are shown; None where other pixels are."""
+  """The stage that made the classifier whose most needed pixels are shown; None where they are not such pixels."""
   search = done.get(stage.inputs.get("subset", ""))
   return search.stage.inputs["checkpoint"] if search is not None else None

@@ -20,6 +20,7 @@ from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import DATA, DATA_FILE, Stage
 from jax_sis.results.folder import write_atomically
 from jax_sis.runtime.provenance import all_versions, describe_commit
+from jax_sis.runtime.records import to_json
 
 FORMAT = "jax_sis.study/1"
 STUDY_FILE, TABLE_FILE, REPORT_FILE = "study.json", "study.csv", "report.html"
@@ -153,7 +154,7 @@ def make_json(
       "data": json.loads((done[DATA].folder / DATA_FILE).read_bytes()),
       "settings": json.loads(json.dumps(dataclasses.asdict(preset))),
     },
-    "outcomes": [dataclasses.asdict(outcome) for outcome in outcomes],
+    "outcomes": to_json(outcomes),
     "not_run": [{"what": what, "reason": reason} for what, reason in preset.not_run],
     "not_done": [{"name": stage.name, "title": stage.title} for stage in stages if stage.name not in done],
     "stages": [

@@ -1,4 +1,4 @@
-"""What the stages of a study left in their files, image by image where differences are paired."""
+"""Reads the files of a study's stages, image by image where differences are paired."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from jax_sis.data.corruptions import MAIN_CORRUPTIONS
 from jax_sis.evaluation import predictions
 from jax_sis.evaluation.predictions import Predictions
 from jax_sis.reproduction.engine import Done, read_json
-from jax_sis.statistics.estimates import Mean, difference_of
+from jax_sis.statistics.estimates import Estimate, difference_of
 
 
 def read_answer(done: Mapping[str, Done], name: str, file: str) -> dict[str, Any]:
-  """What a stage wrote into a file.
+  """The content of a file that a stage wrote.
 
   Raises:
     ValueError: it cannot be read.
@@ -32,7 +32,7 @@ def read_predictions(done: Mapping[str, Done], name: str) -> Predictions:
 
 
 def read_paired(done: Mapping[str, Done], names: Sequence[str]) -> list[Bool[np.ndarray, "N"]]:
-  """Which images several evaluations are right about, all in one order.
+  """Whether each image is classified correctly, for several evaluations in the same order of images.
 
   Raises:
     ValueError: they are not of the same images.
@@ -42,7 +42,7 @@ def read_paired(done: Mapping[str, Done], names: Sequence[str]) -> list[Bool[np.
 
 
 def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarray, "N"] | None, int]:
-  """Of each image, by id, the share of its corruptions that are classified rightly, and the number of corruptions."""
+  """How much of each image's corruptions is classified correctly, in the order of ids, and how many corruptions."""
   one = done.get(f"{name}-corrupted")
   if one is None:
     return None, 0
@@ -58,7 +58,7 @@ def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarra
   return np.mean(is_correct, axis=0), len({corruption for corruption, _ in conditions})
 
 
-def compare_corrupted(done: Mapping[str, Done], name: str, first: str) -> Mean | None:
+def compare_corrupted(done: Mapping[str, Done], name: str, first: str) -> Estimate | None:
   """The accuracy of an evaluation on corrupted images minus another one's; None where either was not made.
 
   Raises:
@@ -79,7 +79,7 @@ def read_comparison(done: Mapping[str, Done], name: str) -> dict[str, Any] | Non
 
 
 def sizes_at_threshold(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Of what `analyse` found of several runs, the sizes at the confidence that was searched for, the first run first."""
+  """The sizes at the confidence that was searched for, from a comparison of runs, the first run first."""
   return [sizes for sizes in comparison["sizes"] if sizes["threshold"] == comparison["threshold"]]
 
 

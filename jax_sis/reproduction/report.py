@@ -22,7 +22,8 @@ from jax_sis.reproduction.outcome import SAMPLES, Outcome
 from jax_sis.reproduction.presets import Preset
 from jax_sis.reproduction.readings import read_answer, total_seconds
 from jax_sis.reproduction.stages import DATA, DATA_FILE
-from jax_sis.statistics.estimates import Mean
+from jax_sis.runtime.records import read_record
+from jax_sis.statistics.estimates import DASH, Estimate, show, show_percent
 
 UNKNOWN = "a commit that was not recorded"
 # Of each kind of subset, so many of the smallest and as many of the largest are in the gallery.
@@ -187,8 +188,8 @@ def echo_section(outcome: Outcome) -> Element | None:
     "Whose answer the pixels carry",
     name="whose-answer-the-pixels-carry",
     answer=f"Where the classifier of whole images is wrong ({first.repeated.num_images:,} images), {first.model} gives "
-    f"the same wrong answer in {tables.describe_share(first.repeated)} % and the right one in "
-    f"{tables.describe_share(first.right)} %.",
+    f"the same wrong answer in {first.repeated:.1%} and the right one in "
+    f"{first.right:.1%}.",
     blocks=[
       page.paragraph(
         "Which pixels are needed most is found with the answer of the classifier of whole images, right or wrong, and "
@@ -210,12 +211,12 @@ def transfer_section(preset: Preset, outcome: Outcome) -> Element | None:
     return None
   first = outcome.transfers[0]
   share = f"{100 * preset.fraction:g} %"
-  difference = tables.describe_percent(first.minus_chooser, is_signed=True)
+  difference = show_percent(first.minus_chooser, "+.1f")
   return page.section(
     "Transfer",
     name="transfer",
     answer=f"Of the {share} of the pixels that {first.chooser} needs most, {first.model} classifies "
-    f"{tables.describe_share(first.accuracy)} % rightly: {difference} points beside {first.chooser} itself.",
+    f"{first.accuracy:.1%} rightly: {difference} points beside {first.chooser} itself.",
     blocks=[
       page.table(
         "Classifiers of whole images shown the pixels that another one needs; in brackets 95 % intervals, differences "
@@ -310,11 +311,11 @@ def disjoint_section(done: Mapping[str, Done], names: Names) -> Element | None:
   if path.exists():
     caption = "How many disjoint subsets images have, how large they are, and how often the classifier is right."
     blocks.append(page.figure(page.Picture(png=path.read_bytes(), alt=caption), caption, is_wide=True))
-  number = Mean(**answer["number"])
+  number = read_record(Estimate, answer["number"])
   return page.section(
     "Disjoint subsets",
     name="disjoint-subsets",
-    answer=f"An image has {tables.describe_pixels(number)} disjoint sufficient subsets in the mean of "
+    answer=f"An image has {show(number)} disjoint sufficient subsets in the mean of "
     f"{number.num_images} images: separate reasons for one answer.",
     blocks=blocks,
   )
@@ -330,10 +331,10 @@ def attributions_section(done: Mapping[str, Done], names: Names) -> Element | No
     [
       method["title"],
       f"{method['with_subset']['count']} of {method['with_subset']['num_images']}",
-      tables.describe_pixels(Mean(**method["pixels"])),
-      tables.describe_pixels(Mean(**method["difference"]), is_signed=True) if place else "",
+      show(read_record(Estimate, method["pixels"])),
+      show(read_record(Estimate, method["difference"]), "+.1f") if place else "",
       *(
-        "-" if method[area] is None else tables.describe_mean(Mean(**method[area]), 1.0, ".3f")
+        DASH if method[area] is None else format(read_record(Estimate, method[area]), ".3f")
         for area in ("insertion_area", "deletion_area")
       ),
     ]
@@ -386,9 +387,9 @@ def summarise_sample(comparison: Mapping[str, Any]) -> str | None:
   """The first and the last search of a sample, at the first confidence where enough images have a subset; else None."""
   for threshold, group in itertools.groupby(comparison["sizes"], lambda compared: compared["threshold"]):
     first, *_, last = group
-    difference = Mean(**last["difference"])
+    difference = read_record(Estimate, last["difference"])
     if difference.low is not None:
-      pixels = [tables.describe_pixels(Mean(**one["pixels"])) for one in (first, last)]
+      pixels = [show(read_record(Estimate, one["pixels"])) for one in (first, last)]
       return (
         f"Pixels for {threshold:g} on {difference.num_images} of {comparison['num_images']} images: {pixels[0]} by "
         f"{first['label']}, {pixels[1]} by {last['label']}."
@@ -437,13 +438,12 @@ def leak_section(outcome: Outcome) -> Element | None:
     return None
   by_shape = sorted(
     (leak for leak in outcome.leaks if "shape_white" in leak.by_name),
-    key=lambda leak: leak.by_name["shape_white"].share,
+    key=lambda leak: leak.by_name["shape_white"].value or 0.0,
   )
   answer = "The same controls of every search."
   if by_shape:
     least, most = (
-      f"{tables.describe_kept(leak.by_name['shape_white'])} % ({leak.run}, {leak.kind})"
-      for leak in (by_shape[0], by_shape[-1])
+      f"{leak.by_name['shape_white']:.0%} ({leak.run}, {leak.kind})" for leak in (by_shape[0], by_shape[-1])
     )
     answer = f"The shape of the mask alone, painted white, keeps the class in {least} to {most} of the subsets."
   block = page.table(

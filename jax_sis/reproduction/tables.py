@@ -10,9 +10,9 @@ from jax_sis.reproduction.claims import Claim
 from jax_sis.reproduction.leaks import SHOWN, Leak
 from jax_sis.reproduction.mitigations import Mitigation
 from jax_sis.reproduction.outcome import SAMPLES, Cell, Echo, Outcome, Transfer
-from jax_sis.statistics.estimates import Mean, Share
+from jax_sis.runtime.records import read_record
+from jax_sis.statistics.estimates import Estimate, show, show_percent
 from jax_sis.studies.analysis.run import MOST_NEEDED
-from jax_sis.studies.controls import outcomes as controls_outcomes
 
 CELL_HEADER = (
   "classifier",
@@ -61,12 +61,12 @@ def cell_rows(cells: Sequence[Cell]) -> list[list[str]]:
       cell.model,
       cell.trained_on,
       cell.shown,
-      describe_share(cell.accuracy),
-      "" if cell.difference is None else describe_percent(cell.difference, is_signed=True),
+      show_percent(cell.accuracy),
+      show_percent(cell.difference, "+.1f", nothing=""),
       f"{cell.negative_log_likelihood:.3f}",
       f"{cell.expected_calibration_error:.3f}",
-      "" if cell.corrupted is None else describe_percent(cell.corrupted),
-      "" if cell.corrupted_difference is None else describe_percent(cell.corrupted_difference, is_signed=True),
+      show_percent(cell.corrupted, nothing=""),
+      show_percent(cell.corrupted_difference, "+.1f", nothing=""),
     ]
     for cell in cells
   ]
@@ -85,9 +85,9 @@ def echo_rows(echoes: Sequence[Echo]) -> list[list[str]]:
   return [
     [
       echo.model,
-      describe_share(echo.agreement),
-      describe_share(echo.repeated),
-      describe_share(echo.right),
+      show_percent(echo.agreement),
+      show_percent(echo.repeated),
+      show_percent(echo.right),
       f"{echo.repeated.num_images:,}",
     ]
     for echo in echoes
@@ -100,9 +100,9 @@ def transfer_rows(transfers: Sequence[Transfer]) -> list[list[str]]:
     [
       transfer.model,
       transfer.chooser,
-      describe_share(transfer.accuracy),
-      describe_percent(transfer.minus_chooser, is_signed=True),
-      "" if transfer.minus_random is None else describe_percent(transfer.minus_random, is_signed=True),
+      show_percent(transfer.accuracy),
+      show_percent(transfer.minus_chooser, "+.1f"),
+      show_percent(transfer.minus_random, "+.1f", nothing=""),
     ]
     for transfer in transfers
   ]
@@ -115,16 +115,11 @@ def leak_rows(leaks: Sequence[Leak]) -> list[list[str]]:
       leak.run,
       leak.kind,
       f"{leak.num_subsets:,}",
-      describe_kept(leak.one_fill_only),
-      *(describe_kept(leak.by_name.get(name)) for name in SHOWN),
+      show_percent(leak.one_fill_only, ".0f"),
+      *(show_percent(leak.by_name.get(name), ".0f") for name in SHOWN),
     ]
     for leak in leaks
   ]
-
-
-def describe_kept(share: controls_outcomes.Share | None) -> str:
-  """A share in whole per cent, with its interval."""
-  return "-" if share is None else f"{100 * share.share:.0f} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 
 
 def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
@@ -132,22 +127,22 @@ def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
   return [
     [
       one.label,
-      describe_share(one.accuracy),
-      "" if one.label == mitigations[0].label else describe_percent(one.accuracy_difference, is_signed=True),
+      show_percent(one.accuracy),
+      "" if one.label == mitigations[0].label else show_percent(one.accuracy_difference, "+.1f"),
       f"{one.negative_log_likelihood:.3f}",
       f"{one.expected_calibration_error:.3f}",
-      describe_mean(one.brier_score, 1.0, ".4f"),
-      "" if one.brier_difference is None else describe_mean(one.brier_difference, 1.0, "+.4f"),
-      "" if one.corrupted is None else describe_percent(one.corrupted),
+      show(one.brier_score, ".4f"),
+      show(one.brier_difference, "+.4f", nothing=""),
+      show_percent(one.corrupted, nothing=""),
       ""
       if one.corrupted_difference is None or one.label == mitigations[0].label
-      else describe_percent(one.corrupted_difference, is_signed=True),
+      else show_percent(one.corrupted_difference, "+.1f"),
       *size_cells(one, mitigations[0], "sis"),
       *size_cells(one, mitigations[0], "smallest"),
-      "" if one.num_disjoint is None else describe_mean(one.num_disjoint, 1.0, ".2f"),
+      show(one.num_disjoint, ".2f", nothing=""),
       ""
       if one.num_disjoint_difference is None or one.label == mitigations[0].label
-      else describe_mean(one.num_disjoint_difference, 1.0, "+.2f"),
+      else show(one.num_disjoint_difference, "+.2f"),
     ]
     for one in mitigations
   ]
@@ -160,9 +155,9 @@ def size_cells(one: Mitigation, first: Mitigation, answer: str) -> list[str]:
     return ["", "", ""]
   is_first = one.label == first.label
   return [
-    describe_pixels(Mean(**compared["pixels"])),
-    "" if is_first else describe_pixels(Mean(**compared["difference"]), is_signed=True),
-    describe_share(Share(**compared["with_subset"])),
+    show(read_record(Estimate, compared["pixels"])),
+    "" if is_first else show(read_record(Estimate, compared["difference"]), "+.1f"),
+    show_percent(read_record(Estimate, compared["with_subset"])),
   ]
 
 
@@ -177,7 +172,7 @@ def border_rows(sample: dict[str, Any]) -> list[list[str]]:
     [
       label,
       str(positions["num_images"]),
-      describe_percent(Mean(**positions["border"])),
+      show_percent(read_record(Estimate, positions["border"])),
       f"{100 * positions['even_border']:.1f}",
     ]
     for label, found in sample["positions"].items()
@@ -197,11 +192,11 @@ def sample_rows(sample: dict[str, Any]) -> list[list[str]]:
         compared["label"],
         f"{compared['threshold']:g}",
         f"{share['count']} of {share['num_images']}",
-        describe_pixels(Mean(**compared["pixels"])),
+        show(read_record(Estimate, compared["pixels"])),
         "-" if compared["median_pixels"] is None else f"{compared['median_pixels']:g}",
         ""
         if compared["label"] == comparison["labels"][0]
-        else describe_pixels(Mean(**compared["difference"]), is_signed=True),
+        else show(read_record(Estimate, compared["difference"]), "+.1f"),
       ]
     )
   return rows
@@ -210,34 +205,8 @@ def sample_rows(sample: dict[str, Any]) -> list[list[str]]:
 def describe_difference(claim: Claim) -> str:
   """The number that a claim's rule is about."""
   if claim.unit == "share":
-    return f"{describe_percent(claim.difference, is_signed=True)} points"
-  return f"{describe_pixels(claim.difference, is_signed=True)} pixels"
-
-
-def describe_share(share: Share) -> str:
-  """A share in per cent, with its interval."""
-  if share.share is None or share.low is None or share.high is None:
-    return f"- ({share.reason})"
-  return f"{100 * share.share:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
-
-
-def describe_percent(mean: Mean, *, is_signed: bool = False) -> str:
-  """A mean share in per cent, with its interval."""
-  return describe_mean(mean, 100.0, "+.1f" if is_signed else ".1f")
-
-
-def describe_pixels(mean: Mean, *, is_signed: bool = False) -> str:
-  """A mean number of pixels, with its interval."""
-  return describe_mean(mean, 1.0, "+.1f" if is_signed else ".1f")
-
-
-def describe_mean(mean: Mean, factor: float, form: str) -> str:
-  """A mean and its interval, or why there is none."""
-  if mean.mean is None:
-    return f"- ({mean.reason})"
-  if mean.low is None or mean.high is None:
-    return f"{factor * mean.mean:{form}} ({mean.reason})"
-  return f"{factor * mean.mean:{form}} [{factor * mean.low:{form}}, {factor * mean.high:{form}}]"
+    return f"{show_percent(claim.difference, '+.1f')} points"
+  return f"{show(claim.difference, '+.1f')} pixels"
 
 
 def print_outcome(outcome: Outcome) -> None:
@@ -282,9 +251,9 @@ def list_facts(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return "\n".join(paragraphs)
 
 
-def plain_numbers(mean: Mean | None) -> tuple[float | str | None, ...]:
+def plain_numbers(mean: Estimate | None) -> tuple[float | str | None, ...]:
   """A mean and the ends of its interval, as a CSV file has them: empty where there is none."""
-  return ("", "", "") if mean is None else (mean.mean, mean.low, mean.high)
+  return ("", "", "") if mean is None else (mean.value, mean.low, mean.high)
 
 
 def make_csv(outcomes: Sequence[Outcome]) -> bytes:
@@ -325,7 +294,7 @@ def make_csv(outcomes: Sequence[Outcome]) -> bytes:
           cell.trained_on,
           cell.shown,
           accuracy.num_images,
-          accuracy.share,
+          accuracy.value,
           accuracy.low,
           accuracy.high,
           *plain_numbers(cell.difference),

@@ -36,11 +36,22 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
     raise ValueError(f"{str(path)!r} is damaged ({error}); remove it to compute it again.") from error
 
 
+def to_json(value: Any) -> Any:
+  """The JSON form of dataclasses, and of what holds them; one that has a method `to_json` says itself what that is."""
+  if hasattr(value, "to_json"):
+    return value.to_json()
+  if dataclasses.is_dataclass(value):
+    return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+  if isinstance(value, Mapping):
+    return {key: to_json(one) for key, one in value.items()}
+  return [to_json(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 T = TypeVar("T")
 
 
 def read_record(kind: type[T], content: Any, place: str = "record") -> T:
-  """A dataclass from its JSON form, as `dataclasses.asdict` and `json` make it; other keys are left out.
+  """A dataclass from its JSON form, as `to_json` and `json` make it; other keys are left out.
 
   Args:
     kind: the dataclass, whose fields are numbers, texts, truth values, dataclasses, tuples, dictionaries by text, or
@@ -53,6 +64,7 @@ def read_record(kind: type[T], content: Any, place: str = "record") -> T:
   """
   if not isinstance(content, Mapping):
     raise ValueError(f"{place} must be an object, got {content!r:.40}.")
+  content = kind.from_json(content) if hasattr(kind, "from_json") else content  # pyright: ignore
   hints = typing.get_type_hints(kind)
   values = {}
   for field in dataclasses.fields(typing.cast(Any, kind)):

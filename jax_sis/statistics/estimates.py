@@ -1,62 +1,108 @@
-"""Means, differences and shares over images for tables and JSON: with an interval, or with the reason for none."""
+"""Means, shares and differences over images that write themselves, with an interval or the reason for none."""
 
 import dataclasses
 import math
-import statistics
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy
 from jaxtyping import Bool, Shaped
 
 # The bootstrap of fewer images gives an interval that is far too narrow, and of one image none at all.
 MIN_IMAGES = 5
 NO_IMAGES = "no images"
 TOO_FEW = f"fewer than {MIN_IMAGES} images give no interval"
+ALL_ALIKE = "all images have the same number or confidence"
+# Resamples held in memory at once, in numbers.
+MOST_NUMBERS = 10_000_000
+# Resamples of a rank correlation, which cost a sort each.
+NUM_RANK_RESAMPLES = 2_000
+# What tables show where there is nothing.
+DASH = "-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mean:
-  """A mean over images, or the mean of a difference.
+class Estimate:
+  """A mean over images, of a number or of a difference, or a share of them.
+
+  `f"{estimate:.1f}"` is `12.3 [11.0, 13.6]`, `f"{estimate:.1%}"` is `60.0% [59.0, 60.9]`: the format is that of each
+  number. Without an interval it is the number alone, without a number the reason.
 
   Attributes:
-    mean: the mean; None where there are no images.
-    low: the lower end of its bootstrap interval; None where `reason` says why.
+    value: the mean, or the share, 0..1; None where `reason` says why.
+    low: the lower end of its interval, by bootstrap or of a share Wilson's; None likewise.
     high: the upper end.
     num_images: how many images it is of.
+    count: of a share, the images that are so; None of a mean.
     reason: why a number is missing; None where none is.
   """
 
-  mean: float | None
+  value: float | None
   low: float | None
   high: float | None
   num_images: int
+  count: int | None = None
   reason: str | None = None
 
+  def __format__(self, form: str) -> str:
+    if self.value is None:
+      return self.reason or DASH
+    text = format(self.value, form)
+    if self.low is None or self.high is None:
+      return text
+    low, high = (format(end, form).removesuffix("%") for end in (self.low, self.high))
+    return f"{text} [{low}, {high}]"
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Share:
-  """How many of some images are so.
+  @property
+  def percent(self) -> "Estimate":
+    """The same in per cent, or in points, for cells below a heading that says so."""
+    return self.scale(100)
 
-  Attributes:
-    share: 0..1; None where there are no images.
-    low: the lower end of its Wilson interval.
-    high: the upper end.
-    count: the images that are so.
-    num_images: all of them.
-    reason: why the numbers are missing; None where they are not.
-  """
+  @property
+  def numbers(self) -> tuple[float, float, float]:
+    """The value and the ends of its interval, NaN where there is none, for what draws or computes."""
+    value, low, high = (math.nan if number is None else number for number in (self.value, self.low, self.high))
+    return value, low, high
 
-  share: float | None
-  low: float | None
-  high: float | None
-  count: int
-  num_images: int
-  reason: str | None = None
+  def scale(self, factor: float) -> "Estimate":
+    """The number and its interval times a factor; by -1, a difference becomes that of the second minus the first."""
+    value, *ends = (None if number is None else factor * number for number in (self.value, self.low, self.high))
+    low, high = ends if factor > 0 else reversed(ends)
+    return dataclasses.replace(self, value=value, low=low, high=high)
+
+  def is_beyond(self, bound: float = 0.0) -> int:
+    """1 where the interval lies above the bound, -1 where it lies below, 0 where it holds it or there is none."""
+    if self.low is None or self.high is None:
+      return 0
+    return (self.low > bound) - (self.high < bound)
+
+  def to_json(self) -> dict[str, Any]:
+    """Its form in JSON, where the name of the value says what it is: `mean` or `share`."""
+    interval = {"low": self.low, "high": self.high}
+    if self.count is None:
+      return {"mean": self.value, **interval, "num_images": self.num_images, "reason": self.reason}
+    counts = {"count": self.count, "num_images": self.num_images}
+    return {"share": self.value, **interval, **counts, "reason": self.reason}
+
+  @staticmethod
+  def from_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of which `to_json` made this, for `runtime.records.read_record`."""
+    return {"value" if name in ("mean", "share") else name: value for name, value in content.items()}
 
 
-def mean_of(values: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Mean:
-  """The mean of a number an image, which does not depend on the order of the images.
+def show(estimate: Estimate | None, form: str = ".1f", *, nothing: str = DASH) -> str:
+  """An estimate, or what stands for none."""
+  return nothing if estimate is None else format(estimate, form)
+
+
+def show_percent(estimate: Estimate | None, form: str = ".1f", *, nothing: str = DASH) -> str:
+  """A share in per cent, or a difference of shares in points, without the sign; or what stands for none."""
+  return show(estimate and estimate.percent, form, nothing=nothing)
+
+
+def mean_of(values: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
+  """The mean of one number per image; the order of the images does not matter.
 
   Args:
     values: finite numbers.
@@ -69,16 +115,15 @@ def mean_of(values: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Mean:
     return no_mean(NO_IMAGES)
   if len(values) < MIN_IMAGES:
     mean = float(np.mean(np.sort(values), dtype=np.float64))
-    return Mean(mean=mean, low=None, high=None, num_images=len(values), reason=TOO_FEW)
-  estimate = bootstrap_mean(np.sort(values), seed=seed)
-  return Mean(mean=estimate.mean, low=estimate.low, high=estimate.high, num_images=estimate.num_images)
+    return Estimate(value=mean, low=None, high=None, num_images=len(values), reason=TOO_FEW)
+  return bootstrap_mean(np.sort(values), seed=seed)
 
 
-def difference_of(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Mean:
+def difference_of(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
   """The mean of first minus second on the same images.
 
   Args:
-    first: a number or a truth value an image.
+    first: one number or truth value per image.
     second: the same for the other thing, the images in the same order.
     seed: of the resampled images.
 
@@ -88,48 +133,51 @@ def difference_of(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"
   return mean_of(np.asarray(first, np.float64) - np.asarray(second, np.float64), seed=seed)
 
 
-def no_mean(reason: str, num_images: int = 0) -> Mean:
+def no_mean(reason: str, num_images: int = 0) -> Estimate:
   """What stands where a mean cannot be computed."""
-  return Mean(mean=None, low=None, high=None, num_images=num_images, reason=reason)
+  return Estimate(value=None, low=None, high=None, num_images=num_images, reason=reason)
 
 
-def share_of(is_so: Bool[np.ndarray, "N"]) -> Share:
-  """The share of images that are so."""
-  return share_of_count(int(np.count_nonzero(is_so)), len(is_so))
+def share_of(is_so: Bool[np.ndarray, "N"], *, level: float = 0.95) -> Estimate:
+  """The share of images that are so, as `share_of_count`."""
+  return share_of_count(int(np.count_nonzero(is_so)), len(is_so), level=level)
 
 
-def share_of_count(count: int, num_images: int) -> Share:
-  """As `share_of`, of images that are counted already."""
-  if not num_images:
-    return no_share(NO_IMAGES)
-  low, high = wilson_interval(count, num_images)
-  return Share(share=count / num_images, low=low, high=high, count=count, num_images=num_images)
+def share_of_count(count: int, num_images: int, *, level: float = 0.95) -> Estimate:
+  """The share of images that are so, with its Wilson interval.
 
+  The interval holds all shares p for which the observed one is within z standard errors, sqrt(p (1 - p) / n), of p.
+  Unlike one that puts the observed share into the standard error, it keeps its level near 0 and 1, and stays between
+  them.
 
-def no_share(reason: str) -> Share:
-  """What stands where a share cannot be computed."""
-  return Share(share=None, low=None, high=None, count=0, num_images=0, reason=reason)
+  Args:
+    count: images that are so, 0..num_images.
+    num_images: all of them.
+    level: how often such an interval holds the true share, between 0 and 1.
 
+  Raises:
+    ValueError: the count or the level is out of range.
 
-# Resamples held in memory at once, in numbers.
-MOST_NUMBERS = 10_000_000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
-  """A mean over images and the range that its sample is compatible with.
-
-  Attributes:
-    mean: the mean, of a difference that of the first minus the second.
-    low: the lower end of the interval.
-    high: the upper end.
-    num_images: how many images it is of.
+  Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
   """
+  if not 0 <= count <= num_images:
+    raise ValueError(f"count must lie in 0..{num_images}, the number of images, got {count}.")
+  check_level(level)
+  if not num_images:
+    return Estimate(value=None, low=None, high=None, count=0, num_images=0, reason=NO_IMAGES)
+  interval = scipy.stats.binomtest(count, num_images).proportion_ci(level, "wilson")
+  low, high = float(interval.low), float(interval.high)
+  return Estimate(value=count / num_images, low=low, high=high, count=count, num_images=num_images)
 
-  mean: float
-  low: float
-  high: float
-  num_images: int
+
+def check_level(level: float) -> None:
+  """Refuses what is no level of an interval.
+
+  Raises:
+    ValueError: it is none.
+  """
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}.")
 
 
 def bootstrap_mean(
@@ -138,7 +186,7 @@ def bootstrap_mean(
   """The mean over images, with the percentile bootstrap interval of resampled images.
 
   Args:
-    values: a number or a truth value an image, all finite.
+    values: one number or truth value per image, all finite.
     level: how often such an interval holds the true mean, between 0 and 1.
     num_resamples: resamples of the images.
     seed: of the resamples.
@@ -155,14 +203,13 @@ def bootstrap_mean(
     raise ValueError(
       f"values must be finite, got {(~np.isfinite(numbers)).sum()} that are not; leave these images out."
     )
-  if not 0 < level < 1:
-    raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}.")
+  check_level(level)
   if num_resamples < 1:
     raise ValueError(f"num_resamples must be at least 1, got {num_resamples}.")
   mean = float(numbers.mean())
   if (numbers == numbers[0]).all():
     # SciPy warns of such samples; all resamples are alike.
-    return Estimate(mean=mean, low=mean, high=mean, num_images=len(numbers))
+    return Estimate(value=mean, low=mean, high=mean, num_images=len(numbers))
   interval = scipy.stats.bootstrap(
     (numbers,),
     np.mean,
@@ -172,7 +219,7 @@ def bootstrap_mean(
     method="percentile",
     rng=np.random.default_rng(seed),
   ).confidence_interval
-  return Estimate(mean=mean, low=float(interval.low), high=float(interval.high), num_images=len(numbers))
+  return Estimate(value=mean, low=float(interval.low), high=float(interval.high), num_images=len(numbers))
 
 
 def paired_bootstrap(
@@ -185,10 +232,10 @@ def paired_bootstrap(
 ) -> Estimate:
   """The mean of first minus second on the same images, with the interval of resampled images.
 
-  Pairs stay together, so that what makes an image hard for both counts for neither.
+  Pairs stay together, so that an image that is hard for both counts for neither.
 
   Args:
-    first: a number or a truth value an image.
+    first: one number or truth value per image.
     second: the same for the other thing, the images in the same order.
     level: as for `bootstrap_mean`.
     num_resamples: likewise.
@@ -206,12 +253,12 @@ def paired_bootstrap(
 
 
 def median_interval(values: Shaped[np.ndarray, "N"], *, level: float = 0.95) -> tuple[float, float] | None:
-  """The interval of the median that two of the sorted values are, without any assumption on how they are distributed.
+  """The interval of the median, which assumes nothing of how the values are distributed: two of them are its ends.
 
   How many values lie below the true median is binomially distributed with probability 1/2.
 
   Args:
-    values: a number an image.
+    values: one number per image.
     level: how often such an interval holds the true median, at least; between 0 and 1.
 
   Returns:
@@ -224,41 +271,37 @@ def median_interval(values: Shaped[np.ndarray, "N"], *, level: float = 0.95) -> 
   return float(ordered[rank - 1]), float(ordered[-rank])
 
 
-class Interval(NamedTuple):
-  """A range of shares, 0..1, both ends included."""
-
-  low: float
-  high: float
-
-
-def wilson_interval(num_correct: int, num_examples: int, level: float = 0.95) -> Interval:
-  """The share of right answers that a sample is compatible with.
-
-  All shares p for which the observed one is within z standard errors, sqrt(p (1 - p) / n), of p. Unlike the interval
-  that puts the observed share into the standard error, it keeps its level near 0 and 1, and stays between them.
+def rank_correlation(
+  first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, level: float = 0.95, seed: int = 0
+) -> Estimate:
+  """Spearman's rank correlation with the percentile bootstrap interval of resampled images.
 
   Args:
-    num_correct: right answers, 0..num_examples.
-    num_examples: all answers, at least one.
-    level: how often such an interval holds the true share, between 0 and 1.
-
-  Raises:
-    ValueError: a count or the level is out of range.
-
-  Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+    first: one number per image.
+    second: another one.
+    level: of the interval.
+    seed: of the resampled images.
   """
-  if num_examples < 1:
-    raise ValueError(f"num_examples must be at least 1, got {num_examples}.")
-  if not 0 <= num_correct <= num_examples:
-    raise ValueError(f"num_correct must lie in 0..{num_examples}, the number of examples, got {num_correct}.")
-  if not 0 < level < 1:
-    raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}.")
-  z = statistics.NormalDist().inv_cdf((1 + level) / 2)
-  share = num_correct / num_examples
-  centre = share + z**2 / (2 * num_examples)
-  radius = z * math.sqrt(share * (1 - share) / num_examples + z**2 / (4 * num_examples**2))
-  scale = 1 + z**2 / num_examples
-  # At the ends the formula gives 0 and 1 up to rounding.
-  low = 0.0 if num_correct == 0 else (centre - radius) / scale
-  high = 1.0 if num_correct == num_examples else (centre + radius) / scale
-  return Interval(low, high)
+  if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
+    return no_mean(ALL_ALIKE, len(first))
+  # Sorted, so that the resamples do not depend on the order of the images.
+  order = np.lexsort((second, first))
+  first, second = first[order], second[order]
+  whole = correlate_ranks(first, second)
+  if len(first) < MIN_IMAGES:
+    return Estimate(value=whole, low=None, high=None, num_images=len(first), reason=TOO_FEW)
+  rng = np.random.default_rng(seed)
+  draws = (rng.integers(0, len(first), len(first)) for _ in range(NUM_RANK_RESAMPLES))
+  found = [correlate_ranks(first[drawn], second[drawn]) for drawn in draws]
+  low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2]).tolist()
+  return Estimate(value=whole, low=low, high=high, num_images=len(first))
+
+
+def correlate_ranks(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"]) -> float:
+  """Spearman's correlation; NaN where all of either are alike, as a resample may be.
+
+  SciPy's spearmanr takes two to three times as long, for a p-value, and warns of such resamples.
+  """
+  ranks = [scipy.stats.rankdata(values) - (len(values) + 1) / 2 for values in (first, second)]
+  scale = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
+  return float(ranks[0] @ ranks[1] / scale) if scale > 0 else np.nan

@@ -1,14 +1,14 @@
-"""Wrong predictions beside right ones of the same confidence: are their subsets smaller where the model is as sure?"""
+"""Are the subsets of wrong predictions smaller than those of right ones at the same confidence?"""
 
 import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from jax_sis.statistics.estimates import MIN_IMAGES, Mean, no_mean
+from jax_sis.statistics.estimates import MIN_IMAGES, Estimate, no_mean
 
-# Bins of confidence p are an eighth of a decade of 1 - p wide, and those above the last are one: float32 tells them not
-# apart. In wider ones the wrong predictions are the less sure ones, and that alone makes a difference.
+# Each bin of confidence p spans an eighth of a decade of 1 - p. The last one holds all above, which float32 cannot tell
+# apart. In wider bins the wrong predictions would be the less confident ones, and that alone would make a difference.
 BINS_A_DECADE = 8
 LAST_DECADE = 6
 NUM_BINS = BINS_A_DECADE * LAST_DECADE + 1
@@ -16,7 +16,7 @@ NO_PAIRS = "no wrong and right predictions of the same confidence"
 NOT_BOTH = "no wrong predictions, or no right ones"
 TOO_FEW = f"fewer than {MIN_IMAGES} wrong or right predictions give no interval"
 NUM_RESAMPLES = 10_000
-# Resampled images in memory at once.
+# Resampled images that are in memory at once.
 MOST_NUMBERS = 4_000_000
 
 
@@ -25,8 +25,8 @@ class MatchedBin:
   """The images of about one confidence.
 
   Attributes:
-    low: the confidence from which on they are here.
-    high: that below which they are; 1 belongs to the last bin.
+    low: the lower end of the bin, which belongs to it.
+    high: the upper end, which does not, except for 1.
     num_wrong: wrong predictions with a subset.
     num_right: right ones.
     mean_wrong: mean of the wrong ones; None where there are none.
@@ -43,7 +43,7 @@ class MatchedBin:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Matched:
-  """A number of wrong and of right predictions, as it is and at matched confidence.
+  """One number, such as the size of the subset, compared between wrong and right predictions.
 
   Attributes:
     bins: by confidence, those that hold images, ascending.
@@ -51,7 +51,7 @@ class Matched:
     num_right: right ones in these bins.
     num_left_out: images in bins that hold one kind only.
     mean_wrong: the mean over the `num_wrong`; None where there are none.
-    mean_right: the mean of the bins' right predictions, each bin counted as often as it holds wrong ones.
+    mean_right: the mean of the right ones, each bin weighted by its number of wrong ones.
     difference: `mean_wrong` minus `mean_right`.
     unmatched: the mean of all wrong predictions minus that of all right ones, whatever their confidence.
   """
@@ -62,8 +62,8 @@ class Matched:
   num_left_out: int
   mean_wrong: float | None
   mean_right: float | None
-  difference: Mean
-  unmatched: Mean
+  difference: Estimate
+  unmatched: Estimate
 
 
 def match_by_confidence(
@@ -78,20 +78,20 @@ def match_by_confidence(
   """Compares wrong with right predictions of the same confidence on the full image (Carter et al. 2021).
 
   Images are put into bins of confidence p, an eighth of a decade of 1 - p wide. Within each the mean of the wrong ones
-  is compared with that of the right ones, and bins are weighted by their wrong predictions: the right ones then have
-  the wrong ones' confidences. Classes are not matched. The interval is that of resampled images; a resample loses the
-  bins that lost one kind.
+  is compared with that of the right ones, and bins are weighted by their wrong predictions, so that the right ones
+  have the same confidences. Classes are not matched. The interval is that of resampled images; bins that lost one kind
+  drop out of a resample.
 
   Args:
     values: the number that is compared.
-    is_right: whether the prediction is.
+    is_right: whether the prediction is right.
     confidence: of the prediction, 0..1.
-    level: how often such an interval holds the true difference.
+    level: of the interval.
     num_resamples: resamples of the images.
     seed: of the resamples.
   """
   bins = confidence_bins(confidence)
-  # In an order of their own, so that the resamples do not depend on that of the images.
+  # Sorted, so that the resamples do not depend on the order of the images.
   order = np.lexsort((values, is_right, bins))
   numbers, right, bins = np.asarray(values, np.float64)[order], is_right[order], bins[order]
   cells = 2 * bins + right
@@ -127,7 +127,7 @@ def bin_edges() -> Float[np.ndarray, "E"]:
 
 
 def describe_bin(number: int, counts: Int[np.ndarray, "C"], means: Float[np.ndarray, "C"]) -> MatchedBin:
-  """One bin, from the counts and means of its wrong and its right predictions, which stand beside each other."""
+  """One bin, from the counts and means of all cells, where wrong and right predictions alternate."""
   edges = np.concatenate([[0.0], bin_edges(), [1.0]])
   num_wrong, num_right = counts[2 * number : 2 * number + 2].tolist()
   mean_wrong, mean_right = means[2 * number : 2 * number + 2].tolist()
@@ -149,19 +149,19 @@ def estimate_difference(
   level: float,
   num_resamples: int,
   seed: int,
-) -> Mean:
-  """The matched difference of images in cells 2 * bin + is_right, with its bootstrap interval; `reason` is for none."""
+) -> Estimate:
+  """The matched difference of images in cells 2 * bin + is_right, with its bootstrap interval, or no mean and why."""
   num_right = int((cells % 2).sum())
   num_fewer = min(num_right, len(cells) - num_right)
   if not num_fewer:
     return no_mean(reason, len(numbers))
-  # Only the cells that are there, so that the resamples' tables are small.
+  # Without empty bins, so that the tables of the resamples are small.
   bins, renumbered = np.unique(cells // 2, return_inverse=True)
   cells, num_cells = 2 * renumbered + cells % 2, 2 * len(bins)
   counts, sums = np.bincount(cells, minlength=num_cells), np.bincount(cells, numbers, num_cells)
   mean = float(weighted_difference(counts[None], sums[None])[0])
   if num_fewer < MIN_IMAGES:
-    return Mean(mean=mean, low=None, high=None, num_images=len(numbers), reason=TOO_FEW)
+    return Estimate(value=mean, low=None, high=None, num_images=len(numbers), reason=TOO_FEW)
   rng = np.random.default_rng(seed)
   resampled = []
   step = max(1, MOST_NUMBERS // len(numbers))
@@ -175,7 +175,7 @@ def estimate_difference(
   differences = np.concatenate(resampled)
   differences = differences[~np.isnan(differences)]
   low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2]).tolist()
-  return Mean(mean=mean, low=low, high=high, num_images=len(numbers))
+  return Estimate(value=mean, low=low, high=high, num_images=len(numbers))
 
 
 def weighted_difference(counts: Int[np.ndarray, "R C"], sums: Float[np.ndarray, "R C"]) -> Float[np.ndarray, "R"]:

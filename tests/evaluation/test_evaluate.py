@@ -29,7 +29,7 @@ from jax_sis.results import pixel_subsets
 from jax_sis.results.query import PixelSubset
 from jax_sis.runs import find
 from jax_sis.runs.config import FindConfig
-from jax_sis.statistics import estimates
+from jax_sis.statistics.estimates import paired_bootstrap, share_of
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 # Of the sample the first eight images are enough.
@@ -98,7 +98,7 @@ def test_the_numbers_are_those_of_the_unfolded_classifier_on_these_images(
   assert row["num_examples"] == 8
   assert row["num_correct"] == is_correct.sum()
   assert row["accuracy"] == pytest.approx(is_correct.mean())
-  assert (row["accuracy_low"], row["accuracy_high"]) == estimates.wilson_interval(int(is_correct.sum()), 8)
+  assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"]) == share_of(is_correct).numbers
   assert row["negative_log_likelihood"] == pytest.approx(-np.log(probabilities[np.arange(8), labels]).mean(), abs=1e-4)
   expected = metrics.calibration(logits, labels)
   assert row["expected_calibration_error"] == pytest.approx(expected.expected_calibration_error, abs=1e-4)
@@ -291,8 +291,8 @@ def test_two_evaluations_are_paired_by_id(made_run: pathlib.Path):
   turned = noisy.select(np.array([3, 1, 0, 2, 7, 6, 5, 4]))
   first, second = predictions.pair(clean, turned)
   assert first.id.tolist() == second.id.tolist() == sorted(clean.id.tolist())
-  estimate = estimates.paired_bootstrap(first.is_correct, second.is_correct)
-  assert estimate.mean == pytest.approx(clean.is_correct.mean() - noisy.is_correct.mean())
+  estimate = paired_bootstrap(first.is_correct, second.is_correct)
+  assert estimate.value == pytest.approx(clean.is_correct.mean() - noisy.is_correct.mean())
   with pytest.raises(ValueError, match=re.escape("but 1 of 8 are of the first alone and 0 of 7 of the second;")):
     predictions.pair(clean, noisy.select(np.arange(7)))
   relabelled = dataclasses.replace(noisy, label=np.where(noisy.id == "test_00002", 9 - noisy.label, noisy.label))

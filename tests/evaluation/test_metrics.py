@@ -6,66 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import optimize, special, stats
+from scipy import special
 
 from jax_sis.evaluation import metrics
-from jax_sis.statistics import estimates
 
 
 def random_predictions(num_examples: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
   generator = np.random.default_rng(seed)
   logits = generator.normal(0, 3, (num_examples, num_classes)).astype(np.float32)
   return logits, generator.integers(0, num_classes, num_examples)
-
-
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
-@pytest.mark.parametrize(("num_correct", "num_examples"), [(1, 2), (9179, 10_000), (1, 10_000), (23, 24)])
-def test_the_ends_of_the_wilson_interval_are_z_standard_errors_from_what_was_seen(
-  num_correct: int, num_examples: int, level: float
-):
-  share = num_correct / num_examples
-  z = stats.norm.ppf(0.5 + level / 2)
-
-  def excess(candidate: float) -> float:
-    return float((candidate - share) ** 2 - z**2 * candidate * (1 - candidate) / num_examples)
-
-  interval = estimates.wilson_interval(num_correct, num_examples, level)
-  assert interval.low == pytest.approx(optimize.brentq(excess, 0, share, xtol=1e-15), abs=1e-12)
-  assert interval.high == pytest.approx(optimize.brentq(excess, share, 1, xtol=1e-15), abs=1e-12)
-
-
-def test_the_wilson_interval_agrees_with_scipy():
-  expected = stats.binomtest(9179, 10_000).proportion_ci(0.95, method="wilson")
-  assert estimates.wilson_interval(9179, 10_000) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_nothing_or_everything_right_leaves_one_end_open():
-  # At 0 of n the upper end is z^2 / (n + z^2).
-  z_squared = stats.norm.ppf(0.975) ** 2
-  assert estimates.wilson_interval(0, 10) == (0.0, pytest.approx(z_squared / (10 + z_squared)))
-  assert estimates.wilson_interval(10, 10) == (pytest.approx(10 / (10 + z_squared)), 1.0)
-
-
-def test_the_wilson_interval_holds_the_true_share_as_often_as_it_says():
-  num_examples, share = 60, 0.9
-  counts = np.arange(num_examples + 1)
-  intervals = [estimates.wilson_interval(int(count), num_examples) for count in counts]
-  is_inside = [interval.low <= share <= interval.high for interval in intervals]
-  assert 0.94 < stats.binom.pmf(counts, num_examples, share) @ is_inside < 0.97
-
-
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    ((0, 0), "num_examples must be at least 1, got 0."),
-    ((5, 4), "num_correct must lie in 0..4, the number of examples, got 5."),
-    ((-1, 4), "num_correct must lie in 0..4, the number of examples, got -1."),
-    ((2, 4, 1.0), "level must lie strictly between 0 and 1, got 1.0."),
-  ],
-)
-def test_an_interval_of_impossible_counts_is_refused(arguments: Any, message: str):
-  with pytest.raises(ValueError, match=re.escape(message)):
-    estimates.wilson_interval(*arguments)
 
 
 def test_the_likelihood_is_that_of_a_loop_over_the_examples():

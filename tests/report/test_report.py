@@ -29,11 +29,9 @@ from jax_sis.report.inputs import ClassControls
 from jax_sis.report.program import ReportConfig, report
 from jax_sis.runs import find
 from jax_sis.runs.config import FindConfig
-from jax_sis.statistics import estimates
-from jax_sis.statistics.estimates import Estimate
+from jax_sis.statistics.estimates import Estimate, share_of_count
 from jax_sis.studies.analysis import program
 from jax_sis.studies.analysis.run import analyse_run
-from jax_sis.studies.controls.outcomes import Share
 from jax_sis.studies.controls.program import ControlsConfig, controls
 from jax_sis.studies.controls.wrong_class import TowardsSummary
 
@@ -116,9 +114,7 @@ def complete(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def interval_of(count: int, num_images: int, digits: int = 1) -> str:
-  low, high = estimates.wilson_interval(count, num_images)
-  shown = [f"{100 * number:.{digits}f}" for number in (count / num_images, low, high)]
-  return f"{shown[0]}% [{shown[1]}, {shown[2]}]"
+  return f"{share_of_count(count, num_images):.{digits}%}"
 
 
 def test_the_page_is_whole_and_every_section_answers_first(page: Node):
@@ -154,7 +150,7 @@ def test_no_number_is_from_elsewhere(run: results.Results, analysis_dir: pathlib
     is_ok = run.read(f"{sizes['answer']}_status") == Status.OK
     for name in ("is_sufficient", "keeps_class", "is_reproduced"):
       count = int(run.read(f"{sizes['answer']}_{name}")[is_ok].sum())
-      numbers |= {count / num_subsets, *estimates.wilson_interval(count, num_subsets)}
+      numbers |= {*share_of_count(count, num_subsets).numbers}
   # The number of the last row, the level of all intervals, and below what p is not told apart.
   numbers |= {32 // PATCH - 1, 95, 0.001}
   known = {f"{scale * number:.{digits}f}" for number in numbers for scale in (1, 100) for digits in range(5)}
@@ -284,7 +280,7 @@ def test_a_run_with_both_kinds_of_subset_is_analysed_by_the_report(odd: tuple[pa
   analysis = analyse_run(store, thresholds=program.DEFAULT_THRESHOLDS)
   rows = html_pages.rows_of(page.find("sizes").find_all("table")[0])[1:]
   assert [row[0] for row in rows] == ["SIS at 0.9", "smallest at 0.9", "SIS at 0.95", "SIS at 0.99"]
-  assert [row[3].split()[0] for row in rows] == [f"{sizes.pixels.mean:.1f}" for sizes in analysis.sizes]
+  assert [row[3].split()[0] for row in rows] == [f"{sizes.pixels.value:.1f}" for sizes in analysis.sizes]
   assert "computed for this report, seed 0" in page.find("provenance").text
   is_ok = store.read("sis_status", store.done_images()) == Status.OK
   is_minimal = store.read("sis_is_minimal", store.done_images())[is_ok]
@@ -330,8 +326,8 @@ def test_controls_of_another_run_and_damaged_ones_are_not_used(
 
 
 def test_evidence_for_other_classes_is_shown():
-  found = Share(count=1, num_images=4, share=0.25, low=0.1, high=0.6)
-  change = Estimate(mean=3.25, low=2.0, high=4.5, num_images=20)
+  found = Estimate(count=1, num_images=4, value=0.25, low=0.1, high=0.6)
+  change = Estimate(value=3.25, low=2.0, high=4.5, num_images=20)
   one = TowardsSummary(name="random", found=found, median_size=7.0, num_paired=20, size_change=change)
   shown = ClassControls(max_features=9, classes=(one,), reading="What it says.")
   block = html_pages.read_page(document("t", [make_classes(shown, 0.9)]))

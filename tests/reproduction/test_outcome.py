@@ -17,7 +17,8 @@ from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import Analyse, Evaluate, Stage
-from jax_sis.statistics.estimates import Mean, no_mean
+from jax_sis.runtime.records import to_json
+from jax_sis.statistics.estimates import Estimate, no_mean
 from jax_sis.studies.analysis.program import StudyConfig, analyse
 
 RESNET20 = Names(architecture="resnet20")
@@ -34,7 +35,7 @@ RESNET20 = Names(architecture="resnet20")
   ],
 )
 def test_a_claim_is_judged_by_the_whole_interval(low: float | None, high: float | None, bound: float, verdict: str):
-  assert claims.judge(Mean(mean=0.0, low=low, high=high, num_images=100), bound) == verdict
+  assert claims.judge(Estimate(value=0.0, low=low, high=high, num_images=100), bound) == verdict
 
 
 def finish(stage: Stage, folder: pathlib.Path) -> Done:
@@ -72,10 +73,10 @@ def test_claims_are_what_the_predictions_say(tmp_path: pathlib.Path):
   right |= {"subsets-on-subsets": 176, "random-on-random": 90}
   done = make_study(tmp_path, {f"resnet20-{name}": count for name, count in right.items()}, 200)
   nearly, far, chance = claims.make_claims(BUDGET, RESNET20, done)
-  assert nearly.difference.mean == pytest.approx(-0.02)
-  assert far.difference.mean == pytest.approx(0.43)
+  assert nearly.difference.value == pytest.approx(-0.02)
+  assert far.difference.value == pytest.approx(0.43)
   # Two classes.
-  assert chance.difference.mean == pytest.approx(104 / 200 - 0.5)
+  assert chance.difference.value == pytest.approx(104 / 200 - 0.5)
   assert [claim.verdict for claim in (nearly, far, chance)] == ["agrees", "agrees", "undecided"]
   assert nearly.found.startswith("88.0 % [82.8, 91.8] of 200 against 90.0 % [85.1, 93.4] of 200")
   assert {claim.difference.num_images for claim in (nearly, far, chance)} == {200}
@@ -162,10 +163,10 @@ def test_differences_from_whole_images_are_paired(tmp_path: pathlib.Path):
   assert first.corrupted is not None
   assert second.difference is not None
   assert second.corrupted_difference is not None
-  assert first.corrupted.mean == pytest.approx(160 / 200)
+  assert first.corrupted.value == pytest.approx(160 / 200)
   assert first.num_corruptions == 2
-  assert second.difference.mean == pytest.approx(-4 / 200)
-  assert second.corrupted_difference.mean == pytest.approx(-20 / 200)
+  assert second.difference.value == pytest.approx(-4 / 200)
+  assert second.corrupted_difference.value == pytest.approx(-20 / 200)
   # Paired: of 200 images four differ; of accuracies apart, intervals are wider than the difference.
   assert second.difference.high is not None
   assert second.difference.high < 0
@@ -184,8 +185,8 @@ def test_the_pixels_of_one_classifier_are_shown_to_others(tmp_path: pathlib.Path
   (transfer,) = outcome.make_transfers(BUDGET, RESNET20, done)
   assert (transfer.model, transfer.chooser, transfer.accuracy.count) == (other, "resnet20-full-0", 100)
   assert transfer.minus_random is not None
-  assert transfer.minus_chooser.mean == pytest.approx(-0.25)
-  assert transfer.minus_random.mean == pytest.approx(0.35)
+  assert transfer.minus_chooser.value == pytest.approx(-0.25)
+  assert transfer.minus_random.value == pytest.approx(0.35)
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def test_larger_subsets_are_judged_on_the_same_images(compared_sizes: dict[str, 
   assert "input dropout" in of_dropout.claim
   # All have the same difference, so that the interval is that number.
   difference = of_dropout.difference
-  assert (difference.mean, difference.low, difference.high) == (-1, -1, -1)
+  assert (difference.value, difference.low, difference.high) == (-1, -1, -1)
   assert 0 < difference.num_images < 60
   assert (of_dropout.verdict, of_dropout.unit, of_dropout.is_mitigation) == ("disagrees", "pixels", True)
   assert of_ensemble.verdict == "undecided"
@@ -238,15 +239,15 @@ def test_mitigations_stand_beside_the_single_classifier(tmp_path: pathlib.Path, 
       done[stage.name] = finish(stage, folder)
   single, ensemble, dropout = mitigations.make_mitigations(RESNET20, done)
   assert [one.label for one in (single, ensemble, dropout)] == ["single", "ensemble", "input dropout"]
-  assert ensemble.accuracy_difference.mean == pytest.approx(0.05)
+  assert ensemble.accuracy_difference.value == pytest.approx(0.05)
   assert ensemble.corrupted_difference is not None
-  assert ensemble.corrupted_difference.mean == pytest.approx(0.05)
+  assert ensemble.corrupted_difference.value == pytest.approx(0.05)
   # All are equally sure; the single one is right in 180 and the ensemble in 190 of 200 images.
   sure = 1 / (1 + np.exp(-2.0))
-  assert single.brier_score.mean == pytest.approx(0.9 * (1 - sure) ** 2 + 0.1 * sure**2, abs=1e-6)
+  assert single.brier_score.value == pytest.approx(0.9 * (1 - sure) ** 2 + 0.1 * sure**2, abs=1e-6)
   assert single.brier_difference is None
   assert ensemble.brier_difference is not None
-  assert ensemble.brier_difference.mean == pytest.approx(0.05 * ((1 - sure) ** 2 - sure**2), abs=1e-6)
+  assert ensemble.brier_difference.value == pytest.approx(0.05 * ((1 - sure) ** 2 - sure**2), abs=1e-6)
   assert dropout.brier_difference is not None
   assert (dropout.brier_difference.low, dropout.brier_difference.high) == (0, 0)
   assert set(dropout.sizes) == {"sis"}
@@ -254,10 +255,10 @@ def test_mitigations_stand_beside_the_single_classifier(tmp_path: pathlib.Path, 
   assert single.num_disjoint is not None
   assert ensemble.num_disjoint is not None
   assert ensemble.num_disjoint_difference is not None
-  assert (single.num_disjoint.mean, single.num_disjoint.num_images) == (1, 5)
-  assert (ensemble.num_disjoint.mean, ensemble.num_disjoint.num_images) == (2, 5)
+  assert (single.num_disjoint.value, single.num_disjoint.num_images) == (1, 5)
+  assert (ensemble.num_disjoint.value, ensemble.num_disjoint.num_images) == (2, 5)
   # Of the images counted in both: a, d, e and f.
-  assert (ensemble.num_disjoint_difference.mean, ensemble.num_disjoint_difference.num_images) == (1, 4)
+  assert (ensemble.num_disjoint_difference.value, ensemble.num_disjoint_difference.num_images) == (1, 4)
   assert dropout.num_disjoint is None
   assert len(tables.mitigation_rows([single, ensemble, dropout])[0]) == len(tables.MITIGATION_HEADER)
 
@@ -278,7 +279,7 @@ def test_wrong_predictions_with_smaller_subsets_agree_with_the_paper(tmp_path: p
   analyse(StudyConfig(run_dirs=(str(tmp_path / "run"),), out=str(tmp_path / "analysis"), labels=("resnet20-full-0",)))
   claim = claims.wrong_claim(RESNET20, {stage.name: finish(stage, tmp_path / "analysis")})
   assert claim is not None
-  assert claim.difference.mean == pytest.approx(-6)
+  assert claim.difference.value == pytest.approx(-6)
   assert (claim.verdict, claim.unit) == ("agrees", "pixels")
   assert "200 wrong predictions beside 200 right ones" in claim.found
 
@@ -294,7 +295,7 @@ def test_a_sample_says_how_large_subsets_are_and_how_many_lie_at_the_border(comp
   assert summary is not None
   assert summary.startswith("Pixels for 0.9 on ")
   assert summary.endswith(" by input dropout.")
-  few = [{**compared, "difference": dataclasses.asdict(no_mean("few"))} for compared in sample["comparison"]["sizes"]]
+  few = [{**compared, "difference": to_json(no_mean("few"))} for compared in sample["comparison"]["sizes"]]
   assert report.summarise_sample({**sample["comparison"], "sizes": few}) is None
   # The one pixel of 4 x 5 that is needed most, of 60 images.
   first = np.argmin(make_rows(60, seed=2)["rank"], axis=1)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from made_runs import CLASS_NAMES, GRID, NUM_FEATURES, SIZES, SPEC, find_subset, make_rows, make_run, reorder
+from scipy import stats
 
 import jax_sis
 from jax_sis import results
@@ -17,7 +18,8 @@ from jax_sis.core.order import FeatureOrder
 from jax_sis.core.subsets import Status
 from jax_sis.evaluation.metrics import calibration
 from jax_sis.results.query import SubsetQuery, find_subsets
-from jax_sis.statistics.estimates import difference_of, mean_of, share_of, wilson_interval
+from jax_sis.runtime.records import to_json
+from jax_sis.statistics.estimates import difference_of, mean_of, share_of, share_of_count
 from jax_sis.statistics.matching import confidence_bins, match_by_confidence
 from jax_sis.studies.analysis.comparison import compare_runs
 from jax_sis.studies.analysis.confidence_curves import RemovalCounts, choose_points
@@ -33,7 +35,7 @@ SIS = SubsetQuery(threshold=0.9)
 
 
 def test_means_and_shares_say_why_they_have_no_interval():
-  assert dataclasses.asdict(mean_of(np.array([]))) == {
+  assert to_json(mean_of(np.array([]))) == {
     "mean": None,
     "low": None,
     "high": None,
@@ -41,11 +43,11 @@ def test_means_and_shares_say_why_they_have_no_interval():
     "reason": "no images",
   }
   few = mean_of(np.array([1, 2, 6, 7]))
-  assert (few.mean, few.low, few.high, few.num_images) == (4.0, None, None, 4)
+  assert (few.value, few.low, few.high, few.num_images) == (4.0, None, None, 4)
   assert few.reason == "fewer than 5 images give no interval"
   assert share_of(np.zeros(0, bool)).reason == "no images"
   share = share_of(np.array([True, False, False]))
-  assert (share.share, share.low, share.high) == (1 / 3, *wilson_interval(1, 3))
+  assert share == share_of_count(1, 3)
 
 
 def test_intervals_do_not_depend_on_the_order_of_the_images():
@@ -95,7 +97,7 @@ def test_the_sizes_of_a_run_are_those_of_a_plain_loop(tmp_path: pathlib.Path):
     assert sizes.status["ok"] == sizes.with_subset.count == sizes.pixels.num_images == len(kept)
     for status in (Status.BELOW_THRESHOLD, Status.BASELINE_SUFFICIENT):
       assert sizes.status.get(status.name.lower(), 0) == sum(status == one for one, _ in found)
-    assert sizes.pixels.mean == pytest.approx(np.mean(kept))
+    assert sizes.pixels.value == pytest.approx(np.mean(kept))
     assert sizes.mean_share == pytest.approx(np.mean(kept) / NUM_FEATURES)
     assert sizes.median == np.median(kept)
     assert sizes.percentiles is not None and sizes.distribution is not None
@@ -120,7 +122,7 @@ def test_classes_are_those_that_the_subsets_are_for_and_empty_ones_are_said(tmp_
   assert by_class["dog"].pixels.reason == "no images"
   assert (by_class["dog"].percentiles, by_class["dog"].mean_share) == (None, None)
   chosen = (rows["predicted"] == 3) & (rows["sis_status"] == Status.OK)
-  assert by_class["fox"].pixels.mean == pytest.approx(rows["sis_num_kept"][chosen].mean())
+  assert by_class["fox"].pixels.value == pytest.approx(rows["sis_num_kept"][chosen].mean())
   assert by_class["fox"].with_subset.num_images == (rows["predicted"] == 3).sum()
 
 
@@ -148,8 +150,8 @@ def test_matching_weights_the_right_ones_as_the_wrong_ones():
   assert (matched.num_wrong, matched.num_right, matched.num_left_out) == (4, 5, 3)
   assert matched.mean_wrong == 160 / 4
   assert matched.mean_right == pytest.approx((3 * 40 + 60) / 4)
-  assert matched.difference.mean == pytest.approx(-5)
-  assert matched.unmatched.mean == pytest.approx(40 - np.mean([30, 50, 40, 60, 80, 7, 8, 9]))
+  assert matched.difference.value == pytest.approx(-5)
+  assert matched.unmatched.value == pytest.approx(40 - np.mean([30, 50, 40, 60, 80, 7, 8, 9]))
 
 
 def test_a_difference_that_is_owed_to_confidence_goes_away():
@@ -161,11 +163,11 @@ def test_a_difference_that_is_owed_to_confidence_goes_away():
   matched = match_by_confidence(sizes, is_right, 1 - 10**-decades)
   assert matched.unmatched.low is not None and matched.unmatched.low > 3
   difference = matched.difference
-  assert difference.mean is not None and difference.low is not None and difference.high is not None
+  assert difference.value is not None and difference.low is not None and difference.high is not None
   # Within a bin confidence still differs a little.
-  assert abs(difference.mean) < 1
+  assert abs(difference.value) < 1
   smaller = match_by_confidence(sizes - 20 * ~is_right, is_right, 1 - 10**-decades).difference
-  assert smaller.mean == pytest.approx(difference.mean - 20)
+  assert smaller.value == pytest.approx(difference.value - 20)
   assert smaller.high is not None and smaller.high < -18
 
 
@@ -209,7 +211,7 @@ def test_the_matched_interval_is_that_of_a_plain_loop():
 def test_predictions_of_one_kind_have_no_difference(num_wrong: int, num_right: int):
   is_right = np.array([False] * num_wrong + [True] * num_right, bool)
   matched = match_by_confidence(np.arange(len(is_right)), is_right, np.full(len(is_right), 0.95))
-  assert matched.difference.mean is None
+  assert matched.difference.value is None
   assert matched.difference.reason == "no wrong and right predictions of the same confidence"
   assert matched.unmatched.reason == "no wrong predictions, or no right ones"
 
@@ -217,7 +219,7 @@ def test_predictions_of_one_kind_have_no_difference(num_wrong: int, num_right: i
 def test_few_wrong_predictions_have_no_interval():
   is_right = np.arange(20) >= 4
   difference = match_by_confidence(np.arange(20), is_right, np.full(20, 0.95)).difference
-  assert (difference.mean, difference.low, difference.high) == (1.5 - 11.5, None, None)
+  assert (difference.value, difference.low, difference.high) == (1.5 - 11.5, None, None)
   assert difference.reason == "fewer than 5 wrong or right predictions give no interval"
 
 
@@ -234,8 +236,7 @@ def test_accuracy_by_size_keeps_equal_sizes_together():
   for one in bins:
     of_bin = (sizes >= one.smallest) & (sizes <= one.largest)
     count, total = int(is_right[of_bin].sum()), int(of_bin.sum())
-    assert (one.accuracy.count, one.accuracy.num_images) == (count, total)
-    assert (one.accuracy.low, one.accuracy.high) == wilson_interval(count, total)
+    assert one.accuracy == share_of_count(count, total)
     assert one.mean_pixels == pytest.approx(sizes[of_bin].mean())
     assert one.mean_confidence == pytest.approx(rows["full_confidence"][chosen][of_bin].astype(float).mean())
 
@@ -263,7 +264,7 @@ def test_accuracy_and_calibration_are_those_of_the_metrics(tmp_path: pathlib.Pat
   probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
   rows["full_confidence"] = probabilities.max(1).astype(np.float32)
   trust = analyse_run(make_run(tmp_path, rows)).trust
-  assert trust.accuracy.share == (rows["predicted"] == rows["label"]).mean()
+  assert trust.accuracy.value == (rows["predicted"] == rows["label"]).mean()
   expected = calibration(logits, rows["label"]).expected_calibration_error
   assert trust.expected_calibration_error == pytest.approx(expected, abs=1e-6)
   assert trust.mean_confidence == pytest.approx(probabilities.max(1).mean(), abs=1e-6)
@@ -275,7 +276,7 @@ def test_a_run_about_the_labels_says_nothing_of_correctness(tmp_path: pathlib.Pa
   analysis = analyse_run(make_run(tmp_path, rows, target="label"))
   assert analysis.correctness == ()
   assert analysis.trust.expected_calibration_error is None
-  assert analysis.trust.accuracy.share == (rows["predicted"] == rows["label"]).mean()
+  assert analysis.trust.accuracy.value == (rows["predicted"] == rows["label"]).mean()
   assert analysis.removal is not None
   assert [curve.group for curve in analysis.removal.curves] == ["all"]
   assert analysis.left_out == (
@@ -302,11 +303,11 @@ def test_positions_are_counted_as_by_a_plain_loop():
   assert found.num_images == len(kept) < 30
   for row, column in itertools.product(range(4), range(5)):
     assert found.shares[row][column] == sum(mask[row, column] for mask in kept) / len(kept)
-  assert found.mean_row.mean == pytest.approx(np.mean([np.argwhere(mask)[:, 0].mean() for mask in kept]))
-  assert found.mean_column.mean == pytest.approx(np.mean([np.argwhere(mask)[:, 1].mean() for mask in kept]))
+  assert found.mean_row.value == pytest.approx(np.mean([np.argwhere(mask)[:, 0].mean() for mask in kept]))
+  assert found.mean_column.value == pytest.approx(np.mean([np.argwhere(mask)[:, 1].mean() for mask in kept]))
   assert (found.even_row, found.even_column) == (1.5, 2.0)
   at_border = [np.mean([row in (0, 3) or column in (0, 4) for row, column in np.argwhere(mask)]) for mask in kept]
-  assert found.border.mean == pytest.approx(np.mean(at_border))
+  assert found.border.value == pytest.approx(np.mean(at_border))
   assert found.even_border == 14 / 20
   # The variance over places by that of independent draws: a clustering of pixels changes its spread, not its mean.
   shares = np.array([mask.mean() for mask in kept])
@@ -318,7 +319,7 @@ def test_positions_are_counted_as_by_a_plain_loop():
 @pytest.mark.parametrize(("shape", "even_border"), [((1, 5), 1), ((2, 2), 1), ((3, 3), 8 / 9), ((5, 1), 1)])
 def test_small_grids_have_a_border_too(shape: tuple[int, int], even_border: float):
   found = count_positions(np.ones((6, *shape), bool)).describe("sis")
-  assert (found.even_border, found.border.mean) == pytest.approx((even_border, even_border))
+  assert (found.even_border, found.border.value) == pytest.approx((even_border, even_border))
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 9)])
@@ -418,7 +419,7 @@ def flatten(value: Any) -> list[Any]:
 
 def assert_same(first: Any, second: Any) -> None:
   """Two dataclasses agree but for the rounding of sums."""
-  leaves = [flatten(dataclasses.asdict(one)) for one in (first, second)]
+  leaves = [flatten(to_json(one)) for one in (first, second)]
   assert len(leaves[0]) == len(leaves[1])
   for here, there in zip(*leaves, strict=True):
     assert here == (pytest.approx(there, rel=1e-9) if isinstance(there, float) else there)
@@ -520,7 +521,7 @@ def test_runs_are_compared_on_the_images_that_both_have(tmp_path: pathlib.Path):
     ("second", 10, "image_0000"),
   ]
   is_right = [rows["predicted"] == rows["label"] for rows in (first, second)]
-  assert [run.trust.accuracy.share for run in comparison.runs] == [right.mean() for right in is_right]
+  assert [run.trust.accuracy.value for run in comparison.runs] == [right.mean() for right in is_right]
   assert comparison.runs[1].accuracy_difference == difference_of(is_right[1], is_right[0])
   assert comparison.runs[1].num_same_target == (first["target"] == second["target"]).sum()
   has_both = (first["sis_status"] == Status.OK) & (second["sis_status"] == Status.OK)
@@ -530,7 +531,7 @@ def test_runs_are_compared_on_the_images_that_both_have(tmp_path: pathlib.Path):
   assert compared.with_subset.count == (second["sis_status"] == Status.OK).sum()
   assert compared.difference == difference_of(sizes[1], sizes[0])
   assert compared.median_pixels == np.median(sizes[1])
-  assert comparison.sizes[0].difference.mean == comparison.sizes[0].difference.high == 0
+  assert comparison.sizes[0].difference.value == comparison.sizes[0].difference.high == 0
   (overlap,) = comparison.overlaps
   shared = []
   for one, other in zip(*(reorder(rows, np.flatnonzero(has_both)) for rows in (first, second)), strict=True):
@@ -564,7 +565,7 @@ def test_runs_with_orders_are_compared_at_further_confidences(tmp_path: pathlib.
   at_lower = comparison.sizes[-1]
   assert at_lower.with_subset.count == sum(status == Status.OK for status, _ in found[1])
   assert at_lower.pixels.num_images == len(pairs)
-  assert at_lower.difference.mean == pytest.approx(np.mean([other - one for one, other in pairs]))
+  assert at_lower.difference.value == pytest.approx(np.mean([other - one for one, other in pairs]))
   masks = {name: values for name, values in second.items() if name not in ("rank", "confidence")}
   stores["second"] = make_run(tmp_path / "masks", masks)
   comparison = compare_runs(stores, thresholds=(0.6,))
@@ -575,7 +576,7 @@ def test_runs_with_orders_are_compared_at_further_confidences(tmp_path: pathlib.
 def test_equal_runs_are_equal(tmp_path: pathlib.Path):
   rows = make_rows(30)
   comparison = compare_runs({"a": make_run(tmp_path / "a", rows), "b": make_run(tmp_path / "b", rows)})
-  assert (comparison.overlaps[0].observed.low, comparison.overlaps[0].observed.mean) == (1, 1)
+  assert (comparison.overlaps[0].observed.low, comparison.overlaps[0].observed.value) == (1, 1)
   assert comparison.sizes[1].difference.high == 0
   assert [missing.count for missing in comparison.missing] == [0, 0]
 
@@ -595,6 +596,17 @@ def test_the_overlap_by_chance_of_large_subsets_is_that_of_draws():
   mean = (both / (first + second - both)).mean()
   found = expected_overlap(np.array([first, first]), np.array([second, num_features]), num_features)
   np.testing.assert_allclose(found, [mean, first / num_features], rtol=1e-4)
+
+
+def test_the_overlap_by_chance_is_scipys_hypergeometric_mean():
+  for num_features in (1, 7, 64, 300):
+    sizes = sorted({1, 2, num_features // 3, num_features // 2, num_features - 1, num_features} & {*range(1, 301)})
+    first, second = np.array([(a, b) for a in sizes for b in sizes if max(a, b) <= num_features]).T
+    expected = []
+    for a, b in zip(first, second, strict=True):
+      both = np.arange(min(a, b) + 1)
+      expected.append(stats.hypergeom.pmf(both, num_features, a, b) @ (both / (a + b - both)))
+    np.testing.assert_allclose(expected_overlap(first, second, num_features), expected, rtol=1e-11)
 
 
 def test_a_run_at_another_threshold_takes_part_by_its_orders(tmp_path: pathlib.Path):
@@ -627,7 +639,7 @@ def test_runs_of_other_grids_are_compared_in_shares(tmp_path: pathlib.Path):
   assert compared.difference.reason == "its grid is (8, 10, 1), and the first run's (4, 5, 1)"
   has_both = (first["sis_status"] == Status.OK) & (second["sis_status"] == Status.OK)
   shares = second["sis_num_kept"][has_both] / 80 - first["sis_num_kept"][has_both] / 20
-  assert compared.share_difference.mean == pytest.approx(shares.mean())
+  assert compared.share_difference.value == pytest.approx(shares.mean())
   assert comparison.left_out == (
     "overlap of sis subsets of first and second: their grids are (4, 5, 1) and (8, 10, 1)",
   )

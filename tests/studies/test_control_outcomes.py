@@ -301,7 +301,7 @@ def test_the_white_shape_is_judged_by_the_same_shape_moved():
   by_name = {summary.name: summary for summary in summarise(outcomes)}
   change = by_name["shape_white"].keeps_class_over_reference
   assert change is not None
-  assert change.mean == 1 - column(outcomes, "keeps_class", "moved_white").mean()
+  assert change.value == 1 - column(outcomes, "keeps_class", "moved_white").mean()
 
 
 def crc_of(text: str) -> int:
@@ -444,11 +444,11 @@ def test_summaries_are_shares_means_and_paired_differences():
   assert [name for name, summary in by_name.items() if summary.is_other_fill] == list(FILLS)
   dilated = by_name["dilated_1"]
   assert dilated.keeps_class is not None
-  assert (dilated.keeps_class.count, dilated.keeps_class.num_images, dilated.keeps_class.share) == (8, 10, 0.8)
+  assert (dilated.keeps_class.count, dilated.keeps_class.num_images, dilated.keeps_class.value) == (8, 10, 0.8)
   # Wilson's interval of 8 in 10, as tables have it.
   assert (dilated.keeps_class.low, dilated.keeps_class.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
   assert dilated.is_sufficient is not None
-  assert dilated.is_sufficient.share == 0.6
+  assert dilated.is_sufficient.value == 0.6
   assert dilated.confidence == pytest.approx(0.77)
   for change, mean in (
     (dilated.keeps_class_change, -0.2),
@@ -457,7 +457,7 @@ def test_summaries_are_shares_means_and_paired_differences():
     (dilated.keeps_class_over_reference, 0.8),
   ):
     assert change is not None
-    assert change.mean == pytest.approx(mean)
+    assert change.value == pytest.approx(mean)
     assert change.low < mean < change.high
     assert change.num_images == 10
 
@@ -474,7 +474,7 @@ def test_a_subset_that_works_with_one_fill_only_is_named_by_the_rule():
   fill_summary = summarise_fills(outcomes)
   assert fill_summary.num_images == 4
   assert fill_summary.one_fill_only is not None
-  assert (fill_summary.one_fill_only.count, fill_summary.one_fill_only.share) == (2, 0.5)
+  assert (fill_summary.one_fill_only.count, fill_summary.one_fill_only.value) == (2, 0.5)
   # By the class, 0.8 passes, too.
   of_class = find_fill_dependence(outcomes, by_class=True)
   assert of_class.is_judged.all()
@@ -551,7 +551,7 @@ def test_evidence_for_other_classes_is_as_large_as_it_must_be():
   second, random = summarise_classes(found)[1:]
   assert (second.found.count, second.median_size, second.num_paired) == (9, 2.0, 9)
   assert second.size_change is not None
-  assert (second.size_change.mean, second.size_change.low) == (1.0, 1.0)
+  assert (second.size_change.value, second.size_change.low) == (1.0, 1.0)
   assert random.found.count == is_second.sum() == random.num_paired
 
 

@@ -168,7 +168,7 @@ def test_evidence_for_other_classes_is_reported(answer: dict[str, Any]):
   assert [one["name"] for one in reported["classes"]] == ["predicted", "second", "random"]
   assert reported["classes"][0]["found"]["num_images"] == 3
   assert reported["classes"][0]["found"]["count"] > 0
-  assert "For the second most probable class, " in reported["reading"]
+  assert "for the second most probable class on " in reported["reading"]
 
 
 def test_the_same_command_again_gives_the_same_numbers(run: results.Results, tmp_path: pathlib.Path):

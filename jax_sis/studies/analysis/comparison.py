@@ -12,7 +12,7 @@ from jax_sis.core.messages import name_some
 from jax_sis.results.query import SubsetQuery
 from jax_sis.results.schema import NO_CLASS, kinds_of
 from jax_sis.results.store import Results
-from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, no_mean, share_of
+from jax_sis.statistics.estimates import Estimate, difference_of, mean_of, no_mean, share_of
 from jax_sis.studies.analysis.overlap import Overlap, compare_subsets
 from jax_sis.studies.analysis.sizes import (
   COLUMN_FIELDS,
@@ -56,7 +56,7 @@ class RunOnImages:
 
   label: str
   trust: Trust
-  accuracy_difference: Mean
+  accuracy_difference: Estimate
   num_same_target: int
 
 
@@ -79,12 +79,12 @@ class ComparedSizes:
   label: str
   answer: str
   threshold: float
-  with_subset: Share
-  pixels: Mean
+  with_subset: Estimate
+  pixels: Estimate
   median_pixels: float | None
-  mean_share: Mean
-  difference: Mean
-  share_difference: Mean
+  mean_share: Estimate
+  difference: Estimate
+  share_difference: Estimate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -122,11 +122,10 @@ def draw_positions(axis: Axes, positions: Positions, *, title: str) -> Any:
     vmax=LARGEST_LOG2_USE,
     interpolation="nearest",
   )
-  mean, evenness = positions.mean_row, positions.evenness
-  interval = f" [{mean.low:.1f}, {mean.high:.1f}]" if mean.low is not None else ""
+  evenness = positions.evenness
   lines = [
     title,
-    f"{positions.num_images} images, mean row {mean.mean:.1f}{interval}",
+    f"{positions.num_images} images, mean row {positions.mean_row:.1f}",
     f"(even use: {positions.even_row:g})",
   ]
   if evenness.dispersion is not None and evenness.p_value is not None:
@@ -190,7 +189,7 @@ def draw_accuracy(axis: Axes, of_kind: Mapping[str, Correctness], analyses: Mapp
   for label, correctness in of_kind.items():
     bins = correctness.accuracy_by_size
     shares = np.array([one.mean_pixels for one in bins]) / analyses[label].num_features
-    accuracy = np.array([(one.accuracy.share, one.accuracy.low, one.accuracy.high) for one in bins], np.float64)
+    accuracy = np.array([one.accuracy.numbers for one in bins])
     axis.vlines(shares, accuracy[:, 1], accuracy[:, 2], color=styles[label]["color"], linewidth=1.4, alpha=0.7)
     axis.plot(shares, accuracy[:, 0], marker="o", markersize=5, linewidth=1.4, **styles[label])
     confidence = [one.mean_confidence for one in bins]
@@ -213,13 +212,13 @@ def draw_differences(
     matched, difference = correctness.matched, correctness.matched.difference
     text = f"at {correctness.threshold:g}: {matched.num_wrong} wrong, {matched.num_right} right"
     if difference.low is None:
-      text += ", no interval" if difference.mean is not None else ", none to compare"
+      text += ", no interval" if difference.value is not None else ", none to compare"
     axis.text(0.02, place - 0.3, text, fontsize=8, va="center", color=INK, transform=axis.get_yaxis_transform())
     scale = 100 / analyses[label].num_features
     if difference.low is not None and difference.high is not None:
       axis.hlines(place, scale * difference.low, scale * difference.high, color=styles[label]["color"], linewidth=2.4)
-    if difference.mean is not None:
-      axis.plot(scale * difference.mean, place, "o", color=styles[label]["color"], markersize=6)
+    if difference.value is not None:
+      axis.plot(scale * difference.value, place, "o", color=styles[label]["color"], markersize=6)
   axis.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (3, 3)))
   axis.set_yticks([])
   axis.set_ylim(len(lines) - 0.5, -0.6)

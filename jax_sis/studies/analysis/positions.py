@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jax_sis.statistics.estimates import Mean, mean_of
+from jax_sis.statistics.estimates import Estimate, mean_of
 
-# The test is for sums over many images.
+# The test relies on sums over many images.
 MIN_IMAGES_FOR_TEST = 10
 NUM_DRAWS = 4999
 # Random numbers in memory at once.
@@ -16,12 +16,12 @@ MOST_NUMBERS = 4_000_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evenness:
-  """Whether subsets lie anywhere on the image alike.
+  """Whether subsets use all places of the image equally often.
 
   Attributes:
-    dispersion: how far the counts of the places are apart: their variance, divided by the one expected were each
-      image's subset moved to a random place. About 1 where all places are used alike; None where it cannot be computed.
-    p_value: how often so large a dispersion would come about then.
+    dispersion: the variance of the counts over places, divided by the variance expected if each image's subset were
+      moved to a random place. About 1 if all places are used equally; None where it cannot be computed.
+    p_value: how likely a dispersion this large would be in that case.
     reason: why these are missing; None where they are not.
   """
 
@@ -40,21 +40,21 @@ class Positions:
     shares: by row and column the share of the images that keep the feature there.
     mean_row: the mean over images of the mean row of the kept features, counted from 0 at the top.
     mean_column: the same for columns, from the left.
-    even_row: the mean row were all used alike.
+    even_row: the mean row if all were used equally.
     even_column: the mean column.
     border: the mean over images of the share of the kept features that lie in the outermost rows and columns.
-    even_border: that share were all places used alike.
+    even_border: that share if all places were used equally.
     evenness: a test of that.
   """
 
   what: str
   num_images: int
   shares: tuple[tuple[float, ...], ...]
-  mean_row: Mean
-  mean_column: Mean
+  mean_row: Estimate
+  mean_column: Estimate
   even_row: float
   even_column: float
-  border: Mean
+  border: Estimate
   even_border: float
   evenness: Evenness
 
@@ -77,7 +77,7 @@ class PositionCounts:
     self._is_border[1:-1, 1:-1] = False
 
   def add(self, kept: Bool[np.ndarray, "M F"]) -> None:
-    """Counts these images, but for those that keep nothing. Channels of one place count together."""
+    """Counts these images, except those that keep nothing. The channels of a place count as one."""
     maps = kept[kept.any(1)].reshape(-1, *self._grid).any(-1).astype(np.float64)
     total = maps.sum((1, 2))
     self._counts += maps.sum(0)
@@ -117,12 +117,12 @@ def check_evenness(
   num_images: int,
   seed: int = 0,
 ) -> Evenness:
-  """Tests whether subsets lie anywhere on the image alike, each image counted as one.
+  """Tests whether subsets use all places equally often, with each image counted as one.
 
-  Pixels of a subset lie together, so that they are no independent draws. The test therefore moves whole subsets: were
-  each image's mask shifted by a random number of rows and columns, around the image's edges, each Fourier coefficient
-  of the sum over images would be a sum of numbers of known size and random phase, which for many images is a normally
-  distributed complex number. The counts' variance, their power without the mean, is then a sum of exponentially
+  Pixels of a subset lie together, so they are not independent draws. The test therefore moves whole subsets. If each
+  image's mask were shifted by a random number of rows and columns, wrapping around the edges, each Fourier coefficient
+  of the sum over images would be a sum of numbers of known size and random phase. For many images that is a normally
+  distributed complex number, and the variance of the counts, their power without the mean, is a sum of exponentially
   distributed numbers.
 
   Args:
@@ -135,13 +135,13 @@ def check_evenness(
     return Evenness(dispersion=None, p_value=None, reason=f"fewer than {MIN_IMAGES_FOR_TEST} images")
   spectrum = np.abs(np.fft.fft2(counts)).ravel() ** 2
   expected = power.ravel()
-  # Of a real map, each coefficient stands there twice, conjugate, but for those that are their own partners.
+  # In a real map each coefficient has a conjugate partner, except for those that are their own.
   places = np.arange(counts.size).reshape(counts.shape)
   partners = np.roll(places[::-1, ::-1], (1, 1), (0, 1)).ravel()
   places = places.ravel()
   is_pair, is_own = places < partners, (places == partners) & (places > 0)
   total = expected[1:].sum()
-  # What rounding leaves of nothing.
+  # Zero, up to rounding.
   if total <= 1e-9 * expected[0]:
     return Evenness(dispersion=None, p_value=None, reason="every subset is the whole image")
   observed = spectrum[1:].sum()

@@ -18,6 +18,7 @@ from jax_sis.results.store import Results
 from jax_sis.runs.status import describe_run
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import all_versions
+from jax_sis.runtime.records import to_json
 from jax_sis.studies.analysis import figures, panels
 from jax_sis.studies.analysis.comparison import Comparison, compare_runs
 from jax_sis.studies.analysis.run import RunAnalysis, analyse_run, check_arguments
@@ -171,8 +172,8 @@ def make_json(
       "versions": all_versions(),
       "runs": {label: describe_origin(store) for label, store in stores.items()},
     },
-    "runs": {label: dataclasses.asdict(analysis) for label, analysis in analyses.items()},
-    "comparison": None if comparison is None else dataclasses.asdict(comparison),
+    "runs": {label: to_json(analysis) for label, analysis in analyses.items()},
+    "comparison": to_json(comparison),
   }
   return json.dumps(content, indent=2, allow_nan=False).encode() + b"\n"
 

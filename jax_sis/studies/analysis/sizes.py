@@ -10,7 +10,7 @@ from jax_sis.core.subsets import Status
 from jax_sis.evaluation.metrics import make_calibration
 from jax_sis.results.query import StoredSubsets, SubsetQuery
 from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED, STATUS_NAMES
-from jax_sis.statistics.estimates import Mean, Share, mean_of, median_interval, share_of, share_of_count
+from jax_sis.statistics.estimates import Estimate, mean_of, median_interval, share_of, share_of_count
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 COLUMN_FIELDS = ("label", "target", "predicted", "full_confidence")
@@ -81,7 +81,7 @@ class Sizes:
     mean_share: the same as a share of the image; None without a subset.
     percentiles: by per cent, as PERCENTILES, the size that so many of the images with a subset do not exceed; None
       without one.
-    median_interval: the 95 % interval of the median, see `intervals.median_interval`; None for few subsets.
+    median_interval: the 95 % interval of the median, see `estimates.median_interval`; None for few subsets.
     distribution: at 0, 1, ... 100 % the smallest size that so many do not exceed, of all images; None for a class.
   """
 
@@ -89,8 +89,8 @@ class Sizes:
   threshold: float
   group: str
   status: dict[str, int]
-  with_subset: Share
-  pixels: Mean
+  with_subset: Estimate
+  pixels: Estimate
   mean_share: float | None
   percentiles: dict[str, float] | None
   median_interval: tuple[float, float] | None
@@ -118,7 +118,7 @@ class SizeBin:
   largest: int
   mean_pixels: float
   mean_confidence: float
-  accuracy: Share
+  accuracy: Estimate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ class Trust:
     num_images: of these two.
   """
 
-  accuracy: Share
+  accuracy: Estimate
   mean_confidence: float | None
   expected_calibration_error: float | None
   num_images: int
@@ -207,7 +207,7 @@ def describe_sizes(
     status={STATUS_NAMES[code]: count for code, count in zip(codes.tolist(), counts.tolist(), strict=True)},
     with_subset=share_of(has_subset),
     pixels=pixels,
-    mean_share=None if pixels.mean is None else pixels.mean / num_features,
+    mean_share=None if pixels.value is None else pixels.value / num_features,
     percentiles=dict(zip(map(str, PERCENTILES), np.percentile(num_kept, PERCENTILES).tolist(), strict=True))
     if len(num_kept)
     else None,

@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_sis.core.messages import name_some
 from jax_sis.results.schema import KIND_TITLES, STATUS_NAMES
-from jax_sis.statistics.estimates import Mean, Share
+from jax_sis.statistics.estimates import DASH
 from jax_sis.studies.analysis.comparison import Comparison
 from jax_sis.studies.analysis.positions import Positions
 from jax_sis.studies.analysis.run import MOST_NEEDED, Correctness, RunAnalysis
@@ -20,7 +20,6 @@ MAX_PRINTED_CLASSES = 20
 MAX_NAMED = 5
 # Of the image, at which the mean confidence is printed.
 PRINTED_SHARES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.01, 0.0)
-DASH = "-"
 SIZES_FORMAT = "  {:<24} {:>7} {:>7} {:>24} {:>6} {:>7} {:>6} {:>8}"
 BINS_FORMAT = "  {:<24} {:>7} {:>24} {:>12}"
 COMPARED_FORMAT = "  {:<24} {:>24} {:>26} {:>7} {:>9}"
@@ -45,7 +44,7 @@ def describe_analysis(analysis: RunAnalysis) -> str:
 def describe_trust(analysis: RunAnalysis) -> list[str]:
   """Accuracy and calibration, in a line."""
   trust = analysis.trust
-  line = f"  accuracy {format_share(trust.accuracy)} of {trust.accuracy.num_images} images with a label"
+  line = f"  accuracy {trust.accuracy:.3f} of {trust.accuracy.num_images} images with a label"
   if trust.mean_confidence is not None:
     line += f", mean confidence {trust.mean_confidence:.3f}"
     line += f", calibration error {trust.expected_calibration_error:.3f}"
@@ -72,7 +71,7 @@ def describe_one(sizes: Sizes, title: str) -> str:
     cells = [f"{sizes.percentiles[place]:g}" for place in ("5", "50", "95")]
   share = DASH if sizes.mean_share is None else f"{sizes.mean_share:.1%}"
   counts = sizes.with_subset.num_images, sizes.with_subset.count
-  return SIZES_FORMAT.format(title[:24], *counts, format_mean(sizes.pixels), *cells, share)
+  return SIZES_FORMAT.format(title[:24], *counts, f"{sizes.pixels:.1f}", *cells, share)
 
 
 def describe_classes(analysis: RunAnalysis) -> list[str]:
@@ -99,9 +98,9 @@ def describe_matched(correctness: Correctness) -> list[str]:
   """Wrong against right predictions."""
   matched, title = correctness.matched, f"{KIND_TITLES[correctness.answer]} at {correctness.threshold:g}"
   return [
-    f"  {title}, pixels of wrong minus right predictions of the same confidence: {format_mean(matched.difference)}",
+    f"  {title}, pixels of wrong minus right predictions of the same confidence: {matched.difference:.1f}",
     f"    {matched.num_wrong} wrong, {matched.num_right} right, {matched.num_left_out} without a match; "
-    f"whatever the confidence: {format_mean(matched.unmatched)}",
+    f"whatever the confidence: {matched.unmatched:.1f}",
   ]
 
 
@@ -120,7 +119,7 @@ def describe_bins(correctness: Correctness) -> list[str]:
     title = f"{KIND_TITLES[correctness.answer]} at {correctness.threshold:g}, pixels"
     lines.append(BINS_FORMAT.format(title, "images", "accuracy [95 %]", "confidence"))
   for one in correctness.accuracy_by_size:
-    cells = one.accuracy.num_images, format_share(one.accuracy), f"{one.mean_confidence:.4f}"
+    cells = one.accuracy.num_images, f"{one.accuracy:.3f}", f"{one.mean_confidence:.4f}"
     lines.append(BINS_FORMAT.format(f"{one.smallest} to {one.largest}", *cells))
   return lines
 
@@ -141,9 +140,9 @@ def describe_place(positions: Positions, analysis: RunAnalysis) -> list[str]:
     test = f"unevenness {evenness.dispersion:.3g} (1 if even), p = {evenness.p_value:.2g}"
   return [
     f"  places, {what}: {test}",
-    f"    mean row {format_mean(positions.mean_row)} (even: {positions.even_row:g}), "
-    f"mean column {format_mean(positions.mean_column)} (even: {positions.even_column:g})",
-    f"    in the outermost rows and columns {format_mean(positions.border, scale=100)} % "
+    f"    mean row {positions.mean_row:.1f} (even: {positions.even_row:g}), "
+    f"mean column {positions.mean_column:.1f} (even: {positions.even_column:g})",
+    f"    in the outermost rows and columns {positions.border.percent:.1f} % "
     f"(even: {100 * positions.even_border:.1f} %)",
   ]
 
@@ -175,8 +174,8 @@ def describe_comparison(comparison: Comparison) -> str:
     lines.append(
       COMPARED_FORMAT.format(
         run.label[-24:],
-        format_share(run.trust.accuracy),
-        format_mean(run.accuracy_difference, digits=3),
+        f"{run.trust.accuracy:.3f}",
+        f"{run.accuracy_difference:.3f}",
         DASH if error is None else f"{error:.3f}",
         run.num_same_target,
       )
@@ -194,38 +193,21 @@ def describe_comparison(comparison: Comparison) -> str:
       COMPARED_SIZES_FORMAT.format(
         sizes.label[-24:],
         sizes.with_subset.count,
-        format_mean(sizes.pixels),
+        f"{sizes.pixels:.1f}",
         DASH if sizes.median_pixels is None else f"{sizes.median_pixels:g}",
-        format_mean(sizes.difference),
-        format_mean(sizes.share_difference, digits=2, scale=100),
+        f"{sizes.difference:.1f}",
+        f"{sizes.share_difference.percent:.2f}",
       )
       for sizes in of_kind
     ]
   for overlap in comparison.overlaps:
     lines.append(
       f"  overlap of {KIND_TITLES[overlap.answer]}, {overlap.first} and {overlap.second}: "
-      f"{format_mean(overlap.observed, digits=3)} of either, by chance "
+      f"{overlap.observed:.3f} of either, by chance "
       f"{DASH if overlap.expected is None else f'{overlap.expected:.3f}'} ({overlap.observed.num_images} images)"
     )
   lines += [f"  left out: {what}" for what in comparison.left_out]
   return "\n".join(lines)
-
-
-def format_mean(mean: Mean, *, digits: int = 1, scale: float = 1.0) -> str:
-  """`12.3 [11.0, 13.6]`; without an interval the mean alone; for nothing the reason."""
-  if mean.mean is None:
-    return mean.reason or DASH
-  text = f"{scale * mean.mean:.{digits}f}"
-  if mean.low is None or mean.high is None:
-    return text
-  return f"{text} [{scale * mean.low:.{digits}f}, {scale * mean.high:.{digits}f}]"
-
-
-def format_share(share: Share) -> str:
-  """`0.918 [0.912, 0.923]`, or the reason why there is none."""
-  if share.share is None:
-    return share.reason or DASH
-  return f"{share.share:.3f} [{share.low:.3f}, {share.high:.3f}]"
 
 
 def make_csv(analyses: Mapping[str, RunAnalysis]) -> bytes:
@@ -252,7 +234,7 @@ def size_lines(analyses: Mapping[str, RunAnalysis]) -> Iterable[dict[str, Any]]:
         "class": "" if sizes.group == ALL else sizes.group,
         "num_images": sizes.with_subset.num_images,
         "num_with_subset": sizes.with_subset.count,
-        "mean_pixels": sizes.pixels.mean,
+        "mean_pixels": sizes.pixels.value,
         "mean_pixels_low": sizes.pixels.low,
         "mean_pixels_high": sizes.pixels.high,
         "mean_share": sizes.mean_share,

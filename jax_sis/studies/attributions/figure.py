@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
 from jax_sis.display.style import COLOURS, INK, save, start_figure
-from jax_sis.statistics.estimates import Mean
+from jax_sis.statistics.estimates import Estimate
 
 KIND_COLOURS = {"search": COLOURS[0], "attribution": COLOURS[1], "chance": "#777777"}
 KIND_TITLES = {"search": "searches", "attribution": "attributions", "chance": "chance"}
@@ -69,18 +69,18 @@ def save_attributions(
   save(figure, file)
 
 
-def draw_means(axis: Axes, means: list[tuple[Mean | None, str]], *, digits: int) -> None:
+def draw_means(axis: Axes, means: list[tuple[Estimate | None, str]], *, digits: int) -> None:
   """A mark and its interval a line, with the number beside it."""
   for place, (mean, kind) in enumerate(means):
-    if mean is None or mean.mean is None:
+    if mean is None or mean.value is None:
       axis.text(0.02, place, "no order", transform=axis.get_yaxis_transform(), fontsize=8, color=INK, va="center")
       continue
     if mean.low is not None and mean.high is not None:
       axis.hlines(place, mean.low, mean.high, color=KIND_COLOURS[kind], linewidth=2.4, alpha=0.5)
-    axis.plot(mean.mean, place, "o", color=KIND_COLOURS[kind], markersize=5.5)
+    axis.plot(mean.value, place, "o", color=KIND_COLOURS[kind], markersize=5.5)
     axis.annotate(
-      f"{mean.mean:.{digits}f}",
-      (mean.mean, place),
+      f"{mean.value:.{digits}f}",
+      (mean.value, place),
       (0, 5),
       textcoords="offset points",
       fontsize=8,

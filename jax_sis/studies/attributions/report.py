@@ -16,8 +16,8 @@ from jaxtyping import Float
 from jax_sis.core.messages import name_some
 from jax_sis.results.folder import Folder
 from jax_sis.results.spec import SPEC_FILE
-from jax_sis.statistics.estimates import Mean, Share, difference_of, mean_of, share_of
-from jax_sis.studies.analysis.tables import DASH, format_mean
+from jax_sis.runtime.records import to_json
+from jax_sis.statistics.estimates import DASH, Estimate, difference_of, mean_of, share_of, show
 from jax_sis.studies.attributions import figure
 
 Kind = Literal["search", "attribution", "chance"]
@@ -132,14 +132,14 @@ class MethodSummary:
 
   title: str
   kind: Kind
-  with_subset: Share
-  pixels: Mean
+  with_subset: Estimate
+  pixels: Estimate
   median_pixels: float | None
-  difference: Mean
-  insertion_area: Mean | None
-  deletion_area: Mean | None
-  insertion_difference: Mean | None
-  deletion_difference: Mean | None
+  difference: Estimate
+  insertion_area: Estimate | None
+  deletion_area: Estimate | None
+  insertion_difference: Estimate | None
+  deletion_difference: Estimate | None
 
 
 def summarise(judged: Mapping[str, Judged], *, seed: int) -> dict[str, MethodSummary]:
@@ -187,10 +187,10 @@ def make_table(summaries: Mapping[str, MethodSummary], judged: Mapping[str, Judg
       LINE.format(
         summary.title,
         summary.with_subset.count,
-        format_mean(summary.pixels),
+        f"{summary.pixels:.1f}",
         DASH if summary.median_pixels is None else f"{summary.median_pixels:g}",
-        DASH if name == first else format_mean(summary.difference),
-        *(DASH if area is None else format_mean(area, digits=3) for area in areas),
+        DASH if name == first else f"{summary.difference:.1f}",
+        *(show(area, ".3f") for area in areas),
         f"{judged[name].core_seconds:.3f}",
       )
     )
@@ -198,34 +198,12 @@ def make_table(summaries: Mapping[str, MethodSummary], judged: Mapping[str, Judg
 
 
 def describe_reading(summaries: Mapping[str, MethodSummary], threshold: float, *, num_images: int) -> str:
-  """What the table says, in a sentence or two."""
-  first, *others = summaries.values()
-  text = (
-    f"On these {num_images} images the {threshold:g} is reached by {format_mean(first.pixels)} pixels of the order "
-    f"'{first.title}', in the mean."
+  """What the differences in the table are to, in a sentence."""
+  first = next(iter(summaries.values()))
+  return (
+    f"On these {num_images} images, {first.pixels:.1f} pixels of the order '{first.title}' reach {threshold:g}, in the "
+    "mean; another order needs more or fewer where the interval of its difference leaves 0 out."
   )
-  groups: dict[str, list[str]] = {"fewer": [], "more": [], "no telling": []}
-  for summary in others:
-    low, high = summary.difference.low, summary.difference.high
-    if low is None or high is None:
-      verdict = "no telling"
-    else:
-      verdict = "fewer" if high < 0 else "more" if low > 0 else "no telling"
-    groups[verdict].append(f"{summary.title} ({format_mean(summary.difference)})")
-  for verdict, opening in (
-    ("fewer", "Fewer pixels, by an interval that leaves 0 out, are needed by"),
-    ("more", "More are needed by"),
-    ("no telling", "No difference that these images could tell:"),
-  ):
-    if groups[verdict]:
-      text += f" {opening} {', '.join(groups[verdict])}."
-  for name, best_fn, what in (("insertion", max, "largest"), ("deletion", min, "smallest")):
-    means = {one.title: area.mean for one in summaries.values() if (area := getattr(one, f"{name}_area")) is not None}
-    known = {title: mean for title, mean in means.items() if mean is not None}
-    if known:
-      best = best_fn(known, key=known.__getitem__)
-      text += f" The {what} {name} area is that of {best} ({known[best]:.3f})."
-  return text
 
 
 def describe_seconds(judged: Mapping[str, Judged]) -> str:
@@ -284,8 +262,7 @@ def write_report(
     "unreadable": looked.unreadable,
     "reference": next(iter(judged)),
     "methods": {
-      name: {**dataclasses.asdict(summaries[name]), "per_image": dataclasses.asdict(one)}
-      for name, one in judged.items()
+      name: {**to_json(summaries[name]), "per_image": dataclasses.asdict(one)} for name, one in judged.items()
     },
     "left_out": dict(left_out),
     "images": looked.images,

@@ -104,13 +104,11 @@ def draw_kind(
 ) -> None:
   """The bars of one kind of subset."""
   drawn = [
-    (place, summary.keeps_class)
+    (place, *summary.keeps_class.percent.numbers)
     for place, summary in zip(places, summaries, strict=True)
     if summary.keeps_class is not None
   ]
-  axis.barh(
-    [place for place, _ in drawn], [100 * share.share for _, share in drawn], thickness, color=colour, label=kind
-  )
-  for place, share in drawn:
-    axis.hlines(place, 100 * share.low, 100 * share.high, color=INK, linewidth=1)
-    axis.text(100 * share.high + 1, place, f"{100 * share.share:.0f}", fontsize=7.5, color=INK, va="center")
+  axis.barh([place for place, *_ in drawn], [share for _, share, *_ in drawn], thickness, color=colour, label=kind)
+  for place, share, low, high in drawn:
+    axis.hlines(place, low, high, color=INK, linewidth=1)
+    axis.text(high + 1, place, f"{share:.0f}", fontsize=7.5, color=INK, va="center")

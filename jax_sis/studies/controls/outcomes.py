@@ -23,7 +23,7 @@ from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.types import PredictFn
 from jax_sis.core.validation import check_positive_integer
 from jax_sis.data.normalisation import Normalisation
-from jax_sis.statistics.estimates import Estimate, paired_bootstrap, wilson_interval
+from jax_sis.statistics.estimates import Estimate, paired_bootstrap, share_of
 from jax_sis.studies.controls.views import CONTROLS, NAMES, SUBSET, Case, Shown, expand, stable_hash
 
 # Of an image without another one.
@@ -232,17 +232,6 @@ def measure_fill(case: Case, shown: Shown | None) -> float:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Share:
-  """How many images of some, with the Wilson interval of their share."""
-
-  count: int
-  num_images: int
-  share: float
-  low: float
-  high: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ControlSummary:
   """What one control says of all images that it could be made of.
 
@@ -261,8 +250,8 @@ class ControlSummary:
 
   name: str
   num_images: int
-  keeps_class: Share | None = None
-  is_sufficient: Share | None = None
+  keeps_class: Estimate | None = None
+  is_sufficient: Estimate | None = None
   confidence: float | None = None
   keeps_class_change: Estimate | None = None
   is_sufficient_change: Estimate | None = None
@@ -290,16 +279,9 @@ class FillSummary:
   """
 
   num_images: int
-  one_fill_only: Share | None
-  every_fill: Share | None
-  one_fill_class: Share | None
-
-
-def make_share(flags: Bool[np.ndarray, "N"], level: float) -> Share:
-  """The share of the images whose flag is set."""
-  count, num_images = int(flags.sum()), len(flags)
-  low, high = wilson_interval(count, num_images, level)
-  return Share(count=count, num_images=num_images, share=count / num_images, low=low, high=high)
+  one_fill_only: Estimate | None
+  every_fill: Estimate | None
+  one_fill_class: Estimate | None
 
 
 def summarise(outcomes: Outcomes, *, level: float = 0.95) -> list[ControlSummary]:
@@ -328,8 +310,8 @@ def summarise_control(outcomes: Outcomes, name: str, level: float) -> ControlSum
   return ControlSummary(
     name=name,
     num_images=int(rows.sum()),
-    keeps_class=make_share(outcomes.keeps_class[rows, place], level),
-    is_sufficient=make_share(outcomes.is_sufficient[rows, place], level),
+    keeps_class=share_of(outcomes.keeps_class[rows, place], level=level),
+    is_sufficient=share_of(outcomes.is_sufficient[rows, place], level=level),
     confidence=float(outcomes.confidence[rows, place].mean(dtype=np.float64)),
     keeps_class_change=change(outcomes.keeps_class),
     is_sufficient_change=change(outcomes.is_sufficient),
@@ -384,9 +366,10 @@ def summarise_fills(outcomes: Outcomes, *, level: float = 0.95) -> FillSummary:
   dependence = find_fill_dependence(outcomes)
   rows = dependence.is_judged
   of_class = find_fill_dependence(outcomes, by_class=True)
+  one_only_of_class = of_class.is_one_only[of_class.is_judged]
   return FillSummary(
     num_images=int(rows.sum()),
-    one_fill_only=make_share(dependence.is_one_only[rows], level) if rows.any() else None,
-    every_fill=make_share(dependence.is_every[rows], level) if rows.any() else None,
-    one_fill_class=make_share(of_class.is_one_only[of_class.is_judged], level) if of_class.is_judged.any() else None,
+    one_fill_only=share_of(dependence.is_one_only[rows], level=level) if rows.any() else None,
+    every_fill=share_of(dependence.is_every[rows], level=level) if rows.any() else None,
+    one_fill_class=share_of(one_only_of_class, level=level) if len(one_only_of_class) else None,
   )

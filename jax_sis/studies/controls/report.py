@@ -16,6 +16,7 @@ from jax_sis import results
 from jax_sis.core.messages import name_some
 from jax_sis.runs.setup import MAX_NAMED
 from jax_sis.runtime.provenance import all_versions
+from jax_sis.runtime.records import to_json
 from jax_sis.studies.controls import tables
 from jax_sis.studies.controls.figure import save_controls
 from jax_sis.studies.controls.outcomes import NO_IMAGE, ControlSummary, FillSummary, Outcomes, find_fill_dependence
@@ -92,10 +93,10 @@ def report_kind(controlled: Controlled) -> dict[str, Any]:
     "num_images": len(kind.indices),
     "median_size": float(np.median(kind.masks.sum((1, 2, 3)))),
     "controls": [
-      {"title": CONTROLS[summary.name].title, "group": CONTROLS[summary.name].group, **dataclasses.asdict(summary)}
+      {"title": CONTROLS[summary.name].title, "group": CONTROLS[summary.name].group, **to_json(summary)}
       for summary in summaries
     ],
-    "fills": dataclasses.asdict(controlled.fill_summary),
+    "fills": to_json(controlled.fill_summary),
     "images_with_one_fill_only": ids,
     "reading": reading,
   }
@@ -109,7 +110,7 @@ def report_classes(towards: Mapping[str, Towards], *, max_features: int, thresho
   print(f"{tables.make_class_table(summaries)}\n\n{tables.wrap(reading)}", flush=True)
   return {
     "max_features": max_features,
-    "classes": [dataclasses.asdict(summary) for summary in summaries],
+    "classes": to_json(summaries),
     "reading": reading,
   }
 

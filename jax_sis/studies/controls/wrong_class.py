@@ -19,8 +19,7 @@ from jax_sis.core.smallest import QUICK, run_smallest
 from jax_sis.core.subsets import Status, Subsets
 from jax_sis.core.types import PredictFn
 from jax_sis.core.validation import check_positive_integer
-from jax_sis.statistics.estimates import Estimate, paired_bootstrap
-from jax_sis.studies.controls.outcomes import Share, make_share
+from jax_sis.statistics.estimates import Estimate, paired_bootstrap, share_of
 from jax_sis.studies.controls.views import stable_hash
 
 PREDICTED, SECOND, RANDOM = "predicted", "second", "random"
@@ -166,7 +165,7 @@ class TowardsSummary:
   """
 
   name: str
-  found: Share
+  found: Estimate
   median_size: float | None
   num_paired: int
   size_change: Estimate | None
@@ -187,7 +186,7 @@ def summarise_classes(found: Mapping[str, Towards], *, level: float = 0.95) -> l
     summaries.append(
       TowardsSummary(
         name=name,
-        found=make_share(towards.is_found, level),
+        found=share_of(towards.is_found, level=level),
         median_size=float(np.median(sizes)) if len(sizes) else None,
         num_paired=int(both.sum()),
         size_change=paired_bootstrap(towards.num_kept[both], reference.num_kept[both], level=level)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from jax_sis.display.style import COLOURS, INK, save, start_figure
-from jax_sis.statistics.estimates import Mean
+from jax_sis.statistics.estimates import Estimate
 
 BAR_COLOUR, ACCURACY_COLOUR, CONFIDENCE_COLOUR = COLOURS[5], COLOURS[0], COLOURS[1]
 
@@ -49,12 +49,12 @@ def draw_numbers(axis: Axes, summary: Any) -> None:
 
 def draw_trust(axis: Axes, summary: Any) -> None:
   """Accuracy, with Wilson intervals, and confidence of the images with each number."""
-  known = [one for one in summary.by_number if one.accuracy.share is not None]
+  known = [one for one in summary.by_number if one.accuracy.value is not None]
   numbers = [one.number for one in known]
   axis.vlines(
     numbers, [one.accuracy.low for one in known], [one.accuracy.high for one in known], color=ACCURACY_COLOUR, alpha=0.5
   )
-  axis.plot(numbers, [one.accuracy.share for one in known], "o", color=ACCURACY_COLOUR, label="accuracy (95 %)")
+  axis.plot(numbers, [one.accuracy.value for one in known], "o", color=ACCURACY_COLOUR, label="accuracy (95 %)")
   every = summary.by_number
   confidences = [one.mean_confidence for one in every]
   axis.plot([one.number for one in every], confidences, "x", color=CONFIDENCE_COLOUR, label="mean confidence")
@@ -78,11 +78,10 @@ def draw_sizes(axis: Axes, summary: Any) -> None:
   axis.legend(fontsize=9, frameon=False)
 
 
-def draw_line(axis: Axes, summary: Any, means: list[Mean], colour: str, label: str) -> None:
+def draw_line(axis: Axes, summary: Any, means: list[Estimate], colour: str, label: str) -> None:
   """Means by round, with their intervals."""
   places = np.array([one.number for one in summary.rounds])
-  rows = [(mean.mean, mean.low, mean.high) for mean in means]
-  # None, of few images, becomes NaN, which is not drawn.
-  middle, low, high = np.array(rows, np.float64).T
+  # Those of few images are NaN, which is not drawn.
+  middle, low, high = np.array([mean.numbers for mean in means]).T
   axis.plot(places, middle, "o-", color=colour, markersize=4, linewidth=1.3, label=label)
   axis.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)

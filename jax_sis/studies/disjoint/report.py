@@ -11,25 +11,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
-from jaxtyping import Shaped
 
 from jax_sis.core.messages import name_some
 from jax_sis.core.subsets import Status
 from jax_sis.results.folder import Folder
 from jax_sis.results.schema import STATUS_NAMES
 from jax_sis.results.spec import SPEC_FILE
-from jax_sis.statistics.estimates import MIN_IMAGES, TOO_FEW, Mean, Share, difference_of, mean_of, no_mean, share_of
+from jax_sis.runtime.records import to_json
+from jax_sis.statistics.estimates import Estimate, difference_of, mean_of, rank_correlation, share_of
 from jax_sis.statistics.matching import Matched, match_by_confidence
-from jax_sis.studies.analysis.tables import format_mean, format_share
 from jax_sis.studies.disjoint import figure
 
 NUMBER_FORMAT = "{:<10} {:>7} {:>24} {:>12}"
 ROUND_FORMAT = "{:<10} {:>7} {:>24} {:>7} {:>24}"
 WIDTH = 120
 MAX_NAMED = 5
-NUM_RESAMPLES = 2_000
-ALL_ALIKE = "all images have the same number or confidence"
 # Images of these have no number of subsets: nothing is needed, or nothing could be searched.
 UNCOUNTED = ("not_searched", STATUS_NAMES[Status.BASELINE_SUFFICIENT], STATUS_NAMES[Status.NON_FINITE])
 
@@ -89,7 +85,7 @@ class NumberBin:
 
   number: int
   num_images: int
-  accuracy: Share
+  accuracy: Estimate
   mean_confidence: float
 
 
@@ -105,9 +101,9 @@ class Round:
   """
 
   number: int
-  pixels: Mean
+  pixels: Estimate
   median_pixels: float
-  difference_to_first: Mean
+  difference_to_first: Estimate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,13 +125,13 @@ class Summary:
 
   num_images: int
   num_censored: int
-  number: Mean
+  number: Estimate
   ends: dict[str, int]
   by_number: tuple[NumberBin, ...]
   rounds: tuple[Round, ...]
   correctness: Matched
   correctness_with_subset: Matched
-  rank_correlation: Mean
+  rank_correlation: Estimate
 
 
 def summarise(collected: Sequence[Collected], *, seed: int) -> Summary:
@@ -157,7 +153,7 @@ def summarise(collected: Sequence[Collected], *, seed: int) -> Summary:
     rounds=tuple(describe_round(place, counted, seed=seed) for place in range(max(numbers.tolist(), default=0))),
     correctness=match(counted, seed=seed),
     correctness_with_subset=match(with_subset, seed=seed),
-    rank_correlation=correlate_ranks(numbers, confidence, seed=seed),
+    rank_correlation=rank_correlation(numbers, confidence, seed=seed),
   )
 
 
@@ -195,77 +191,35 @@ def match(images: Sequence[Collected], *, seed: int) -> Matched:
   )
 
 
-def correlate_ranks(
-  first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, level: float = 0.95, seed: int = 0
-) -> Mean:
-  """Spearman's rank correlation with the percentile bootstrap interval of resampled images."""
-  if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
-    return no_mean(ALL_ALIKE, len(first))
-  # In an order of their own, so that the resamples do not depend on that of the images.
-  order = np.lexsort((second, first))
-  first, second = first[order], second[order]
-  whole = rank_correlation(first, second)
-  if len(first) < MIN_IMAGES:
-    return Mean(mean=whole, low=None, high=None, num_images=len(first), reason=TOO_FEW)
-  rng = np.random.default_rng(seed)
-  draws = (rng.integers(0, len(first), len(first)) for _ in range(NUM_RESAMPLES))
-  found = [rank_correlation(first[drawn], second[drawn]) for drawn in draws]
-  low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2]).tolist()
-  return Mean(mean=whole, low=low, high=high, num_images=len(first))
-
-
-def rank_correlation(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"]) -> float:
-  """Spearman's correlation; NaN where all of either are alike, as a resample may be."""
-  ranks = [scipy.stats.rankdata(values) - (len(values) + 1) / 2 for values in (first, second)]
-  scale = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
-  return float(ranks[0] @ ranks[1] / scale) if scale > 0 else np.nan
-
-
 def describe_summary(summary: Summary) -> str:
   """The tables: a line a number of subsets, and a line a round."""
   lines = [NUMBER_FORMAT.format("subsets", "images", "accuracy [95 %]", "confidence")]
   for one in summary.by_number:
-    cells = one.num_images, format_share(one.accuracy), f"{one.mean_confidence:.4f}"
+    cells = one.num_images, f"{one.accuracy:.3f}", f"{one.mean_confidence:.4f}"
     lines.append(NUMBER_FORMAT.format(one.number, *cells))
   if summary.rounds:
     titles = ("found as", "images", "mean pixels [95 %]", "median", "minus the first [95 %]")
     lines += ["", ROUND_FORMAT.format(*titles)]
   for one in summary.rounds:
-    cells = one.pixels.num_images, format_mean(one.pixels), f"{one.median_pixels:g}"
-    difference = "-" if one.number == 1 else format_mean(one.difference_to_first)
+    cells = one.pixels.num_images, f"{one.pixels:.1f}", f"{one.median_pixels:g}"
+    difference = "-" if one.number == 1 else f"{one.difference_to_first:.1f}"
     lines.append(ROUND_FORMAT.format(one.number, *cells, difference))
   return "\n".join(lines)
 
 
 def describe_reading(summary: Summary, max_subsets: int) -> str:
-  """What the tables say, in some sentences."""
+  """The numbers that the tables lack, in two sentences."""
   if not summary.num_images:
     return "No image has a number of subsets."
-  images = f"{summary.num_images} image{'' if summary.num_images == 1 else 's'}"
-  text = f"{images} have {format_mean(summary.number)} disjoint subsets each, in the mean"
-  if summary.num_censored:
-    text += f"; in {summary.num_censored} the search ended at {max_subsets}, so that they may have more"
   alone = summary.correctness_with_subset
   return (
-    f"{text}. Wrong minus right predictions, where images below the threshold count as 0: "
-    f"{tell(summary.correctness.unmatched)}. Of the images that have a subset: {tell(alone.unmatched)}. Of these at "
-    f"the same confidence, {alone.num_wrong} wrong and {alone.num_right} right: {tell(alone.difference)}. The rank "
-    f"correlation of number and confidence: {format_mean(summary.rank_correlation, digits=2)}."
+    f"{summary.num_images} images have {summary.number:.1f} disjoint subsets each, in the mean; of "
+    f"{summary.num_censored} of them the search stopped at {max_subsets}, so they may have more. Wrong minus right "
+    f"predictions: {summary.correctness.unmatched:.2f} where images below the threshold count as 0, "
+    f"{alone.unmatched:.2f} on the images that have a subset, and on these at the same confidence "
+    f"{alone.difference:.2f} ({alone.num_wrong} wrong, {alone.num_right} right); rank correlation of number and "
+    f"confidence: {summary.rank_correlation:.2f}."
   )
-
-
-def tell(difference: Mean) -> str:
-  """A difference of wrong minus right predictions, and what it says."""
-  if difference.mean is None:
-    return f"nothing to compare ({difference.reason})"
-  if difference.low is None or difference.high is None:
-    return f"{difference.mean:.2f} subsets ({difference.reason})"
-  verdict = "no difference that these images could tell"
-  if difference.high < 0:
-    verdict = "wrong answers have fewer"
-  elif difference.low > 0:
-    verdict = "wrong answers have more"
-  return f"{format_mean(difference, digits=2)} subsets, {verdict}"
 
 
 def write_report(
@@ -304,7 +258,7 @@ def write_report(
       "device": spec["device"],
     },
     **{name: spec[name] for name in ("threshold", "grid", "per_step", "max_subsets", "is_minimised")},
-    **dataclasses.asdict(summary),
+    **to_json(summary),
     "left_out": left_out,
     "images": [dataclasses.asdict(image) for image in collected],
     "reading": reading,
