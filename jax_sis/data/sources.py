@@ -302,27 +302,3 @@ def load_arrays(
     normalisation=CIFAR_NORMALISATION,
   )
   return images, labels, info
-
-
-def check_ids(ids: tuple[str, ...] | None) -> None:
-  """Raises ValueError unless these name at least one image, and each once; None is for all images."""
-  if ids is None:
-    return
-  if not ids:
-    raise ValueError("--ids must name at least one image, got none.")
-  name, count = collections.Counter(ids).most_common(1)[0]
-  if count > 1:
-    raise ValueError(f"--ids must name each image once, got {name!r} {count} times.")
-
-
-def read_ids(path: str | os.PathLike[str]) -> tuple[str, ...]:
-  """The ids in a text file, one a line; blank lines count for nothing.
-
-  Raises:
-    ValueError: the file cannot be read as text.
-  """
-  try:
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"--ids must be a text file with an id a line, got {str(path)!r} ({error}).") from error
-  return tuple(line.strip() for line in lines if line.strip())

@@ -20,6 +20,7 @@ from jax_sis.core.validation import require_positive
 from jax_sis.data import batches
 from jax_sis.results.folder import open_folder
 from jax_sis.runs.config import FindConfig
+from jax_sis.runs.options import PlanOptions
 from jax_sis.runs.setup import Job, compile_search, launch_arguments, make_job, read_stored_spec
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import format_seconds
@@ -63,7 +64,7 @@ class Estimate:
   seconds: float
 
 
-def plan(config: FindConfig, *, num_workers: int = 1) -> Estimate:
+def plan(config: FindConfig, *, num_workers: int = PlanOptions.num_workers) -> Estimate:
   """Says what a run will cost, prints it and returns it; writes nothing.
 
   Args:

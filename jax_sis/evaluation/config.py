@@ -1,0 +1,63 @@
+"""Settings of `jax-sis evaluate`."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from jax_sis.core import validation
+from jax_sis.core.validation import require_positive
+from jax_sis.data.config import BatchSize, Folder, NumDevices, OptionalFolder
+from jax_sis.results.query import PixelSubset
+from jax_sis.results.subset_options import SubsetOptions
+from jax_sis.runtime.command_line import MadeBy, Option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+  """One run of `jax-sis evaluate`: which classifier, which labelled images, which corruptions of them.
+
+  Attributes:
+    out: results folder; the same folder again goes on with an unfinished run.
+    checkpoint: a classifier's folder (default: the embedded ResNet-20).
+    data: `sample` (embedded CIFAR-10 test images), a folder with a folder of images for each class, or a TFDS name such
+      as cifar10.
+    split: the TFDS split, for example `test[:64]`.
+    data_dir: the folder that holds the TFDS data set (default: TFDS's own).
+    resize: show the middle of images of another size, brought to the classifier's.
+    limit: only the first N images of the data, and of each corruption and severity (default: all).
+    on_error: images that cannot be read: `skip` counts and names them, `refuse` ends the run.
+    corruptions: `made`: of the images of --data, made on the fly; a folder: the published CIFAR-10-C, with
+      gaussian_noise.npy, ... and labels.npy (default: none).
+    subset: show these pixels alone; of a corrupted image those of the same image before its corruption.
+    seed: of the corruptions that are made.
+    num_bins: bins of confidence for the calibration.
+    level: of the intervals of accuracies.
+    batch_size: images a device at a time.
+    num_devices: devices to use (default: all; on a CPU one device a core).
+  """
+
+  out: Folder = "jax-sis-evaluation"
+  checkpoint: OptionalFolder = None
+  data: str = "sample"
+  split: str = "test"
+  data_dir: OptionalFolder = None
+  resize: bool = False
+  limit: int | None = None
+  on_error: Literal["skip", "refuse"] = "skip"
+  corruptions: Annotated[str | None, Option(metavar="made|DIR")] = None
+  subset: Annotated[PixelSubset | None, MadeBy(SubsetOptions)] = None
+  seed: int = 0
+  num_bins: Annotated[int, Option(name="bins")] = 15
+  level: float = 0.95
+  batch_size: BatchSize = 64
+  num_devices: NumDevices = None
+
+  def __post_init__(self) -> None:
+    if self.on_error not in ("skip", "refuse"):
+      raise ValueError(f"--on-error must be 'skip' or 'refuse', got {self.on_error!r}.")
+    validation.check_threshold(self.level, "--level")
+    require_positive("--bins", self.num_bins)
+    require_positive("--batch", self.batch_size)
+    if self.limit is not None:
+      require_positive("--limit", self.limit)
+    if self.num_devices is not None:
+      require_positive("--devices", self.num_devices)
