@@ -114,6 +114,9 @@ def answer_without_command(words: list[str]) -> int:
     case ["--print-completion", ("bash" | "zsh" | "fish") as shell]:
       print(parsing.make_completion({name: load_command(name) for name in COMMANDS}, shell))
       return 0
+    case ["--print-completion", *_]:
+      print("jax-sis: --print-completion must name bash, zsh or fish.", file=sys.stderr)
+      return 2
     case [] if members:
       # A script that has lost its words should not go on.
       print(make_help(members, prefix), file=sys.stderr)
