@@ -19,7 +19,7 @@ class PrepareOptions:
     data_dir: the TFDS folder that gets it (default: TFDS's own).
   """
 
-  name: Annotated[Literal["cifar10", "cifar100"], Option(is_positional=True)]
+  name: Annotated[Literal["cifar10", "cifar100"], Option(metavar="{cifar10,cifar100}", is_positional=True)]
   source: Annotated[str, Option(name="from", metavar="PATH")]
   data_dir: OptionalFolder = None
 

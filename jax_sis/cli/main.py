@@ -5,14 +5,15 @@ import functools
 import importlib
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jax_sis.cli import parsing
-from jax_sis.runtime import interrupts
+from jax_sis.cli import layout
 from jax_sis.version import __version__
+
+if TYPE_CHECKING:
+  from jax_sis.cli import parsing
 
 DESCRIPTION = """\
 Which few pixels are enough for an image classifier's answer? jax-sis finds the sufficient input subset (SIS) of each
@@ -73,6 +74,9 @@ def run(words: list[str]) -> int:
   name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in COMMANDS), None)
   if name is None:
     return answer_without_command(words)
+  from jax_sis.cli import parsing
+  from jax_sis.runtime import interrupts
+
   command = load_command(name)
   # TFDS recommends another decoder of images whenever it opens a data set.
   logging.getLogger("absl").setLevel(logging.ERROR)
@@ -85,7 +89,7 @@ def run(words: list[str]) -> int:
     return 2
 
 
-def load_command(name: str) -> parsing.Command:
+def load_command(name: str) -> "parsing.Command":
   """A command, from its file."""
   return importlib.import_module(f"jax_sis.cli.{COMMANDS[name][0]}").COMMANDS[name]
 
@@ -112,6 +116,8 @@ def answer_without_command(words: list[str]) -> int:
       print(f"jax-sis {__version__}")
       return 0
     case ["--print-completion", ("bash" | "zsh" | "fish") as shell]:
+      from jax_sis.cli import parsing
+
       print(parsing.make_completion({name: load_command(name) for name in COMMANDS}, shell))
       return 0
     case ["--print-completion", *_]:
@@ -131,11 +137,11 @@ def answer_without_command(words: list[str]) -> int:
 
 def make_help(names: Sequence[str], prefix: str) -> str:
   """The commands with these names, and what each does."""
-  width = min(shutil.get_terminal_size().columns, parsing.MAX_WIDTH)
+  width = layout.width()
   described = {name: COMMANDS[name][1] for name in names}
   blocks = [f"usage: jax-sis {prefix}{' ' if prefix else ''}COMMAND [-h] [OPTIONS]"]
-  blocks += [] if prefix else [parsing.wrap(DESCRIPTION, width)]
-  blocks.append(parsing.make_table("commands", described, width))
-  blocks += [] if prefix else [parsing.make_table("options", OPTIONS, width)]
-  blocks += [] if prefix else [parsing.make_table("examples", EXAMPLES, width)]
+  blocks += [] if prefix else [layout.wrap(DESCRIPTION, width)]
+  blocks.append(layout.make_table("commands", described, width))
+  blocks += [] if prefix else [layout.make_table("options", OPTIONS, width)]
+  blocks += [] if prefix else [layout.make_table("examples", EXAMPLES, width)]
   return "\n\n".join(blocks)

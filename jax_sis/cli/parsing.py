@@ -5,21 +5,19 @@ import dataclasses
 import inspect
 import io
 import re
-import shutil
-import textwrap
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union
 
 import tyro
 
+from jax_sis.cli import layout
 from jax_sis.runtime.command_line import MadeBy, Setting, read_settings, without_none
 
 GOES_ON = "the same command goes on where it stopped"
 BEGINS_ANEW = "the same command begins anew"
 KEEPS_NOTHING = "no half file was kept, and the same command begins anew"
-# Longer lines are hard to read.
-MAX_WIDTH = 100
-MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.OmitSubcommandPrefixes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,10 +49,30 @@ def parse(name: str, command: Command, words: Sequence[str]) -> tuple[Any, ...]:
   Raises:
     ValueError: each option is understood, but a settings class refuses what it says.
   """
-  description = describe(command, min(shutil.get_terminal_size().columns, MAX_WIDTH))
-  form = tyro.cli(make_form(command), prog=f"jax-sis {name}", description=description, args=words, config=MARKERS)
-  values = {name: value for part in vars(form).values() for name, value in vars(part).items()}
+  filled, printed = run_tyro(make_form(command), prog=f"jax-sis {name}", words=words)
+  if filled is None:
+    _, boxes = printed.split("\n", 1)
+    print(f"{describe(name, command)}\n{boxes}", end="")
+    sys.exit(0)
+  values = {name: value for part in vars(filled).values() for name, value in vars(part).items()}
   return tuple(make_settings(owner, values) for owner in command.settings)
+
+
+def run_tyro(form: Any, *, prog: str, words: Sequence[str]) -> tuple[Any, str]:
+  """What tyro fills in, and what it prints: help, for which it fills in nothing, or the script of a completion.
+
+  It exits after the box of an error. Nothing has colours, since tyro takes what it prints for a file.
+  """
+  printed = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding)
+  filled = None
+  with contextlib.redirect_stdout(printed):
+    try:
+      filled = tyro.cli(form, prog=prog, description="", args=words, config=MARKERS)
+    except SystemExit as finished:
+      if finished.code:
+        raise
+  printed.seek(0)
+  return filled, printed.read()
 
 
 def make_completion(commands: Mapping[str, Command], shell: str) -> str:
@@ -66,11 +84,7 @@ def make_completion(commands: Mapping[str, Command], shell: str) -> str:
     for parent in parents:
       branch = branch.setdefault(parent, {})
     branch[last] = make_form(command)
-  script = io.StringIO()
-  with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
-    words = ["--tyro-write-completion", shell, "-"]
-    tyro.cli(join_forms(tree), prog="jax-sis", args=words, config=(*MARKERS, tyro.conf.OmitSubcommandPrefixes))
-  return script.getvalue()
+  return run_tyro(join_forms(tree), prog="jax-sis", words=["--tyro-write-completion", shell, "-"])[1]
 
 
 def join_forms(tree: Mapping[str, Any]) -> Any:
@@ -156,38 +170,14 @@ def describe_setting(setting: Setting) -> str:
   raise ValueError(f"{setting.owner.__name__}.{setting.field} must stand in a docstring.")
 
 
-def describe(command: Command, width: int) -> str:
-  """The text above a command's options, as wide as given at most."""
-  blocks = [wrap(command.description, width)]
-  blocks += [make_table(heading, rows, width) for heading, rows in command.tables.items()]
+def describe(name: str, command: Command) -> str:
+  """The text above a command's options."""
+  width = layout.width()
+  positional = [option for option in iterate_options(command.settings) if option.option.is_positional]
+  metavars = [option.option.metavar or option.name for option in positional]
+  blocks = [" ".join([f"usage: jax-sis {name} [-h] [OPTIONS]", *metavars]), layout.wrap(command.description, width)]
+  blocks += [layout.make_table(heading, rows, width) for heading, rows in command.tables.items()]
   if command.examples:
-    blocks.append("\n".join(["examples:", *(wrap_command(f"jax-sis {line}", width) for line in command.examples)]))
+    examples = [layout.wrap_command(f"jax-sis {line}", width) for line in command.examples]
+    blocks.append("\n".join(["examples:", *examples]))
   return "\n\n".join(blocks)
-
-
-def wrap(text: str, width: int) -> str:
-  """Paragraphs, indented, since tyro would join the lines of others."""
-  return "\n\n".join(
-    textwrap.fill(" ".join(paragraph.split()), width, initial_indent="  ", subsequent_indent="  ")
-    for paragraph in text.strip().split("\n\n")
-  )
-
-
-def make_table(heading: str, rows: Mapping[str, str], width: int) -> str:
-  """Terms and what they mean, side by side."""
-  indent = max(map(len, rows)) + 4
-  lines = [
-    textwrap.fill(text, width, initial_indent=f"  {term}".ljust(indent), subsequent_indent=" " * indent)
-    for term, text in rows.items()
-  ]
-  return "\n".join([f"{heading}:", *lines])
-
-
-def wrap_command(line: str, width: int) -> str:
-  r"""A command line, broken where a shell lets it be, with a `\` at the end of a line."""
-  lines = [" "]
-  for word in re.findall(r"(?:--\S+ (?!-))?(?:'[^']*'|\S)+", line):
-    if len(lines[-1]) + len(word) + 3 > width:
-      lines.append("     ")
-    lines[-1] += f" {word}"
-  return " \\\n".join(lines)

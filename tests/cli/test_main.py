@@ -26,7 +26,7 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
   return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("columns", [72, 80, 200])
 @pytest.mark.parametrize("command", ["", "checkpoint", *main.COMMANDS])
 def test_help_fits_the_terminal(
   command: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
