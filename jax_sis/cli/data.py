@@ -14,12 +14,12 @@ class PrepareOptions:
   """Which data set `jax-sis data prepare` makes.
 
   Attributes:
-    name: the data set.
+    name: the data set, cifar10 or cifar100.
     source: the original archive (such as cifar-10-binary.tar.gz), or the folder that it unpacks to.
     data_dir: the TFDS folder that gets it (default: TFDS's own).
   """
 
-  name: Annotated[Literal["cifar10", "cifar100"], Option(metavar="{cifar10,cifar100}", is_positional=True)]
+  name: Annotated[Literal["cifar10", "cifar100"], Option(metavar="NAME", is_positional=True)]
   source: Annotated[str, Option(name="from", metavar="PATH")]
   data_dir: OptionalFolder = None
 
