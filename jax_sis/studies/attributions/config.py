@@ -63,5 +63,5 @@ class AttributionsConfig(ImageSetConfig):
 
   @property
   def command(self) -> str:
-    """The command line that does the same."""
-    return command_line("attributions", self)
+    """The command line that does the same, on any devices."""
+    return command_line("attributions", dataclasses.replace(self, num_devices=None))

@@ -36,5 +36,5 @@ class DisjointConfig(ImageSetConfig):
 
   @property
   def command(self) -> str:
-    """The command line that does the same."""
-    return command_line("disjoint", self)
+    """The command line that does the same, on any devices."""
+    return command_line("disjoint", dataclasses.replace(self, num_devices=None))
