@@ -50,8 +50,8 @@ COMMANDS = {
 OPTIONS = {
   "-h, --help": "show this, or with a command what that takes",
   "--version": "show the version",
-  "--print-completion SHELL": "print the script of completion for bash, zsh or fish, to be kept where it looks for such, "
-  "such as ~/.local/share/bash-completion/completions/jax-sis",
+  "--print-completion SHELL": "print the script of completion for bash, zsh or fish, to be kept where it looks "
+  "for such, as ~/.local/share/bash-completion/completions/jax-sis",
 }
 # What a shell calls a command that SIGPIPE ended.
 BROKEN_PIPE = 141
