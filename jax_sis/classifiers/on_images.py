@@ -15,9 +15,8 @@ from jax_sis.classifiers.frozen import FrozenPredictor
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params
-from jax_sis.core.validation import require_positive
 from jax_sis.data import batches, sources
-from jax_sis.data.sources import check_ids
+from jax_sis.data.config import ImageSetConfig
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram, replicate
 from jax_sis.runtime.provenance import library_versions
@@ -28,61 +27,6 @@ PRECISION = "highest"
 LIBRARIES = ("jax", "numpy", "scipy")
 # Examples of noise on which a classifier is tried.
 NUM_TRIED = 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageSetConfig:
-  """Which classifier, which images, and where they are worked on.
-
-  Attributes:
-    out: the folder for the results; the same folder again goes on with an unfinished run.
-    checkpoint: a classifier's folder; None for the embedded one.
-    data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name.
-    split: the TFDS split.
-    data_dir: the TFDS folder; None for TFDS's default.
-    ids: the images of the data, in this order; None for all.
-    resize: bring images to the classifier's size.
-    patch: pixels a side of the squares that are masked together.
-    threshold: the confidence that a subset must reach.
-    batch_size: images a device at a time; it is part of what the run is.
-    num_devices: how many local devices; None for all.
-    seed: of all that is random.
-  """
-
-  out: str
-  checkpoint: str | None = None
-  data: str = "sample"
-  split: str = "test"
-  data_dir: str | None = None
-  ids: tuple[str, ...] | None = None
-  resize: bool = False
-  patch: int = 1
-  threshold: float = 0.99
-  batch_size: int = 4
-  num_devices: int | None = None
-  seed: int = 0
-
-  def __post_init__(self) -> None:
-    check_ids(self.ids)
-    require_positive("--patch", self.patch)
-    validation.check_threshold(self.threshold, "--threshold")
-    require_positive("--batch", self.batch_size)
-    if self.num_devices is not None:
-      require_positive("--devices", self.num_devices)
-    if not 0 <= self.seed < 2**31:
-      raise ValueError(f"--seed must lie in 0..2**31 - 1, got {self.seed}.")
-
-  def describe_options(self) -> list[str]:
-    """The options on the images as words of a command line."""
-    words = ["--checkpoint", self.checkpoint] if self.checkpoint else []
-    words += ["--data", self.data]
-    words += ["--data-dir", self.data_dir] if self.data_dir else []
-    words += ["--split", self.split] if self.data != "sample" else []
-    words += ["--ids", "FILE"] if self.ids is not None else []
-    words += ["--resize"] if self.resize else []
-    words += ["--patch", str(self.patch)] if self.patch != 1 else []
-    words += ["--threshold", f"{self.threshold:g}", "--batch", str(self.batch_size), "--seed", str(self.seed)]
-    return [*words, "--out", self.out]
 
 
 @runtime_checkable

@@ -1,10 +1,138 @@
-"""The options of the commands on classifiers: `evaluate`, `bench`, `train`, `checkpoint`."""
+"""The commands on classifiers: `evaluate`, `bench`, `train`, `checkpoint import`, `checkpoint ensemble`."""
 
-import argparse
+import dataclasses
+from typing import Annotated, Literal
 
-from jax_sis.cli.options import add_device_options, add_image_options, add_subset_options
+from jax_sis.cli.options import DEVICE, IMAGE
+from jax_sis.cli.parsing import BEGINS_ANEW, Command
+from jax_sis.data.config import Folder, OptionalFolder
+from jax_sis.evaluation.config import EvaluateConfig
+from jax_sis.results.subset_options import SubsetOptions
+from jax_sis.runs.options import BenchOptions
+from jax_sis.runtime import devices
+from jax_sis.runtime.command_line import Option
 
-EVALUATE_DESCRIPTION = """\
+SUBSET = "subset subset_fraction subset_threshold subset_answer random_fraction subset_seed fill"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+  """What `jax-sis train` trains, of what, and where.
+
+  Attributes:
+    config: a Python file that binds `config`, such as configs/cifar10_resnet20.py.
+    data_dir: the folder that holds the TFDS data set (default: TFDS's own).
+    out: gets the state, the metrics and the classifier.
+    overrides: changes a setting of the configuration, such as seed=1 or num_devices=4; may come several times.
+    tensorboard: also write TensorBoard events (needs jax_sis[tensorboard]).
+  """
+
+  config: Annotated[str, Option(metavar="CONFIG", is_positional=True)]
+  data_dir: OptionalFolder = None
+  out: Folder
+  overrides: Annotated[tuple[str, ...], Option(name="set", metavar="NAME=VALUE", is_repeated=True)] = ()
+  tensorboard: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+  """Of which weights `jax-sis checkpoint import` makes a classifier.
+
+  Attributes:
+    file: the file with the state dict.
+    normalisation: how the input is made: cifar10, cifar100 or imagenet2012, or six numbers separated by commas, the
+      means and standard deviations of red, green and blue in 0..1.
+    model: the architecture (default: the one that the arrays fit).
+    classes: a text file with a class a line, or a TFDS data set (default: numbers).
+    data_dir: the folder that holds that data set (default: TFDS's own).
+    size: pixels a side (default: 224 for resnet50, 299 for inception_v3, else 32).
+    key: which state dict, where the file holds several.
+    out: the classifier's folder.
+  """
+
+  file: Annotated[str, Option(metavar="FILE", is_positional=True)]
+  normalisation: Annotated[str, Option(metavar="NAME")]
+  model: Annotated[str | None, Option(metavar="NAME")] = None
+  classes: Annotated[str | None, Option(metavar="NAME")] = None
+  data_dir: OptionalFolder = None
+  size: int | None = None
+  key: Annotated[str | None, Option(metavar="NAME")] = None
+  out: Folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnsembleOptions:
+  """Which classifiers `jax-sis checkpoint ensemble` joins.
+
+  Attributes:
+    members: the members' folders.
+    average: what is averaged.
+    out: the ensemble's folder.
+  """
+
+  members: Annotated[tuple[str, ...], Option(metavar="DIR [DIR ...]", is_positional=True)]
+  average: Literal["probabilities", "logits"] = "probabilities"
+  out: Folder
+
+
+def run_evaluate(config: EvaluateConfig) -> None:
+  """Runs `evaluate`."""
+  devices.use_one_cpu_device_per_core(config.num_devices)
+  from jax_sis.evaluation import evaluate
+
+  evaluate.evaluate(config)
+
+
+def run_bench(options: BenchOptions) -> None:
+  """Runs `bench`."""
+  devices.use_one_cpu_device_per_core(options.num_devices)
+  from jax_sis.runs import bench
+
+  bench.bench(**vars(options))
+
+
+def run_train(options: TrainOptions, shown: SubsetOptions) -> None:
+  """Runs `train`."""
+  from jax_sis.training import train
+  from jax_sis.training.config import load_config
+
+  config = load_config(options.config, options.overrides)
+  config = dataclasses.replace(config, subset=shown.make()["subset"] or config.subset)
+  devices.use_one_cpu_device_per_core(config.num_devices)
+  directory = train.train(config, data_dir=options.data_dir, out_dir=options.out, tensorboard=options.tensorboard)
+  print(f"Written to {directory}; use it by jax-sis find --checkpoint {directory}")
+
+
+def run_import(options: ImportOptions) -> None:
+  """Runs `checkpoint import`."""
+  from jax_sis.classifiers import import_checkpoint
+
+  class_names = options.classes and import_checkpoint.read_class_names(options.classes, data_dir=options.data_dir)
+  classifier = import_checkpoint.import_weights(
+    options.file,
+    out_dir=options.out,
+    normalisation=import_checkpoint.parse_normalisation(options.normalisation),
+    model_name=options.model,
+    class_names=class_names,
+    image_size=options.size,
+    key=options.key,
+  )
+  print(f"{classifier.model_name}, {len(classifier.class_names)} classes; use it by --checkpoint {options.out}")
+
+
+def run_ensemble(options: EnsembleOptions) -> None:
+  """Runs `checkpoint ensemble`."""
+  from jax_sis.classifiers import import_checkpoint
+
+  classifier = import_checkpoint.join_ensemble(options.members, average=options.average, out_dir=options.out)
+  print(f"{classifier.model_name}, mean of {options.average}; use it by --checkpoint {options.out}")
+
+
+COMMANDS = {
+  "evaluate": Command(
+    settings=(EvaluateConfig,),
+    run_fn=run_evaluate,
+    description="""\
 Can this classifier be trusted? Measures, on labelled images, how often it is right (accuracy, with a Wilson interval),
 how much probability it gives to the truth (negative log-likelihood, NLL, in nats), and whether its confidence means
 what it says (expected calibration error, ECE), each also under corruptions of the images. Prints a line a condition and
@@ -18,192 +146,73 @@ the benchmark's fifteen, as far as they are there; the four extra ones stand bel
 
 With --subset or --random-fraction the classifier sees these pixels of each image alone. Those of an image are the same
 under all corruptions: what is shown of a corrupted image is found on the image as it is.
-"""
-EVALUATE_EPILOG = """\
-examples:
-  jax-sis evaluate
-  jax-sis evaluate --checkpoint runs/mine/classifier --data cifar10 --data-dir DATA --out runs/evaluation
-  jax-sis evaluate --data cifar10 --data-dir DATA --corruptions made --limit 2000 --out runs/robustness
-  jax-sis evaluate --data cifar10 --data-dir DATA --corruptions DATA/CIFAR-10-C --out runs/cifar10c
-  jax-sis evaluate --data cifar10 --data-dir DATA --subset runs/sis --subset-fraction 0.05 --out runs/on_subsets
-  jax-sis evaluate --data cifar10 --data-dir DATA --random-fraction 0.05 --out runs/on_random_pixels
-  jax-sis evaluate --data photos/ --resize
-"""
-BENCH_DESCRIPTION = """\
+""",
+    examples=(
+      "evaluate",
+      "evaluate --checkpoint runs/mine/classifier --data cifar10 --data-dir DATA --out runs/evaluation",
+      "evaluate --data cifar10 --data-dir DATA --corruptions made --limit 2000 --out runs/robustness",
+      "evaluate --data cifar10 --data-dir DATA --corruptions DATA/CIFAR-10-C --out runs/cifar10c",
+      "evaluate --data cifar10 --data-dir DATA --subset runs/sis --subset-fraction 0.05 --out runs/on_subsets",
+      "evaluate --data cifar10 --data-dir DATA --random-fraction 0.05 --out runs/on_random_pixels",
+      "evaluate --data photos/ --resize",
+    ),
+    groups={
+      "image": f"{IMAGE} limit on_error",
+      "corruption": "corruptions seed",
+      "pixel subset": SUBSET,
+      "output": "out num_bins level",
+      "device": DEVICE,
+    },
+  ),
+  "bench": Command(
+    settings=(BenchOptions,),
+    run_fn=run_bench,
+    description="""\
 Times the gradient search on all local devices and prints image-steps a second for each batch size: one image-step is a
 forward pass and an input gradient of one image. A 32x32 image at one pixel a step takes 1,025 of them.
-"""
-TRAIN_DESCRIPTION = """\
+""",
+    groups={"device": "batch_sizes num_devices"},
+    after_interrupt=BEGINS_ANEW,
+  ),
+  "train": Command(
+    settings=(TrainOptions, SubsetOptions),
+    run_fn=run_train,
+    description="""\
 Trains a classifier as a configuration file says and writes a checkpoint that `find` and `evaluate` take. The state is
 saved after every epoch; the same command again goes on from there and, on the same machine, ends with the same bits.
 
 With --subset or --random-fraction it trains, and evaluates what is held out, on these pixels of each image alone, which
 move and flip with it.
-"""
-TRAIN_EPILOG = """\
-examples:
-  jax-sis train configs/cifar10_resnet20.py --data-dir DATA --out runs/mine
-  jax-sis train configs/cifar10_resnet20_subset.py --data-dir DATA --subset runs/train_sis --subset-fraction 0.05 \\
-    --out runs/on_subsets
-"""
-CHECKPOINT_DESCRIPTION = """\
-Makes classifiers that `find`, `evaluate` and `bench` take, of what is there already.
-"""
-IMPORT_DESCRIPTION = """\
+""",
+    examples=(
+      "train configs/cifar10_resnet20.py --data-dir DATA --out runs/mine",
+      "train configs/cifar10_resnet20_subset.py --data-dir DATA --subset runs/train_sis --subset-fraction 0.05 "
+      "--out runs/on_subsets",
+    ),
+    groups={"pixel subset": SUBSET},
+  ),
+  "checkpoint import": Command(
+    settings=(ImportOptions,),
+    run_fn=run_import,
+    description="""\
 Makes a classifier of PyTorch's weights: a state dict in a .pt, .pth, .th, .npz or .safetensors file, for which PyTorch
 itself is not needed. The architecture is recognised by the names and shapes of the arrays. How its input is made is in
 no such file, and must be said.
-"""
-IMPORT_EPILOG = """\
-examples:
-  jax-sis checkpoint import resnet50.pth --normalisation imagenet2012 --out runs/resnet50
-  jax-sis checkpoint import resnet20.th --normalisation imagenet2012 --classes cifar10 --data-dir DATA --out runs/r20
-  jax-sis checkpoint import mine.pt --normalisation 0.5,0.5,0.5,0.5,0.5,0.5 --classes names.txt --out runs/mine
-"""
-ENSEMBLE_DESCRIPTION = """\
+""",
+    examples=(
+      "checkpoint import resnet50.pth --normalisation imagenet2012 --out runs/resnet50",
+      "checkpoint import resnet20.th --normalisation imagenet2012 --classes cifar10 --data-dir DATA --out runs/r20",
+      "checkpoint import mine.pt --normalisation 0.5,0.5,0.5,0.5,0.5,0.5 --classes names.txt --out runs/mine",
+    ),
+    after_interrupt=BEGINS_ANEW,
+  ),
+  "checkpoint ensemble": Command(
+    settings=(EnsembleOptions,),
+    run_fn=run_ensemble,
+    description="""\
 Makes one classifier of several, which must have the same classes and input. Its answer is the mean of the members'
 probabilities or logits.
-"""
-
-
-def add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-  """`jax-sis evaluate`."""
-  parser = commands.add_parser(
-    "evaluate",
-    help="measure accuracy, calibration and robustness",
-    description=EVALUATE_DESCRIPTION,
-    epilog=EVALUATE_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  what = parser.add_argument_group("what to evaluate, and on what")
-  add_image_options(what, kinds="a folder with a folder of images for each class")
-  what.add_argument(
-    "--limit",
-    type=int,
-    metavar="N",
-    help="only the first N images of the data, and of each corruption and severity (default: all)",
-  )
-  what.add_argument(
-    "--on-error",
-    choices=("skip", "refuse"),
-    default="skip",
-    help="images that cannot be read: count and name them, or end the run (default: %(default)s)",
-  )
-  corrupt = parser.add_argument_group("corruptions")
-  corrupt.add_argument(
-    "--corruptions",
-    metavar="made|DIR",
-    help="'made': of the images of --data, made on the fly; a folder: the published CIFAR-10-C, with "
-    "gaussian_noise.npy, ... and labels.npy (default: none)",
-  )
-  corrupt.add_argument(
-    "--seed", type=int, default=0, metavar="N", help="of the corruptions that are made (default: %(default)s)"
-  )
-  add_subset_options(parser)
-  output = parser.add_argument_group("output")
-  output.add_argument(
-    "--out", default="jax-sis-evaluation", metavar="DIR", help="results folder (default: %(default)s)"
-  )
-  output.add_argument(
-    "--bins", type=int, default=15, metavar="M", help="bins of confidence for the calibration (default: %(default)s)"
-  )
-  output.add_argument(
-    "--level", type=float, default=0.95, metavar="P", help="of the intervals of accuracies (default: %(default)s)"
-  )
-  add_device_options(parser, batch_default=64)
-
-
-def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-  """`jax-sis bench`."""
-  parser = commands.add_parser(
-    "bench",
-    help="measure this machine's throughput",
-    description=BENCH_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument("--checkpoint", metavar="DIR", help="a classifier's folder (default: the embedded ResNet-20)")
-  parser.add_argument(
-    "--per-step", type=int, default=1, metavar="K", help="pixels that a step masks (default: %(default)s)"
-  )
-  parser.add_argument("--steps", type=int, default=32, metavar="T", help="steps a timed run (default: %(default)s)")
-  parser.add_argument("--runs", type=int, default=5, metavar="N", help="timed runs a line (default: %(default)s)")
-  add_device_options(parser, batch_default=(2, 8, 32))
-
-
-def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-  """`jax-sis train`."""
-  parser = commands.add_parser(
-    "train",
-    help="train a classifier from a configuration file",
-    description=TRAIN_DESCRIPTION,
-    epilog=TRAIN_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument("config", help="a Python file that binds `config`, such as configs/cifar10_resnet20.py")
-  parser.add_argument("--data-dir", metavar="DIR", help="the folder that holds the TFDS data set (default: TFDS's own)")
-  parser.add_argument("--out", required=True, metavar="DIR", help="gets the state, the metrics and the classifier")
-  parser.add_argument(
-    "--set",
-    action="append",
-    default=[],
-    metavar="NAME=VALUE",
-    help="changes a setting of the configuration, such as seed=1 or num_devices=4; may come several times",
-  )
-  parser.add_argument(
-    "--tensorboard", action="store_true", help="also write TensorBoard events (needs jax_sis[tensorboard])"
-  )
-  add_subset_options(parser)
-
-
-def add_checkpoint(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-  """`jax-sis checkpoint`, a group of commands."""
-  parser = commands.add_parser(
-    "checkpoint",
-    help="import PyTorch's weights, or join classifiers to an ensemble",
-    description=CHECKPOINT_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  subcommands = parser.add_subparsers(
-    dest="checkpoint_command", required=True, metavar="command", title="commands", help="what to do"
-  )
-  importer = subcommands.add_parser(
-    "import",
-    help="make a classifier of PyTorch's weights",
-    description=IMPORT_DESCRIPTION,
-    epilog=IMPORT_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  importer.set_defaults(command="checkpoint import")
-  importer.add_argument("file", help="the file with the state dict")
-  importer.add_argument(
-    "--normalisation",
-    required=True,
-    metavar="NAME",
-    help="how the input is made: cifar10, cifar100 or imagenet2012, or six numbers separated by commas, the means and "
-    "standard deviations of red, green and blue in 0..1",
-  )
-  importer.add_argument("--model", metavar="NAME", help="the architecture (default: the one that the arrays fit)")
-  importer.add_argument(
-    "--classes", metavar="NAME", help="a text file with a class a line, or a TFDS data set (default: numbers)"
-  )
-  importer.add_argument("--data-dir", metavar="DIR", help="the folder that holds that data set (default: TFDS's own)")
-  importer.add_argument(
-    "--size", type=int, metavar="N", help="pixels a side (default: 224 for resnet50, 299 for inception_v3, else 32)"
-  )
-  importer.add_argument("--key", metavar="NAME", help="which state dict, where the file holds several")
-  importer.add_argument("--out", required=True, metavar="DIR", help="the classifier's folder")
-  ensemble = subcommands.add_parser(
-    "ensemble",
-    help="make one classifier of several",
-    description=ENSEMBLE_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  ensemble.set_defaults(command="checkpoint ensemble")
-  ensemble.add_argument("members", nargs="+", metavar="DIR", help="the members' folders")
-  ensemble.add_argument(
-    "--average",
-    choices=("probabilities", "logits"),
-    default="probabilities",
-    help="what is averaged (default: %(default)s)",
-  )
-  ensemble.add_argument("--out", required=True, metavar="DIR", help="the ensemble's folder")
+""",
+    after_interrupt=BEGINS_ANEW,
+  ),
+}

@@ -252,27 +252,3 @@ def hash_files(paths: Sequence[pathlib.Path], ids: Sequence[str]) -> str:
   for path, name in zip(paths, ids, strict=True):
     digest.update(f"{name}\0{path.stat().st_size}\0".encode())
   return digest.hexdigest()
-
-
-def check_ids(ids: tuple[str, ...] | None) -> None:
-  """Raises ValueError unless there is at least one id and none twice; None stands for all images."""
-  if ids is None:
-    return
-  if not ids:
-    raise ValueError("--ids must name at least one image, got none.")
-  name, count = collections.Counter(ids).most_common(1)[0]
-  if count > 1:
-    raise ValueError(f"--ids must name each image once, got {name!r} {count} times.")
-
-
-def read_ids(path: str | os.PathLike[str]) -> tuple[str, ...]:
-  """The ids in a text file, one per line; blank lines are skipped.
-
-  Raises:
-    ValueError: the file cannot be read as text.
-  """
-  try:
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"--ids must be a text file with one id per line, got {str(path)!r} ({error}).") from error
-  return tuple(line.strip() for line in lines if line.strip())

@@ -1,11 +1,14 @@
-"""Settings of an evaluation."""
+"""Settings of `jax-sis evaluate`."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from jax_sis.core import validation
 from jax_sis.core.validation import require_positive
+from jax_sis.data.config import BatchSize, Folder, NumDevices, OptionalFolder
 from jax_sis.results.query import PixelSubset
+from jax_sis.results.subset_options import SubsetOptions
+from jax_sis.runtime.command_line import MadeBy, Option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,38 +16,40 @@ class EvaluateConfig:
   """One run of `jax-sis evaluate`: which classifier, which labelled images, which corruptions of them.
 
   Attributes:
-    out: the folder for the results; the same folder again goes on with an unfinished run.
-    checkpoint: a classifier's folder; None for the embedded one.
-    data: `sample` (embedded CIFAR-10 test images), a folder with a folder of images for each class, or a TFDS name.
-    split: the TFDS split.
-    data_dir: the TFDS folder; None for TFDS's default.
-    resize: bring image files to the classifier's size.
-    limit: evaluate only that many first images of the data and of each corruption; None for all.
-    on_error: what to do with images that cannot be read: `skip` counts and names them, `refuse` ends the run.
-    corruptions: `made` corrupts the images of `data`, a folder is that of the published CIFAR-10-C; None for none.
+    out: results folder; the same folder again goes on with an unfinished run.
+    checkpoint: a classifier's folder (default: the embedded ResNet-20).
+    data: `sample` (embedded CIFAR-10 test images), a folder with a folder of images for each class, or a TFDS name such
+      as cifar10.
+    split: the TFDS split, for example `test[:64]`.
+    data_dir: the folder that holds the TFDS data set (default: TFDS's own).
+    resize: show the middle of images of another size, brought to the classifier's.
+    limit: only the first N images of the data, and of each corruption and severity (default: all).
+    on_error: images that cannot be read: `skip` counts and names them, `refuse` ends the run.
+    corruptions: `made`: of the images of --data, made on the fly; a folder: the published CIFAR-10-C, with
+      gaussian_noise.npy, ... and labels.npy (default: none).
     subset: show these pixels alone; of a corrupted image those of the same image before its corruption.
-    seed: of the corruptions made here.
-    num_bins: bins of confidence, for the calibration.
+    seed: of the corruptions that are made.
+    num_bins: bins of confidence for the calibration.
     level: of the intervals of accuracies.
     batch_size: images a device at a time.
-    num_devices: how many local devices; None for all.
+    num_devices: devices to use (default: all; on a CPU one device a core).
   """
 
-  out: str
-  checkpoint: str | None = None
+  out: Folder = "jax-sis-evaluation"
+  checkpoint: OptionalFolder = None
   data: str = "sample"
   split: str = "test"
-  data_dir: str | None = None
+  data_dir: OptionalFolder = None
   resize: bool = False
   limit: int | None = None
   on_error: Literal["skip", "refuse"] = "skip"
-  corruptions: str | None = None
-  subset: PixelSubset | None = None
+  corruptions: Annotated[str | None, Option(metavar="made|DIR")] = None
+  subset: Annotated[PixelSubset | None, MadeBy(SubsetOptions)] = None
   seed: int = 0
-  num_bins: int = 15
+  num_bins: Annotated[int, Option(name="bins")] = 15
   level: float = 0.95
-  batch_size: int = 64
-  num_devices: int | None = None
+  batch_size: BatchSize = 64
+  num_devices: NumDevices = None
 
   def __post_init__(self) -> None:
     if self.on_error not in ("skip", "refuse"):

@@ -17,7 +17,7 @@ from jax_sis.runs.config import FindConfig
 from jax_sis.runs.workers import WorkerRecord
 from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import Estimate, share_of
-from jax_sis.studies.analysis.program import DEFAULT_THRESHOLDS
+from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.analysis.program import FORMAT as ANALYSIS_FORMAT
 from jax_sis.studies.analysis.run import RunAnalysis, analyse_run
 from jax_sis.studies.controls.outcomes import ControlSummary, FillSummary
@@ -147,7 +147,7 @@ def read_inputs(
   """
   spec_sha256 = hashlib.sha256(store.folder.read(results.SPEC_FILE) or b"").hexdigest()
   if analysis_dir is None:
-    analysis = analyse_run(store, thresholds=DEFAULT_THRESHOLDS, seed=seed, advance_fn=advance_fn)
+    analysis = analyse_run(store, thresholds=StudyConfig.thresholds, seed=seed, advance_fn=advance_fn)
     origin = f"computed for this report, seed {seed}"
   else:
     analysis, origin = read_analysis(store, analysis_dir, spec_sha256)

@@ -1,12 +1,11 @@
 """`jax-sis report`: the report of a run, written."""
 
-import dataclasses
-import shlex
 from xml.etree.ElementTree import Element
 
 from jax_sis import results
 from jax_sis.display import page
 from jax_sis.report import controls, findings, gallery, origin, sizes
+from jax_sis.report.config import ReportConfig
 from jax_sis.report.inputs import Inputs, read_inputs
 from jax_sis.report.words import name_data, name_target, name_unit, tell_count
 from jax_sis.results.folder import Folder, check_writable, open_folder
@@ -15,51 +14,8 @@ from jax_sis.runtime.progress import Progress
 REPORT_FILE = "report.html"
 
 
-ENDINGS = (".html", ".htm")
-
-
 # Of the analysis that is computed here.
 SEED = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-  """One run of `jax-sis report`.
-
-  Attributes:
-    run_dir: the folder of a run of `find`, finished or not.
-    out: the file; None for `report.html` in the run's folder.
-    analysis: a folder that `jax-sis analyse` wrote of this run; None analyses it here.
-    title: of the page; None names the model and the data.
-    gallery: of each kind of subset, so many of the smallest and as many of the largest are shown.
-    checkpoint: the classifier's folder, where it is no longer where the run had it.
-    data_dir: the TFDS folder, likewise.
-  """
-
-  run_dir: str
-  out: str | None = None
-  analysis: str | None = None
-  title: str | None = None
-  gallery: int = 6
-  checkpoint: str | None = None
-  data_dir: str | None = None
-
-  def __post_init__(self) -> None:
-    if self.out is not None and not self.out.endswith(ENDINGS):
-      raise ValueError(f"--out must be a file that ends in {' or '.join(ENDINGS)}, got {self.out!r}.")
-    if self.gallery < 0:
-      raise ValueError(f"--gallery must not be negative, got {self.gallery}.")
-    if self.title is not None and not self.title.strip():
-      raise ValueError("--title must not be empty; leave it out to name the model and the data.")
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same."""
-    words = ["jax-sis", "report", self.run_dir]
-    for option in ("out", "analysis", "title", "checkpoint", "data_dir"):
-      value = getattr(self, option)
-      words += [f"--{option.replace('_', '-')}", value] if value is not None else []
-    return shlex.join([*words, "--gallery", str(self.gallery)])
 
 
 def report(config: ReportConfig) -> str:

@@ -5,12 +5,11 @@ import dataclasses
 import json
 import os
 import pathlib
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jax_sis.core.validation import require_one_of
 from jax_sis.reproduction import engine, figure, report, tables
+from jax_sis.reproduction.config import ReproduceConfig
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.outcome import Outcome, read_outcome
@@ -24,31 +23,6 @@ from jax_sis.runtime.records import to_json
 
 FORMAT = "jax_sis.study/1"
 STUDY_FILE, TABLE_FILE, REPORT_FILE = "study.json", "study.csv", "report.html"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReproduceConfig:
-  """One run of `jax-sis reproduce`.
-
-  Attributes:
-    preset: a key of `presets.PRESETS`.
-    out: the study's folder; the same again goes on with an unfinished study.
-    data_dir: the TFDS folder that holds CIFAR-10; None for TFDS's default.
-    is_summary: run nothing, and write what the stages say that are done.
-  """
-
-  preset: str
-  out: str
-  data_dir: str | None = None
-  is_summary: bool = False
-
-  def __post_init__(self) -> None:
-    require_one_of("--preset", self.preset, tuple(PRESETS))
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same, wherever the data lie."""
-    return shlex.join(["jax-sis", "reproduce", "--preset", self.preset, "--data-dir", "DATA", "--out", self.out])
 
 
 def reproduce(config: ReproduceConfig) -> pathlib.Path:

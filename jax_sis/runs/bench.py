@@ -18,6 +18,7 @@ from jax_sis.core.problem import make_problem
 from jax_sis.core.searches import Gradient, Phase, backward_sizes
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
+from jax_sis.runs.options import BenchOptions
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram
 
@@ -50,10 +51,10 @@ class Measurement:
 def bench(
   *,
   checkpoint_dir: str | None = None,
-  batch_sizes: tuple[int, ...] = (2, 8, 32),
-  per_step: int = 1,
-  num_steps: int = 32,
-  num_runs: int = 5,
+  batch_sizes: tuple[int, ...] = BenchOptions.batch_sizes,
+  per_step: int = BenchOptions.per_step,
+  num_steps: int = BenchOptions.num_steps,
+  num_runs: int = BenchOptions.num_runs,
   num_devices: int | None = None,
 ) -> list[Measurement]:
   """Measures gradient searches of `num_steps` steps on random images, prints a table and returns its lines.

@@ -3,18 +3,72 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
 from jax_sis.core import validation
 from jax_sis.core.local_search import Exchanges
 from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Screened
-from jax_sis.core.smallest import QUICK
+from jax_sis.core.smallest import QUICK, THOROUGH
 from jax_sis.core.types import ScoreName
 from jax_sis.core.validation import require_one_of, require_positive
-from jax_sis.data.sources import check_ids
+from jax_sis.data.config import Folder, Ids, NumDevices, OptionalFolder, check_ids
+from jax_sis.runtime.command_line import NOT_AN_OPTION, MadeBy, Option
 
-PRECISIONS = ("highest", "high", "default")
-SAVED = ("order", "mask", "both")
+Precision = Literal["highest", "high", "default"]
+Saved = Literal["order", "mask", "both"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+  """The options that say how `FindConfig` searches.
+
+  Attributes:
+    search: gradient: one gradient ranks all pixels (the paper's; seconds an image); screened: the gradient and earlier
+      trials name a few pixels, forward passes choose (exact's size; some ten seconds); exact: every pixel is tried at
+      every step (minutes); smallest: pixels are added to the masked image, then dropped and exchanged (the smallest
+      subsets; seconds, no order); both: gradient and smallest side by side.
+    thorough: look for the smallest subsets with four times the candidates and more exchanges (several times as long).
+    per_step: pixels that a step of the gradient search masks.
+  """
+
+  search: Literal["gradient", "screened", "exact", "smallest", "both"] = "both"
+  thorough: bool = False
+  per_step: int = Gradient.per_step
+
+  def __post_init__(self) -> None:
+    if self.thorough and self.search not in ("both", "smallest"):
+      raise ValueError(f"--thorough must come with --search both or smallest, got --search {self.search}.")
+    if self.per_step != Gradient.per_step and self.search not in ("both", "gradient"):
+      raise ValueError(f"--per-step must come with --search both or gradient, got --search {self.search}.")
+    require_positive("--per-step", self.per_step)
+
+  def make(self) -> dict[str, Any]:
+    """The fields of FindConfig that they are."""
+    gradient = Gradient(per_step=self.per_step)
+    backward = {"gradient": gradient, "both": gradient, "screened": Screened(), "exact": Exact(), "smallest": None}
+    effort = THOROUGH if self.thorough else QUICK
+    return {
+      "search": backward[self.search],
+      "smallest": effort.forward if self.search in ("both", "smallest") else None,
+      "exchanges": effort.exchanges,
+    }
+
+  @classmethod
+  def of(cls, settings: "FindConfig") -> Self:
+    """The options that make the searches of a run.
+
+    Raises:
+      ValueError: no options say this.
+    """
+    is_thorough = settings.smallest is not None and settings.exchanges == THOROUGH.exchanges
+    for name in get_args(cls.__annotations__["search"]):
+      per_step = settings.search.per_step if name in ("both", "gradient") and settings.search else Gradient.per_step
+      if is_thorough and name not in ("both", "smallest"):
+        continue
+      options = cls(search=name, thorough=is_thorough, per_step=per_step)
+      if all(getattr(settings, field) == value for field, value in options.make().items()):
+        return options
+    raise ValueError(f"the command line has no options for the searches {settings.search} and {settings.smallest}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,64 +76,66 @@ class FindConfig:
   """One run of `jax-sis find`: which images, which classifier, which search.
 
   Attributes:
-    out: the folder for the results, or the URL of one in a bucket; the same again goes on with an unfinished run.
-    checkpoint: a classifier's folder; None for the embedded one.
-    data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name.
-    split: the TFDS split.
-    data_dir: the TFDS folder; None for TFDS's default.
-    ids: the images of the data that are searched, in this order; None for all.
+    out: results folder, or the URL of one in a bucket: gs://, s3://, s3+http://HOST:PORT/BUCKET/PATH; the same again
+      goes on with an unfinished run.
+    checkpoint: a classifier's folder (default: the embedded ResNet-20).
+    data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10.
+    split: the TFDS split, for example `test[:64]`.
+    data_dir: the folder that holds the TFDS data set (default: TFDS's own).
+    ids: only these images, in this order; on the command line a text file with an id a line (default: all).
     search: the backward search, which orders all pixels; None leaves it out.
     smallest: the forward search for the smallest evidence, at this run's threshold; None leaves it out.
     exchanges: how its subsets are made smaller, see `minimise`.
-    score: what the searches keep up.
-    threshold: the confidence that a subset must reach.
-    target: `predicted`, `label`, or a class by name or number.
+    score: what the search keeps up; probability is the original authors' and ties at 1.0.
+    threshold: the probability that a subset must reach.
+    target: whose confidence is kept up: `predicted`, `label`, or a class by name or number.
     baseline: what a masked pixel shows, in normalised units; 0 is the data's mean colour.
-    patch: pixels a side of the squares that are masked together.
-    certificate: `full` also drops each pixel of a subset and looks for smaller ones, which may take longer than the
-      search; `alone` evaluates each subset once.
-    precision: JAX's matmul precision in the searches; certificates always have the highest.
-    saved: what is kept of the backward search: the whole `order`, bit-packed masks (`mask`), or `both`.
-    mask_thresholds: masks of the subsets at these confidences; the run's own threshold if no mask is named.
-    mask_fractions: masks of these shares of the pixels, the most needed ones.
-    batch_size: images a device at a time; None chooses by the memory and the number of images.
-    unit_size: images that are stored together, a multiple of the batch; None chooses.
-    num_devices: how many local devices; None for all.
-    resize: bring image files to the classifier's size.
-    gallery: how many images the gallery shows.
+    patch: mask squares of N x N pixels together.
+    certificate: full: evaluate each subset afresh, drop each of its pixels, look for smaller ones; alone: only the
+      first of these, for large runs, since the others may take longer than the search.
+    precision: of matrix products in the searches, on accelerators: highest is float32, default the fastest (TF32,
+      bfloat16); certificates always have the highest.
+    saved: keep each image's whole order and confidences, the masks of subsets in bits, or both.
+    mask_thresholds: masks of the subsets at these confidences (default: at --threshold).
+    mask_fractions: masks of these shares of the pixels, the most needed ones, such as 0.05.
+    batch_size: images a device at a time; it is part of what the run is (default: auto, by the memory and the images).
+    unit_size: images that are stored together, a multiple of the batch (default: by the number of images, at most 256).
+    num_devices: devices to use (default: all; on a CPU one device a core).
+    resize: show the middle of images of another size, brought to the classifier's.
+    gallery: images that the gallery shows.
     tolerance: how far a certificate's confidence may be from the search's.
     chunk_size: masked copies a model call when certifying.
   """
 
-  out: str
-  checkpoint: str | None = None
+  out: Folder = "jax-sis-results"
+  checkpoint: OptionalFolder = None
   data: str = "sample"
   split: str = "test"
-  data_dir: str | None = None
-  ids: tuple[str, ...] | None = None
-  search: BackwardSearch | None = Gradient()
-  smallest: Forward | None = QUICK.forward
-  exchanges: Exchanges = QUICK.exchanges
+  data_dir: OptionalFolder = None
+  ids: Ids = None
+  search: Annotated[BackwardSearch | None, MadeBy(SearchOptions)] = Gradient()
+  smallest: Annotated[Forward | None, NOT_AN_OPTION] = QUICK.forward
+  exchanges: Annotated[Exchanges, NOT_AN_OPTION] = QUICK.exchanges
   score: ScoreName = "log_odds"
   threshold: float = 0.99
   target: str = "predicted"
   baseline: float = 0.0
   patch: int = 1
   certificate: Literal["full", "alone"] = "full"
-  precision: str = "highest"
-  saved: Literal["order", "mask", "both"] = "order"
-  mask_thresholds: tuple[float, ...] = ()
-  mask_fractions: tuple[float, ...] = ()
-  batch_size: int | None = None
-  unit_size: int | None = None
-  num_devices: int | None = None
+  precision: Precision = "highest"
+  saved: Annotated[Saved, Option(name="save")] = "order"
+  mask_thresholds: Annotated[tuple[float, ...], Option(name="mask-threshold")] = ()
+  mask_fractions: Annotated[tuple[float, ...], Option(name="mask-fraction")] = ()
+  batch_size: Annotated[int | None, Option(name="batch", word_for_none="auto")] = None
+  unit_size: Annotated[int | None, Option(name="unit")] = None
+  num_devices: NumDevices = None
   resize: bool = False
   gallery: int = 24
-  tolerance: float = 1e-3
-  chunk_size: int = 64
+  tolerance: Annotated[float, NOT_AN_OPTION] = 1e-3
+  chunk_size: Annotated[int, NOT_AN_OPTION] = 64
 
   def __post_init__(self) -> None:
-    validation.check_threshold(self.threshold)
+    validation.check_threshold(self.threshold, "--threshold")
     validation.check_score(self.score)
     if self.search is None and self.smallest is None:
       raise ValueError("FindConfig.search and FindConfig.smallest must not both be None; there is nothing to find.")
@@ -95,11 +151,11 @@ class FindConfig:
     if not math.isfinite(self.baseline):
       raise ValueError(f"--baseline must be finite, got {self.baseline}.")
     require_one_of("--certificate", self.certificate, ("full", "alone"))
-    require_one_of("--precision", self.precision, PRECISIONS)
+    require_one_of("--precision", self.precision, get_args(Precision))
     self._check_masks()
 
   def _check_masks(self) -> None:
-    require_one_of("--save", self.saved, SAVED)
+    require_one_of("--save", self.saved, get_args(Saved))
     is_asked = self.saved != "order" or bool(self.mask_thresholds or self.mask_fractions)
     if is_asked and self.search is None:
       raise ValueError("--save and the masks are read from a backward search's order, but --search has none.")

@@ -18,6 +18,7 @@ from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
 from jax_sis.results.folder import open_folder
 from jax_sis.runs.config import FindConfig
+from jax_sis.runs.options import PlanOptions
 from jax_sis.runs.setup import Job, compile_search, make_job, read_stored_spec
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram
@@ -62,7 +63,7 @@ class Cost:
   seconds: float
 
 
-def plan(config: FindConfig, *, num_workers: int = 1) -> Cost:
+def plan(config: FindConfig, *, num_workers: int = PlanOptions.num_workers) -> Cost:
   """Estimates what a run will cost, and prints it; writes nothing.
 
   Args:

@@ -10,6 +10,7 @@ from jaxtyping import Int, Shaped
 from jax_sis import results
 from jax_sis.results.folder import StorageError
 from jax_sis.runs.invariants import check_rows
+from jax_sis.runs.options import VerifyOptions
 from jax_sis.runs.setup import Job, make_job_again
 from jax_sis.runs.unit_search import UnitSearch, read_images
 from jax_sis.runtime.progress import Progress
@@ -39,8 +40,8 @@ class Damage:
 def verify(
   directory: str,
   *,
-  num_sampled: int = 4,
-  seed: int = 0,
+  num_sampled: int = VerifyOptions.num_sampled,
+  seed: int = VerifyOptions.seed,
   checkpoint: str | None = None,
   data_dir: str | None = None,
   is_report_only: bool = False,

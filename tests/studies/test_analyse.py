@@ -96,7 +96,7 @@ def test_it_says_where_the_numbers_come_from(printed: tuple[pathlib.Path, str], 
   out, _ = printed
   provenance = read_json(out)["provenance"]
   assert provenance["command"] == (
-    f"jax-sis analyse {' '.join(runs)} --out {out} --thresholds 0.5 --fraction 0.05 --seed 0 --class-curves"
+    f"jax-sis analyse {' '.join(runs)} --out {out} --thresholds 0.5 --fraction 0.05 --class-curves --seed 0"
   )
   assert set(provenance["versions"]) == {"jax_sis", "jax", "numpy", "scipy", "matplotlib", "python"}
   assert len(provenance["runs"]["log_odds"]["spec_sha256"]) == 64
@@ -256,7 +256,7 @@ def test_one_run_named_twice_is_refused(runs: tuple[str, str], tmp_path: pathlib
     ),
     (["--labels", "a", "a"], "--labels must tell the runs apart, got 'a' more than once."),
     (["--thresholds", "1.5"], "--thresholds must be a probability strictly between 0 and 1, got 1.5."),
-    (["--fraction", "2"], "fraction must be above 0 and at most 1, got 2.0."),
+    (["--fraction", "2"], "--fraction must be above 0 and at most 1, got 2.0."),
     (["--seed", "-1"], "--seed must not be negative, got -1."),
   ],
 )

@@ -75,7 +75,7 @@ def test_the_files_hold_what_is_returned(run: results.Results, answer: dict[str,
     assert picture.width == 900
   provenance = answer["provenance"]
   assert provenance["command"].startswith(f"jax-sis controls {run.folder.location} --limit 500 --wrong-class 3")
-  assert provenance["command"].endswith("--max-features 12 --seed 0 --mask-fraction 0.05")
+  assert provenance["command"].endswith("--max-features 12 --mask-fraction 0.05 --seed 0")
   assert provenance["versions"]["jax"] == jax.__version__
   assert len(provenance["spec_sha256"]) == 64
 

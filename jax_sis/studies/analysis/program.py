@@ -1,17 +1,13 @@
 """`jax-sis analyse`: what the subsets of one run say, or of several runs on the same images, as tables and pictures."""
 
-import dataclasses
 import hashlib
 import io
 import json
 import pathlib
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from jax_sis import results
-from jax_sis.core import validation
-from jax_sis.core.subsets import check_fraction
 from jax_sis.results.folder import Folder, check_writable, open_folder
 from jax_sis.results.schema import KINDS
 from jax_sis.results.store import Results
@@ -21,60 +17,11 @@ from jax_sis.runtime.provenance import all_versions
 from jax_sis.runtime.records import to_json
 from jax_sis.studies.analysis import figures, panels
 from jax_sis.studies.analysis.comparison import Comparison, compare_runs
+from jax_sis.studies.analysis.config import StudyConfig, find_twice
 from jax_sis.studies.analysis.run import RunAnalysis, analyse_run, check_arguments
 from jax_sis.studies.analysis.tables import describe_analysis, describe_comparison, make_csv
 
 FORMAT = "jax_sis.analysis/3"
-DEFAULT_THRESHOLDS = (0.9, 0.95, 0.99)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyConfig:
-  """One run of `jax-sis analyse`.
-
-  Attributes:
-    run_dirs: folders of runs of `find`; the first is what the others are compared with.
-    out: the folder for tables and pictures.
-    labels: what the runs are called; empty for the names of their folders.
-    thresholds: confidences beside a run's own at which sizes are given, where it holds orders.
-    fraction: the share of the pixels, the most needed ones, whose places are counted.
-    has_class_curves: whether confidence along the removal is also given by class.
-    seed: of all intervals and tests.
-  """
-
-  run_dirs: tuple[str, ...]
-  out: str
-  labels: tuple[str, ...] = ()
-  thresholds: tuple[float, ...] = DEFAULT_THRESHOLDS
-  fraction: float = 0.05
-  has_class_curves: bool = False
-  seed: int = 0
-
-  def __post_init__(self) -> None:
-    if not self.run_dirs:
-      raise ValueError("RUN_DIR must name at least one run, got none.")
-    for threshold in self.thresholds:
-      validation.check_threshold(threshold, "--thresholds")
-    check_fraction(self.fraction)
-    if self.seed < 0:
-      raise ValueError(f"--seed must not be negative, got {self.seed}.")
-    if self.labels and len(self.labels) != len(self.run_dirs):
-      raise ValueError(
-        f"--labels must name each run, got {len(self.labels)} labels for {len(self.run_dirs)} runs; put them in quotes "
-        "where they hold spaces."
-      )
-    twice = find_twice(self.labels)
-    if twice is not None:
-      raise ValueError(f"--labels must tell the runs apart, got {twice!r} more than once.")
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same."""
-    words = ["jax-sis", "analyse", *self.run_dirs, "--out", self.out]
-    words += ["--labels", *self.labels] if self.labels else []
-    words += ["--thresholds", *map(str, self.thresholds)]
-    words += ["--fraction", str(self.fraction), "--seed", str(self.seed)]
-    return shlex.join([*words, *(["--class-curves"] if self.has_class_curves else [])])
 
 
 def analyse(config: StudyConfig) -> str:
@@ -139,11 +86,6 @@ def open_runs(config: StudyConfig) -> dict[str, Results]:
   names = [pathlib.PurePath(place).name for place in places]
   labels = config.labels or (config.run_dirs if find_twice(names) is not None else names)
   return dict(zip(labels, stores, strict=True))
-
-
-def find_twice(texts: Sequence[str]) -> str | None:
-  """The first text that stands there again."""
-  return next((text for place, text in enumerate(texts) if text in texts[:place]), None)
 
 
 def indent(lines: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@ exact and none is owed to the step of a search.
 import dataclasses
 import functools
 import pathlib
-import shlex
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from jax_sis import results
 from jax_sis.classifiers import frozen
-from jax_sis.classifiers.on_images import ClassifierOnImages, ImageSetConfig, describe_set, open_image_set
+from jax_sis.classifiers.on_images import ClassifierOnImages, describe_set, open_image_set
 from jax_sis.core.attribution import attribute, order_by_scores
 from jax_sis.core.attribution_methods import (
   AttributionMethod,
@@ -39,50 +38,16 @@ from jax_sis.core.searches import BackwardSearch, Gradient, Screened
 from jax_sis.core.smallest import QUICK
 from jax_sis.core.subsets import Status, sufficient_subsets
 from jax_sis.core.types import Params, PredictFn, ScoreName
-from jax_sis.core.validation import require_positive
 from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.studies.attributions import report
-from jax_sis.studies.attributions.report import METHODS, Judged, Looked
+from jax_sis.studies.attributions.config import METHODS, AttributionsConfig
+from jax_sis.studies.attributions.report import Judged, Looked
 
 FORMAT = "jax_sis.attributions/1"
 LINES_FILE = "attributions.jsonl"
-# Those that are only made when they are named: tens of core-seconds an image, or a second look at a first question.
-DEFAULT_METHODS = tuple(name for name in METHODS if name not in ("screened", "rise_log_odds"))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AttributionsConfig(ImageSetConfig):
-  """One run of `jax-sis attributions`; see ImageSetConfig for the images.
-
-  Attributes:
-    num_images: the first images of the data of which the classifier is `threshold` confident.
-    methods: keys of METHODS; the first is what the others are compared with.
-    per_step: pixels that a step of the batched gradient search masks.
-  """
-
-  num_images: int = 16
-  methods: tuple[str, ...] = DEFAULT_METHODS
-  per_step: int = 16
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    require_positive("--images", self.num_images)
-    require_positive("--per-step", self.per_step)
-    unknown = [name for name in self.methods if name not in METHODS]
-    if unknown or not self.methods:
-      raise ValueError(f"--methods must be of {', '.join(METHODS)}, got {unknown[0] if unknown else 'none'}.")
-    if len(set(self.methods)) < len(self.methods):
-      raise ValueError(f"--methods must name each method once, got {' '.join(self.methods)}.")
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same."""
-    words = ["jax-sis", "attributions", *self.describe_options(), "--images", str(self.num_images)]
-    words += ["--per-step", str(self.per_step), "--methods", *self.methods]
-    return shlex.join(words)
 
 
 def attributions(config: AttributionsConfig) -> dict[str, Any]:

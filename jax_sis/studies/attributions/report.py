@@ -8,7 +8,7 @@ import json
 import platform
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -19,8 +19,8 @@ from jax_sis.results.spec import SPEC_FILE
 from jax_sis.runtime.records import to_json
 from jax_sis.statistics.estimates import DASH, Estimate, difference_of, mean_of, share_of, show
 from jax_sis.studies.attributions import figure
+from jax_sis.studies.attributions.config import METHODS, Kind
 
-Kind = Literal["search", "attribution", "chance"]
 LINE = "{:<25} {:>6} {:>22} {:>7} {:>22} {:>20} {:>20} {:>9}"
 WIDTH = 120
 MAX_NAMED = 5
@@ -33,30 +33,6 @@ AREA_NOTE = (
   "The insertion area is the mean confidence while pixels are shown, the most needed first (larger is sooner "
   "convinced), the deletion area that while they are masked (smaller is sooner lost)."
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MethodTitle:
-  """What a method is called, and what kind of thing it is."""
-
-  title: str
-  kind: Kind
-
-
-METHODS = {
-  "sis": MethodTitle(title="SIS, gradient", kind="search"),
-  "sis_batched": MethodTitle(title="SIS, gradient, batched", kind="search"),
-  "screened": MethodTitle(title="SIS, screened", kind="search"),
-  "smallest": MethodTitle(title="smallest evidence", kind="search"),
-  "gradient_x_input": MethodTitle(title="gradient x input", kind="attribution"),
-  "integrated_gradients": MethodTitle(title="integrated gradients", kind="attribution"),
-  "grad_cam": MethodTitle(title="Grad-CAM", kind="attribution"),
-  "occlusion": MethodTitle(title="occlusion 1x1", kind="attribution"),
-  "occlusion_5x5": MethodTitle(title="occlusion 5x5", kind="attribution"),
-  "rise": MethodTitle(title="RISE", kind="attribution"),
-  "rise_log_odds": MethodTitle(title="RISE of the log-odds", kind="attribution"),
-  "random": MethodTitle(title="random order", kind="chance"),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

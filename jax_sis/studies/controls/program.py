@@ -4,8 +4,6 @@ Reads the subsets from the run's folder and their images from where the run had 
 under every control (see `leak_controls`), and on some images looks for evidence of classes that are not predicted.
 """
 
-import dataclasses
-import shlex
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +13,12 @@ from jaxtyping import Float, Int
 
 from jax_sis import results
 from jax_sis.core.subsets import Status
-from jax_sis.core.validation import require_positive
 from jax_sis.results import folder
 from jax_sis.results.query import own_queries
 from jax_sis.results.schema import KIND_TITLES, KINDS, has_order
 from jax_sis.runs.setup import Job, make_job_again, make_spec, read_inputs
 from jax_sis.runtime.progress import Progress
+from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.controls.outcomes import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
 from jax_sis.studies.controls.report import (
   FORMAT,
@@ -33,48 +31,11 @@ from jax_sis.studies.controls.report import (
   write_files,
 )
 from jax_sis.studies.controls.views import NAMES, SUBSET
-from jax_sis.studies.controls.wrong_class import MAX_FEATURES, Towards, search_classes
+from jax_sis.studies.controls.wrong_class import Towards, search_classes
 
 # Images at a time, each with all its controls, and searches at a time; accelerators want more than a CPU.
 EVALUATED_AT_ONCE, SEARCHED_AT_ONCE = {"cpu": 4}, {"cpu": 8}
 ON_ACCELERATORS = 64
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ControlsConfig:
-  """One run of `jax-sis controls`.
-
-  Attributes:
-    run_dir: the folder of a run of `find`, finished or not; it gets the files.
-    limit: for each kind of subset, only the first images, by number, that have one.
-    num_wrong_class: images on which evidence of other classes is looked for, the first ones; 0 leaves it out.
-    max_features: the size at which that is given up.
-    mask_fractions: also the subsets of these shares of the features, the most needed ones.
-    seed: of all that is random.
-    checkpoint: the classifier's folder, where it is no longer where the run had it.
-    data_dir: the TFDS folder, likewise.
-  """
-
-  run_dir: str
-  limit: int = 500
-  num_wrong_class: int = 64
-  max_features: int = MAX_FEATURES
-  mask_fractions: tuple[float, ...] = ()
-  seed: int = 0
-  checkpoint: str | None = None
-  data_dir: str | None = None
-
-  def __post_init__(self) -> None:
-    require_positive("--limit", self.limit)
-    require_positive("--max-features", self.max_features)
-    for name, value in (("--wrong-class", self.num_wrong_class), ("--seed", self.seed)):
-      if value < 0:
-        raise ValueError(f"{name} must not be negative, got {value}.")
-    for fraction in self.mask_fractions:
-      if not 0 < fraction <= 1:
-        raise ValueError(f"--mask-fraction must be above 0 and at most 1, got {fraction}.")
-    if len(set(self.mask_fractions)) < len(self.mask_fractions):
-      raise ValueError(f"--mask-fraction must name each share once, got {list(self.mask_fractions)}.")
 
 
 def controls(config: ControlsConfig) -> dict[str, Any]:
@@ -120,7 +81,7 @@ def controls(config: ControlsConfig) -> dict[str, Any]:
     "format": FORMAT,
     "provenance": {
       **describe_provenance(store),
-      "command": describe_command(config),
+      "command": config.command,
       "seed": config.seed,
       "seconds": round(time.perf_counter() - started, 1),
     },
@@ -266,13 +227,3 @@ def search_wrong_classes(
       batch_size=SEARCHED_AT_ONCE.get(job.local_devices[0].platform, ON_ACCELERATORS),
       advance_fn=progress.advance,
     )
-
-
-def describe_command(config: ControlsConfig) -> str:
-  """The command line that asks for this."""
-  words = ["jax-sis", "controls", config.run_dir, "--limit", config.limit, "--wrong-class", config.num_wrong_class]
-  words += ["--max-features", config.max_features, "--seed", config.seed]
-  words += ["--mask-fraction", *config.mask_fractions] if config.mask_fractions else []
-  words += ["--checkpoint", config.checkpoint] if config.checkpoint else []
-  words += ["--data-dir", config.data_dir] if config.data_dir else []
-  return shlex.join(map(str, words))

@@ -20,6 +20,7 @@ from jax_sis.core.subsets import Status, Subsets
 from jax_sis.core.types import PredictFn
 from jax_sis.core.validation import check_positive_integer
 from jax_sis.statistics.estimates import Estimate, paired_bootstrap, share_of
+from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.controls.views import stable_hash
 
 PREDICTED, SECOND, RANDOM = "predicted", "second", "random"
@@ -28,8 +29,6 @@ CLASS_TITLES = {
   SECOND: "the second most probable class",
   RANDOM: "a random class that is not predicted",
 }
-# A subset of more features is not looked for.
-MAX_FEATURES = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ def search_classes(
   threshold: float,
   grid: tuple[int, ...] | None = None,
   baseline: float = 0.0,
-  max_features: int = MAX_FEATURES,
+  max_features: int = ControlsConfig.max_features,
   seed: int = 0,
   batch_size: int = 8,
   advance_fn: Callable[[int], None] | None = None,

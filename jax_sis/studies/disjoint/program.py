@@ -4,9 +4,7 @@ A classifier that has ten separate reasons for its answer is another one than a 
 found in what the ones before it have left (SIS-collection, Carter et al. 2019).
 """
 
-import dataclasses
 import pathlib
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,56 +14,22 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jax_sis import results
-from jax_sis.classifiers.on_images import ClassifierOnImages, ImageSetConfig, describe_set, open_image_set
+from jax_sis.classifiers.on_images import ClassifierOnImages, describe_set, open_image_set
 from jax_sis.core.collection import sis_collection
 from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.searches import Gradient
 from jax_sis.core.subsets import Status
 from jax_sis.core.types import Params
-from jax_sis.core.validation import require_positive
 from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.results.schema import NOT_SEARCHED, STATUS_NAMES
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.studies.disjoint import report
+from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.disjoint.report import Collected
 
 FORMAT = "jax_sis.disjoint/1"
 LINES_FILE = "disjoint.jsonl"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DisjointConfig(ImageSetConfig):
-  """One run of `jax-sis disjoint`; see ImageSetConfig for the images.
-
-  Attributes:
-    num_images: the first images of the data; None for all.
-    per_step: pixels that a step of the gradient search masks.
-    max_subsets: the number at which the search in an image ends.
-    is_minimised: make each subset smaller by `minimise` before its pixels are taken away.
-    batch_size: images a device at a time, half of which are searched at once, so that few wait for the last.
-  """
-
-  num_images: int | None = None
-  per_step: int = 16
-  max_subsets: int = 16
-  is_minimised: bool = False
-  batch_size: int = 16
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    if self.num_images is not None:
-      require_positive("--images", self.num_images)
-    require_positive("--per-step", self.per_step)
-    require_positive("--max-subsets", self.max_subsets)
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same."""
-    words = ["jax-sis", "disjoint", *self.describe_options(), "--per-step", str(self.per_step)]
-    words += ["--max-subsets", str(self.max_subsets)]
-    words += ["--images", str(self.num_images)] if self.num_images is not None else []
-    return shlex.join([*words, *(["--minimised"] if self.is_minimised else [])])
 
 
 def disjoint(config: DisjointConfig) -> dict[str, Any]:

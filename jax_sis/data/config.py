@@ -1,0 +1,87 @@
+"""Settings that say which images are looked at, by which classifier, and where."""
+
+import collections
+import dataclasses
+import os
+import pathlib
+from typing import Annotated
+
+from jax_sis.core import validation
+from jax_sis.core.validation import require_positive
+from jax_sis.runtime.command_line import Option
+
+
+def read_ids(path: str | os.PathLike[str]) -> tuple[str, ...]:
+  """The ids in a text file, one a line; blank lines count for nothing.
+
+  Raises:
+    ValueError: the file cannot be read as text.
+  """
+  try:
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(f"--ids must be a text file with an id a line, got {str(path)!r} ({error}).") from error
+  return tuple(line.strip() for line in lines if line.strip())
+
+
+def check_ids(ids: tuple[str, ...] | None) -> None:
+  """Raises ValueError unless these name at least one image, and each once; None is for all images."""
+  if ids is None:
+    return
+  if not ids:
+    raise ValueError("--ids must name at least one image, got none.")
+  name, count = collections.Counter(ids).most_common(1)[0]
+  if count > 1:
+    raise ValueError(f"--ids must name each image once, got {name!r} {count} times.")
+
+
+# Types of settings that many programs have.
+Folder = Annotated[str, Option(metavar="DIR")]
+OptionalFolder = Annotated[str | None, Option(metavar="DIR")]
+RunFolder = Annotated[str, Option(metavar="RUN_DIR", is_positional=True)]
+Ids = Annotated[tuple[str, ...] | None, Option(metavar="FILE", read_fn=read_ids)]
+BatchSize = Annotated[int, Option(name="batch")]
+NumDevices = Annotated[int | None, Option(name="devices")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSetConfig:
+  """Which classifier, which images, and where they are worked on.
+
+  Attributes:
+    out: results folder; the same folder again goes on with an unfinished run.
+    checkpoint: a classifier's folder (default: the embedded ResNet-20).
+    data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10.
+    split: the TFDS split, for example `test[:64]`.
+    data_dir: the folder that holds the TFDS data set (default: TFDS's own).
+    ids: only these images, in this order; on the command line a text file with an id a line (default: all).
+    resize: show the middle of images of another size, brought to the classifier's.
+    patch: mask squares of N x N pixels together.
+    threshold: the probability that a subset must reach.
+    batch_size: images a device at a time; it is part of what the run is.
+    num_devices: devices to use (default: all; on a CPU one device a core).
+    seed: of all that is random, intervals among it.
+  """
+
+  out: Folder
+  checkpoint: OptionalFolder = None
+  data: str = "sample"
+  split: str = "test"
+  data_dir: OptionalFolder = None
+  ids: Ids = None
+  resize: bool = False
+  patch: int = 1
+  threshold: float = 0.99
+  batch_size: BatchSize = 4
+  num_devices: NumDevices = None
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    check_ids(self.ids)
+    require_positive("--patch", self.patch)
+    validation.check_threshold(self.threshold, "--threshold")
+    require_positive("--batch", self.batch_size)
+    if self.num_devices is not None:
+      require_positive("--devices", self.num_devices)
+    if not 0 <= self.seed < 2**31:
+      raise ValueError(f"--seed must lie in 0..2**31 - 1, got {self.seed}.")

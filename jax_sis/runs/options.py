@@ -1,0 +1,93 @@
+"""Settings of the commands that look after runs of `find`; `FindConfig` is in `config`."""
+
+import dataclasses
+from typing import Annotated
+
+from jax_sis.data.config import NumDevices, OptionalFolder, RunFolder
+from jax_sis.runtime.command_line import Option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+  """What `jax-sis plan` asks beside the run.
+
+  Attributes:
+    num_workers: machines like this one that share the run.
+  """
+
+  num_workers: Annotated[int, Option(name="workers")] = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+  """Which run `jax-sis verify` checks, and how.
+
+  Attributes:
+    directory: the run's folder, or the URL of one in a bucket.
+    num_sampled: units that are computed again and compared bit by bit; 0 leaves that out.
+    seed: which units these are.
+    checkpoint: the classifier's folder (default: where the run had it).
+    data_dir: the TFDS folder (default: where the run had it).
+    is_report_only: say what is damaged, and leave the marks of the units as they are.
+    num_devices: devices to use (default: all; on a CPU one device a core).
+  """
+
+  directory: RunFolder
+  num_sampled: Annotated[int, Option(name="sample")] = 4
+  seed: int = 0
+  checkpoint: OptionalFolder = None
+  data_dir: OptionalFolder = None
+  is_report_only: Annotated[bool, Option(name="report-only")] = False
+  num_devices: NumDevices = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StatusOptions:
+  """Which run `jax-sis status` shows.
+
+  Attributes:
+    run_dir: the run's folder, what find calls --out.
+    watch_seconds: show it again every so many seconds until all images are done.
+  """
+
+  run_dir: RunFolder
+  watch_seconds: Annotated[float | None, Option(name="watch", metavar="SECONDS")] = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+  """What `jax-sis export` writes of which run.
+
+  Attributes:
+    run_dir: the run's folder, what find calls --out.
+    to: the file, which ends in .csv, .parquet or .npz.
+    masks: in tables, columns with the features that a subset keeps, numbered row by row from 0; in an .npz, one kind of
+      subset alone, as masks: smallest_mask, mask_threshold_P or mask_fraction_S.
+    is_partial: of an unfinished run, write what is there.
+  """
+
+  run_dir: RunFolder
+  to: Annotated[str, Option(metavar="FILE")]
+  masks: Annotated[tuple[str, ...], Option(metavar="NAME [NAME ...]")] = ()
+  is_partial: Annotated[bool, Option(name="partial")] = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+  """What `jax-sis bench` times.
+
+  Attributes:
+    checkpoint_dir: a classifier's folder (default: the embedded ResNet-20).
+    batch_sizes: images a device at a time, a line of the table each.
+    per_step: pixels that a step masks.
+    num_steps: steps a timed run.
+    num_runs: timed runs a line.
+    num_devices: devices to use (default: all; on a CPU one device a core).
+  """
+
+  checkpoint_dir: Annotated[str | None, Option(name="checkpoint", metavar="DIR")] = None
+  batch_sizes: Annotated[tuple[int, ...], Option(name="batch")] = (2, 8, 32)
+  per_step: int = 1
+  num_steps: Annotated[int, Option(name="steps")] = 32
+  num_runs: Annotated[int, Option(name="runs")] = 5
+  num_devices: NumDevices = None

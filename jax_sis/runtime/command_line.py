@@ -1,0 +1,152 @@
+"""Settings and the command line: what each setting is called there, and the command that asks for given settings.
+
+A settings class is a dataclass. Its fields are options of their own names, unless an annotation says otherwise:
+`batch_size: Annotated[int, Option(name="batch")]`. `cli.parsing` makes the parser of that, `command_line` the words.
+"""
+
+import dataclasses
+import shlex
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, Self
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option:
+  """How a setting stands on the command line.
+
+  Attributes:
+    name: of the option, without the dashes; None for the field's.
+    metavar: what stands for the value in help; None for its type.
+    is_positional: whether the value stands there without an option.
+    is_repeated: whether the option may come several times, with one value each.
+    word_for_none: what may be written for None; None for nothing.
+    read_fn: makes the setting of what is written, such as the content of a file whose name is given.
+  """
+
+  name: str | None = None
+  metavar: str | None = None
+  is_positional: bool = False
+  is_repeated: bool = False
+  word_for_none: str | None = None
+  read_fn: Callable[[str], Any] | None = None
+
+
+class OptionGroup(Protocol):
+  """A settings class of options that only together make fields of another one."""
+
+  def make(self) -> dict[str, Any]:
+    """The fields of the other settings."""
+    ...
+
+  @classmethod
+  def of(cls, settings: Any) -> Self:
+    """The options that make those of the settings."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeBy:
+  """Annotates the field in whose place these options stand."""
+
+  options: type[OptionGroup]
+
+
+# Annotates a field that the command line does not set.
+NOT_AN_OPTION = object()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+  """A field of a settings class as an option.
+
+  Attributes:
+    owner: the class.
+    field: the field's name.
+    type: its type, without annotations.
+    default: its default; `dataclasses.MISSING` where there is none.
+    option: how it stands on the command line.
+  """
+
+  owner: type
+  field: str
+  type: Any
+  default: Any
+  option: Option
+
+  @property
+  def name(self) -> str:
+    """The option's name, without the dashes."""
+    return self.option.name or self.field.replace("_", "-")
+
+
+def read_settings(owner: type) -> Iterator[Setting | MadeBy]:
+  """The options of a settings class, in the order of its fields."""
+  hints = typing.get_type_hints(owner, include_extras=True)
+  for field in dataclasses.fields(owner):
+    annotated = hints[field.name]
+    notes = getattr(annotated, "__metadata__", ())
+    made_by = next((note for note in notes if isinstance(note, MadeBy)), None)
+    if made_by is not None:
+      yield made_by
+    elif NOT_AN_OPTION not in notes:
+      option = next((note for note in notes if isinstance(note, Option)), Option())
+      kind = annotated.__origin__ if notes else annotated
+      yield Setting(owner=owner, field=field.name, type=kind, default=field.default, option=option)
+
+
+def without_none(kind: Any) -> Any:
+  """`X | None` -> X."""
+  if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+    return typing.Union[tuple(part for part in typing.get_args(kind) if part is not types.NoneType)]  # noqa: UP007
+  return kind
+
+
+def command_line(command: str, *settings: Any) -> str:
+  """The command line that asks for these settings, for a shell.
+
+  Every setting stands there that has a value, defaults too, so that it says the same under a later version's defaults.
+
+  Args:
+    command: such as `find` or `data prepare`.
+    settings: an instance of each settings class of the command.
+
+  Raises:
+    ValueError: there is no command line for these settings.
+  """
+  positional, named = [], []
+  for part in settings:
+    for setting, value in iterate_values(part):
+      (positional if setting.option.is_positional else named).extend(write_option(setting, value))
+  return shlex.join(["jax-sis", *command.split(), *positional, *named])
+
+
+def iterate_values(settings: Any) -> Iterator[tuple[Setting, Any]]:
+  """Each option and its value."""
+  for setting in read_settings(type(settings)):
+    if isinstance(setting, MadeBy):
+      yield from iterate_values(setting.options.of(settings))
+    else:
+      yield setting, getattr(settings, setting.field)
+
+
+def write_option(setting: Setting, value: Any) -> list[str]:
+  """The words of one option; none where they would say nothing."""
+  if setting.option.is_positional:
+    return list(map(str, value)) if isinstance(value, tuple) else [str(value)]
+  if value is None or value is False or (value == () and setting.default == ()):
+    return []
+  flag = f"--{setting.name}"
+  if setting.option.read_fn is not None:
+    return [flag, str(setting.option.metavar)]
+  if setting.option.is_repeated:
+    return [word for item in value for word in write_value(flag, str(item))]
+  if value is True:
+    return [flag]
+  return [flag, *map(str, value)] if isinstance(value, tuple) else write_value(flag, str(value))
+
+
+def write_value(flag: str, value: str) -> list[str]:
+  """An option with one value, which must not read as another option."""
+  return [f"{flag}={value}"] if value.startswith("-") else [flag, value]

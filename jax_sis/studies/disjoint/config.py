@@ -1,0 +1,40 @@
+"""Settings of `jax-sis disjoint`."""
+
+import dataclasses
+from typing import Annotated
+
+from jax_sis.core.validation import require_positive
+from jax_sis.data.config import BatchSize, Folder, ImageSetConfig
+from jax_sis.runtime.command_line import Option, command_line
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DisjointConfig(ImageSetConfig):
+  """One run of `jax-sis disjoint`; see ImageSetConfig for the images.
+
+  Attributes:
+    num_images: the first N images (default: all).
+    per_step: pixels that a step of the gradient search masks.
+    max_subsets: the number at which an image is done; images that reach it are counted apart.
+    is_minimised: drop and exchange pixels of each subset before they are taken away: smaller and more subsets, slower.
+    batch_size: images a device at a time, half of which are searched at once, so that few wait for the last.
+  """
+
+  out: Folder = "jax-sis-disjoint"
+  num_images: Annotated[int | None, Option(name="images")] = None
+  per_step: int = 16
+  max_subsets: int = 16
+  is_minimised: Annotated[bool, Option(name="minimised")] = False
+  batch_size: BatchSize = 16
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.num_images is not None:
+      require_positive("--images", self.num_images)
+    require_positive("--per-step", self.per_step)
+    require_positive("--max-subsets", self.max_subsets)
+
+  @property
+  def command(self) -> str:
+    """The command line that does the same, on any devices."""
+    return command_line("disjoint", dataclasses.replace(self, num_devices=None))
