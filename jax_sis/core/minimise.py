@@ -74,18 +74,23 @@ def minimise(
   for name, value in (("candidates", candidates), ("chunk_size", chunk_size)):
     check_positive_integer(name, value)
   exchanges = check_exchanges(exchanges)
+  check_minimisable(subsets, order)
+  settings = LocalSettings(candidates=candidates, chunk_size=chunk_size, is_pruned=True, exchanges=exchanges)
+  return run_minimise(problem, subsets, order, settings=settings)
+
+
+def check_minimisable(subsets: Subsets, order: FeatureOrder | None) -> None:
+  """Raises ValueError unless the subsets have a threshold, and can have been read from the order."""
   if validation.is_concrete(subsets.threshold) and bool(jnp.isnan(subsets.threshold).any()):
     raise ValueError(
       "subsets must have a threshold that they may not fall below, got subsets of a given size (keep_fraction); "
       "use sufficient_subsets."
     )
-  if order is not None and (order.grid != problem.grid or order.rank.shape[0] != problem.num_images):
+  if order is not None and (order.grid != subsets.grid or order.target.shape != subsets.target.shape):
     raise ValueError(
       f"order must be what the subsets were read from, got one of {order.rank.shape[0]} inputs and grid {order.grid} "
-      f"for subsets of {problem.num_images} and {problem.grid}."
+      f"for subsets of {subsets.mask.shape[0]} and {subsets.grid}."
     )
-  settings = LocalSettings(candidates=candidates, chunk_size=chunk_size, is_pruned=True, exchanges=exchanges)
-  return run_minimise(problem, subsets, order, settings=settings)
 
 
 def check_exchanges(exchanges: Any) -> Exchanges:
