@@ -105,11 +105,12 @@ def find_sufficient(
   """
   numpy = confidence.__array_namespace__()
   passes = confidence >= threshold
+  first = passes.argmax(1)
   status = numpy.where(passes.any(1), Status.OK, Status.NOT_REACHED)
   status = numpy.where(passes[:, 0], Status.BASELINE_SUFFICIENT, status)
   if is_complete:
     status = numpy.where(passes[:, -1], status, Status.BELOW_THRESHOLD)
-  return passes.argmax(1), status
+  return first, status
 
 
 def find_ranked(rank: Integer[Array | np.ndarray, "B F"], count: int) -> Any:

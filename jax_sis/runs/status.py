@@ -15,7 +15,7 @@ from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results import schema
 from jax_sis.results.folder import StorageError
-from jax_sis.results.schema import KIND_TITLES, KINDS, NOT_SEARCHED, STATUS_NAMES
+from jax_sis.results.schema import KIND_TITLES, NOT_SEARCHED, STATUS_NAMES
 from jax_sis.runs import workers
 from jax_sis.runs.workers import WorkerRecord
 from jax_sis.runtime.progress import format_seconds
@@ -93,7 +93,7 @@ def status(run_dir: str, *, watch_seconds: float | None = None) -> None:
 
 def read_state(store: results.Results) -> State:
   done_units = store.done_units()
-  answers = [answer for answer in KINDS if f"{answer}_status" in store.fields]
+  answers = schema.kinds_of(store.fields)
   names = [f"{answer}_status" for answer in answers]
   columns, damaged_units = read_columns(store, names, done_units)
   statuses = {
