@@ -146,8 +146,8 @@ def print_header(level: float) -> None:
 
 def print_row(row: Row) -> None:
   """The line of one condition."""
-  interval = {"low": row.accuracy_low, "high": row.accuracy_high}
-  accuracy = f"{Estimate(value=row.accuracy, num_images=row.num_examples, **interval):.4f}"
+  share = Estimate(value=row.accuracy, low=row.accuracy_low, high=row.accuracy_high, num_images=row.num_examples)
+  accuracy = f"{share:.4f}"
   likelihood, error = f"{row.negative_log_likelihood:.4f}", f"{row.expected_calibration_error:.4f}"
   severity = str(row.severity) if row.corruption != CLEAN else "-"
   print(LINE_FORMAT.format(row.corruption, severity, row.num_examples, accuracy, likelihood, error), flush=True)

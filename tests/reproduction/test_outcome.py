@@ -78,7 +78,7 @@ def test_claims_are_what_the_predictions_say(tmp_path: pathlib.Path):
   # Two classes.
   assert chance.difference.value == pytest.approx(104 / 200 - 0.5)
   assert [claim.verdict for claim in (nearly, far, chance)] == ["agrees", "agrees", "undecided"]
-  assert nearly.found.startswith("88.0 % [82.8, 91.8] of 200 against 90.0 % [85.1, 93.4] of 200")
+  assert nearly.found.startswith("88.0% [82.8, 91.8] of 200 against 90.0% [85.1, 93.4] of 200")
   assert {claim.difference.num_images for claim in (nearly, far, chance)} == {200}
   del done["resnet20-random-on-random"]
   assert claims.make_claims(BUDGET, RESNET20, done) == [nearly, chance]
