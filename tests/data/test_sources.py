@@ -204,8 +204,11 @@ def test_what_is_chosen_is_part_of_the_description():
 
 
 def test_ids_that_are_not_there_are_refused():
-  message = r"--ids must name images of the data \('test_00000', \.\.\. in 24\), but 2 of 3 are not .*'test_1'\.$"
-  with pytest.raises(ValueError, match=message):
+  message = (
+    "--ids must name images of the data ('test_00000', ... in 24), but 2 of 3 belong to no image or to several, such "
+    "as 'test_1'."
+  )
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     sources.SelectedSource(open_source("sample"), ["test_1", "test_00002", "test_2"])
 
 
