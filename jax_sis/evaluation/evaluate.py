@@ -151,10 +151,14 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
     rows += evaluate_conditions(plan, out_dir, rows)
   rows.sort(key=lambda row: plan.conditions.index(row.condition))
   print_outcome(plan, rows)
-  report.write_report(out_dir, rows, spec=spec, corruptions=describe_corruptions(plan))
-  subject = f"{plan.classifier.model_name} on {describe_data(plan)}"
-  pictures = report.write_figures(out_dir, rows, subject=subject, what=plan.corruptions_title)
-  print(f"Written to {out_dir}: metrics.json, metrics.csv, predictions, {', '.join(pictures)}", flush=True)
+  report.write_report(
+    out_dir,
+    rows,
+    spec=spec,
+    corruptions=describe_corruptions(plan),
+    subject=f"{plan.classifier.model_name} on {describe_data(plan)}",
+    what=plan.corruptions_title,
+  )
   return out_dir
 
 

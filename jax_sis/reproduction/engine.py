@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from jax_sis.reproduction.stages import Stage
+from jax_sis.results.answer import encode_json
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.spec import find_differences
 from jax_sis.runtime.provenance import all_versions, describe_commit
@@ -372,4 +373,4 @@ def write_json(path: pathlib.Path, content: Any) -> None:
   Raises:
     StorageError: it cannot be written.
   """
-  write_atomically(path, json.dumps(content, indent=2).encode() + b"\n")
+  write_atomically(path, encode_json(content))

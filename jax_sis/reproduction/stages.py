@@ -20,6 +20,7 @@ from jax_sis.data import tfds
 from jax_sis.evaluation import evaluate, predictions, report
 from jax_sis.evaluation.evaluate import EvaluateConfig
 from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_answer, hash_file, hash_run, hash_split
+from jax_sis.results.answer import encode_json
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.query import PixelSubset
 from jax_sis.results.spec import read_spec
@@ -135,7 +136,7 @@ class Data(Stage):
           f"every class must have images, but of {self.dataset} {split} {name_some(empty, most=MAX_NAMED)} have none; "
           "name a larger split, or see whether the data set is whole."
         )
-    write_atomically(folder / DATA_FILE, json.dumps(content, indent=2).encode() + b"\n")
+    write_atomically(folder / DATA_FILE, encode_json(content))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See Stage."""
@@ -359,7 +360,7 @@ class Controls(Stage):
       self.config, run_dir=str(inputs["run"]), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir
     )
     answer = controls_program.controls(placed)
-    write_atomically(folder / "controls.json", json.dumps(answer, indent=2).encode() + b"\n")
+    write_atomically(folder / "controls.json", encode_json(answer))
     write_atomically(folder / "controls.png", (inputs["run"] / "controls.png").read_bytes())
 
   def fingerprint(self, folder: pathlib.Path) -> str:

@@ -17,6 +17,7 @@ from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import Analyse, Evaluate, Stage
+from jax_sis.results.answer import encode_csv
 from jax_sis.statistics.estimates import Mean, no_mean
 from jax_sis.studies.analysis.program import StudyConfig, analyse
 
@@ -102,7 +103,9 @@ def test_mistakes_that_are_repeated_are_counted(tmp_path: pathlib.Path):
   assert (echo.repeated.count, echo.right.count, echo.repeated.num_images) == (15, 5, 20)
 
 
-def test_the_report_of_an_unfinished_study_is_whole_and_says_what_is_missing(tmp_path: pathlib.Path):
+def test_the_report_of_an_unfinished_study_is_whole_and_says_what_is_missing(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
   counts = {"full-0-on-whole": 180, "full-0-on-subsets": 150, "subsets-on-subsets": 176}
   done = make_study(tmp_path, {f"resnet20-{name}": count for name, count in counts.items()}, 200)
   folder = tmp_path / "data"
@@ -115,8 +118,10 @@ def test_the_report_of_an_unfinished_study_is_whole_and_says_what_is_missing(tmp
   done = {name: dataclasses.replace(one, record=record) for name, one in done.items()}
   config = program.ReproduceConfig(preset="budget", out=str(tmp_path))
   found = outcome.read_outcome(BUDGET, RESNET20, done)
-  files = program.write_files(config, BUDGET, stages, done, [found])
-  assert files == ["report.html", "study.json", "study.csv", "resnet20-accuracy.png"]
+  program.write_files(config, BUDGET, stages, done, [found])
+  assert capsys.readouterr().out == (
+    f"Written to {tmp_path}: study.json, report.html, study.csv, resnet20-accuracy.png\n"
+  )
   page = read_page((tmp_path / "report.html").read_bytes())
   check_page(page)
   assert f"{len(stages) - 4} stages are not done yet" in page.text
@@ -134,18 +139,7 @@ def test_the_table_has_a_line_an_evaluation(tmp_path: pathlib.Path):
     ["resnet20-full-0", "all pixels", "all pixels", "90.0 [85.1, 93.4]", ""],
     ["resnet20-random", "5 % random", "5 % at random", "45.0 [38.3, 51.9]", "-45.0 [-52.0, -38.5]"],
   ]
-  found = outcome.Outcome(
-    architecture="resnet20",
-    cells=tuple(cells),
-    claims=(),
-    echoes=(),
-    transfers=(),
-    leaks=(),
-    seeds=(0.9,),
-    mitigations=(),
-    samples={},
-  )
-  lines = tables.make_csv([found]).decode().splitlines()
+  lines = encode_csv(tables.csv_row("resnet20", cell) for cell in cells).decode().splitlines()
   assert lines[0].startswith("architecture,classifier,trained_on,shown,num_images,accuracy,")
   assert lines[1].startswith("resnet20,resnet20-full-0,all pixels,all pixels,200,0.9,0.85")
   assert len({line.count(",") for line in lines}) == 1
