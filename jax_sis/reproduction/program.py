@@ -17,7 +17,7 @@ from jax_sis.reproduction.outcome import Outcome, read_outcome
 from jax_sis.reproduction.presets import PRESETS, Preset
 from jax_sis.reproduction.readings import total_seconds
 from jax_sis.reproduction.stage_lists import make_stages
-from jax_sis.reproduction.stages import DATA, DATA_FILE, Stage
+from jax_sis.reproduction.stages import DATA, DATA_FILE, StudyStage
 from jax_sis.results.answer import encode_csv, write_answer
 from jax_sis.results.folder import open_folder
 from jax_sis.runtime.provenance import all_versions, describe_commit
@@ -87,7 +87,7 @@ def reproduce(config: ReproduceConfig) -> pathlib.Path:
 def write_files(
   config: ReproduceConfig,
   preset: Preset,
-  stages: Sequence[Stage],
+  stages: Sequence[StudyStage],
   done: Mapping[str, Done],
   outcomes: Sequence[Outcome],
 ) -> None:
@@ -128,7 +128,7 @@ def show_plan(config: ReproduceConfig) -> None:
 def make_answer(
   config: ReproduceConfig,
   preset: Preset,
-  stages: Sequence[Stage],
+  stages: Sequence[StudyStage],
   done: Mapping[str, Done],
   outcomes: Sequence[Outcome],
 ) -> dict[str, Any]:

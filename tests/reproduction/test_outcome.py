@@ -12,11 +12,12 @@ from made_evaluations import write_evaluation
 from made_runs import make_rows, make_run
 
 from jax_sis.reproduction import claims, mitigations, outcome, program, report, tables
+from jax_sis.reproduction.asking_stages import AnalyseStage, EvaluateStage
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET
 from jax_sis.reproduction.stage_lists import make_stages
-from jax_sis.reproduction.stages import Analyse, Evaluate, Stage
+from jax_sis.reproduction.stages import StudyStage
 from jax_sis.results.answer import encode_csv
 from jax_sis.statistics.estimates import Mean, no_mean
 from jax_sis.studies.analysis.program import StudyConfig, analyse
@@ -38,7 +39,7 @@ def test_a_claim_is_judged_by_the_whole_interval(low: float | None, high: float 
   assert claims.judge(Mean(mean=0.0, low=low, high=high, num_images=100), bound) == verdict
 
 
-def finish(stage: Stage, folder: pathlib.Path) -> Done:
+def finish(stage: StudyStage, folder: pathlib.Path) -> Done:
   """A stage that left its files there."""
   return Done(stage=stage, folder=folder, key="", fingerprint="", seconds=1, record={})
 
@@ -60,7 +61,7 @@ def make_study(
   """
   done = {}
   for stage in make_stages(BUDGET):
-    if isinstance(stage, Evaluate) and stage.name in right:
+    if isinstance(stage, EvaluateStage) and stage.name in right:
       conditions = {("clean", 0): 0, **((corrupted or {}) if stage.config.corruptions else {})}
       counts = {condition: right[stage.name] - fewer for condition, fewer in conditions.items()}
       write_evaluation(tmp_path / stage.name, {one: np.arange(num_images) < count for one, count in counts.items()})
@@ -193,7 +194,7 @@ def compared_sizes(tmp_path: pathlib.Path) -> dict[str, Done]:
   for label, made in rows.items():
     make_run(tmp_path / label, made)
   (stage,) = (stage for stage in make_stages(BUDGET) if stage.name == "resnet20-sizes-compared")
-  assert isinstance(stage, Analyse)
+  assert isinstance(stage, AnalyseStage)
   assert stage.config.labels == tuple(rows)
   folder = tmp_path / "compared"
   analyse(StudyConfig(run_dirs=tuple(str(tmp_path / label) for label in rows), out=str(folder), labels=tuple(rows)))

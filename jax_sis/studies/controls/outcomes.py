@@ -10,7 +10,8 @@ the shape of a mask says of the class; Carter et al. 2021, section 3, for the su
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -111,24 +112,13 @@ def evaluate_controls(
   for classes in (targets, predicted):
     validation.check_targets(classes, num_images=num_images, num_classes=num_classes)
   others = choose_others(ids, targets, predicted, seed=seed)
-  background = np.broadcast_to(np.asarray(baseline, inputs.dtype), inputs.shape[1:])
+  cases = make_cases(inputs, masks, ids, others, baseline=baseline, normalisation=normalisation, seed=seed)
   parts = []
   for start in range(0, num_images, batch_size):
-    stop = min(start + batch_size, num_images)
-    cases = [
-      Case(
-        image=inputs[i],
-        mask=masks[i],
-        baseline=background,
-        other=None if others[i] == NO_IMAGE else inputs[others[i]],
-        normalisation=normalisation,
-        draw_key=(seed, stable_hash(ids[i])),
-      )
-      for i in range(start, stop)
-    ]
-    parts.append(evaluate_cases(predict_fn, params, cases, targets[start:stop], batch_size=batch_size))
+    batch = list(itertools.islice(cases, batch_size))
+    parts.append(evaluate_cases(predict_fn, params, batch, targets[start : start + batch_size], batch_size=batch_size))
     if advance_fn is not None:
-      advance_fn(stop - start)
+      advance_fn(len(batch))
   confidence, keeps_class, num_shown, fill_distance = (np.concatenate(values) for values in zip(*parts, strict=True))
   return Outcomes(
     confidence=confidence,
@@ -139,6 +129,29 @@ def evaluate_controls(
     other=others,
     threshold=threshold,
   )
+
+
+def make_cases(
+  inputs: Float[np.ndarray, "N H W C"],
+  masks: Bool[np.ndarray, "N h w 1"],
+  ids: Sequence[str],
+  others: Int[np.ndarray, "N"],
+  *,
+  baseline: float | Float[np.ndarray, "..."],
+  normalisation: Normalisation,
+  seed: int,
+) -> Iterator[Case]:
+  """What the controls of each image are made of, see `evaluate_controls`."""
+  background = np.broadcast_to(np.asarray(baseline, inputs.dtype), inputs.shape[1:])
+  for image, mask, name, other in zip(inputs, masks, ids, others, strict=True):
+    yield Case(
+      image=image,
+      mask=mask,
+      baseline=background,
+      other=None if other == NO_IMAGE else inputs[other],
+      normalisation=normalisation,
+      draw_key=(seed, stable_hash(name)),
+    )
 
 
 def check_masks(inputs: Float[np.ndarray, "N H W C"], masks: Bool[np.ndarray, "N h w 1"], ids: Sequence[str]) -> None:
