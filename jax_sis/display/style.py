@@ -26,7 +26,7 @@ DASHED = (0, (3, 3))
 MAX_LABEL_LENGTH = 44
 MAX_CLASS_LENGTH = 24
 
-STYLE = {
+STYLE: dict[Any, Any] = {
   "font.family": "DejaVu Sans",
   # Classes may have dollar signs in their names.
   "text.parse_math": False,

@@ -11,7 +11,7 @@ from html_pages import check_page, read_page
 from made_evaluations import write_evaluation
 from made_runs import make_rows, make_run
 
-from jax_sis.reproduction import claims, mitigations, outcome, program, report, tables
+from jax_sis.reproduction import claims, mitigations, outcome, program, subset_sections, tables
 from jax_sis.reproduction.asking_stages import AnalyseStage, EvaluateStage
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
@@ -285,12 +285,12 @@ def test_a_sample_says_how_large_subsets_are_and_how_many_lie_at_the_border(comp
   assert all(len(row) == len(tables.SAMPLE_HEADER) for row in sizes)
   assert [row[:2] for row in sizes[:3]] == [["single", "0.9"], ["ensemble", "0.9"], ["input dropout", "0.9"]]
   assert [row[-1] for row in (sizes[0], sizes[2])] == ["", "-1.0 [-1.0, -1.0]"]
-  summary = report.summarise_sample(sample["comparison"])
+  summary = subset_sections.summarise_sample(sample["comparison"])
   assert summary is not None
   assert summary.startswith("Pixels for 0.9 on ")
   assert summary.endswith(" by input dropout.")
   few = [{**compared, "difference": dataclasses.asdict(no_mean("few"))} for compared in sample["comparison"]["sizes"]]
-  assert report.summarise_sample({**sample["comparison"], "sizes": few}) is None
+  assert subset_sections.summarise_sample({**sample["comparison"], "sizes": few}) is None
   # The one pixel of 4 x 5 that is needed most, of 60 images.
   first = np.argmin(make_rows(60, seed=2)["rank"], axis=1)
   is_border = (first < 5) | (first >= 15) | (first % 5 == 0) | (first % 5 == 4)

@@ -119,16 +119,8 @@ def evaluate_controls(
     parts.append(evaluate_cases(predict_fn, params, batch, targets[start : start + batch_size], batch_size=batch_size))
     if advance_fn is not None:
       advance_fn(len(batch))
-  confidence, keeps_class, num_shown, fill_distance = (np.concatenate(values) for values in zip(*parts, strict=True))
-  return Outcomes(
-    confidence=confidence,
-    keeps_class=keeps_class,
-    is_sufficient=confidence >= threshold,
-    num_shown=num_shown,
-    fill_distance=fill_distance,
-    other=others,
-    threshold=threshold,
-  )
+  found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  return Outcomes(**found, is_sufficient=found["confidence"] >= threshold, other=others, threshold=threshold)
 
 
 def make_cases(
@@ -200,8 +192,8 @@ def choose_others(
 
 def evaluate_cases(
   predict_fn: PredictFn, params: Any, cases: Sequence[Case], targets: Int[np.ndarray, "B"], *, batch_size: int
-) -> tuple[Shaped[np.ndarray, "B C"], ...]:
-  """Confidence, whether the class is kept, features shown and distance of the fill, of some images."""
+) -> dict[str, Any]:
+  """What `Outcomes` says of some images, an array `[B, C]` a field."""
   shown = [(case, control.show(case)) for case in cases for control in CONTROLS.values()]
   pictures = np.stack([paint(case, one) for case, one in shown])
   # One shape for all batches, the last one, too.
@@ -212,13 +204,13 @@ def evaluate_cases(
     logits = predict_logits(predict_fn, params, jnp.asarray(padded))
   confidence, keeps_class = (np.asarray(values)[: len(shown)] for values in judge(logits, jnp.asarray(asked)))
   is_usable = np.isfinite(confidence) & [one is not None for _, one in shown]
-  values = (
-    np.where(is_usable, confidence, np.nan),
-    keeps_class & is_usable,
-    np.array([0 if one is None else one.mask.sum() for _, one in shown]),
-    np.array([measure_fill(case, one) for case, one in shown]),
-  )
-  return tuple(array.reshape(len(cases), len(CONTROLS)) for array in values)
+  values = {
+    "confidence": np.where(is_usable, confidence, np.nan),
+    "keeps_class": keeps_class & is_usable,
+    "num_shown": np.array([0 if one is None else one.mask.sum() for _, one in shown]),
+    "fill_distance": np.array([measure_fill(case, one) for case, one in shown]),
+  }
+  return {name: array.reshape(len(cases), len(CONTROLS)) for name, array in values.items()}
 
 
 @jax.jit
