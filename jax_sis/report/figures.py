@@ -44,7 +44,7 @@ def draw_positions(positions: Positions, title: str) -> bytes:
   ticks = range(-panels.LARGEST_LOG2_USE, panels.LARGEST_LOG2_USE + 1)
   bar = figure.colorbar(picture, ax=list(axes), location="bottom", shrink=0.8, aspect=40, extend="both")
   bar.set_ticks(list(ticks), labels=[f"{2.0**tick:g}" for tick in ticks])
-  bar.set_label("how often a place is kept, in times of even use")
+  bar.set_label("how often each place is kept, relative to even use")
   return finish(figure)
 
 

@@ -77,7 +77,7 @@ def draw_positions(analyses: Mapping[str, RunAnalysis]) -> bytes:
   bar = figure.colorbar(picture, ax=axes, location="bottom", shrink=0.6, aspect=50, extend="both")
   ticks = range(-panels.LARGEST_LOG2_USE, panels.LARGEST_LOG2_USE + 1)
   bar.set_ticks(list(ticks), labels=[f"{2.0**tick:g}" for tick in ticks])
-  bar.set_label("how often a place is kept, in times of even use; right of each map the means of its rows")
+  bar.set_label("how often each place is kept, relative to even use; right of each map: the means of its rows")
   return finish(figure)
 
 

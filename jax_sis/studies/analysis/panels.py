@@ -27,7 +27,7 @@ RIGHT_COLOUR, WRONG_COLOUR = COLOURS[:2]
 # More classes than these are drawn as a curve, with some names.
 MAX_NAMED_CLASSES = 20
 NUM_EXTREME_CLASSES = 3
-# Shares of how often a place is used to how often were all used alike: from a quarter to four times.
+# The colours of a map reach from a quarter to four times the use that each place would have if all were used alike.
 LARGEST_LOG2_USE = 2
 # Widths of a map and of its rows' means.
 MAP_TO_ROWS = 4
@@ -115,13 +115,13 @@ def describe_what(what: str, analysis: RunAnalysis) -> str:
 
 
 def relative_use(positions: Positions) -> np.ndarray:
-  """How often each place is used, in times of even use."""
+  """How often each place is used, relative to even use."""
   shares = np.array(positions.shares)
   return shares / shares.mean()
 
 
 def draw_positions(axis: Axes, positions: Positions, *, title: str) -> Any:
-  """The map of one kind of subset, mean row and test in its heading. Returns what a colour bar is made of."""
+  """Draws the map of one kind of subset; its heading gives the mean row and the test. Returns the colours for the bar."""
   use = relative_use(positions)
   smallest = 2.0 ** -(LARGEST_LOG2_USE + 1)
   picture = axis.imshow(
@@ -187,12 +187,12 @@ def draw_removal(axis: Axes, removal: Removal, *, threshold: float) -> None:
 
 
 def mark_nothing(axis: Axes, curve: Curve, *, place: float, colour: str) -> None:
-  """The confidence in the fully masked image, which a logarithmic axis has no place for."""
+  """Marks the confidence in the fully masked image, which has no place on a logarithmic axis."""
   axis.plot(place, curve.mean[0], "D", color=colour, markersize=5, clip_on=False)
 
 
 def draw_accuracy(axis: Axes, of_kind: Mapping[str, Correctness], analyses: Mapping[str, RunAnalysis]) -> None:
-  """Accuracy by bins of size, and beside it the confidence that it may be owed to."""
+  """Accuracy by bins of size, and the mean confidence of each bin, which may explain it."""
   styles = styles_of(analyses)
   for label, correctness in of_kind.items():
     bins = correctness.accuracy_by_size

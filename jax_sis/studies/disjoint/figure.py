@@ -62,14 +62,14 @@ def draw_trust(axis: Axes, summary: Any) -> None:
 
 
 def draw_sizes(axis: Axes, summary: Any) -> None:
-  """The size of the subset found first, second, ..., as it is and against the first of the same images."""
+  """The size of the first, second, ... subset found, and its difference to the first one of the same image."""
   axis.set_title("size by round")
   axis.set_xlabel("found as")
   axis.set_ylabel("pixels")
   if not summary.rounds:
     axis.text(0.5, 0.5, "no subset", transform=axis.transAxes, ha="center")
     return
-  draw_line(axis, summary, [one.pixels for one in summary.rounds], COLOURS[0], "images that have so many")
+  draw_line(axis, summary, [one.pixels for one in summary.rounds], COLOURS[0], "all images that have one")
   draw_line(axis, summary, [one.difference_to_first for one in summary.rounds], COLOURS[1], "minus their first subset")
   axis.axhline(0, color=INK, linewidth=0.8)
   axis.legend()
