@@ -121,7 +121,7 @@ def relative_use(positions: Positions) -> np.ndarray:
 
 
 def draw_positions(axis: Axes, positions: Positions, *, title: str) -> Any:
-  """Draws the map of one kind of subset; its heading gives the mean row and the test. Returns the colours for the bar."""
+  """Draws the map of one kind of subset, with mean row and test in its heading. Returns the colours for the bar."""
   use = relative_use(positions)
   smallest = 2.0 ** -(LARGEST_LOG2_USE + 1)
   picture = axis.imshow(
