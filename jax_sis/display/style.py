@@ -1,10 +1,16 @@
-"""Pictures of results, by Matplotlib."""
+"""How all pictures look, by Matplotlib.
 
-from collections.abc import Sequence
-from typing import BinaryIO
+A function that draws a picture is `@styled`, begins with `start_figure` and ends with `finish`, which gives the PNG.
+The same numbers give the same bytes, since no date is in the file, and Matplotlib's own settings stay as they are.
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -12,38 +18,110 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 DPI = 100
-ACCURACY_COLOUR, GAP_COLOUR, INK = "#2f6db3", "#d1495b", "#333333"
+INK = "#333333"
+# Okabe and Ito's colours, which people of every colour vision tell apart, without the yellow, which is too light.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+ACCURACY_COLOUR, GAP_COLOUR = COLOURS[:2]
+LINE_STYLES = ("-", "--", ":", "-.")
+DASHED = (0, (3, 3))
+MAX_LABEL_LENGTH = 44
+MAX_CLASS_LENGTH = 24
+
+STYLE: dict[Any, Any] = {
+  "font.family": "DejaVu Sans",
+  # Classes may have dollar signs in their names.
+  "text.parse_math": False,
+  "text.color": INK,
+  "axes.labelcolor": INK,
+  "xtick.color": INK,
+  "ytick.color": INK,
+  "axes.titlesize": 10,
+  "axes.titlelocation": "left",
+  "axes.labelsize": 9,
+  "xtick.labelsize": 8.5,
+  "ytick.labelsize": 8.5,
+  "legend.fontsize": 9,
+  "legend.frameon": False,
+  "figure.titlesize": 11,
+  "figure.titleweight": "bold",
+  "figure.labelsize": 8.5,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.axisbelow": True,
+  "grid.color": "#dddddd",
+  "grid.linewidth": 0.6,
+}
+# Decorates what draws a picture.
+styled = matplotlib.rc_context(STYLE)
 
 
 def start_figure(
-  num_rows: int, num_columns: int, *, size: tuple[float, float], width_ratios: Sequence[float] | None = None
+  num_rows: int,
+  num_columns: int,
+  *,
+  size: tuple[float, float],
+  dpi: int = DPI,
+  places: Mapping[str, Any] | None = None,
+  **options: Any,
 ) -> tuple[Figure, np.ndarray]:
-  """A figure and its axes `[rows, columns]`, laid out so that no text is cut off."""
-  matplotlib.use("agg")
-  plt.rcParams["font.family"] = "DejaVu Sans"
-  return plt.subplots(
-    num_rows, num_columns, figsize=size, dpi=DPI, squeeze=False, layout="constrained", width_ratios=width_ratios
-  )
+  """A figure and its axes `[rows, columns]`.
+
+  Args:
+    num_rows: of axes.
+    num_columns: likewise.
+    size: in inches, of which what stays empty at the edges is cut off.
+    dpi: dots an inch.
+    places: where the axes lie in the figure, as `Figure.subplots` takes it by `gridspec_kw`, if nothing is to be moved
+      or cut off; by default they are laid out so that all texts have room.
+    **options: as `Figure.subplots` takes them.
+  """
+  figure = Figure(figsize=size, dpi=dpi, layout=None if places else "constrained")
+  return figure, figure.subplots(num_rows, num_columns, squeeze=False, gridspec_kw=dict(places or {}), **options)
 
 
-def save(figure: Figure, file: BinaryIO) -> None:
-  """Writes the PNG and lets go of the figure."""
-  # The layout gives maps with long headings too little room.
-  figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.1)
-  plt.close(figure)
+def finish(figure: Figure) -> bytes:
+  """The PNG of a figure."""
+  file = io.BytesIO()
+  # The layout gives maps with long headings too little room, so that it takes the edges of what is drawn.
+  edges = {} if figure.get_layout_engine() is None else {"bbox_inches": "tight", "pad_inches": 0.1}
+  with warnings.catch_warnings():
+    # Names in scripts that the font lacks are drawn as boxes; the tables have them.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    figure.savefig(file, format="png", **edges)
+  return file.getvalue()
 
 
-# Okabe and Ito's colours, which people of every colour vision tell apart, without the yellow, which is too light.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+def add_title(figure: Figure, title: str, note: str, *, left: float = 0.02) -> None:
+  """A title and a note below it, on a figure whose axes have their places and leave an inch free above them."""
+  height = figure.get_figheight()
+  figure.text(left, 1 - 0.25 / height, title, fontsize=11, fontweight="bold", va="center")
+  figure.text(left, 1 - 0.42 / height, note, fontsize=8.5, va="top", linespacing=1.5)
 
 
-LINE_STYLES = ("-", "--", ":", "-.")
+def name_lines(axis: Axes, names: Sequence[str]) -> None:
+  """Gives every line of a picture its name, the first one at the top; only values have an axis and a grid."""
+  axis.set_yticks(range(len(names)), names)
+  axis.set_ylim(len(names) - 0.4, -0.6)
+  axis.tick_params(axis="y", length=0)
+  axis.spines["left"].set_visible(False)
+  axis.grid(axis="x")
 
 
-MAX_LABEL_LENGTH = 44
-
-
-MAX_CLASS_LENGTH = 24
+def draw_interval(
+  axis: Axes,
+  place: float,
+  numbers: tuple[float, float, float],
+  *,
+  colour: str,
+  marker: str = "o",
+  size: float = 5.5,
+) -> None:
+  """A mark on a line and its interval, of a number and the ends; what is NaN is not drawn."""
+  middle, low, high = numbers
+  if not math.isnan(low + high):
+    axis.hlines(place, low, high, color=colour, linewidth=2.2, alpha=0.6)
+  if not math.isnan(middle):
+    axis.plot(middle, place, marker, color=colour, markersize=size)
 
 
 def set_share_axis(axis: Axes, *, low: float | None = None) -> None:
@@ -52,19 +130,15 @@ def set_share_axis(axis: Axes, *, low: float | None = None) -> None:
   set_ticks(axis.xaxis)
   smallest = axis.dataLim.intervalx[0] if low is None else low
   axis.set_xlim(smallest if low is not None else max(smallest, 1e-6) / 1.15, 1.12)
-  axis.tick_params(labelsize=8, colors=INK)
 
 
-def set_ticks(axis: Axis) -> None:
-  """Ticks at 1, 2 and 5 of every decade of a logarithmic axis of shares."""
-  axis.set_major_locator(FixedLocator([number * 10.0**power for power in range(-6, 1) for number in (1, 2, 5)]))
-  axis.set_major_formatter(FuncFormatter(percent))
+def set_ticks(
+  axis: Axis, *, powers: Iterable[int] = range(-6, 1), numbers: Sequence[int] = (1, 2, 5), factor: float = 100
+) -> None:
+  """Ticks at these numbers of every decade of a logarithmic axis, by default of shares, in per cent."""
+  axis.set_major_locator(FixedLocator([number * 10.0**power for power in powers for number in numbers]))
+  axis.set_major_formatter(FuncFormatter(lambda value, _: f"{factor * value:g}"))
   axis.set_minor_locator(NullLocator())
-
-
-def percent(share: float, _: float) -> str:
-  """A share as a number of per cent."""
-  return f"{100 * share:g}"
 
 
 def format_p(p_value: float) -> str:

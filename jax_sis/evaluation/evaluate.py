@@ -55,10 +55,14 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
     rows += evaluate_conditions(evaluation, out_dir, rows)
   rows.sort(key=lambda row: evaluation.conditions.index(row.condition))
   print_outcome(evaluation, rows)
-  report.write_report(out_dir, rows, spec=spec, corruptions=describe_corruptions(evaluation))
-  subject = f"{evaluation.classifier.model_name} on {evaluation.subject}"
-  pictures = report.write_figures(out_dir, rows, subject=subject, what=evaluation.corruptions_title)
-  print(f"Written to {out_dir}: metrics.json, metrics.csv, predictions, {', '.join(pictures)}", flush=True)
+  report.write_report(
+    out_dir,
+    rows,
+    spec=spec,
+    corruptions=describe_corruptions(evaluation),
+    subject=f"{evaluation.classifier.model_name} on {evaluation.subject}",
+    what=evaluation.corruptions_title,
+  )
   return out_dir
 
 

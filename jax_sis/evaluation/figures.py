@@ -1,16 +1,14 @@
 """Pictures of an evaluation: reliability and accuracies."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from jax_sis.display.style import ACCURACY_COLOUR, DPI, GAP_COLOUR, INK
+from jax_sis.display.style import ACCURACY_COLOUR, GAP_COLOUR, INK, add_title, finish, set_ticks, start_figure, styled
 from jax_sis.evaluation.metrics import Calibration
 from jax_sis.statistics.estimates import share_of_count
 
@@ -35,58 +33,38 @@ class ReliabilityPanel:
   is_pooled: bool
 
 
-def save_reliability(path: pathlib.Path, panels: list[ReliabilityPanel], *, title: str, note: str) -> None:
+@styled
+def draw_reliability(panels: list[ReliabilityPanel], *, title: str, note: str) -> bytes:
   """Draws accuracy against confidence, and below it how many predictions each bin of confidence holds.
 
   Args:
-    path: the PNG to write.
     panels: one a column.
     title: what was evaluated.
     note: what the panels after the first are; may be empty.
   """
-  matplotlib.use("agg")
-  plt.rcParams["font.family"] = "DejaVu Sans"
   width = max(2.1 * len(panels) + 0.9, 6.6)
-  figure, axes = plt.subplots(
-    2,
-    len(panels),
-    figsize=(width, 4.5),
-    dpi=DPI,
-    sharex=True,
-    sharey="row",
-    squeeze=False,
-    gridspec_kw={
-      "height_ratios": [2.4, 1],
-      "left": 0.75 / width,
-      "right": 1 - 0.15 / width,
-      "top": 0.76,
-      "bottom": 0.11,
-      "wspace": 0.1,
-      "hspace": 0.08,
-    },
+  left = 0.75 / width
+  edges = {"left": left, "right": 1 - 0.15 / width, "top": 0.76, "bottom": 0.11, "wspace": 0.1, "hspace": 0.08}
+  figure, axes = start_figure(
+    2, len(panels), size=(width, 4.5), places=edges, height_ratios=[2.4, 1], sharex=True, sharey="row"
   )
   for (upper, lower), panel in zip(axes.T, panels, strict=True):
-    draw_reliability(upper, panel)
+    draw_bins(upper, panel)
     calibration = panel.calibration
     lower.bar(calibration.edges[:-1], calibration.count, np.diff(calibration.edges), align="edge", color="#9aa5b1")
     lower.set_yscale("log")
+    set_ticks(lower.yaxis, powers=range(9), numbers=(1,), factor=1)
     lower.set_ylim(0.7, 1.5 * max(panel.calibration.count.max() for panel in panels))
     lower.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    for axis in (upper, lower):
-      axis.spines[["top", "right"]].set_visible(False)
-      axis.tick_params(labelsize=8, colors=INK)
-  axes[0, 0].set_ylabel("accuracy", fontsize=9)
-  axes[1, 0].set_ylabel("predictions", fontsize=9)
-  figure.supxlabel("confidence, the probability of the predicted class", fontsize=9, y=0.01)
-  left = 0.75 / width
-  figure.text(left, 0.955, title, fontsize=11, fontweight="bold", va="center")
-  legend = "Blue: accuracy, black: its 95 % interval, red: the gap to the mean confidence of the bin."
-  figure.text(left, 0.905, f"{legend} {note}", fontsize=8, color=INK, va="center")
-  figure.savefig(path)
-  plt.close(figure)
+  axes[0, 0].set_ylabel("accuracy")
+  axes[1, 0].set_ylabel("predictions")
+  figure.supxlabel("confidence, the probability of the predicted class", y=0.01)
+  legend = "Blue: accuracy, black: its 95 % interval, orange: the gap to the mean confidence of the bin."
+  add_title(figure, title, f"{legend} {note}", left=left)
+  return finish(figure)
 
 
-def draw_reliability(axis: Axes, panel: ReliabilityPanel) -> None:
+def draw_bins(axis: Axes, panel: ReliabilityPanel) -> None:
   """Bars of accuracy, with the gap to the mean confidence of each bin that is not empty."""
   calibration = panel.calibration
   shown = np.flatnonzero(calibration.count)
@@ -106,28 +84,25 @@ def draw_reliability(axis: Axes, panel: ReliabilityPanel) -> None:
   axis.set_ylim(0, 1)
   axis.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
   heading = f"accuracy {panel.accuracy:.3f}, ECE {calibration.expected_calibration_error:.3f}"
-  axis.set_title(f"{panel.title}\n{heading}", fontsize=8.5, loc="left", color=INK)
+  axis.set_title(f"{panel.title}\n{heading}", fontsize=8.5)
 
 
-def save_accuracies(
-  path: pathlib.Path,
+@styled
+def draw_accuracies(
   accuracies: Mapping[tuple[str, int], float],
   *,
   groups: Mapping[str, tuple[str, ...]],
   title: str,
   note: str,
-) -> None:
+) -> bytes:
   """Draws a table of accuracies whose cells are coloured: a row a corruption, a column a severity, and the means.
 
   Args:
-    path: the PNG to write.
     accuracies: for each corruption and severity, and for `("clean", 0)`, a share.
     groups: the corruptions of each family, in order; those of the last, `extra`, are not in the mean.
     title: what was evaluated.
     note: what the corruptions are.
   """
-  matplotlib.use("agg")
-  plt.rcParams["font.family"] = "DejaVu Sans"
   severities = sorted({severity for _, severity in accuracies if severity})
   lines: list[tuple[str, str, list[float]]] = []
   for group, names in groups.items():
@@ -140,16 +115,13 @@ def save_accuracies(
     ]
   clean = accuracies["clean", 0]
   height = 0.31 * len(lines) + 2.0
-  figure = plt.figure(figsize=(8.2, height), dpi=DPI)
-  axis = figure.add_axes((0.30, 0.35 / height, 0.67, 1 - 1.85 / height))
+  edges = {"left": 0.3, "right": 0.97, "bottom": 0.35 / height, "top": 1 - 1.5 / height}
+  figure, ((axis,),) = start_figure(1, 1, size=(8.2, height), places=edges)
   draw_cells(axis, lines, clean)
-  axis.set_xticks([*range(len(severities)), len(severities) + 0.3], [*map(str, severities), "mean"], fontsize=9)
-  figure.text(0.02, 1 - 0.3 / height, title, fontsize=12, fontweight="bold", va="center")
-  subtitle = f"{note}\nOn clean images {100 * clean:.1f}, in yellow."
-  figure.text(0.02, 1 - 0.7 / height, subtitle, fontsize=9, color=INK, va="center", linespacing=1.5)
+  axis.set_xticks([*range(len(severities)), len(severities) + 0.3], [*map(str, severities), "mean"])
+  add_title(figure, title, f"{note}\nOn clean images {100 * clean:.1f}, in yellow.")
   figure.text(0.585, 1 - 1.1 / height, "severity", fontsize=9, ha="center", va="center")
-  figure.savefig(path)
-  plt.close(figure)
+  return finish(figure)
 
 
 def draw_cells(axis: Axes, lines: list[tuple[str, str, list[float]]], clean: float) -> None:
@@ -160,7 +132,7 @@ def draw_cells(axis: Axes, lines: list[tuple[str, str, list[float]]], clean: flo
     if number and group != lines[number - 1][0]:
       place += 0.35
     if group and (not number or group != lines[number - 1][0]):
-      axis.text(-3.05, place, group, fontsize=9, color=INK, va="center", fontweight="bold")
+      axis.text(-3.05, place, group, fontsize=9, va="center", fontweight="bold")
     places.append(place)
     for column, value in enumerate([*values, float(np.mean(values))]):
       left = column - 0.5 + 0.3 * (column == len(values))
@@ -170,7 +142,7 @@ def draw_cells(axis: Axes, lines: list[tuple[str, str, list[float]]], clean: flo
       ink = "white" if is_dark else "black"
       axis.text(left + 0.485, place - 0.02, f"{100 * value:.1f}", fontsize=9, color=ink, ha="center", va="center")
     place += 1
-  axis.set_yticks(places, [name.replace("_", " ") for _, name, _ in lines], fontsize=9)
+  axis.set_yticks(places, [name.replace("_", " ") for _, name, _ in lines])
   axis.set_xlim(-0.55, len(lines[0][2]) + 0.82)
   axis.set_ylim(place - 0.4, -0.6)
   axis.xaxis.tick_top()

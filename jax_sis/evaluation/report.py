@@ -3,9 +3,7 @@
 A condition is the data as it is (`clean`, severity 0), or one corruption of it at one severity.
 """
 
-import csv
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping
@@ -18,7 +16,8 @@ from rich.table import Table
 
 from jax_sis.data.corruptions import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, FAMILIES, MAIN_CORRUPTIONS, NUM_SEVERITIES
 from jax_sis.evaluation import figures, metrics
-from jax_sis.results.folder import write_atomically
+from jax_sis.results.answer import encode_csv, write_answer
+from jax_sis.results.folder import open_folder
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.statistics.estimates import Estimate, share_of
 
@@ -242,41 +241,37 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
 
 
 def write_report(
-  directory: pathlib.Path, rows: list[Row], *, spec: Mapping[str, Any], corruptions: Mapping[str, Any] | None
+  directory: pathlib.Path,
+  rows: list[Row],
+  *,
+  spec: Mapping[str, Any],
+  corruptions: Mapping[str, Any] | None,
+  subject: str,
+  what: str,
 ) -> None:
-  """Writes metrics.json and metrics.csv.
+  """Writes metrics.json, metrics.csv and the pictures.
 
   Args:
-    directory: the run's folder.
+    directory: the run's folder, in which the predictions are.
     rows: all conditions, clean first.
     spec: what fixed the results.
     corruptions: what the corruptions are; None without.
+    subject: the classifier and the data.
+    what: what the corruptions are, in words.
   """
-  with open(directory / "metrics.csv", "w", newline="") as file:
-    writer = csv.DictWriter(file, CSV_COLUMNS)
-    writer.writeheader()
-    writer.writerows({name: getattr(row, name) for name in CSV_COLUMNS} for row in rows)
   content = {
     "spec": spec,
     "clean": dataclasses.asdict(rows[0]),
     "corruptions": None if corruptions is None else {**corruptions, **summarise(rows)},
     "conditions": [dataclasses.asdict(row) for row in rows],
   }
-  write_atomically(directory / "metrics.json", json.dumps(content, indent=2).encode() + b"\n")
+  table = encode_csv({name: getattr(row, name) for name in CSV_COLUMNS} for row in rows)
+  files = {"metrics.csv": table, **draw(rows, subject=subject, what=what)}
+  write_answer(open_folder(directory), "metrics.json", content, files, beside=["predictions"])
 
 
-def write_figures(directory: pathlib.Path, rows: list[Row], *, subject: str, what: str) -> list[str]:
-  """Draws the reliability diagrams and, with corruptions, the accuracies under them.
-
-  Args:
-    directory: the run's folder.
-    rows: all conditions, clean first.
-    subject: the classifier and the data.
-    what: what the corruptions are.
-
-  Returns:
-    The files' names.
-  """
+def draw(rows: list[Row], *, subject: str, what: str) -> dict[str, bytes]:
+  """The reliability diagrams and, with corruptions, the accuracies under them, by the names of their files."""
   clean, corrupted = rows[0], rows[1:]
   main = main_rows(corrupted)
   panels = [make_panel(CLEAN, [clean])]
@@ -285,20 +280,18 @@ def write_figures(directory: pathlib.Path, rows: list[Row], *, subject: str, wha
       make_panel(f"severity {severity}", [row for row in main if row.severity == severity]) for severity in SEVERITIES
     ]
   pooled = f"{what}: {len(corruptions_of(main))} of the benchmark's {len(MAIN_CORRUPTIONS)}, pooled."
-  figures.save_reliability(
-    directory / "calibration.png", panels, title=f"Calibration of {subject}", note=pooled if main else ""
-  )
-  if not corrupted:
-    return ["calibration.png"]
-  left_out = [name for name in ALL_CORRUPTIONS if name not in corruptions_of(corrupted)]
-  figures.save_accuracies(
-    directory / "corruptions.png",
-    {row.condition: row.accuracy for row in rows},
-    groups={**FAMILIES, "extra": EXTRA_CORRUPTIONS},
-    title=f"Accuracy of {subject}, in %",
-    note=what + (f", without {', '.join(left_out)}" if left_out else "") + ".",
-  )
-  return ["calibration.png", "corruptions.png"]
+  pictures = {
+    "calibration.png": figures.draw_reliability(panels, title=f"Calibration of {subject}", note=pooled if main else "")
+  }
+  if corrupted:
+    left_out = [name for name in ALL_CORRUPTIONS if name not in corruptions_of(corrupted)]
+    pictures["corruptions.png"] = figures.draw_accuracies(
+      {row.condition: row.accuracy for row in rows},
+      groups={**FAMILIES, "extra": EXTRA_CORRUPTIONS},
+      title=f"Accuracy of {subject}, in %",
+      note=what + (f", without {', '.join(left_out)}" if left_out else "") + ".",
+    )
+  return pictures
 
 
 def make_panel(title: str, rows: list[Row]) -> figures.ReliabilityPanel:

@@ -1,14 +1,11 @@
 """The pictures of a run's report: one panel each, so narrow that their words can be read on a telephone."""
 
-import io
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 
-import matplotlib
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jax_sis.display.style import finish, start_figure, styled
 from jax_sis.studies.analysis import panels
 from jax_sis.studies.analysis.confidence_curves import Removal
 from jax_sis.studies.analysis.positions import Positions
@@ -22,12 +19,14 @@ DPI = 200
 CLASS_INCHES = 0.24
 
 
+@styled
 def draw_sizes(analysis: RunAnalysis, answer: str) -> bytes:
   """How the sizes of one kind of subset are distributed."""
   runs = {"": analysis}
   return draw(lambda axis: panels.draw_distributions(axis, {"": panels.sizes_of(analysis, answer)}, runs), HEIGHT)
 
 
+@styled
 def draw_classes(analysis: RunAnalysis, answer: str) -> bytes:
   """Their medians and quartiles by class."""
   num_classes = sum(sizes.answer == answer and sizes.percentiles is not None for sizes in analysis.sizes_by_class)
@@ -36,6 +35,7 @@ def draw_classes(analysis: RunAnalysis, answer: str) -> bytes:
   return draw(lambda axis: panels.draw_classes(axis, {"": analysis}, answer), height)
 
 
+@styled
 def draw_positions(positions: Positions, title: str) -> bytes:
   """A map of how often each place is used, and beside it the means of its rows."""
   figure, axes = start(WIDTH + 0.2, ratios=[panels.MAP_TO_ROWS, 1])
@@ -43,68 +43,55 @@ def draw_positions(positions: Positions, title: str) -> bytes:
   panels.draw_rows(axes[1], positions)
   ticks = range(-panels.LARGEST_LOG2_USE, panels.LARGEST_LOG2_USE + 1)
   bar = figure.colorbar(picture, ax=list(axes), location="bottom", shrink=0.8, aspect=40, extend="both")
-  bar.set_ticks(list(ticks), labels=[f"{2.0**tick:g}" for tick in ticks], fontsize=9)
-  bar.set_label("how often a place is kept, in times of even use", fontsize=9)
+  bar.set_ticks(list(ticks), labels=[f"{2.0**tick:g}" for tick in ticks])
+  bar.set_label("how often each place is kept, relative to even use")
   return finish(figure)
 
 
+@styled
 def draw_removal(removal: Removal, *, threshold: float) -> bytes:
   """Confidence along the removal of pixels."""
 
   def draw_panel(axis: Axes) -> None:
     panels.draw_removal(axis, removal, threshold=threshold)
-    axis.set_xlabel("pixels kept, in % of the image", fontsize=9)
-    axis.set_ylabel("confidence in the target", fontsize=9)
+    axis.set_xlabel("pixels kept, in % of the image")
+    axis.set_ylabel("confidence in the target")
 
   return draw(draw_panel, HEIGHT)
 
 
+@styled
 def draw_accuracy(analysis: RunAnalysis, correctness: Correctness) -> bytes:
   """How often the model is right by the size of the subset, and its mean confidence there."""
   return draw(lambda axis: panels.draw_accuracy(axis, {"": correctness}, {"": analysis}), HEIGHT)
 
 
+@styled
 def draw_differences(analysis: RunAnalysis, answer: str) -> bytes:
   """How much smaller the subsets of wrong predictions are than those of right ones of the same confidence."""
   found = [one for one in analysis.correctness if one.answer == answer and one.num_images]
   return draw(lambda axis: panels.draw_differences(axis, {"": found}, {"": analysis}), max(2.0, 1.2 + 0.4 * len(found)))
 
 
+@styled
 def draw_controls(kinds: Mapping[str, Sequence[ControlSummary]]) -> bytes:
   """The share of images that keep their class under each control."""
 
   def draw_panel(axis: Axes) -> None:
-    controls_figure.draw_controls(axis, kinds)
-    axis.legend(loc="lower center", bbox_to_anchor=(0.3, 1), fontsize=9, frameon=False)
+    controls_figure.draw_bars(axis, kinds)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.3, 1))
 
   return draw(draw_panel, controls_figure.bars_inches(kinds) + 0.6 + 0.2 * len(kinds))
 
 
 def draw(draw_fn: Callable[[Axes], None], height: float) -> bytes:
   """A PNG of one panel."""
-  figure, axes = start(height)
-  draw_fn(axes[0])
+  figure, (axis,) = start(height)
+  draw_fn(axis)
   return finish(figure)
 
 
 def start(height: float, *, ratios: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
   """A figure and its axes, side by side."""
-  matplotlib.use("agg")
-  plt.rcParams["font.family"] = "DejaVu Sans"
-  # Classes may have dollar signs in their names.
-  plt.rcParams["text.parse_math"] = False
-  figure, axes = plt.subplots(
-    1, len(ratios), figsize=(WIDTH, height), dpi=DPI, squeeze=False, layout="constrained", width_ratios=ratios
-  )
+  figure, axes = start_figure(1, len(ratios), size=(WIDTH, height), dpi=DPI, width_ratios=ratios)
   return figure, list(axes[0])
-
-
-def finish(figure: Figure) -> bytes:
-  """The PNG of a figure, which is let go of."""
-  buffer = io.BytesIO()
-  with warnings.catch_warnings():
-    # Names in scripts that the font lacks are drawn as boxes; the tables have them.
-    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08)
-  plt.close(figure)
-  return buffer.getvalue()

@@ -19,7 +19,8 @@ from typing import Any
 
 import jax
 
-from jax_sis.reproduction.stages import Stage
+from jax_sis.reproduction.stages import StudyStage
+from jax_sis.results.answer import encode_json
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.spec import find_differences
 from jax_sis.runtime.provenance import all_versions, describe_commit
@@ -46,7 +47,7 @@ class Done:
     record: all of `stage.json`.
   """
 
-  stage: Stage
+  stage: StudyStage
   folder: pathlib.Path
   key: str
   fingerprint: str
@@ -85,7 +86,7 @@ def hold(directory: pathlib.Path) -> Iterator[None]:
     os.close(descriptor)
 
 
-def run_stages(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str | None) -> dict[str, Done]:
+def run_stages(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir: str | None) -> dict[str, Done]:
   """Runs all stages that are not done.
 
   Args:
@@ -123,7 +124,7 @@ def run_stages(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str |
   return done
 
 
-def find_done(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str | None) -> dict[str, Done]:
+def find_done(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir: str | None) -> dict[str, Done]:
   """The stages that are done, and whose inputs are; nothing is run.
 
   Raises:
@@ -138,7 +139,7 @@ def find_done(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str | 
   return done
 
 
-def list_stages(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str | None) -> None:
+def list_stages(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir: str | None) -> None:
   """Prints what `run_stages` would do."""
   done = find_done(stages, directory, data_dir)
   for number, stage in enumerate(stages, start=1):
@@ -156,7 +157,7 @@ def list_stages(stages: Sequence[Stage], directory: pathlib.Path, data_dir: str 
   print("or else of two cores.")
 
 
-def describe_stage(stage: Stage, done: Mapping[str, Done], data_dir: str | None) -> dict[str, Any]:
+def describe_stage(stage: StudyStage, done: Mapping[str, Done], data_dir: str | None) -> dict[str, Any]:
   """What fixes a stage's results, its key, and its name, in JSON types.
 
   Raises:
@@ -182,7 +183,7 @@ def place(directory: pathlib.Path, description: Mapping[str, Any]) -> pathlib.Pa
   return directory / STAGES_DIR / description["name"] / description["key"][:KEY_LENGTH]
 
 
-def read_done(stage: Stage, folder: pathlib.Path) -> Done | None:
+def read_done(stage: StudyStage, folder: pathlib.Path) -> Done | None:
   """What a stage has done in this folder; None if it is not finished, or its results are not what they were."""
   record = read_record(folder / DONE_FILE)
   if record is None:
@@ -204,7 +205,7 @@ def read_record(path: pathlib.Path) -> dict[str, Any] | None:
   return record if isinstance(record, dict) and record.get("format") == FORMAT else None
 
 
-def has_to_move(stage: Stage, folder: pathlib.Path) -> bool:
+def has_to_move(stage: StudyStage, folder: pathlib.Path) -> bool:
   """Whether what lies in a stage's folder can be neither used nor gone on with."""
   if read_record(folder / DONE_FILE) is not None:
     return True
@@ -225,7 +226,7 @@ def find_aside(folder: pathlib.Path) -> pathlib.Path:
   return aside
 
 
-def find_reason(stage: Stage, folder: pathlib.Path, description: Mapping[str, Any]) -> str | None:
+def find_reason(stage: StudyStage, folder: pathlib.Path, description: Mapping[str, Any]) -> str | None:
   """Why a stage that was begun before has to run from the start; None if it was not, or goes on where it was."""
   aside = find_aside(folder).name
   if read_record(folder / DONE_FILE) is not None:
@@ -252,7 +253,11 @@ def find_reason(stage: Stage, folder: pathlib.Path, description: Mapping[str, An
 
 
 def run_stage(
-  stage: Stage, folder: pathlib.Path, description: Mapping[str, Any], done: Mapping[str, Done], data_dir: str | None
+  stage: StudyStage,
+  folder: pathlib.Path,
+  description: Mapping[str, Any],
+  done: Mapping[str, Done],
+  data_dir: str | None,
 ) -> Done:
   """Does one stage and writes its record.
 
@@ -289,7 +294,7 @@ def run_stage(
 
 
 @contextlib.contextmanager
-def named(stage: Stage) -> Iterator[None]:
+def named(stage: StudyStage) -> Iterator[None]:
   """Says of what cannot be done in which stage that is.
 
   Raises:
@@ -342,7 +347,7 @@ class Clock:
     write_json(self._path, {"seconds": round(self.seconds, 1)})
 
 
-def estimate_seconds(left: Sequence[Stage], done: Mapping[str, Done]) -> float:
+def estimate_seconds(left: Sequence[StudyStage], done: Mapping[str, Done]) -> float:
   """How long these stages take at the speed of those that are done."""
   work_done = sum(one.stage.work for one in done.values())
   seconds_done = sum(one.seconds for one in done.values())
@@ -372,4 +377,4 @@ def write_json(path: pathlib.Path, content: Any) -> None:
   Raises:
     StorageError: it cannot be written.
   """
-  write_atomically(path, json.dumps(content, indent=2).encode() + b"\n")
+  write_atomically(path, encode_json(content))

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
-
-from jax_sis.display.style import ACCURACY_COLOUR, GAP_COLOUR, INK
-from jax_sis.report.figures import finish, start
+from jax_sis.display.style import ACCURACY_COLOUR, GAP_COLOUR, INK, draw_interval, finish, name_lines, styled
+from jax_sis.report.figures import start
 from jax_sis.reproduction.mitigations import Mitigation
 from jax_sis.reproduction.outcome import Cell, Outcome
 from jax_sis.runtime.records import read_record
@@ -13,7 +11,6 @@ from jax_sis.statistics.estimates import Estimate
 
 ANSWER_HEADINGS = {"sis": "subsets read from orders", "smallest": "smallest evidence found"}
 CELL_INCHES, MITIGATION_INCHES = 0.47, 0.34
-FONT_SIZE = 8.5
 # How far the corrupted images' line is below the others', the distance of two cells being 1.
 BELOW = 0.3
 
@@ -40,6 +37,7 @@ def picture_name(architecture: str, what: str) -> str:
   return f"{architecture}-{what}.png"
 
 
+@styled
 def draw_cells(cells: Sequence[Cell], *, num_classes: int) -> bytes:
   """A PNG with a line a classifier and kind of images: its accuracy, also on corrupted images, with intervals.
 
@@ -49,20 +47,22 @@ def draw_cells(cells: Sequence[Cell], *, num_classes: int) -> bytes:
   """
   figure, (axis,) = start(1.1 + CELL_INCHES * len(cells))
   for place, cell in enumerate(cells):
-    draw_interval(axis, place, cell.accuracy, ACCURACY_COLOUR, 100.0)
+    draw_interval(axis, place, cell.accuracy.percent.numbers, colour=ACCURACY_COLOUR)
     if cell.corrupted is not None:
-      draw_interval(axis, place + BELOW, cell.corrupted, GAP_COLOUR, 100.0, marker="s", size=4)
+      numbers = cell.corrupted.percent.numbers
+      draw_interval(axis, place + BELOW, numbers, colour=GAP_COLOUR, marker="s", size=4)
   axis.axvline(100 / num_classes, color=INK, linewidth=1, linestyle=":", label="chance")
-  style_axis(axis, [f"{cell.trained_on}\n→ {cell.shown}" for cell in cells])
+  name_lines(axis, [f"{cell.trained_on}\n→ {cell.shown}" for cell in cells])
   axis.set_xlim(0, 100)
-  axis.set_xlabel("trained on → shown: classified rightly, %", fontsize=FONT_SIZE)
+  axis.set_xlabel("trained on → shown: classified rightly, %")
   axis.plot([], [], "o", color=ACCURACY_COLOUR, label="test images")
   if any(cell.corrupted is not None for cell in cells):
     axis.plot([], [], "s", color=GAP_COLOUR, markersize=4, label="corrupted")
-  figure.legend(loc="outside upper center", ncols=3, fontsize=FONT_SIZE, frameon=False)
+  figure.legend(loc="outside upper center", ncols=3)
   return finish(figure)
 
 
+@styled
 def draw_mitigations(mitigations: Sequence[Mitigation], answer: str) -> bytes | None:
   """A PNG with the mean size of one kind of subset, a line a way to train; None where no image has one in all."""
   sizes = [read_record(Estimate, one.sizes[answer]["pixels"]) if answer in one.sizes else None for one in mitigations]
@@ -72,31 +72,9 @@ def draw_mitigations(mitigations: Sequence[Mitigation], answer: str) -> bytes | 
   figure, (axis,) = start(1.1 + MITIGATION_INCHES * len(mitigations))
   for place, size in enumerate(sizes):
     if size is not None:
-      draw_interval(axis, place, size, ACCURACY_COLOUR, 1.0)
-  style_axis(axis, [one.label for one in mitigations])
+      draw_interval(axis, place, size.numbers, colour=ACCURACY_COLOUR)
+  name_lines(axis, [one.label for one in mitigations])
   axis.set_xlim(left=0)
-  axis.set_title(f"{ANSWER_HEADINGS[answer]}, {num_images:,} images", fontsize=FONT_SIZE + 1, loc="left", color=INK)
-  axis.set_xlabel("mean size, pixels", fontsize=FONT_SIZE)
+  axis.set_title(f"{ANSWER_HEADINGS[answer]}, {num_images:,} images")
+  axis.set_xlabel("mean size, pixels")
   return finish(figure)
-
-
-def style_axis(axis: Axes, labels: Sequence[str]) -> None:
-  """Names the lines, from the top."""
-  axis.set_yticks(range(len(labels)), labels, fontsize=FONT_SIZE)
-  axis.set_ylim(len(labels) - 0.4, -0.6)
-  axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-  axis.set_axisbelow(True)
-  axis.spines[["top", "right", "left"]].set_visible(False)
-  axis.tick_params(axis="y", length=0)
-  axis.tick_params(axis="x", labelsize=FONT_SIZE, colors=INK)
-
-
-def draw_interval(
-  axis: Axes, place: float, mean: Estimate, colour: str, factor: float, *, marker: str = "o", size: float = 5.5
-) -> None:
-  """A mean and its interval."""
-  if mean.value is None:
-    return
-  if mean.low is not None and mean.high is not None:
-    axis.hlines(place, factor * mean.low, factor * mean.high, color=colour, linewidth=2)
-  axis.plot(factor * mean.value, place, marker, color=colour, markersize=size)

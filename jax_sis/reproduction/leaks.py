@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 
 from jax_sis.report import inputs
+from jax_sis.reproduction.asking_stages import ControlStage
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.readings import read_answer
-from jax_sis.reproduction.stages import Controls
 from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import Estimate
 from jax_sis.studies.controls.views import EMPTY
@@ -46,7 +46,7 @@ def make_leaks(names: Names, done: Mapping[str, Done]) -> list[Leak]:
   """A line a kind of subset, in the order of the study."""
   leaks = []
   for name, one in done.items():
-    if not isinstance(one.stage, Controls) or not name.startswith(f"{names.architecture}-"):
+    if not isinstance(one.stage, ControlStage) or not name.startswith(f"{names.architecture}-"):
       continue
     found = read_record(inputs.Controls, read_answer(done, name, "controls.json"), "controls.json")
     for kind in found.kinds.values():

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jax_sis.evaluation import predictions
+from jax_sis.reproduction.asking_stages import EvaluateStage
 from jax_sis.reproduction.claims import Claim, make_claims
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.leaks import Leak, make_leaks
@@ -17,7 +18,6 @@ from jax_sis.reproduction.mitigations import Mitigation, make_mitigations
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import Preset
 from jax_sis.reproduction.readings import compare_corrupted, read_answer, read_corrupted, read_paired, read_predictions
-from jax_sis.reproduction.stages import Evaluate
 from jax_sis.statistics.estimates import Estimate, difference_of, mean_of, share_of
 
 # The comparisons of searches, by the names of their stages, and what each shows.
@@ -161,7 +161,9 @@ def make_cells(names: Names, done: Mapping[str, Done]) -> list[Cell]:
   first = f"{names.full(0)}-on-whole"
   for name, one in done.items():
     stage = one.stage
-    if not isinstance(stage, Evaluate) or stage.config.corruptions or not name.startswith(f"{names.architecture}-"):
+    if (
+      not isinstance(stage, EvaluateStage) or stage.config.corruptions or not name.startswith(f"{names.architecture}-")
+    ):
       continue
     clean = read_answer(done, name, "metrics.json")["clean"]
     corrupted, num_corruptions = read_corrupted(done, name)
@@ -210,7 +212,7 @@ def make_transfers(preset: Preset, names: Names, done: Mapping[str, Done]) -> li
   transfers = []
   for name, one in done.items():
     stage = one.stage
-    if not isinstance(stage, Evaluate) or stage.config.corruptions or stage.model not in of_whole:
+    if not isinstance(stage, EvaluateStage) or stage.config.corruptions or stage.model not in of_whole:
       continue
     chooser = find_chooser(stage, done)
     if chooser is None or chooser == stage.model or f"{chooser}-on-subsets" not in done:
@@ -229,7 +231,7 @@ def make_transfers(preset: Preset, names: Names, done: Mapping[str, Done]) -> li
   return transfers
 
 
-def find_chooser(stage: Evaluate, done: Mapping[str, Done]) -> str | None:
+def find_chooser(stage: EvaluateStage, done: Mapping[str, Done]) -> str | None:
   """The stage that made the classifier whose most needed pixels are shown; None where they are not such pixels."""
   search = done.get(stage.inputs.get("subset", ""))
   return search.stage.inputs["checkpoint"] if search is not None else None

@@ -16,8 +16,9 @@ from jax_sis.reproduction.outcome import Outcome, read_outcome
 from jax_sis.reproduction.presets import PRESETS, Preset
 from jax_sis.reproduction.readings import total_seconds
 from jax_sis.reproduction.stage_lists import make_stages
-from jax_sis.reproduction.stages import DATA, DATA_FILE, Stage
-from jax_sis.results.folder import write_atomically
+from jax_sis.reproduction.stages import DATA, DATA_FILE, StudyStage
+from jax_sis.results.answer import encode_csv, write_answer
+from jax_sis.results.folder import open_folder
 from jax_sis.runtime.provenance import all_versions, describe_commit
 from jax_sis.runtime.records import to_json
 
@@ -50,46 +51,40 @@ def reproduce(config: ReproduceConfig) -> pathlib.Path:
     outcomes = [read_outcome(preset, Names(architecture=name), done) for name in preset.architectures]
     for outcome in outcomes:
       tables.print_outcome(outcome)
-    files = write_files(config, preset, stages, done, outcomes)
-  if len(done) < len(stages):
-    print(f"{len(stages) - len(done)} of {len(stages)} stages are not done; what follows from them is not here.")
-  if preset.is_plumbing:
-    print(f"{preset.purpose} No number above says anything about a classifier.")
-  print(f"Written to {directory}: {', '.join(files)}", flush=True)
+    if len(done) < len(stages):
+      print(f"{len(stages) - len(done)} of {len(stages)} stages are not done; what follows from them is not here.")
+    if preset.is_plumbing:
+      print(f"{preset.purpose} No number above says anything about a classifier.")
+    write_files(config, preset, stages, done, outcomes)
   return directory
 
 
 def write_files(
   config: ReproduceConfig,
   preset: Preset,
-  stages: Sequence[Stage],
+  stages: Sequence[StudyStage],
   done: Mapping[str, Done],
   outcomes: Sequence[Outcome],
-) -> list[str]:
+) -> None:
   """Writes numbers, table, pictures and the page into the study's folder.
-
-  Returns:
-    The files' names.
 
   Raises:
     ValueError: not even the data were read.
   """
   if DATA not in done:
     raise ValueError(f"--out must hold a study of which some stages are done, but {config.out!r} has none of this one.")
-  content = make_json(config, preset, stages, done, outcomes)
+  content = make_answer(config, preset, stages, done, outcomes)
   num_classes = len(content["provenance"]["data"][preset.test_split]["num_images_by_class"])
   pictures: dict[str, bytes] = {}
   for outcome in outcomes:
     pictures |= figure.draw_outcome(outcome, num_classes=num_classes)
+  rows = [tables.csv_row(outcome.architecture, cell) for outcome in outcomes for cell in outcome.cells]
   files = {
     REPORT_FILE: report.make_report(content, preset, outcomes, done, pictures, data_dir=config.data_dir),
-    STUDY_FILE: json.dumps(content, indent=2, allow_nan=False).encode() + b"\n",
-    TABLE_FILE: tables.make_csv(outcomes),
+    **({TABLE_FILE: encode_csv(rows)} if rows else {}),
     **pictures,
   }
-  for name, file_content in files.items():
-    write_atomically(pathlib.Path(config.out) / name, file_content)
-  return list(files)
+  write_answer(open_folder(config.out), STUDY_FILE, content, files)
 
 
 def show_plan(config: ReproduceConfig) -> None:
@@ -105,10 +100,10 @@ def show_plan(config: ReproduceConfig) -> None:
     print(f"Not run: {what}; {reason}.")
 
 
-def make_json(
+def make_answer(
   config: ReproduceConfig,
   preset: Preset,
-  stages: Sequence[Stage],
+  stages: Sequence[StudyStage],
   done: Mapping[str, Done],
   outcomes: Sequence[Outcome],
 ) -> dict[str, Any]:

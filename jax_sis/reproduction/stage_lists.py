@@ -1,11 +1,12 @@
 """The stages of a study, in the order in which they answer the most."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from jax_sis.core.searches import BackwardSearch, Exact, Gradient, Screened
 from jax_sis.core.types import ScoreName
-from jax_sis.reproduction import stage_makers, stages
+from jax_sis.reproduction import asking_stages, stage_makers, stages
 from jax_sis.reproduction.names import FULL, Names
 from jax_sis.reproduction.presets import CIFAR10, Preset, count_images
 from jax_sis.reproduction.stage_makers import (
@@ -25,10 +26,10 @@ from jax_sis.studies.analysis.program import StudyConfig
 from jax_sis.studies.controls.program import ControlsConfig
 
 
-def make_stages(preset: Preset) -> list[stages.Stage]:
+def make_stages(preset: Preset) -> list[stages.StudyStage]:
   """All stages of a study, each after those that it takes something from."""
-  everything: list[stages.Stage] = [
-    stages.Data(
+  everything: list[stages.StudyStage] = [
+    stages.DataStage(
       name=stages.DATA,
       title=f"the images of {CIFAR10}, counted and hashed",
       work=stage_makers.GRADIENTS_PER_IMAGE_READ * (count_images(preset.train_split) + count_images(preset.test_split)),
@@ -46,7 +47,7 @@ def make_stages(preset: Preset) -> list[stages.Stage]:
   return [scale_work(stage) for stage in everything]
 
 
-def make_main_stages(preset: Preset, names: Names) -> list[stages.Stage]:
+def make_main_stages(preset: Preset, names: Names) -> list[stages.StudyStage]:
   """Full, subset and random pixels: three classifiers, the orders, and what each says of each."""
   full = names.full(0)
   subset = PixelSubset(run=names.orders("train"), fraction=preset.fraction)
@@ -87,18 +88,18 @@ def make_main_stages(preset: Preset, names: Names) -> list[stages.Stage]:
   return [*trainings, *evaluations, *make_reading_stages(preset, names)]
 
 
-def make_reading_stages(preset: Preset, names: Names) -> list[stages.Stage]:
+def make_reading_stages(preset: Preset, names: Names) -> list[stages.StudyStage]:
   """What the subsets of the test images show, and whether they leak."""
   run = names.orders("test")
   num_images = count_images(preset.test_split)
   return [
-    stages.Analyse(
+    asking_stages.AnalyseStage(
       name=f"{names.architecture}-analysis",
       title="what the subsets of the test images show",
       work=0.5 * num_images,
       config=StudyConfig(run_dirs=(run,), out="", labels=(names.full(0),), thresholds=thresholds_below(preset)),
     ),
-    stages.Controls(
+    asking_stages.ControlStage(
       name=f"{names.architecture}-controls",
       title=f"{preset.num_controlled} subsets with what may leak taken away",
       work=100 * preset.num_controlled + 4000 * preset.num_wrong_class,
@@ -113,9 +114,9 @@ def make_reading_stages(preset: Preset, names: Names) -> list[stages.Stage]:
   ]
 
 
-def make_transfer_stages(preset: Preset) -> list[stages.Stage]:
+def make_transfer_stages(preset: Preset) -> list[stages.StudyStage]:
   """The subsets of the first classifier of every architecture shown to all the others that saw whole images."""
-  transfers: list[stages.Stage] = []
+  transfers: list[stages.StudyStage] = []
   for architecture in preset.architectures:
     names = Names(architecture=architecture)
     for seed in range(1, preset.num_seeds):
@@ -134,64 +135,60 @@ def make_transfer_stages(preset: Preset) -> list[stages.Stage]:
           words, pixels = views["random"]
           transfers.append(evaluate_stage(preset, model, "random", words, pixels, trained_on))
   # Those of later architectures come after all that they take something from.
-  return sorted(transfers, key=lambda stage: isinstance(stage, stages.Evaluate))
+  return sorted(transfers, key=lambda stage: isinstance(stage, asking_stages.EvaluateStage))
 
 
-def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.Stage]:
-  """Do an ensemble, input dropout and adversarial training need more pixels? On the same images."""
+class Compared(NamedTuple):
+  """A classifier whose subsets are compared with those of the single one.
+
+  Attributes:
+    model: the stage that makes it.
+    label: what tables call it.
+    stage: makes it; None for the single one, which is made before.
+    trained_on: what it was trained on, in words.
+    cost: as many single classifiers are evaluated in its place.
+  """
+
+  model: str
+  label: str
+  stage: stages.StudyStage | None
+  trained_on: str
+  cost: int = 1
+
+
+def list_compared(preset: Preset, names: Names) -> list[Compared]:
+  """The single classifier, and what may need more pixels than it."""
   members = tuple(names.full(seed) for seed in range(preset.num_seeds))
-  made: list[stages.Stage] = [
-    stages.Ensemble(name=names.ensemble, title=f"the mean of {len(members)} classifiers", work=1, members=members),
-    train_stage(preset, names, names.dropout, "whole images with input dropout", keep_pixels=preset.keep_pixels),
+  ensemble = stages.EnsembleStage(
+    name=names.ensemble, title=f"the mean of {len(members)} classifiers", work=1, members=members
+  )
+  dropout = train_stage(preset, names, names.dropout, "whole images with input dropout", keep_pixels=preset.keep_pixels)
+  compared = [
+    Compared(names.full(0), "single", None, FULL),
+    Compared(names.ensemble, "ensemble", ensemble, f"{FULL}, {len(members)} seeds", cost=len(members)),
+    Compared(names.dropout, "input dropout", dropout, "input dropout"),
   ]
-  models = {names.full(0): "single", names.ensemble: "ensemble", names.dropout: "input dropout"}
-  costs = {names.ensemble: len(members)}
   if preset.adversarial is not None:
-    made.append(train_stage(preset, names, names.adversarial, "attacked images", adversarial=preset.adversarial))
-    models[names.adversarial] = "adversarial"
-  words = {
-    names.ensemble: f"{FULL}, {len(members)} seeds",
-    names.dropout: "input dropout",
-    names.adversarial: "attacked images",
-  }
-  for model in models:
-    if model != names.full(0):
-      made.append(evaluate_stage(preset, model, "whole", FULL, None, words[model]))
-      made.append(evaluate_stage(preset, model, "whole", FULL, None, words[model], is_corrupted=True))
-  of_orders = FindConfig(
-    out="",
-    data=CIFAR10,
-    split=preset.compared_split,
-    search=preset.search,
-    smallest=None,
-    threshold=preset.threshold,
-    certificate="alone",
-    gallery=0,
-  )
-  of_smallest = dataclasses.replace(
-    of_orders, split=preset.smallest_split, search=None, smallest=preset.smallest, certificate="full"
-  )
-  for kind, config in (("sizes", of_orders), ("smallest", of_smallest)):
-    runs = {}
-    for model, label in models.items():
-      if kind == "sizes" and model == names.full(0):
-        runs[label] = names.orders("test")
-        continue
-      name = f"{model}-{kind}"
-      what = "subsets read from its orders" if kind == "sizes" else "smallest evidence"
-      placed = dataclasses.replace(config, checkpoint=model)
-      made.append(find_stage(name, f"{label}: {what}", placed, cost=costs.get(model, 1)))
-      runs[label] = name
-      if kind == "sizes":
-        made.append(control_stage(preset, name, model, cost=costs.get(model, 1)))
-    what = "subsets" if kind == "sizes" else "smallest evidence"
-    made.append(compare_stage(preset, names, kind, runs, compared=what))
+    attacked = train_stage(preset, names, names.adversarial, "attacked images", adversarial=preset.adversarial)
+    compared.append(Compared(names.adversarial, "adversarial", attacked, "attacked images"))
+  return compared
+
+
+def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.StudyStage]:
+  """Do an ensemble, input dropout and adversarial training need more pixels? On the same images."""
+  compared = list_compared(preset, names)
+  made = [one.stage for one in compared if one.stage is not None]
+  for one in compared:
+    if one.stage is not None:
+      made.append(evaluate_stage(preset, one.model, "whole", FULL, None, one.trained_on))
+      made.append(evaluate_stage(preset, one.model, "whole", FULL, None, one.trained_on, is_corrupted=True))
+  made += [*make_size_stages(preset, names, compared), *make_smallest_stages(preset, names, compared)]
   made += [
-    disjoint_stage(preset, model, f"{label}: disjoint subsets of an image counted", cost=costs.get(model, 1))
-    for model, label in models.items()
+    disjoint_stage(preset, one.model, f"{one.label}: disjoint subsets of an image counted", cost=one.cost)
+    for one in compared
   ]
   made.append(
-    stages.Controls(
+    asking_stages.ControlStage(
       name=f"{names.architecture}-smallest-controls",
       title="the smallest evidence with what may leak taken away",
       work=100 * count_images(preset.smallest_split),
@@ -206,7 +203,56 @@ def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.Stage]:
   return made
 
 
-def make_sample_stages(preset: Preset, names: Names) -> list[stages.Stage]:
+def make_size_stages(preset: Preset, names: Names, compared: Sequence[Compared]) -> list[stages.StudyStage]:
+  """The subsets that are read from the orders of each classifier, with controls; the single one has its orders."""
+  config = FindConfig(
+    out="",
+    data=CIFAR10,
+    split=preset.compared_split,
+    search=preset.search,
+    smallest=None,
+    threshold=preset.threshold,
+    certificate="alone",
+    gallery=0,
+  )
+  made: list[stages.StudyStage] = []
+  runs = {}
+  for one in compared:
+    runs[one.label] = names.orders("test") if one.stage is None else f"{one.model}-sizes"
+    if one.stage is not None:
+      placed = dataclasses.replace(config, checkpoint=one.model)
+      title = f"{one.label}: subsets read from its orders"
+      made.append(find_stage(runs[one.label], title, placed, cost=one.cost))
+      made.append(control_stage(preset, runs[one.label], one.model, cost=one.cost))
+  return [*made, compare_stage(preset, names, "sizes", runs, compared="subsets")]
+
+
+def make_smallest_stages(preset: Preset, names: Names, compared: Sequence[Compared]) -> list[stages.StudyStage]:
+  """The smallest evidence for the answers of each classifier."""
+  config = FindConfig(
+    out="",
+    data=CIFAR10,
+    split=preset.smallest_split,
+    search=None,
+    smallest=preset.smallest,
+    threshold=preset.threshold,
+    certificate="full",
+    gallery=0,
+  )
+  runs = {one.label: f"{one.model}-smallest" for one in compared}
+  made: list[stages.StudyStage] = [
+    find_stage(
+      runs[one.label],
+      f"{one.label}: smallest evidence",
+      dataclasses.replace(config, checkpoint=one.model),
+      cost=one.cost,
+    )
+    for one in compared
+  ]
+  return [*made, compare_stage(preset, names, "smallest", runs, compared="smallest evidence")]
+
+
+def make_sample_stages(preset: Preset, names: Names) -> list[stages.StudyStage]:
   """What finer, screened and exact orders change, and the authors' ranking by probability: each on a sample.
 
   The dearer a search, the fewer images it has, so that runs are compared in pairs of like size: what is done of them is
@@ -218,7 +264,7 @@ def make_sample_stages(preset: Preset, names: Names) -> list[stages.Stage]:
     fast[f"gradient, {preset.search.per_step} a step"] = preset.search
   fast |= {"gradient, one a step": single_steps, "screened": Screened()}
   runs = {label: f"{names.architecture}-sample-{label.replace(', ', '-').replace(' ', '-')}" for label in fast}
-  made: list[stages.Stage] = [
+  made: list[stages.StudyStage] = [
     sample_stage(preset, names, runs[label], label, search, preset.sample_split) for label, search in fast.items()
   ]
   made.append(control_stage(preset, runs["screened"], names.full(0)))
@@ -245,7 +291,7 @@ def sample_stage(
   split: str,
   *,
   score: ScoreName = "log_odds",
-) -> stages.Find:
+) -> stages.FindStage:
   """A sample of images searched in one way."""
   config = FindConfig(
     out="",
@@ -264,7 +310,7 @@ def sample_stage(
 
 def compare_stage(
   preset: Preset, names: Names, what: str, runs: Mapping[str, str], *, compared: str = "orders"
-) -> stages.Analyse:
+) -> asking_stages.AnalyseStage:
   """Runs on the same images beside each other.
 
   Args:
@@ -274,7 +320,7 @@ def compare_stage(
     runs: the stages that searched, by what they are called in the comparison.
     compared: what is compared, in words.
   """
-  return stages.Analyse(
+  return asking_stages.AnalyseStage(
     name=f"{names.architecture}-{what}-compared",
     title=f"{'; '.join(runs)}: {compared} compared",
     work=500,

@@ -4,7 +4,7 @@ import dataclasses
 
 from jax_sis.core.searches import Exact, Gradient, Screened
 from jax_sis.evaluation.config import EvaluateConfig
-from jax_sis.reproduction import stages
+from jax_sis.reproduction import asking_stages, stages
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import CIFAR10, Preset, count_images
 from jax_sis.results.query import PixelSubset
@@ -23,10 +23,10 @@ GRADIENTS_PER_IMAGE_READ = 0.4
 RELATIVE_COST = {"resnet20": 1.0, "resnet18": 13.7, "vgg16": 7.7, "wrn28_10": 129.0}
 
 
-def attribution_stage(preset: Preset, names: Names) -> stages.Attributions:
+def attribution_stage(preset: Preset, names: Names) -> asking_stages.AttributionStage:
   """Attributions as orders of pixels, beside searches."""
   search = preset.search if isinstance(preset.search, Gradient) else Gradient()
-  return stages.Attributions(
+  return asking_stages.AttributionStage(
     name=f"{names.architecture}-attributions",
     title=f"attributions beside searches on {preset.num_attributed} images",
     work=40_000 * preset.num_attributed,
@@ -43,10 +43,10 @@ def attribution_stage(preset: Preset, names: Names) -> stages.Attributions:
   )
 
 
-def disjoint_stage(preset: Preset, model: str, title: str, *, cost: int) -> stages.Disjoint:
+def disjoint_stage(preset: Preset, model: str, title: str, *, cost: int) -> asking_stages.DisjointStage:
   """How many separate reasons a classifier has, which costs so many single ones."""
   search = preset.search if isinstance(preset.search, Gradient) else Gradient()
-  return stages.Disjoint(
+  return asking_stages.DisjointStage(
     name=f"{model}-disjoint",
     title=title,
     work=cost * 5 * 1024 / search.per_step * count_images(preset.disjoint_split),
@@ -71,7 +71,7 @@ def train_stage(
   subset: PixelSubset | None = None,
   keep_pixels: float = 1.0,
   adversarial: Pgd | None = None,
-) -> stages.Train:
+) -> stages.TrainStage:
   """A training by the preset's recipe."""
   config = dataclasses.replace(
     preset.recipe,
@@ -83,7 +83,7 @@ def train_stage(
     adversarial=adversarial,
   )
   num_passes = 1 if adversarial is None else 1 + adversarial.num_steps
-  return stages.Train(
+  return stages.TrainStage(
     name=name,
     title=f"{names.architecture} trained on {what}",
     work=GRADIENTS_PER_TRAINED_IMAGE * num_passes * config.num_epochs * count_images(preset.train_split),
@@ -91,7 +91,7 @@ def train_stage(
   )
 
 
-def find_stage(name: str, title: str, config: FindConfig, *, cost: int = 1) -> stages.Find:
+def find_stage(name: str, title: str, config: FindConfig, *, cost: int = 1) -> stages.FindStage:
   """A search, by a classifier that costs so many single ones."""
   num_features = (32 // config.patch) ** 2
   work = 0.0
@@ -104,15 +104,15 @@ def find_stage(name: str, title: str, config: FindConfig, *, cost: int = 1) -> s
       work += GRADIENTS_PER_FORWARD * num_features * (num_features + 1) / 2
   if config.smallest is not None:
     work += 3500
-  return stages.Find(name=name, title=title, work=cost * work * count_images(config.split), config=config)
+  return stages.FindStage(name=name, title=title, work=cost * work * count_images(config.split), config=config)
 
 
-def control_stage(preset: Preset, run: str, model: str, *, cost: int = 1) -> stages.Controls:
+def control_stage(preset: Preset, run: str, model: str, *, cost: int = 1) -> asking_stages.ControlStage:
   """The subsets that a search of all pixels found, and its most needed pixels, with what may leak taken away.
 
   The most needed pixels are there where no image has a sufficient subset, too.
   """
-  return stages.Controls(
+  return asking_stages.ControlStage(
     name=f"{run}-controls",
     title=f"subsets of {run} with what may leak taken away",
     work=100 * cost * preset.num_controlled,
@@ -135,7 +135,7 @@ def evaluate_stage(
   trained_on: str,
   *,
   is_corrupted: bool = False,
-) -> stages.Evaluate:
+) -> asking_stages.EvaluateStage:
   """What a classifier says of the test images, or of their corruptions."""
   num_images = count_images(preset.test_split)
   config = EvaluateConfig(
@@ -146,7 +146,7 @@ def evaluate_stage(
     num_corrupted = min(preset.num_corrupted, num_images)
     config = dataclasses.replace(config, corruptions="made", limit=num_corrupted)
     name, what, work = f"{name}-corrupted", f"{shown} of corrupted images", 4 * 85 * num_corrupted
-  return stages.Evaluate(
+  return asking_stages.EvaluateStage(
     name=name,
     title=f"{model} shown {what}",
     work=GRADIENTS_PER_EVALUATED_IMAGE * work + 10_000,
@@ -168,9 +168,9 @@ def subset_views(preset: Preset, names: Names) -> dict[str, tuple[str, PixelSubs
   }
 
 
-def scale_work(stage: stages.Stage) -> stages.Stage:
+def scale_work(stage: stages.StudyStage) -> stages.StudyStage:
   """The stage with the work of its own architecture, which its name begins with, in the place of a ResNet-20's."""
-  if isinstance(stage, stages.Data | stages.Analyse):
+  if isinstance(stage, stages.DataStage | asking_stages.AnalyseStage):
     return stage
   return dataclasses.replace(stage, work=RELATIVE_COST[stage.name.split("-")[0]] * stage.work)
 

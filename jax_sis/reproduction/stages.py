@@ -1,7 +1,8 @@
-"""The kinds of stage: each is one of the package's programs, its settings, and the stages that it takes something from.
+"""The stages of a study that make what others need: the images, classifiers, and runs of `find`.
 
-In the settings of a stage, what another one makes is named by that stage: a classifier's folder in `checkpoint`, a run
-of `find` in `subset.run`, `run_dir` or `run_dirs`. The paths are filled in when the stage runs.
+Each is one of the package's programs, its settings, and the stages that it takes something from. In its settings, what
+another stage makes is named by that stage: a classifier's folder in `checkpoint`, a run of `find` in `subset.run`,
+`run_dir` or `run_dirs`. The paths are filled in when the stage runs.
 """
 
 import abc
@@ -13,26 +14,16 @@ from typing import Any, ClassVar
 
 import jax
 
-from jax_sis.classifiers import checkpoint, import_checkpoint, on_images
+from jax_sis.classifiers import checkpoint, import_checkpoint
 from jax_sis.classifiers.ensemble import Average
 from jax_sis.core.messages import name_some
 from jax_sis.data import tfds
-from jax_sis.evaluation import evaluate, predictions, report
-from jax_sis.evaluation import setup as evaluation_setup
-from jax_sis.evaluation.config import EvaluateConfig
-from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_answer, hash_file, hash_run, hash_split
+from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_file, hash_run, hash_split
+from jax_sis.results.answer import encode_json
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.query import PixelSubset
-from jax_sis.results.spec import read_spec
 from jax_sis.runs import find, setup
 from jax_sis.runs.config import FindConfig, settings_to_json
-from jax_sis.studies.analysis.program import FORMAT, StudyConfig, analyse
-from jax_sis.studies.attributions import program as attributions_program
-from jax_sis.studies.attributions.program import AttributionsConfig
-from jax_sis.studies.controls import program as controls_program
-from jax_sis.studies.controls.program import ControlsConfig
-from jax_sis.studies.disjoint import program as disjoint_program
-from jax_sis.studies.disjoint.program import DisjointConfig
 from jax_sis.training import train
 from jax_sis.training.config import TrainConfig
 
@@ -43,7 +34,7 @@ PLACES = frozenset({"out", "data_dir", "checkpoint", "run_dir", "run_dirs"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stage(abc.ABC):
+class StudyStage(abc.ABC):
   """One step of a study.
 
   Attributes:
@@ -98,7 +89,7 @@ class Stage(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Data(Stage):
+class DataStage(StudyStage):
   """Reads all images once: their number and a SHA-256 of ids, labels and pixels.
 
   Attributes:
@@ -127,7 +118,7 @@ class Data(Stage):
     return {"dataset": self.dataset, "splits": list(self.splits), "version": version, "files": files}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See Stage."""
+    """See StudyStage."""
     content = {split: hash_split(self.dataset, split, data_dir) for split in self.splits}
     for split, found in content.items():
       empty = [name for name, count in found["num_images_by_class"].items() if not count]
@@ -136,15 +127,15 @@ class Data(Stage):
           f"every class must have images, but of {self.dataset} {split} {name_some(empty, most=MAX_NAMED)} have none; "
           "name a larger split, or see whether the data set is whole."
         )
-    write_atomically(folder / DATA_FILE, json.dumps(content, indent=2).encode() + b"\n")
+    write_atomically(folder / DATA_FILE, encode_json(content))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage."""
+    """See StudyStage."""
     return hash_file(folder / DATA_FILE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierStage(Stage):
+class ClassifierStage(StudyStage):
   """A stage that makes a classifier."""
 
   def product(self, folder: pathlib.Path) -> pathlib.Path:
@@ -152,12 +143,12 @@ class ClassifierStage(Stage):
     return folder / "classifier"
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage."""
+    """See StudyStage."""
     return checkpoint.hash_params(checkpoint.load_classifier(self.product(folder)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train(ClassifierStage):
+class TrainStage(ClassifierStage):
   """Trains a classifier.
 
   Attributes:
@@ -181,13 +172,13 @@ class Train(ClassifierStage):
     return {"num_devices": self.config.num_devices or jax.local_device_count()}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See Stage."""
+    """See StudyStage."""
     config = dataclasses.replace(self.config, subset=place_subset(self.config.subset, inputs))
     train.train(config, data_dir=data_dir, out_dir=folder)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ensemble(ClassifierStage):
+class EnsembleStage(ClassifierStage):
   """Joins classifiers.
 
   Attributes:
@@ -209,12 +200,12 @@ class Ensemble(ClassifierStage):
     return {"average": self.average}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See Stage."""
+    """See StudyStage."""
     import_checkpoint.join_ensemble(list(inputs.values()), average=self.average, out_dir=self.product(folder))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Find(Stage):
+class FindStage(StudyStage):
   """Searches the subsets of images.
 
   Attributes:
@@ -239,194 +230,13 @@ class Find(Stage):
     return without_places(settings_to_json(self.config))
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See Stage."""
+    """See StudyStage."""
     placed = dataclasses.replace(self.config, out=str(folder), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir)
     find.find(placed)
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage."""
+    """See StudyStage."""
     return hash_run(folder)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate(Stage):
-  """Evaluates a classifier.
-
-  Attributes:
-    config: what is evaluated; its checkpoint and the run of its subset are stages' names.
-    trained_on: what the classifier was trained on, in words.
-    shown: what it is shown here, in words.
-  """
-
-  program: ClassVar[str] = "evaluate"
-  config: EvaluateConfig
-  trained_on: str
-  shown: str
-
-  @property
-  def model(self) -> str:
-    """The stage that made the classifier."""
-    assert self.config.checkpoint is not None
-    return self.config.checkpoint
-
-  @property
-  def inputs(self) -> dict[str, str]:
-    """The data, the classifier, and the run whose subsets are shown."""
-    return {"data": DATA, "checkpoint": self.model, **subset_input(self.config.subset)}
-
-  def machine(self) -> dict[str, Any]:
-    """The versions and the device."""
-    return describe_machine(evaluation_setup.LIBRARIES)
-
-  def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the evaluation."""
-    return plain_settings(self.config)
-
-  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See Stage."""
-    placed = dataclasses.replace(
-      self.config,
-      out=str(folder),
-      checkpoint=str(inputs["checkpoint"]),
-      data_dir=data_dir,
-      subset=place_subset(self.config.subset, inputs),
-    )
-    evaluate.evaluate(placed)
-
-  def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage."""
-    read_spec(folder, report.FORMAT)
-    files = [folder / "conditions.jsonl", folder / "metrics.json"]
-    num_conditions = len(files[0].read_bytes().splitlines())
-    predicted = sorted((folder / predictions.PREDICTIONS_DIR).glob("*.npz"))
-    if len(predicted) != num_conditions:
-      raise ValueError(f"predictions must hold a file for each of {num_conditions} conditions, got {len(predicted)}.")
-    return hash_file(*files, *predicted)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Analyse(Stage):
-  """Says what the subsets of runs show.
-
-  Attributes:
-    config: its runs are stages' names.
-  """
-
-  program: ClassVar[str] = "analyse"
-  config: StudyConfig
-
-  @property
-  def inputs(self) -> dict[str, str]:
-    """The runs, by number."""
-    return {f"run {number}": name for number, name in enumerate(self.config.run_dirs)}
-
-  def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the analysis."""
-    return plain_settings(self.config)
-
-  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See Stage."""
-    analyse(dataclasses.replace(self.config, run_dirs=tuple(map(str, inputs.values())), out=str(folder)))
-
-  def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage."""
-    return hash_answer(folder / "analysis.json", FORMAT)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Controls(Stage):
-  """Takes away what may leak; the files stay in the run that is controlled, and a copy of the answer is kept here.
-
-  Attributes:
-    config: its run and its checkpoint are stages' names.
-  """
-
-  program: ClassVar[str] = "controls"
-  config: ControlsConfig
-
-  @property
-  def inputs(self) -> dict[str, str]:
-    """The data, the run, and the classifier that it searched."""
-    assert self.config.checkpoint is not None
-    return {"data": DATA, "run": self.config.run_dir, "checkpoint": self.config.checkpoint}
-
-  def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the controls."""
-    return plain_settings(self.config)
-
-  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See Stage."""
-    placed = dataclasses.replace(
-      self.config, run_dir=str(inputs["run"]), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir
-    )
-    answer = controls_program.controls(placed)
-    write_atomically(folder / "controls.json", json.dumps(answer, indent=2).encode() + b"\n")
-    write_atomically(folder / "controls.png", (inputs["run"] / "controls.png").read_bytes())
-
-  def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage."""
-    return hash_answer(folder / "controls.json", controls_program.FORMAT)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OnImages(Stage):
-  """A study of a classifier on images, without a run of `find`.
-
-  Attributes:
-    config: its checkpoint is a stage's name.
-  """
-
-  config: AttributionsConfig | DisjointConfig
-
-  @property
-  def inputs(self) -> dict[str, str]:
-    """The data and the classifier."""
-    assert self.config.checkpoint is not None
-    return {"data": DATA, "checkpoint": self.config.checkpoint}
-
-  def machine(self) -> dict[str, Any]:
-    """The versions and the device."""
-    return describe_machine(on_images.LIBRARIES)
-
-  def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the study."""
-    return plain_settings(self.config)
-
-  def place(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> Any:
-    """The settings with the places filled in."""
-    return dataclasses.replace(self.config, out=str(folder), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Attributions(OnImages):
-  """Compares attributions with searches."""
-
-  program: ClassVar[str] = "attributions"
-  config: AttributionsConfig
-
-  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See Stage."""
-    attributions_program.attributions(self.place(folder, inputs, data_dir))
-
-  def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage."""
-    return hash_answer(folder / "attributions.json", attributions_program.FORMAT)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Disjoint(OnImages):
-  """Counts the disjoint subsets of images."""
-
-  program: ClassVar[str] = "disjoint"
-  config: DisjointConfig
-
-  def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See Stage."""
-    disjoint_program.disjoint(self.place(folder, inputs, data_dir))
-
-  def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage."""
-    return hash_answer(folder / "disjoint.json", disjoint_program.FORMAT)
 
 
 def subset_input(subset: PixelSubset | None) -> dict[str, str]:

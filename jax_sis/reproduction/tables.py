@@ -1,7 +1,5 @@
 """The tables of a study: as text, for the screen and the CSV, and as rows for its report."""
 
-import csv
-import io
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -251,58 +249,25 @@ def list_facts(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return "\n".join(paragraphs)
 
 
-def plain_numbers(mean: Estimate | None) -> tuple[float | str | None, ...]:
-  """A mean and the ends of its interval, as a CSV file has them: empty where there is none."""
-  return ("", "", "") if mean is None else (mean.value, mean.low, mean.high)
+def plain_numbers(name: str, mean: Estimate | None, *, suffix: str = "") -> dict[str, float | None]:
+  """The cells of a mean, whose column has this suffix, and of the ends of its interval; empty where there is none."""
+  values = (None, None, None) if mean is None else (mean.value, mean.low, mean.high)
+  return dict(zip((f"{name}{suffix}", f"{name}_low", f"{name}_high"), values, strict=True))
 
 
-def make_csv(outcomes: Sequence[Outcome]) -> bytes:
-  """The table of cells, a line each, with plain numbers."""
-  text = io.StringIO()
-  writer = csv.writer(text)
-  writer.writerow(
-    [
-      "architecture",
-      "classifier",
-      "trained_on",
-      "shown",
-      "num_images",
-      "accuracy",
-      "accuracy_low",
-      "accuracy_high",
-      "accuracy_difference",
-      "accuracy_difference_low",
-      "accuracy_difference_high",
-      "negative_log_likelihood",
-      "expected_calibration_error",
-      "corrupted_accuracy",
-      "corrupted_low",
-      "corrupted_high",
-      "num_corrupted_images",
-      "corrupted_difference",
-      "corrupted_difference_low",
-      "corrupted_difference_high",
-    ]
-  )
-  for outcome in outcomes:
-    for cell in outcome.cells:
-      accuracy, corrupted = cell.accuracy, cell.corrupted
-      writer.writerow(
-        [
-          outcome.architecture,
-          cell.model,
-          cell.trained_on,
-          cell.shown,
-          accuracy.num_images,
-          accuracy.value,
-          accuracy.low,
-          accuracy.high,
-          *plain_numbers(cell.difference),
-          cell.negative_log_likelihood,
-          cell.expected_calibration_error,
-          *plain_numbers(corrupted),
-          "" if corrupted is None else corrupted.num_images,
-          *plain_numbers(cell.corrupted_difference),
-        ]
-      )
-  return text.getvalue().encode()
+def csv_row(architecture: str, cell: Cell) -> dict[str, Any]:
+  """The line of a cell in the CSV, with plain numbers."""
+  return {
+    "architecture": architecture,
+    "classifier": cell.model,
+    "trained_on": cell.trained_on,
+    "shown": cell.shown,
+    "num_images": cell.accuracy.num_images,
+    **plain_numbers("accuracy", cell.accuracy),
+    **plain_numbers("accuracy_difference", cell.difference),
+    "negative_log_likelihood": cell.negative_log_likelihood,
+    "expected_calibration_error": cell.expected_calibration_error,
+    **plain_numbers("corrupted", cell.corrupted, suffix="_accuracy"),
+    "num_corrupted_images": None if cell.corrupted is None else cell.corrupted.num_images,
+    **plain_numbers("corrupted_difference", cell.corrupted_difference),
+  }

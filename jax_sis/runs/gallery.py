@@ -1,14 +1,10 @@
 """The picture of a run: its first images, their subsets and orders."""
 
 import dataclasses
-import io
 import textwrap
 from collections.abc import Mapping
-from typing import BinaryIO
 
 import jax.numpy as jnp
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
@@ -16,7 +12,7 @@ from matplotlib.axes import Axes
 from jax_sis import results
 from jax_sis.core import masking
 from jax_sis.core.searches import BackwardSearch
-from jax_sis.display.style import DPI
+from jax_sis.display.style import finish, start_figure, styled
 from jax_sis.results.query import own_queries
 from jax_sis.runs.setup import Job
 from jax_sis.runs.table import Row, format_confidence, make_rows
@@ -75,15 +71,12 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
     )
     for row, index in zip(rows, indices, strict=True)
   ]
-  buffer = io.BytesIO()
-  save_gallery(
-    buffer,
+  return draw_panels(
     panels,
     headings=[describe_kind(kind, job.config.search) for kind in kept],
     with_order="rank" in fields,
     masked_colour=np.clip(masked, 0, 255),
   )
-  return buffer.getvalue()
 
 
 def kept_features(store: results.Results, fields: Mapping[str, np.ndarray]) -> dict[str, Bool[np.ndarray, "M F"]]:
@@ -114,42 +107,30 @@ def make_panel(
   )
 
 
-def save_gallery(
-  file: BinaryIO,
+@styled
+def draw_panels(
   panels: list[GalleryPanel],
   *,
   headings: list[str],
   with_order: bool,
   masked_colour: Float[np.ndarray, "C"],
-) -> None:
+) -> bytes:
   """Draws each image beside its subsets on the masked background and the heat map of its order.
 
   Args:
-    file: gets the PNG.
     panels: one a row.
     headings: one for each subset of a row.
     with_order: whether there is a column for the order.
     masked_colour: what a masked pixel shows, 0..255.
   """
-  matplotlib.use("agg")
-  plt.rcParams["font.family"] = "DejaVu Sans"
   widths = [1, 1.2, *[1, 1.45] * len(headings), *[1] * with_order]
-  figure, axes = plt.subplots(
+  figure, axes = start_figure(
     len(panels) + 1,
     len(widths),
-    figsize=(ROW_INCHES * sum(widths), ROW_INCHES * len(panels) + HEADING_INCHES),
-    dpi=DPI,
-    squeeze=False,
-    gridspec_kw={
-      "width_ratios": widths,
-      "height_ratios": [HEADING_INCHES / ROW_INCHES] + [1] * len(panels),
-      "left": 0.01,
-      "right": 0.99,
-      "top": 0.999,
-      "bottom": 0.004,
-      "wspace": 0.06,
-      "hspace": 0.06,
-    },
+    size=(ROW_INCHES * sum(widths), ROW_INCHES * len(panels) + HEADING_INCHES),
+    places={"left": 0.01, "right": 0.99, "top": 0.999, "bottom": 0.004, "wspace": 0.06, "hspace": 0.06},
+    width_ratios=widths,
+    height_ratios=[HEADING_INCHES / ROW_INCHES] + [1] * len(panels),
   )
   for axis in axes.flat:
     axis.set_axis_off()
@@ -170,8 +151,7 @@ def save_gallery(
       # Logarithmic, since the few most needed features matter most.
       rank = np.broadcast_to(panel.rank, panel.image.shape)[..., 0].astype(np.float64)
       row[-1].imshow(-np.log1p(rank), cmap="viridis")
-  figure.savefig(file, format="png")
-  plt.close(figure)
+  return finish(figure)
 
 
 def caption(axis: Axes, text: str) -> None:

@@ -1,9 +1,6 @@
 """The table of a run: a line an image, on the screen and as CSV and JSON."""
 
-import csv
 import dataclasses
-import io
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -14,6 +11,7 @@ import numpy as np
 from jax_sis import results
 from jax_sis.core.certify import describe_alone, describe_certificate
 from jax_sis.core.subsets import Status
+from jax_sis.results.answer import encode_csv, encode_json
 from jax_sis.results.schema import (
   ALONE_DTYPES,
   FULL_DTYPES,
@@ -175,19 +173,14 @@ def write_summary(store: results.Results, class_names: tuple[str, ...]) -> dict[
     The totals.
   """
   num_features = math.prod(store.spec["grid"])
-  text = io.StringIO(newline="")
-  writer = None
-  for _, fields in store.iterate(names=store.table_fields):
-    for row in make_rows(fields, class_names, num_features=num_features):
-      cells = row.flat()
-      if writer is None:
-        writer = csv.DictWriter(text, list(cells))
-        writer.writeheader()
-      writer.writerow(cells)
-  store.folder.write("summary.csv", text.getvalue().encode())
+  rows = (
+    row.flat()
+    for _, fields in store.iterate(names=store.table_fields)
+    for row in make_rows(fields, class_names, num_features=num_features)
+  )
+  store.folder.write("summary.csv", encode_csv(rows))
   totals = count_totals(store, num_features=num_features)
-  summary = {"spec": store.spec, **totals}
-  store.folder.write("summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+  store.folder.write("summary.json", encode_json({"spec": store.spec, **totals}))
   return totals
 
 

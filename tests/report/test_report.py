@@ -27,6 +27,7 @@ from jax_sis.report import gallery, inputs
 from jax_sis.report.controls import make_classes
 from jax_sis.report.inputs import ClassControls
 from jax_sis.report.program import ReportConfig, report
+from jax_sis.results.answer import encode_json
 from jax_sis.runs import find
 from jax_sis.runs.config import FindConfig
 from jax_sis.statistics.estimates import Estimate, share_of_count
@@ -58,7 +59,8 @@ def analysis_dir(run: results.Results, tmp_path_factory: pytest.TempPathFactory)
   out = tmp_path_factory.mktemp("analysis")
   config = program.StudyConfig(run_dirs=(run.folder.location,), out=str(out))
   analysis = analyse_run(run, thresholds=(0.5,))
-  (out / "analysis.json").write_bytes(program.make_json(config, {"out": run}, {"out": analysis}, None))
+  answer = program.make_answer(config, {"out": run}, {"out": analysis}, None)
+  (out / "analysis.json").write_bytes(encode_json(answer))
   return out
 
 

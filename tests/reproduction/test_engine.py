@@ -21,17 +21,18 @@ from jax_sis.classifiers.checkpoint import load_classifier
 from jax_sis.core.searches import Forward, Gradient
 from jax_sis.evaluation import predictions, report
 from jax_sis.reproduction import engine, outcome, presets, tables
+from jax_sis.reproduction.asking_stages import AnalyseStage, ControlStage, EvaluateStage
 from jax_sis.reproduction.engine import Done, run_stages
 from jax_sis.reproduction.fingerprints import hash_file, hash_run
 from jax_sis.reproduction.leaks import SHOWN, make_leaks
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE
 from jax_sis.reproduction.stage_lists import make_stages
-from jax_sis.reproduction.stages import Analyse, Controls, Data, Evaluate, Find, Stage, Train
+from jax_sis.reproduction.stages import DataStage, FindStage, StudyStage, TrainStage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Note(Stage):
+class Note(StudyStage):
   """Writes its text and those of its inputs, and counts how often it runs."""
 
   program: ClassVar[str] = "note"
@@ -41,15 +42,15 @@ class Note(Stage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """See Stage."""
+    """See StudyStage."""
     return {f"source {number}": name for number, name in enumerate(self.of)}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """See Stage."""
+    """See StudyStage."""
     return {"text": self.text}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See Stage."""
+    """See StudyStage."""
     if self.text == "bad":
       raise ValueError("text must be good, got 'bad'; write another one.")
     with (folder / "runs").open("a") as file:
@@ -58,11 +59,11 @@ class Note(Stage):
     (folder / "text").write_text(" ".join(texts))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See Stage."""
+    """See StudyStage."""
     return hash_file(folder / "text")
 
 
-def make_chain(first: str = "a", last: str = "c") -> list[Stage]:
+def make_chain(first: str = "a", last: str = "c") -> list[StudyStage]:
   """Three stages: the third takes from both others."""
   return [
     Note(name="first", title="the first", text=first),
@@ -186,7 +187,7 @@ def test_what_was_begun_on_another_machine_begins_anew_and_says_so(
 
 
 def test_a_class_without_an_image_is_refused(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
-  stage = Data(name="data", title="data", work=1, dataset="cifar10", splits=("test[:9]",))
+  stage = DataStage(name="data", title="data", work=1, dataset="cifar10", splits=("test[:9]",))
   with pytest.raises(
     ValueError,
     match=r"^stage data: every class must have images, but of cifar10 test\[:9\] .* have none; name a larger split",
@@ -196,7 +197,7 @@ def test_a_class_without_an_image_is_refused(tmp_path: pathlib.Path, shared_dir:
 
 @pytest.mark.parametrize("harm", ["removed", "changed"])
 def test_an_evaluation_whose_predictions_were_touched_is_not_the_same(tmp_path: pathlib.Path, harm: str):
-  stage = next(stage for stage in make_stages(BUDGET) if isinstance(stage, Evaluate))
+  stage = next(stage for stage in make_stages(BUDGET) if isinstance(stage, EvaluateStage))
   folder = tmp_path / "evaluation"
   write_evaluation(folder, {("clean", 0): np.arange(10) < 9})
   (folder / "spec.json").write_text(json.dumps({"format": report.FORMAT}))
@@ -340,10 +341,10 @@ def test_smoke_has_every_kind_of_stage_that_the_other_presets_have():
     found = set()
     for stage in make_stages(preset):
       kind = [stage.program]
-      if isinstance(stage, Train):
+      if isinstance(stage, TrainStage):
         config = stage.config
         kind += [str(bool(part)) for part in (config.subset, config.keep_pixels < 1, config.adversarial)]
-      if isinstance(stage, Evaluate):
+      if isinstance(stage, EvaluateStage):
         kind += [str(bool(part)) for part in (stage.config.subset, stage.config.corruptions)]
       found.add(tuple(kind))
     return found
@@ -356,7 +357,7 @@ def test_smoke_has_every_kind_of_stage_that_the_other_presets_have():
 def test_the_budget_has_what_the_study_needs():
   stages = {stage.name: stage for stage in make_stages(BUDGET)}
   for model, view in (("full-0", "whole"), ("subsets", "subsets"), ("random", "random"), ("full-0", "random")):
-    assert isinstance(stages[f"resnet20-{model}-on-{view}"], Evaluate)
+    assert isinstance(stages[f"resnet20-{model}-on-{view}"], EvaluateStage)
   transfer = stages["resnet20-full-1-on-resnet20-orders-test"]
   assert transfer.inputs == {"data": "data", "checkpoint": "resnet20-full-1", "subset": "resnet20-orders-test"}
   assert stages["resnet20-ensemble"].inputs == {
@@ -365,26 +366,26 @@ def test_the_budget_has_what_the_study_needs():
     "member 2": "resnet20-full-2",
   }
   dropout = stages["resnet20-dropout"]
-  assert isinstance(dropout, Train)
+  assert isinstance(dropout, TrainStage)
   assert dropout.config.keep_pixels == 0.8
   controls = stages["resnet20-controls"]
-  assert isinstance(controls, Controls)
+  assert isinstance(controls, ControlStage)
   assert controls.config.limit >= 500
   orders = stages["resnet20-orders-train"]
-  assert isinstance(orders, Find)
+  assert isinstance(orders, FindStage)
   assert orders.config.split == "train"
   assert "adversarial training" in dict(BUDGET.not_run)
   for run in ("sample-screened", "sample-exact", "ensemble-sizes", "dropout-sizes"):
     assert stages[f"resnet20-{run}-controls"].inputs["run"] == f"resnet20-{run}"
   assert stages["resnet20-ensemble-sizes-controls"].inputs["checkpoint"] == "resnet20-ensemble"
   compared = stages["resnet20-sizes-compared"]
-  assert isinstance(compared, Analyse)
+  assert isinstance(compared, AnalyseStage)
   assert compared.config.run_dirs[0] == "resnet20-orders-test"
 
 
 def test_searches_are_compared_on_samples_and_never_done_twice():
   def comparisons(preset: presets.Preset) -> dict[str, tuple[str, ...]]:
-    compared = (stage for stage in make_stages(preset) if isinstance(stage, Analyse))
+    compared = (stage for stage in make_stages(preset) if isinstance(stage, AnalyseStage))
     return {stage.name.removeprefix("resnet20-").removesuffix("-compared"): stage.config.labels for stage in compared}
 
   fast = ("gradient, 16 a step", "gradient, one a step", "screened")
@@ -403,7 +404,7 @@ def test_searches_are_compared_on_samples_and_never_done_twice():
     searches = [
       dataclasses.replace(stage.config, checkpoint=None, gallery=0)
       for stage in make_stages(preset)
-      if isinstance(stage, Find) and "sample" in stage.name
+      if isinstance(stage, FindStage) and "sample" in stage.name
     ]
     assert len(set(searches)) == len(searches)
 
@@ -416,7 +417,7 @@ def test_larger_architectures_are_expected_to_take_longer():
 
 
 def test_trainings_of_a_preset_differ_in_nothing_but_what_is_compared():
-  trainings = [stage.config for stage in make_stages(BUDGET) if isinstance(stage, Train)]
+  trainings = [stage.config for stage in make_stages(BUDGET) if isinstance(stage, TrainStage)]
   neutral = {dataclasses.replace(config, seed=0, subset=None, keep_pixels=1.0) for config in trainings}
   assert len(trainings) == 6
   assert len(neutral) == 1
@@ -445,7 +446,7 @@ REAL_STUDY = """
 """
 
 
-def make_real_study() -> list[Stage]:
+def make_real_study() -> list[StudyStage]:
   """From training to disjoint subsets, on 64 images."""
   preset = dataclasses.replace(
     SMOKE,

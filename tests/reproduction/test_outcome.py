@@ -11,12 +11,14 @@ from html_pages import check_page, read_page
 from made_evaluations import write_evaluation
 from made_runs import make_rows, make_run
 
-from jax_sis.reproduction import claims, mitigations, outcome, program, report, tables
+from jax_sis.reproduction import claims, mitigations, outcome, program, subset_sections, tables
+from jax_sis.reproduction.asking_stages import AnalyseStage, EvaluateStage
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET
 from jax_sis.reproduction.stage_lists import make_stages
-from jax_sis.reproduction.stages import Analyse, Evaluate, Stage
+from jax_sis.reproduction.stages import StudyStage
+from jax_sis.results.answer import encode_csv
 from jax_sis.runtime.records import to_json
 from jax_sis.statistics.estimates import Estimate, no_mean
 from jax_sis.studies.analysis.program import StudyConfig, analyse
@@ -38,7 +40,7 @@ def test_a_claim_is_judged_by_the_whole_interval(low: float | None, high: float 
   assert claims.judge(Estimate(value=0.0, low=low, high=high, num_images=100), bound) == verdict
 
 
-def finish(stage: Stage, folder: pathlib.Path) -> Done:
+def finish(stage: StudyStage, folder: pathlib.Path) -> Done:
   """A stage that left its files there."""
   return Done(stage=stage, folder=folder, key="", fingerprint="", seconds=1, record={})
 
@@ -60,7 +62,7 @@ def make_study(
   """
   done = {}
   for stage in make_stages(BUDGET):
-    if isinstance(stage, Evaluate) and stage.name in right:
+    if isinstance(stage, EvaluateStage) and stage.name in right:
       conditions = {("clean", 0): 0, **((corrupted or {}) if stage.config.corruptions else {})}
       counts = {condition: right[stage.name] - fewer for condition, fewer in conditions.items()}
       write_evaluation(tmp_path / stage.name, {one: np.arange(num_images) < count for one, count in counts.items()})
@@ -103,7 +105,9 @@ def test_mistakes_that_are_repeated_are_counted(tmp_path: pathlib.Path):
   assert (echo.repeated.count, echo.right.count, echo.repeated.num_images) == (15, 5, 20)
 
 
-def test_the_report_of_an_unfinished_study_is_whole_and_says_what_is_missing(tmp_path: pathlib.Path):
+def test_the_report_of_an_unfinished_study_is_whole_and_says_what_is_missing(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
   counts = {"full-0-on-whole": 180, "full-0-on-subsets": 150, "subsets-on-subsets": 176}
   done = make_study(tmp_path, {f"resnet20-{name}": count for name, count in counts.items()}, 200)
   folder = tmp_path / "data"
@@ -116,8 +120,10 @@ def test_the_report_of_an_unfinished_study_is_whole_and_says_what_is_missing(tmp
   done = {name: dataclasses.replace(one, record=record) for name, one in done.items()}
   config = program.ReproduceConfig(preset="budget", out=str(tmp_path))
   found = outcome.read_outcome(BUDGET, RESNET20, done)
-  files = program.write_files(config, BUDGET, stages, done, [found])
-  assert files == ["report.html", "study.json", "study.csv", "resnet20-accuracy.png"]
+  program.write_files(config, BUDGET, stages, done, [found])
+  assert capsys.readouterr().out == (
+    f"Written to {tmp_path}: study.json, report.html, study.csv, resnet20-accuracy.png\n"
+  )
   page = read_page((tmp_path / "report.html").read_bytes())
   check_page(page)
   assert f"{len(stages) - 4} stages are not done yet" in page.text
@@ -135,18 +141,7 @@ def test_the_table_has_a_line_an_evaluation(tmp_path: pathlib.Path):
     ["resnet20-full-0", "all pixels", "all pixels", "90.0 [85.1, 93.4]", ""],
     ["resnet20-random", "5 % random", "5 % at random", "45.0 [38.3, 51.9]", "-45.0 [-52.0, -38.5]"],
   ]
-  found = outcome.Outcome(
-    architecture="resnet20",
-    cells=tuple(cells),
-    claims=(),
-    echoes=(),
-    transfers=(),
-    leaks=(),
-    seeds=(0.9,),
-    mitigations=(),
-    samples={},
-  )
-  lines = tables.make_csv([found]).decode().splitlines()
+  lines = encode_csv(tables.csv_row("resnet20", cell) for cell in cells).decode().splitlines()
   assert lines[0].startswith("architecture,classifier,trained_on,shown,num_images,accuracy,")
   assert lines[1].startswith("resnet20,resnet20-full-0,all pixels,all pixels,200,0.9,0.85")
   assert len({line.count(",") for line in lines}) == 1
@@ -200,7 +195,7 @@ def compared_sizes(tmp_path: pathlib.Path) -> dict[str, Done]:
   for label, made in rows.items():
     make_run(tmp_path / label, made)
   (stage,) = (stage for stage in make_stages(BUDGET) if stage.name == "resnet20-sizes-compared")
-  assert isinstance(stage, Analyse)
+  assert isinstance(stage, AnalyseStage)
   assert stage.config.labels == tuple(rows)
   folder = tmp_path / "compared"
   analyse(StudyConfig(run_dirs=tuple(str(tmp_path / label) for label in rows), out=str(folder), labels=tuple(rows)))
@@ -291,12 +286,12 @@ def test_a_sample_says_how_large_subsets_are_and_how_many_lie_at_the_border(comp
   assert all(len(row) == len(tables.SAMPLE_HEADER) for row in sizes)
   assert [row[:2] for row in sizes[:3]] == [["single", "0.9"], ["ensemble", "0.9"], ["input dropout", "0.9"]]
   assert [row[-1] for row in (sizes[0], sizes[2])] == ["", "-1.0 [-1.0, -1.0]"]
-  summary = report.summarise_sample(sample["comparison"])
+  summary = subset_sections.summarise_sample(sample["comparison"])
   assert summary is not None
   assert summary.startswith("Pixels for 0.9 on ")
   assert summary.endswith(" by input dropout.")
   few = [{**compared, "difference": to_json(no_mean("few"))} for compared in sample["comparison"]["sizes"]]
-  assert report.summarise_sample({**sample["comparison"], "sizes": few}) is None
+  assert subset_sections.summarise_sample({**sample["comparison"], "sizes": few}) is None
   # The one pixel of 4 x 5 that is needed most, of 60 images.
   first = np.argmin(make_rows(60, seed=2)["rank"], axis=1)
   is_border = (first < 5) | (first >= 15) | (first % 5 == 0) | (first % 5 == 4)

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jax_sis.display import style
-from jax_sis.display.style import INK, save, start_figure
+from jax_sis.display.style import finish, start_figure, styled
 from jax_sis.results.schema import KIND_TITLES
 from jax_sis.studies.analysis import panels
 from jax_sis.studies.analysis.confidence_curves import Curve
@@ -17,11 +17,11 @@ from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
 PANELS_A_ROW = 3
 
 
-def save_sizes(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
+@styled
+def draw_sizes(analyses: Mapping[str, RunAnalysis]) -> bytes:
   """Draws, for each kind of subset, how its sizes are distributed in each run, and by class.
 
   Args:
-    file: gets the PNG.
     analyses: the runs by label; one at least has a subset.
   """
   kinds = [answer for answer in KIND_TITLES if any(panels.sizes_of(analysis, answer) for analysis in analyses.values())]
@@ -37,17 +37,17 @@ def save_sizes(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
     found = {label: panels.sizes_of(analysis, answer) for label, analysis in analyses.items()}
     panels.draw_distributions(left, {label: sizes for label, sizes in found.items() if sizes}, analyses)
     title = panels.title_of(answer, {sizes.threshold for sizes in found.values() if sizes})
-    left.set_title(title, fontsize=10, loc="left", color=INK)
+    left.set_title(title)
     panels.draw_classes(right, analyses, answer)
   add_legend(figure, analyses)
-  save(figure, file)
+  return finish(figure)
 
 
-def save_positions(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
+@styled
+def draw_positions(analyses: Mapping[str, RunAnalysis]) -> bytes:
   """Draws how often each place is used, against even use: a row a run, a column a kind of subset.
 
   Args:
-    file: gets the PNG.
     analyses: the runs by label; one at least has positions of an image.
   """
   found = {
@@ -74,16 +74,16 @@ def save_positions(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
         right.set_axis_off()
   bar = figure.colorbar(picture, ax=axes, location="bottom", shrink=0.6, aspect=50, extend="both")
   ticks = range(-panels.LARGEST_LOG2_USE, panels.LARGEST_LOG2_USE + 1)
-  bar.set_ticks(list(ticks), labels=[f"{2.0**tick:g}" for tick in ticks], fontsize=9)
-  bar.set_label("how often a place is kept, in times of even use; right of each map the means of its rows", fontsize=9)
-  save(figure, file)
+  bar.set_ticks(list(ticks), labels=[f"{2.0**tick:g}" for tick in ticks])
+  bar.set_label("how often each place is kept, relative to even use; right of each map: the means of its rows")
+  return finish(figure)
 
 
-def save_confidence(file: BinaryIO, analyses: Mapping[str, RunAnalysis], *, thresholds: Mapping[str, float]) -> None:
+@styled
+def draw_confidence(analyses: Mapping[str, RunAnalysis], *, thresholds: Mapping[str, float]) -> bytes:
   """Draws confidence along the removal of pixels, for right and wrong predictions apart: a panel a run.
 
   Args:
-    file: gets the PNG.
     analyses: the runs by label; one at least has orders.
     thresholds: by label the run's own, which is marked.
   """
@@ -96,13 +96,13 @@ def save_confidence(file: BinaryIO, analyses: Mapping[str, RunAnalysis], *, thre
     axis.set_axis_off()
   for axis, (label, removal) in zip(axes.flat, found.items(), strict=False):
     panels.draw_removal(axis, removal, threshold=thresholds[label])
-    axis.set_title(style.shorten(label), fontsize=10, loc="left", color=INK)
-    axis.set_xlabel("pixels kept, in % of the image", fontsize=9)
+    axis.set_title(style.shorten(label))
+    axis.set_xlabel("pixels kept, in % of the image")
   for axis in axes[:, 0]:
-    axis.set_ylabel("confidence in the target", fontsize=9)
+    axis.set_ylabel("confidence in the target")
   note = "Lines: means over images, bands: quartiles, marks on the right: nothing kept; dotted: the run's threshold."
-  figure.supxlabel(note, fontsize=8.5, color=INK)
-  save(figure, file)
+  figure.supxlabel(note)
+  return finish(figure)
 
 
 def curves_of(analysis: RunAnalysis) -> tuple[Curve, ...]:
@@ -110,11 +110,11 @@ def curves_of(analysis: RunAnalysis) -> tuple[Curve, ...]:
   return analysis.removal.curves if analysis.removal is not None else ()
 
 
-def save_accuracy(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
+@styled
+def draw_accuracy(analyses: Mapping[str, RunAnalysis]) -> bytes:
   """Draws accuracy by the size of the subset, and how much smaller those of wrong predictions are: a row a kind.
 
   Args:
-    file: gets the PNG.
     analyses: the runs by label; one at least has subsets of labelled images.
   """
   found = {
@@ -135,12 +135,12 @@ def save_accuracy(file: BinaryIO, analyses: Mapping[str, RunAnalysis]) -> None:
       left, {label: found_of_run[0] for label, found_of_run in of_kind.items() if found_of_run}, analyses
     )
     title = panels.title_of(answer, {of_run[0].threshold for of_run in of_kind.values() if of_run})
-    left.set_title(title, fontsize=10, loc="left", color=INK)
+    left.set_title(title)
     panels.draw_differences(right, of_kind, analyses)
   add_legend(figure, analyses)
   note = "Filled: accuracy with its 95 % interval, hollow: mean confidence of the same images."
-  figure.supxlabel(note, fontsize=8.5, color=INK)
-  save(figure, file)
+  figure.supxlabel(note)
+  return finish(figure)
 
 
 def add_legend(figure: Figure, analyses: Mapping[str, RunAnalysis]) -> None:
@@ -149,4 +149,4 @@ def add_legend(figure: Figure, analyses: Mapping[str, RunAnalysis]) -> None:
   handles = [Line2D([], [], linewidth=2, **styles[label]) for label in analyses]
   labels = [f"{style.shorten(label)}: {analysis.num_finished} images" for label, analysis in analyses.items()]
   num_columns = 2 if len(labels) > 1 else 1
-  figure.legend(handles, labels, loc="outside upper left", ncols=num_columns, fontsize=9, frameon=False, handlelength=3)
+  figure.legend(handles, labels, loc="outside upper left", ncols=num_columns, handlelength=3)

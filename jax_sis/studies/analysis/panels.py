@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from jax_sis.display.style import COLOURS, INK, LINE_STYLES, begin, format_p, set_share_axis, set_ticks
+from jax_sis.display.style import (
+  COLOURS,
+  DASHED,
+  INK,
+  LINE_STYLES,
+  begin,
+  draw_interval,
+  format_p,
+  set_share_axis,
+  set_ticks,
+)
 from jax_sis.results.schema import KIND_TITLES
 from jax_sis.studies.analysis.confidence_curves import Curve, Removal
 from jax_sis.studies.analysis.positions import Positions
@@ -17,7 +27,7 @@ RIGHT_COLOUR, WRONG_COLOUR = COLOURS[:2]
 # More classes than these are drawn as a curve, with some names.
 MAX_NAMED_CLASSES = 20
 NUM_EXTREME_CLASSES = 3
-# Shares of how often a place is used to how often were all used alike: from a quarter to four times.
+# The colours of a map reach from a quarter to four times the use that each place would have if all were used alike.
 LARGEST_LOG2_USE = 2
 # Widths of a map and of its rows' means.
 MAP_TO_ROWS = 4
@@ -44,9 +54,9 @@ def draw_distributions(axis: Axes, found: Mapping[str, Sizes | None], analyses: 
     axis.step(shares, np.linspace(0, 1, len(shares)), where="post", linewidth=1.8, **styles[label])
   set_share_axis(axis)
   axis.set_ylim(0, 1.02)
-  axis.set_ylabel("share of the images with a subset", fontsize=9)
-  axis.set_xlabel("size, in % of the image (at most)", fontsize=9)
-  axis.grid(color="#dddddd", linewidth=0.6)
+  axis.set_ylabel("share of the images with a subset")
+  axis.set_xlabel("size, in % of the image (at most)")
+  axis.grid()
 
 
 def draw_classes(axis: Axes, analyses: Mapping[str, RunAnalysis], answer: str) -> None:
@@ -68,12 +78,12 @@ def draw_classes(axis: Axes, analyses: Mapping[str, RunAnalysis], answer: str) -
       place = names.index(sizes.group) + offset
       axis.hlines(place, low, high, color=styles[label]["color"], linewidth=2.2, alpha=0.55)
       axis.plot(middle, place, "o", color=styles[label]["color"], markersize=4.5)
-  axis.set_yticks(range(len(names)), [begin(name) for name in names], fontsize=9)
+  axis.set_yticks(range(len(names)), [begin(name) for name in names])
   axis.set_ylim(len(names) - 0.5, -0.5)
   set_share_axis(axis)
-  axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-  axis.set_xlabel("size, in % of the image: median and quartiles", fontsize=9)
-  axis.set_title("by the class that the subset is for", fontsize=10, loc="left", color=INK)
+  axis.grid(axis="x")
+  axis.set_xlabel("size, in % of the image: median and quartiles")
+  axis.set_title("by the class that the subset is for")
 
 
 def draw_many_classes(axis: Axes, by_run: Mapping[str, Sequence[Sizes]], analyses: Mapping[str, RunAnalysis]) -> None:
@@ -93,11 +103,10 @@ def draw_many_classes(axis: Axes, by_run: Mapping[str, Sequence[Sizes]], analyse
       axis.text(0.97, 0.03, f"smallest:\n{low}", ha="right", va="bottom", **box)
   axis.set_yscale("log")
   set_ticks(axis.yaxis)
-  axis.tick_params(labelsize=8, colors=INK)
-  axis.set_ylabel("median size, in % of the image", fontsize=9)
-  axis.set_xlabel("classes, by their median", fontsize=9)
-  axis.set_title("by the class that the subset is for", fontsize=10, loc="left", color=INK)
-  axis.grid(color="#dddddd", linewidth=0.6)
+  axis.set_ylabel("median size, in % of the image")
+  axis.set_xlabel("classes, by their median")
+  axis.set_title("by the class that the subset is for")
+  axis.grid()
 
 
 def describe_what(what: str, analysis: RunAnalysis) -> str:
@@ -106,13 +115,13 @@ def describe_what(what: str, analysis: RunAnalysis) -> str:
 
 
 def relative_use(positions: Positions) -> np.ndarray:
-  """How often each place is used, in times of even use."""
+  """How often each place is used, relative to even use."""
   shares = np.array(positions.shares)
   return shares / shares.mean()
 
 
 def draw_positions(axis: Axes, positions: Positions, *, title: str) -> Any:
-  """The map of one kind of subset, mean row and test in its heading. Returns what a colour bar is made of."""
+  """Draws the map of one kind of subset, with mean row and test in its heading. Returns the colours for the bar."""
   use = relative_use(positions)
   smallest = 2.0 ** -(LARGEST_LOG2_USE + 1)
   picture = axis.imshow(
@@ -130,10 +139,10 @@ def draw_positions(axis: Axes, positions: Positions, *, title: str) -> Any:
   ]
   if evenness.dispersion is not None and evenness.p_value is not None:
     lines[-1] += f", unevenness {evenness.dispersion:.3g}, {format_p(evenness.p_value)}"
-  axis.set_title("\n".join(lines), fontsize=8.5, loc="left", color=INK, linespacing=1.35)
+  axis.set_title("\n".join(lines), fontsize=8.5, linespacing=1.35)
   axis.set_xticks([0, use.shape[1] - 1])
   axis.set_yticks([0, use.shape[0] - 1])
-  axis.tick_params(labelsize=8, colors=INK)
+  axis.spines[:].set_visible(True)
   return picture
 
 
@@ -143,13 +152,11 @@ def draw_rows(axis: Axes, positions: Positions) -> None:
   means = use.mean(1)
   axis.set_box_aspect(MAP_TO_ROWS * use.shape[0] / use.shape[1])
   axis.plot(means, np.arange(len(means)), color=INK, linewidth=1.3)
-  axis.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (3, 3)))
+  axis.axvline(1, color=INK, linewidth=0.8, linestyle=DASHED)
   axis.set_ylim(len(means) - 0.5, -0.5)
   axis.set_xlim(0, max(2.0, 1.05 * float(means.max())))
   axis.set_xticks([0, 1], ["0", "1"])
   axis.set_yticks([])
-  axis.tick_params(labelsize=8, colors=INK)
-  axis.spines[["top", "right"]].set_visible(False)
 
 
 def draw_removal(axis: Axes, removal: Removal, *, threshold: float) -> None:
@@ -173,18 +180,18 @@ def draw_removal(axis: Axes, removal: Removal, *, threshold: float) -> None:
   set_share_axis(axis, low=at_nothing / 1.3)
   axis.invert_xaxis()
   axis.set_ylim(-0.02, 1.03)
-  axis.grid(color="#dddddd", linewidth=0.6)
+  axis.grid()
   if drawn:
-    axis.legend(fontsize=8.5, loc="upper right", framealpha=0.9)
+    axis.legend(loc="upper right", frameon=True, framealpha=0.9)
 
 
 def mark_nothing(axis: Axes, curve: Curve, *, place: float, colour: str) -> None:
-  """The confidence in the fully masked image, which a logarithmic axis has no place for."""
+  """Marks the confidence in the fully masked image, which has no place on a logarithmic axis."""
   axis.plot(place, curve.mean[0], "D", color=colour, markersize=5, clip_on=False)
 
 
 def draw_accuracy(axis: Axes, of_kind: Mapping[str, Correctness], analyses: Mapping[str, RunAnalysis]) -> None:
-  """Accuracy by bins of size, and beside it the confidence that it may be owed to."""
+  """Accuracy by bins of size, and the mean confidence of each bin, which may explain it."""
   styles = styles_of(analyses)
   for label, correctness in of_kind.items():
     bins = correctness.accuracy_by_size
@@ -195,11 +202,11 @@ def draw_accuracy(axis: Axes, of_kind: Mapping[str, Correctness], analyses: Mapp
     confidence = [one.mean_confidence for one in bins]
     axis.plot(shares, confidence, "o", color=styles[label]["color"], markersize=5, markerfacecolor="white")
   set_share_axis(axis)
-  axis.set_xlabel("mean size of the bin, in % of the image", fontsize=9)
-  axis.set_ylabel("accuracy", fontsize=9)
+  axis.set_xlabel("mean size of the bin, in % of the image")
+  axis.set_ylabel("accuracy")
   low, _ = axis.get_ylim()
   axis.set_ylim(min(low, 0.9), 1.01)
-  axis.grid(color="#dddddd", linewidth=0.6)
+  axis.grid()
 
 
 def draw_differences(
@@ -213,19 +220,16 @@ def draw_differences(
     text = f"at {correctness.threshold:g}: {matched.num_wrong} wrong, {matched.num_right} right"
     if difference.low is None:
       text += ", no interval" if difference.value is not None else ", none to compare"
-    axis.text(0.02, place - 0.3, text, fontsize=8, va="center", color=INK, transform=axis.get_yaxis_transform())
-    scale = 100 / analyses[label].num_features
-    if difference.low is not None and difference.high is not None:
-      axis.hlines(place, scale * difference.low, scale * difference.high, color=styles[label]["color"], linewidth=2.4)
-    if difference.value is not None:
-      axis.plot(scale * difference.value, place, "o", color=styles[label]["color"], markersize=6)
-  axis.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (3, 3)))
+    axis.text(0.02, place - 0.3, text, fontsize=8, va="center", transform=axis.get_yaxis_transform())
+    numbers = difference.scale(100 / analyses[label].num_features).numbers
+    draw_interval(axis, place, numbers, colour=styles[label]["color"])
+  axis.axvline(0, color=INK, linewidth=0.8, linestyle=DASHED)
   axis.set_yticks([])
   axis.set_ylim(len(lines) - 0.5, -0.6)
+  axis.spines["left"].set_visible(False)
   axis.margins(x=0.1)
-  axis.tick_params(labelsize=8, colors=INK)
-  axis.set_xlabel("difference in size, in % of the image, 95 % interval", fontsize=9)
-  axis.set_title("wrong minus right predictions of the same confidence", fontsize=10, loc="left", color=INK)
+  axis.set_xlabel("difference in size, in % of the image, 95 % interval")
+  axis.set_title("wrong minus right predictions of the same confidence")
 
 
 def styles_of(analyses: Mapping[str, RunAnalysis]) -> dict[str, dict[str, Any]]:

@@ -1,14 +1,12 @@
 """`jax-sis analyse`: what the subsets of one run say, or of several runs on the same images, as tables and pictures."""
 
-import hashlib
-import io
-import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jax_sis import results
-from jax_sis.results.folder import Folder, check_writable, open_folder
+from jax_sis.results.answer import encode_csv, hash_spec, write_answer
+from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.results.schema import KINDS
 from jax_sis.results.store import Results
 from jax_sis.runs.status import describe_run
@@ -19,7 +17,7 @@ from jax_sis.studies.analysis import figures, panels
 from jax_sis.studies.analysis.comparison import Comparison, compare_runs
 from jax_sis.studies.analysis.config import StudyConfig, find_twice
 from jax_sis.studies.analysis.run import RunAnalysis, analyse_run, check_arguments
-from jax_sis.studies.analysis.tables import describe_analysis, describe_comparison, make_csv
+from jax_sis.studies.analysis.tables import describe_analysis, describe_comparison, size_rows
 
 FORMAT = "jax_sis.analysis/3"
 
@@ -62,10 +60,8 @@ def analyse(config: StudyConfig) -> str:
     print(describe_analysis(analysis))
   if comparison is not None:
     print(describe_comparison(comparison))
-  folder.write("analysis.json", make_json(config, stores, analyses, comparison))
-  folder.write("analysis.csv", make_csv(analyses))
-  pictures = draw(folder, stores, analyses)
-  print(f"Written to {config.out}: {', '.join(['analysis.json', 'analysis.csv', *pictures])}", flush=True)
+  files = {"analysis.csv": encode_csv(size_rows(analyses)), **draw(stores, analyses)}
+  write_answer(folder, "analysis.json", make_answer(config, stores, analyses, comparison), files)
   return config.out
 
 
@@ -99,14 +95,14 @@ def describe_finished(analysis: RunAnalysis, score: str) -> str:
   return f"  score {score}; {analysis.num_finished} of {analysis.num_images} images are finished{unlabelled}"
 
 
-def make_json(
+def make_answer(
   config: StudyConfig,
   stores: Mapping[str, Results],
   analyses: Mapping[str, RunAnalysis],
   comparison: Comparison | None,
-) -> bytes:
-  """All numbers and where they come from; what is missing is null, with its reason beside it."""
-  content = {
+) -> dict[str, Any]:
+  """All numbers and where they come from; what is missing is None, with its reason beside it."""
+  return {
     "format": FORMAT,
     "provenance": {
       "command": config.command,
@@ -117,7 +113,6 @@ def make_json(
     "runs": {label: to_json(analysis) for label, analysis in analyses.items()},
     "comparison": to_json(comparison),
   }
-  return json.dumps(content, indent=2, allow_nan=False).encode() + b"\n"
 
 
 def describe_origin(store: Results) -> dict[str, Any]:
@@ -135,46 +130,24 @@ def describe_origin(store: Results) -> dict[str, Any]:
     "versions",
     "device",
   )
-  content = store.folder.read(results.SPEC_FILE)
-  assert content is not None
   return {
     "location": store.folder.location,
-    "spec_sha256": hashlib.sha256(content).hexdigest(),
+    "spec_sha256": hash_spec(store.folder),
     **{name: store.spec[name] for name in names},
   }
 
 
-def draw(folder: Folder, stores: Mapping[str, Results], analyses: Mapping[str, RunAnalysis]) -> list[str]:
-  """Draws the pictures that there is something for.
-
-  Returns:
-    The files' names.
-  """
+def draw(stores: Mapping[str, Results], analyses: Mapping[str, RunAnalysis]) -> dict[str, bytes]:
+  """The pictures that there is something for, by the names of their files."""
   thresholds = {label: store.spec["threshold"] for label, store in stores.items()}
   all_runs = list(analyses.values())
-  pictures: dict[str, tuple[bool, Callable[[BinaryIO], None]]] = {
-    "sizes.png": (
-      any(panels.sizes_of(run, answer) for run in all_runs for answer in KINDS),
-      lambda file: figures.save_sizes(file, analyses),
-    ),
-    "positions.png": (
-      any(positions.num_images for run in all_runs for positions in run.positions),
-      lambda file: figures.save_positions(file, analyses),
-    ),
-    "confidence.png": (
-      any(figures.curves_of(run) for run in all_runs),
-      lambda file: figures.save_confidence(file, analyses, thresholds=thresholds),
-    ),
-    "accuracy_by_size.png": (
-      any(correctness.num_images for run in all_runs for correctness in run.correctness),
-      lambda file: figures.save_accuracy(file, analyses),
-    ),
-  }
-  drawn = []
-  for name, (has_content, save_fn) in pictures.items():
-    if has_content:
-      buffer = io.BytesIO()
-      save_fn(buffer)
-      folder.write(name, buffer.getvalue())
-      drawn.append(name)
-  return drawn
+  pictures = {}
+  if any(panels.sizes_of(run, kind) for run in all_runs for kind in KINDS):
+    pictures["sizes.png"] = figures.draw_sizes(analyses)
+  if any(positions.num_images for run in all_runs for positions in run.positions):
+    pictures["positions.png"] = figures.draw_positions(analyses)
+  if any(figures.curves_of(run) for run in all_runs):
+    pictures["confidence.png"] = figures.draw_confidence(analyses, thresholds=thresholds)
+  if any(correctness.num_images for run in all_runs for correctness in run.correctness):
+    pictures["accuracy_by_size.png"] = figures.draw_accuracy(analyses)
+  return pictures

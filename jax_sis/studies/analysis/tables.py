@@ -1,7 +1,5 @@
 """What the subsets of runs say, in short tables on the screen and as CSV."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -210,20 +208,8 @@ def describe_comparison(comparison: Comparison) -> str:
   return "\n".join(lines)
 
 
-def make_csv(analyses: Mapping[str, RunAnalysis]) -> bytes:
-  """Sizes by run, kind, threshold and class, a line each; what is not there is empty."""
-  text = io.StringIO(newline="")
-  writer: csv.DictWriter[str] | None = None
-  for line in size_lines(analyses):
-    if writer is None:
-      writer = csv.DictWriter(text, list(line))
-      writer.writeheader()
-    writer.writerow(line)
-  return text.getvalue().encode()
-
-
-def size_lines(analyses: Mapping[str, RunAnalysis]) -> Iterable[dict[str, Any]]:
-  """The lines of the CSV."""
+def size_rows(analyses: Mapping[str, RunAnalysis]) -> Iterable[dict[str, Any]]:
+  """The lines of the CSV: sizes by run, kind, threshold and class."""
   for label, analysis in analyses.items():
     for sizes in (*analysis.sizes, *analysis.sizes_by_class):
       percentiles = sizes.percentiles or dict.fromkeys(map(str, PERCENTILES))

@@ -1,21 +1,16 @@
 """What `jax-sis attributions` found: summed up, printed, and as JSON, CSV and a figure."""
 
-import csv
 import dataclasses
-import hashlib
-import io
-import json
-import platform
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from jax_sis.core.messages import name_some
+from jax_sis.results.answer import describe_provenance, encode_csv, write_answer
 from jax_sis.results.folder import Folder
-from jax_sis.results.spec import SPEC_FILE
 from jax_sis.runtime.records import to_json
 from jax_sis.statistics.estimates import DASH, Estimate, difference_of, mean_of, share_of, show
 from jax_sis.studies.attributions import figure
@@ -199,7 +194,7 @@ def write_report(
   subject: str,
   command: str,
 ) -> dict[str, Any]:
-  """Prints what was found and writes it; the numbers last, so that who finds them finds all.
+  """Prints what was found and writes it.
 
   Args:
     folder: gets the files.
@@ -221,15 +216,7 @@ def write_report(
   print("\n".join(textwrap.fill(text, WIDTH) for text in (reading, AREA_NOTE, seconds)))
   answer = {
     "format": spec["format"],
-    "provenance": {
-      "command": command,
-      "seed": spec["seed"],
-      "spec_sha256": hashlib.sha256(folder.read(SPEC_FILE) or b"").hexdigest(),
-      "versions": {**spec["versions"], "python": platform.python_version()},
-      "model": spec["model"],
-      "data": spec["data"],
-      "device": spec["device"],
-    },
+    "provenance": describe_provenance(folder, spec, command=command, seed=spec["seed"]),
     "threshold": threshold,
     "grid": spec["grid"],
     "per_step": spec["per_step"],
@@ -245,26 +232,24 @@ def write_report(
     "reading": reading,
     "notes": [AREA_NOTE, seconds],
   }
-  folder.write("attributions.csv", make_csv(looked, judged).encode())
-  picture = io.BytesIO()
-  figure.save_attributions(
-    picture, summaries, title=f"Orders of pixels: {subject}", threshold=threshold, num_images=num_images
-  )
-  folder.write("attributions.png", picture.getvalue())
-  content = json.dumps(answer, indent=2, allow_nan=False)
-  folder.write("attributions.json", content.encode() + b"\n")
-  print(f"Written to {folder.location}: attributions.json, attributions.csv, attributions.png", flush=True)
-  return json.loads(content)
+  title = f"Orders of pixels: {subject}"
+  files = {
+    "attributions.csv": encode_csv(make_rows(looked, judged)),
+    "attributions.png": figure.draw_attributions(summaries, title=title, threshold=threshold, num_images=num_images),
+  }
+  return write_answer(folder, "attributions.json", answer, files)
 
 
-def make_csv(looked: Looked, judged: Mapping[str, Judged]) -> str:
-  """A line a method and image; what is not there is empty."""
-  text = io.StringIO(newline="")
-  writer = csv.writer(text)
-  writer.writerow(("method", "image", "label", "predicted", "confidence", "pixels", "insertion_area", "deletion_area"))
+def make_rows(looked: Looked, judged: Mapping[str, Judged]) -> Iterable[dict[str, Any]]:
+  """The lines of the CSV, one a method and image."""
+  nothing = [None] * len(looked.images)
   for name, one in judged.items():
-    nothing = [None] * len(looked.images)
-    columns = (one.num_kept, one.insertion_area or nothing, one.deletion_area or nothing)
-    for image, *values in zip(looked.images, *columns, strict=True):
-      writer.writerow((name, *(image[key] for key in ("id", "label", "predicted", "confidence")), *values))
-  return text.getvalue()
+    for place, image in enumerate(looked.images):
+      yield {
+        "method": name,
+        "image": image["id"],
+        **{key: image[key] for key in ("label", "predicted", "confidence")},
+        "pixels": one.num_kept[place],
+        "insertion_area": (one.insertion_area or nothing)[place],
+        "deletion_area": (one.deletion_area or nothing)[place],
+      }

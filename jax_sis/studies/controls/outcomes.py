@@ -10,7 +10,8 @@ the shape of a mask says of the class; Carter et al. 2021, section 3, for the su
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -111,34 +112,38 @@ def evaluate_controls(
   for classes in (targets, predicted):
     validation.check_targets(classes, num_images=num_images, num_classes=num_classes)
   others = choose_others(ids, targets, predicted, seed=seed)
-  background = np.broadcast_to(np.asarray(baseline, inputs.dtype), inputs.shape[1:])
+  cases = make_cases(inputs, masks, ids, others, baseline=baseline, normalisation=normalisation, seed=seed)
   parts = []
   for start in range(0, num_images, batch_size):
-    stop = min(start + batch_size, num_images)
-    cases = [
-      Case(
-        image=inputs[i],
-        mask=masks[i],
-        baseline=background,
-        other=None if others[i] == NO_IMAGE else inputs[others[i]],
-        normalisation=normalisation,
-        draw_key=(seed, stable_hash(ids[i])),
-      )
-      for i in range(start, stop)
-    ]
-    parts.append(evaluate_cases(predict_fn, params, cases, targets[start:stop], batch_size=batch_size))
+    batch = list(itertools.islice(cases, batch_size))
+    parts.append(evaluate_cases(predict_fn, params, batch, targets[start : start + batch_size], batch_size=batch_size))
     if advance_fn is not None:
-      advance_fn(stop - start)
-  confidence, keeps_class, num_shown, fill_distance = (np.concatenate(values) for values in zip(*parts, strict=True))
-  return Outcomes(
-    confidence=confidence,
-    keeps_class=keeps_class,
-    is_sufficient=confidence >= threshold,
-    num_shown=num_shown,
-    fill_distance=fill_distance,
-    other=others,
-    threshold=threshold,
-  )
+      advance_fn(len(batch))
+  found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  return Outcomes(**found, is_sufficient=found["confidence"] >= threshold, other=others, threshold=threshold)
+
+
+def make_cases(
+  inputs: Float[np.ndarray, "N H W C"],
+  masks: Bool[np.ndarray, "N h w 1"],
+  ids: Sequence[str],
+  others: Int[np.ndarray, "N"],
+  *,
+  baseline: float | Float[np.ndarray, "..."],
+  normalisation: Normalisation,
+  seed: int,
+) -> Iterator[Case]:
+  """What the controls of each image are made of, see `evaluate_controls`."""
+  background = np.broadcast_to(np.asarray(baseline, inputs.dtype), inputs.shape[1:])
+  for image, mask, name, other in zip(inputs, masks, ids, others, strict=True):
+    yield Case(
+      image=image,
+      mask=mask,
+      baseline=background,
+      other=None if other == NO_IMAGE else inputs[other],
+      normalisation=normalisation,
+      draw_key=(seed, stable_hash(name)),
+    )
 
 
 def check_masks(inputs: Float[np.ndarray, "N H W C"], masks: Bool[np.ndarray, "N h w 1"], ids: Sequence[str]) -> None:
@@ -187,8 +192,8 @@ def choose_others(
 
 def evaluate_cases(
   predict_fn: PredictFn, params: Any, cases: Sequence[Case], targets: Int[np.ndarray, "B"], *, batch_size: int
-) -> tuple[Shaped[np.ndarray, "B C"], ...]:
-  """Confidence, whether the class is kept, features shown and distance of the fill, of some images."""
+) -> dict[str, Any]:
+  """What `Outcomes` says of some images, an array `[B, C]` a field."""
   shown = [(case, control.show(case)) for case in cases for control in CONTROLS.values()]
   pictures = np.stack([paint(case, one) for case, one in shown])
   # One shape for all batches, the last one, too.
@@ -199,13 +204,13 @@ def evaluate_cases(
     logits = predict_logits(predict_fn, params, jnp.asarray(padded))
   confidence, keeps_class = (np.asarray(values)[: len(shown)] for values in judge(logits, jnp.asarray(asked)))
   is_usable = np.isfinite(confidence) & [one is not None for _, one in shown]
-  values = (
-    np.where(is_usable, confidence, np.nan),
-    keeps_class & is_usable,
-    np.array([0 if one is None else one.mask.sum() for _, one in shown]),
-    np.array([measure_fill(case, one) for case, one in shown]),
-  )
-  return tuple(array.reshape(len(cases), len(CONTROLS)) for array in values)
+  values = {
+    "confidence": np.where(is_usable, confidence, np.nan),
+    "keeps_class": keeps_class & is_usable,
+    "num_shown": np.array([0 if one is None else one.mask.sum() for _, one in shown]),
+    "fill_distance": np.array([measure_fill(case, one) for case, one in shown]),
+  }
+  return {name: array.reshape(len(cases), len(CONTROLS)) for name, array in values.items()}
 
 
 @jax.jit

@@ -92,8 +92,7 @@ def controls(config: ControlsConfig) -> dict[str, Any]:
     "kinds": {one.kind.name: report_kind(one) for one in controlled},
     "wrong_class": report_classes(towards, max_features=config.max_features, threshold=threshold) if towards else None,
   }
-  write_files(store, answer, controlled)
-  return answer
+  return write_files(store, answer, controlled)
 
 
 def open_job(store: results.Results, config: ControlsConfig) -> Job:

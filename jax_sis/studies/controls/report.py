@@ -1,11 +1,7 @@
 """What `jax-sis controls` found: printed, and as JSON, CSV and a figure in the run's folder."""
 
-import csv
 import dataclasses
-import hashlib
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +10,12 @@ from jaxtyping import Bool, Int
 
 from jax_sis import results
 from jax_sis.core.messages import name_some
+from jax_sis.results.answer import encode_csv, hash_spec, write_answer
 from jax_sis.runs.setup import MAX_NAMED
 from jax_sis.runtime.provenance import all_versions
 from jax_sis.runtime.records import to_json
 from jax_sis.studies.controls import tables
-from jax_sis.studies.controls.figure import save_controls
+from jax_sis.studies.controls.figure import draw_controls
 from jax_sis.studies.controls.outcomes import NO_IMAGE, ControlSummary, FillSummary, Outcomes, find_fill_dependence
 from jax_sis.studies.controls.views import CONTROLS, NAMES
 from jax_sis.studies.controls.wrong_class import Towards, summarise_classes
@@ -70,7 +67,7 @@ class Controlled:
 def describe_provenance(store: results.Results) -> dict[str, Any]:
   """What the numbers were made of, and by."""
   return {
-    "spec_sha256": hashlib.sha256(store.folder.read(results.SPEC_FILE) or b"").hexdigest(),
+    "spec_sha256": hash_spec(store.folder),
     "versions": all_versions(),
     "device": jax.local_devices()[0].device_kind,
   }
@@ -115,34 +112,32 @@ def report_classes(towards: Mapping[str, Towards], *, max_features: int, thresho
   }
 
 
-def write_files(store: results.Results, answer: Mapping[str, Any], controlled: Sequence[Controlled]) -> None:
-  """Writes table, figure and numbers into the run's folder; the numbers last, so that who finds them finds all."""
-  store.folder.write("controls.csv", make_csv(store, controlled).encode())
-  picture = io.BytesIO()
-  save_controls(
-    picture,
+def write_files(store: results.Results, answer: Mapping[str, Any], controlled: Sequence[Controlled]) -> dict[str, Any]:
+  """Writes numbers, table and picture into the run's folder. Returns what `controls.json` holds."""
+  picture = draw_controls(
     {one.kind.heading: one.summaries for one in controlled},
     title="What is left of the answer when a subset is changed",
     note=f"{store.spec['model']['name']}, threshold {store.spec['threshold']:g}. Black: {100 * LEVEL:g} % intervals.",
   )
-  store.folder.write("controls.png", picture.getvalue())
-  store.folder.write("controls.json", json.dumps(answer, indent=2).encode() + b"\n")
-  print(f"\nWritten to {store.folder.location}: controls.png, controls.csv, controls.json", flush=True)
+  files = {"controls.csv": encode_csv(make_rows(store, controlled)), "controls.png": picture}
+  print()
+  return write_answer(store.folder, "controls.json", answer, files)
 
 
-def make_csv(store: results.Results, controlled: Sequence[Controlled]) -> str:
-  """A line an image and control."""
-  text = io.StringIO(newline="")
-  writer = csv.writer(text)
-  writer.writerow(("kind", "image", "target", "control", *PER_IMAGE, "other_image", "one_fill_only"))
+def make_rows(store: results.Results, controlled: Sequence[Controlled]) -> Iterable[dict[str, Any]]:
+  """The lines of the CSV, one an image and control."""
   for one in controlled:
     kind, outcomes = one.kind, one.outcomes
     one_only = find_fill_dependence(outcomes).is_one_only
     for i, name in enumerate(kind.ids):
-      target = store.spec["class_names"][kind.targets[i]]
-      other = kind.ids[outcomes.other[i]] if outcomes.other[i] != NO_IMAGE else ""
+      other = kind.ids[outcomes.other[i]] if outcomes.other[i] != NO_IMAGE else None
       for place, control in enumerate(NAMES):
-        values = [getattr(outcomes, column)[i, place].item() for column in PER_IMAGE]
-        shown_image = other if control == "fill_other" else ""
-        writer.writerow((kind.name, name, target, control, *values, shown_image, bool(one_only[i])))
-  return text.getvalue()
+        yield {
+          "kind": kind.name,
+          "image": name,
+          "target": store.spec["class_names"][kind.targets[i]],
+          "control": control,
+          **{column: getattr(outcomes, column)[i, place].item() for column in PER_IMAGE},
+          "other_image": other if control == "fill_other" else None,
+          "one_fill_only": bool(one_only[i]),
+        }

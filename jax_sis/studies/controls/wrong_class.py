@@ -4,7 +4,7 @@ Where a few pixels of nearly any image suffice for nearly any class, a small sub
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -96,16 +96,11 @@ def search_classes(
   validation.check_predict_fn(predict_fn, params, checked[:1])
   validation.check_threshold(threshold)
   check_positive_integer("max_features", max_features)
-  check_positive_integer("batch_size", batch_size)
-  if len(ids) != len(inputs):
-    raise ValueError(f"ids must name each of the {len(inputs)} images, got {len(ids)}.")
+  check_names(ids, len(inputs))
   grid = masking.check_grid(grid, inputs.shape[1:])
   search = dataclasses.replace(QUICK.forward, threshold=threshold, max_features=max_features)
   found: dict[str, list[Towards]] = {name: [] for name in CLASS_TITLES}
-  for start in range(0, len(inputs), batch_size):
-    count = min(batch_size, len(inputs) - start)
-    # One shape for all batches, the last one, too.
-    places = [min(place, len(inputs) - 1) for place in range(start, start + batch_size)]
+  for places, count in batch_places(len(inputs), batch_size):
     batch = checked[np.array(places)]
     with jax.default_matmul_precision("highest"):
       logits = np.asarray(predict_logits(predict_fn, params, batch))
@@ -118,6 +113,28 @@ def search_classes(
         if advance_fn is not None:
           advance_fn(count)
   return {name: join_towards(parts) for name, parts in found.items()}
+
+
+def check_names(ids: Sequence[str], num_images: int) -> None:
+  """Refuses names of other images.
+
+  Raises:
+    ValueError: there are more or fewer of them.
+  """
+  if len(ids) != num_images:
+    raise ValueError(f"ids must name each of the {num_images} images, got {len(ids)}.")
+
+
+def batch_places(num_images: int, batch_size: int) -> Iterator[tuple[list[int], int]]:
+  """The images of each batch, and how many these are: the last one is filled up with the last image to the same shape.
+
+  Raises:
+    ValueError: the batch size is none.
+  """
+  check_positive_integer("batch_size", batch_size)
+  for start in range(0, num_images, batch_size):
+    places = [min(place, num_images - 1) for place in range(start, start + batch_size)]
+    yield places, min(batch_size, num_images - start)
 
 
 def read_towards(subsets: Subsets, count: int) -> Towards:

@@ -1,22 +1,22 @@
 """The picture of `jax-sis disjoint`: how many subsets images have, who is right about them, and how large they are."""
 
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from jax_sis.display.style import COLOURS, INK, save, start_figure
+from jax_sis.display.style import ACCURACY_COLOUR, COLOURS, INK, finish, start_figure, styled
 from jax_sis.statistics.estimates import Estimate
 
-BAR_COLOUR, ACCURACY_COLOUR, CONFIDENCE_COLOUR = COLOURS[5], COLOURS[0], COLOURS[1]
+BAR_COLOUR, CONFIDENCE_COLOUR = COLOURS[5], COLOURS[1]
 
 
-def save_disjoint(file: BinaryIO, summary: Any, *, title: str) -> None:
+@styled
+def draw_disjoint(summary: Any, *, title: str) -> bytes:
   """Draws the distribution of the number, accuracy and confidence by number, and size by round.
 
   Args:
-    file: gets the PNG.
     summary: a `disjoint_report.Summary` of at least one image.
     title: what was searched.
   """
@@ -26,12 +26,9 @@ def save_disjoint(file: BinaryIO, summary: Any, *, title: str) -> None:
   draw_sizes(right, summary)
   for axis in (left, middle, right):
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.tick_params(labelsize=9, colors=INK)
-    axis.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-  figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
-  save(figure, file)
+    axis.grid(axis="y")
+  figure.suptitle(title, x=0.01, ha="left")
+  return finish(figure)
 
 
 def draw_numbers(axis: Axes, summary: Any) -> None:
@@ -40,10 +37,10 @@ def draw_numbers(axis: Axes, summary: Any) -> None:
   axis.bar(numbers, [one.num_images for one in summary.by_number], color=BAR_COLOUR)
   if summary.num_censored:
     axis.bar(numbers[-1], summary.num_censored, color=BAR_COLOUR, hatch="///", edgecolor="white", label="may have more")
-    axis.legend(fontsize=9, frameon=False)
-  axis.set_title(f"{summary.num_images} images", fontsize=10, loc="left", color=INK)
-  axis.set_xlabel("disjoint subsets", fontsize=9)
-  axis.set_ylabel("images", fontsize=9)
+    axis.legend()
+  axis.set_title(f"{summary.num_images} images")
+  axis.set_xlabel("disjoint subsets")
+  axis.set_ylabel("images")
   axis.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -59,23 +56,23 @@ def draw_trust(axis: Axes, summary: Any) -> None:
   confidences = [one.mean_confidence for one in every]
   axis.plot([one.number for one in every], confidences, "x", color=CONFIDENCE_COLOUR, label="mean confidence")
   axis.set_ylim(0, 1.04)
-  axis.set_title("how often these are right", fontsize=10, loc="left", color=INK)
-  axis.set_xlabel("disjoint subsets", fontsize=9)
-  axis.legend(fontsize=9, frameon=False, loc="lower right")
+  axis.set_title("how often these are right")
+  axis.set_xlabel("disjoint subsets")
+  axis.legend(loc="lower right")
 
 
 def draw_sizes(axis: Axes, summary: Any) -> None:
-  """The size of the subset found first, second, ..., as it is and against the first of the same images."""
-  axis.set_title("size by round", fontsize=10, loc="left", color=INK)
-  axis.set_xlabel("found as", fontsize=9)
-  axis.set_ylabel("pixels", fontsize=9)
+  """The size of the first, second, ... subset found, and its difference to the first one of the same image."""
+  axis.set_title("size by round")
+  axis.set_xlabel("found as")
+  axis.set_ylabel("pixels")
   if not summary.rounds:
-    axis.text(0.5, 0.5, "no subset", transform=axis.transAxes, ha="center", fontsize=9, color=INK)
+    axis.text(0.5, 0.5, "no subset", transform=axis.transAxes, ha="center")
     return
-  draw_line(axis, summary, [one.pixels for one in summary.rounds], COLOURS[0], "images that have so many")
+  draw_line(axis, summary, [one.pixels for one in summary.rounds], COLOURS[0], "all images that have one")
   draw_line(axis, summary, [one.difference_to_first for one in summary.rounds], COLOURS[1], "minus their first subset")
   axis.axhline(0, color=INK, linewidth=0.8)
-  axis.legend(fontsize=9, frameon=False)
+  axis.legend()
 
 
 def draw_line(axis: Axes, summary: Any, means: list[Estimate], colour: str, label: str) -> None:

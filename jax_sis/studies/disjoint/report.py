@@ -1,11 +1,6 @@
 """What `jax-sis disjoint` found: summed up, printed, and as JSON, CSV and a figure."""
 
-import csv
 import dataclasses
-import hashlib
-import io
-import json
-import platform
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +9,9 @@ import numpy as np
 
 from jax_sis.core.messages import name_some
 from jax_sis.core.subsets import Status
+from jax_sis.results.answer import describe_provenance, encode_csv, write_answer
 from jax_sis.results.folder import Folder
 from jax_sis.results.schema import STATUS_NAMES
-from jax_sis.results.spec import SPEC_FILE
 from jax_sis.runtime.records import to_json
 from jax_sis.statistics.estimates import Estimate, difference_of, mean_of, rank_correlation, share_of
 from jax_sis.statistics.matching import Matched, match_by_confidence
@@ -225,7 +220,7 @@ def describe_reading(summary: Summary, max_subsets: int) -> str:
 def write_report(
   folder: Folder, collected: Sequence[Collected], *, spec: Mapping[str, Any], seed: int, subject: str, command: str
 ) -> dict[str, Any]:
-  """Prints what was found and writes it; the numbers last, so that who finds them finds all.
+  """Prints what was found and writes it.
 
   Args:
     folder: gets the files.
@@ -248,43 +243,30 @@ def write_report(
     print(f"Without a number: {named}.")
   answer = {
     "format": spec["format"],
-    "provenance": {
-      "command": command,
-      "seed": seed,
-      "spec_sha256": hashlib.sha256(folder.read(SPEC_FILE) or b"").hexdigest(),
-      "versions": {**spec["versions"], "python": platform.python_version()},
-      "model": spec["model"],
-      "data": spec["data"],
-      "device": spec["device"],
-    },
+    "provenance": describe_provenance(folder, spec, command=command, seed=seed),
     **{name: spec[name] for name in ("threshold", "grid", "per_step", "max_subsets", "is_minimised")},
     **to_json(summary),
     "left_out": left_out,
     "images": [dataclasses.asdict(image) for image in collected],
     "reading": reading,
   }
-  folder.write("disjoint.csv", make_csv(collected).encode())
-  names = ["disjoint.json", "disjoint.csv"]
+  files = {"disjoint.csv": encode_csv(map(make_row, collected))}
   if summary.num_images:
-    picture = io.BytesIO()
-    figure.save_disjoint(picture, summary, title=f"Disjoint sufficient subsets at {spec['threshold']:g}: {subject}")
-    folder.write("disjoint.png", picture.getvalue())
-    names.append("disjoint.png")
-  content = json.dumps(answer, indent=2, allow_nan=False)
-  folder.write("disjoint.json", content.encode() + b"\n")
-  print(f"Written to {folder.location}: {', '.join(names)}", flush=True)
-  return json.loads(content)
+    title = f"Disjoint sufficient subsets at {spec['threshold']:g}: {subject}"
+    files["disjoint.png"] = figure.draw_disjoint(summary, title=title)
+  return write_answer(folder, "disjoint.json", answer, files)
 
 
-def make_csv(collected: Sequence[Collected]) -> str:
-  """A line an image; its subsets' sizes are one column, separated by blanks."""
-  text = io.StringIO(newline="")
-  writer = csv.writer(text)
-  writer.writerow(("image", "label", "predicted", "confidence", "subsets", "is_censored", "end", "pixels", "error"))
-  for image in collected:
-    number = image.number if image.is_counted else None
-    is_censored = image.is_censored if image.is_counted else None
-    sizes = " ".join(map(str, image.num_kept))
-    known = (image.id, image.label, image.predicted, image.confidence)
-    writer.writerow((*known, number, is_censored, image.end, sizes, image.error))
-  return text.getvalue()
+def make_row(image: Collected) -> dict[str, Any]:
+  """The line of an image in the CSV; the sizes of its subsets are one cell, separated by blanks."""
+  return {
+    "image": image.id,
+    "label": image.label,
+    "predicted": image.predicted,
+    "confidence": image.confidence,
+    "subsets": image.number if image.is_counted else None,
+    "is_censored": image.is_censored if image.is_counted else None,
+    "end": image.end,
+    "pixels": " ".join(map(str, image.num_kept)),
+    "error": image.error,
+  }
