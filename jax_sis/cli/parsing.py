@@ -88,8 +88,8 @@ def make_completion(commands: Mapping[str, Command], shell: str) -> str:
 
 
 def join_forms(tree: Mapping[str, Any]) -> Any:
-  """The union of which tyro makes subcommands, of forms by name and of trees of forms."""
-  forms = []
+  """The union of which tyro makes subcommands, of forms by name and of trees of forms, and of `--help`."""
+  forms = [Annotated[dataclasses.make_dataclass("Help", []), tyro.conf.subcommand("--help")]]
   for name, branch in tree.items():
     form = branch
     if isinstance(branch, Mapping):
