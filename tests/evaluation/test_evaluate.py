@@ -40,7 +40,7 @@ LISTENING_COMMAND = [
   sys.executable,
   "-c",
   "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-  "from jax_sis.cli import main; sys.exit(main(sys.argv[1:]))",
+  "from jax_sis.cli.main import main; sys.exit(main(sys.argv[1:]))",
   "evaluate",
 ]
 

@@ -227,7 +227,7 @@ def test_ctrl_c_ends_the_watch(tmp_path: pathlib.Path):
   make_store(tmp_path)
   code = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from jax_sis.cli import main; sys.exit(main(sys.argv[1:]))"
+    "from jax_sis.cli.main import main; sys.exit(main(sys.argv[1:]))"
   )
   command = [sys.executable, "-c", code, "status", str(tmp_path), "--watch", "60"]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

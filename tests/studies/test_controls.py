@@ -285,7 +285,7 @@ def test_ctrl_c_says_truly_what_is_left(run: results.Results, tmp_path: pathlib.
   # A shell that runs the tests in the background leaves Ctrl-C ignored, and children inherit that.
   code = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from jax_sis.cli import main; sys.exit(main(sys.argv[1:]))"
+    "from jax_sis.cli.main import main; sys.exit(main(sys.argv[1:]))"
   )
   command = [sys.executable, "-u", "-c", code, "controls", str(copy)]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
