@@ -1,5 +1,8 @@
 """Command lines -> settings, by tyro: options, types, defaults and help are those of the settings classes."""
 
+# Types are made while the program runs.
+# pyright: reportInvalidTypeForm=false
+
 import contextlib
 import dataclasses
 import inspect
