@@ -1,5 +1,8 @@
 """Command lines -> settings, by tyro: options, types, defaults and help are those of the settings classes."""
 
+# Types are made while the program runs.
+# pyright: reportInvalidTypeForm=false
+
 import contextlib
 import dataclasses
 import inspect
@@ -88,8 +91,8 @@ def make_completion(commands: Mapping[str, Command], shell: str) -> str:
 
 
 def join_forms(tree: Mapping[str, Any]) -> Any:
-  """The union of which tyro makes subcommands, of forms by name and of trees of forms."""
-  forms = []
+  """The union of which tyro makes subcommands, of forms by name and of trees of forms, and of `--help`."""
+  forms = [Annotated[dataclasses.make_dataclass("Help", []), tyro.conf.subcommand("--help")]]
   for name, branch in tree.items():
     form = branch
     if isinstance(branch, Mapping):

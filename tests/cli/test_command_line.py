@@ -26,7 +26,7 @@ from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 
-IMAGES = {
+IMAGES: dict[str, Any] = {
   "out": "my runs/1",
   "checkpoint": "runs/it's mine",
   "data": "cifar10",
@@ -65,7 +65,7 @@ EVALUATE = EvaluateConfig(
   level=0.9,
 )
 # Every command, each option with another value than its default.
-WRITTEN = [
+WRITTEN: list[tuple[Any, ...]] = [
   ("find", FIND, WorkerOptions(shard="1/4", take_over=True)),
   ("plan", FIND, PlanOptions(num_workers=64)),
   ("verify", VerifyOptions(

@@ -126,6 +126,7 @@ def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixtur
   [
     ("jax-sis contr", "controls"),
     ("jax-sis checkpoint im", "import"),
+    ("jax-sis data pre", "prepare"),
     ("jax-sis find --thr", "--threshold"),
     ("jax-sis find --search s", "screened smallest"),
   ],
