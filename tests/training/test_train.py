@@ -38,7 +38,7 @@ TINY = TrainConfig(
   schedule=StepSchedule(initial=0.1, milestones=()),
 )
 CONFIG_TEXT = """
-from jax_sis.config import Stage, StepSchedule, TrainConfig
+from jax_sis.training.config import Stage, StepSchedule, TrainConfig
 config = TrainConfig(model="resnet20", dataset="cifar10", split="train[:48]", batch_size=16, num_devices=2,
   stages=(Stage(epochs=1, resolution=8),), schedule=StepSchedule(initial=0.1, milestones=()))
 """
