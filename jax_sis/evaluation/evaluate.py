@@ -22,7 +22,6 @@ from jax_sis.evaluation.setup import (
   read_batches,
 )
 from jax_sis.results import pixel_subsets
-from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 
@@ -41,7 +40,7 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
       image has no label or a wrong one, or the batch does not fit the memory.
   """
   out_dir = pathlib.Path(config.out)
-  check_writable(open_folder(out_dir))
+  results.check_writable(results.open_folder(out_dir))
   evaluation = open_evaluation(config)
   spec = results.settle_spec(out_dir, make_spec(evaluation))
   rows = report.read_rows(out_dir)

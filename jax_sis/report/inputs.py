@@ -9,7 +9,6 @@ from typing import Any
 
 from jax_sis import results
 from jax_sis.core.subsets import Status
-from jax_sis.results.folder import Folder, StorageError, open_folder
 from jax_sis.results.schema import kinds_of
 from jax_sis.results.store import Results
 from jax_sis.runs import setup, workers
@@ -152,7 +151,7 @@ def read_inputs(
   else:
     analysis, origin = read_analysis(store, analysis_dir, spec_sha256)
   controls, no_controls = read_controls(
-    store.folder if controls_dir is None else open_folder(controls_dir), spec_sha256
+    store.folder if controls_dir is None else results.open_folder(controls_dir), spec_sha256
   )
   return Inputs(
     store=store,
@@ -174,7 +173,7 @@ def read_analysis(store: Results, directory: str, spec_sha256: str) -> tuple[Run
     ValueError: there is nothing of this run, or of another state of it.
     StorageError: it cannot be read.
   """
-  folder = open_folder(directory)
+  folder = results.open_folder(directory)
   place = folder.join(ANALYSIS_FILE)
   content = folder.read(ANALYSIS_FILE)
   if content is None:
@@ -206,7 +205,7 @@ def read_analysis(store: Results, directory: str, spec_sha256: str) -> tuple[Run
   return analysis, origin
 
 
-def read_controls(folder: Folder, spec_sha256: str) -> tuple[Controls | None, str]:
+def read_controls(folder: results.Folder, spec_sha256: str) -> tuple[Controls | None, str]:
   """What `jax-sis controls` wrote, or why that cannot be shown."""
   try:
     content = folder.read(CONTROLS_FILE)
@@ -226,7 +225,7 @@ def read_settings(store: Results) -> FindConfig | None:
   """What the run was begun with, if that is there and can be read."""
   try:
     return setup.read_settings(store.folder)
-  except StorageError:
+  except results.StorageError:
     raise
   except ValueError:
     return None

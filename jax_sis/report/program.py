@@ -8,7 +8,6 @@ from jax_sis.report import controls, findings, gallery, origin, sizes
 from jax_sis.report.config import ReportConfig
 from jax_sis.report.inputs import Inputs, read_inputs
 from jax_sis.report.words import name_data, name_target, name_unit, tell_count
-from jax_sis.results.folder import Folder, check_writable, open_folder
 from jax_sis.runtime.progress import Progress
 
 REPORT_FILE = "report.html"
@@ -33,7 +32,7 @@ def report(config: ReportConfig) -> str:
   """
   store = results.open(config.run_dir)
   folder, name = split_path(config, store.folder)
-  check_writable(folder, "RUN_DIR" if config.out is None else "--out")
+  results.check_writable(folder, "RUN_DIR" if config.out is None else "--out")
   num_images = 0 if config.analysis is not None else len(store.done_images())
   with Progress("analysis", total=num_images, unit="image") as progress:
     inputs = read_inputs(store, analysis_dir=config.analysis, seed=SEED, advance_fn=progress.advance)
@@ -47,12 +46,12 @@ def report(config: ReportConfig) -> str:
   return place
 
 
-def split_path(config: ReportConfig, run: Folder) -> tuple[Folder, str]:
+def split_path(config: ReportConfig, run: results.Folder) -> tuple[results.Folder, str]:
   """The folder of the report, and its name in there."""
   if config.out is None:
     return run, REPORT_FILE
   parent, separator, name = config.out.rpartition("/")
-  return open_folder(parent or (separator or ".")), name
+  return results.open_folder(parent or (separator or ".")), name
 
 
 def make_report(inputs: Inputs, config: ReportConfig) -> bytes:

@@ -4,6 +4,7 @@ What programs need of it stands here: `results.open(folder)` reads any run.
 """
 
 from jax_sis.results.arrays import DONE, ZARR_DIR
+from jax_sis.results.folder import Folder, StorageError, check_writable, open_folder
 from jax_sis.results.query import SubsetQuery
 from jax_sis.results.schema import SMALLEST_MASK, TEXT, TEXT_BYTES, Field, encode_text, mask_field, mask_name
 from jax_sis.results.spec import FORMAT, SPEC_FILE, read_spec, settle_spec
@@ -18,13 +19,17 @@ __all__ = [
   "TEXT_BYTES",
   "ZARR_DIR",
   "Field",
+  "Folder",
   "Results",
+  "StorageError",
   "SubsetQuery",
+  "check_writable",
   "create_or_resume",
   "encode_text",
   "mask_field",
   "mask_name",
   "open",
+  "open_folder",
   "read_spec",
   "settle_spec",
 ]

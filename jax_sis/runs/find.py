@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Int
 
 from jax_sis import results
-from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.gallery import draw_gallery
 from jax_sis.runs.setup import Job, create_or_resume, make_job
@@ -40,8 +39,8 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
     ValueError: a setting is wrong, does not fit the checkpoint or the data, the batch does not fit the memory, or the
       results cannot be written.
   """
-  folder = open_folder(config.out)
-  check_writable(folder)
+  folder = results.open_folder(config.out)
+  results.check_writable(folder)
   job = make_job(config, folder)
   store = create_or_resume(job)
   print(headline(job, store, shard), flush=True)

@@ -16,7 +16,6 @@ from jax_sis.core.problem import make_problem
 from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
-from jax_sis.results.folder import open_folder
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.options import PlanOptions
 from jax_sis.runs.setup import Job, compile_search, make_job, read_stored_spec
@@ -77,7 +76,7 @@ def plan(config: FindConfig, *, num_workers: int = PlanOptions.num_workers) -> C
     ValueError: as for `find`.
   """
   require_positive("--workers", num_workers)
-  folder = open_folder(config.out)
+  folder = results.open_folder(config.out)
   print("Opening and compiling ...", flush=True)
   started = time.perf_counter()
   job = make_job(config, folder)

@@ -15,7 +15,6 @@ from jax_sis.classifiers.on_images import ClassifierOnImages, open_on_images
 from jax_sis.core.messages import name_some
 from jax_sis.data import batches
 from jax_sis.results import schema, spec
-from jax_sis.results.folder import Folder
 from jax_sis.results.schema import NO_CLASS
 from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.device_search import ImageSearch
@@ -75,7 +74,7 @@ class Job(ClassifierOnImages):
     return self.normalise(batch["image"]), requested.astype(np.int32)
 
 
-def make_job(config: FindConfig, folder: Folder) -> Job:
+def make_job(config: FindConfig, folder: results.Folder) -> Job:
   """Opens what the settings name, and checks that it fits together.
 
   Where the settings leave the batch or the unit open, those of the run in the folder count; without a run, they are
@@ -109,7 +108,7 @@ def make_job(config: FindConfig, folder: Folder) -> Job:
   return dataclasses.replace(job, unit_size=unit_size)
 
 
-def read_stored_spec(folder: Folder) -> Mapping[str, Any] | None:
+def read_stored_spec(folder: results.Folder) -> Mapping[str, Any] | None:
   """The specification of the run in the folder; None if there is none."""
   return results.read_spec(folder.location) if folder.read(results.SPEC_FILE) is not None else None
 
@@ -199,7 +198,7 @@ def create_or_resume(job: Job) -> results.Results:
   return store
 
 
-def read_settings(folder: Folder) -> FindConfig:
+def read_settings(folder: results.Folder) -> FindConfig:
   """The settings with which the run in this folder was started.
 
   Raises:

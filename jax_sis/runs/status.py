@@ -14,7 +14,6 @@ from rich.console import Console
 from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results import schema
-from jax_sis.results.folder import StorageError
 from jax_sis.results.schema import KIND_TITLES, NOT_SEARCHED, STATUS_NAMES
 from jax_sis.runs import workers
 from jax_sis.runs.workers import WorkerRecord
@@ -122,7 +121,7 @@ def read_columns(
   try:
     indices = store.images_of(units)
     return {name: store.read(name, indices) for name in names}, units[:0]
-  except StorageError:
+  except results.StorageError:
     if len(units) == 1:
       return {name: store.read(name, slice(0, 0)) for name in names}, units
   # The error does not say which chunk is damaged.
@@ -152,7 +151,7 @@ def read_ids(store: results.Results, indices: Int[np.ndarray, "M"]) -> list[str]
   first = indices[:MAX_IDS_SHOWN]
   try:
     return store.read_text("id", first)
-  except StorageError:
+  except results.StorageError:
     return [f"image {index}" for index in first.tolist()]
 
 

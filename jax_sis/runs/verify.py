@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from jax_sis import results
-from jax_sis.results.folder import StorageError
 from jax_sis.runs.invariants import check_rows
 from jax_sis.runs.options import VerifyOptions
 from jax_sis.runs.setup import Job, make_job_again
@@ -160,7 +159,7 @@ def read_rows(
       try:
         with store.folder.explain("read", name):
           rows[name] = fields[name].decode(future.result())
-      except StorageError as error:
+      except results.StorageError as error:
         is_missing = store.folder.read(store.chunk_name(name, unit)) is None
         # The place stands in front.
         _, _, reason = error.reason.rpartition('": ')
@@ -261,7 +260,7 @@ def unmark(store: results.Results, units: Sequence[int], *, is_report_only: bool
     return
   try:
     store.unmark(units)
-  except StorageError as error:
+  except results.StorageError as error:
     print(f"{count}, but could not be marked as not done: {error}")
     return
   print(f"{count} and now marked as not done; the same `jax-sis find` as before computes them again.")

@@ -6,7 +6,6 @@ from typing import Any
 
 from jax_sis import results
 from jax_sis.results.answer import encode_csv, hash_spec, write_answer
-from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.results.schema import KINDS
 from jax_sis.results.store import Results
 from jax_sis.runs.status import describe_run
@@ -35,11 +34,11 @@ def analyse(config: StudyConfig) -> str:
     ValueError: a folder holds no run or nothing finished, a run is named twice, or the runs are not of the same images.
     StorageError: a run cannot be read, or the folder not be written.
   """
-  folder = open_folder(config.out)
+  folder = results.open_folder(config.out)
   stores = open_runs(config)
   for store in stores.values():
     check_arguments(store, config.thresholds, config.fraction)
-  check_writable(folder)
+  results.check_writable(folder)
   # Before the longer work, since it refuses runs that do not fit together.
   comparison = compare_runs(stores, thresholds=config.thresholds, seed=config.seed) if len(stores) > 1 else None
   analyses = {}

@@ -38,7 +38,6 @@ from jax_sis.core.searches import BackwardSearch, Gradient, Screened
 from jax_sis.core.smallest import QUICK
 from jax_sis.core.subsets import Status, sufficient_subsets
 from jax_sis.core.types import Params, PredictFn, ScoreName
-from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
@@ -64,8 +63,8 @@ def attributions(config: AttributionsConfig) -> dict[str, Any]:
       or the folder holds another run.
     StorageError: the folder cannot be written.
   """
-  folder = open_folder(config.out)
-  check_writable(folder)
+  folder = results.open_folder(config.out)
+  results.check_writable(folder)
   images = open_image_set(config)
   spec = results.settle_spec(config.out, make_spec(images, config))
   methods, left_out = make_methods(images, config)

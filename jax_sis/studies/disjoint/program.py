@@ -20,7 +20,6 @@ from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.searches import Gradient
 from jax_sis.core.subsets import Status
 from jax_sis.core.types import Params
-from jax_sis.results.folder import check_writable, open_folder
 from jax_sis.results.schema import NOT_SEARCHED, STATUS_NAMES
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
@@ -45,8 +44,8 @@ def disjoint(config: DisjointConfig) -> dict[str, Any]:
     ValueError: a setting is wrong or does not fit the checkpoint or the data, or the folder holds another run.
     StorageError: the folder cannot be written.
   """
-  folder = open_folder(config.out)
-  check_writable(folder)
+  folder = results.open_folder(config.out)
+  results.check_writable(folder)
   images = open_image_set(config)
   num_images = min(len(images.source), config.num_images or len(images.source))
   spec = results.settle_spec(config.out, make_spec(images, config))
