@@ -30,9 +30,6 @@ from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import DataStage, FindStage, StudyStage, TrainStage
 
-# Child processes find this file there, and what tests share.
-FOLDERS = [str(folder) for folder in pathlib.Path(__file__).parents[:2]]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Note(StudyStage):
@@ -264,7 +261,7 @@ def test_the_plan_says_what_is_done_and_does_nothing(tmp_path: pathlib.Path, cap
 
 SLOW_STAGE = """
   import pathlib, sys, time
-  sys.path[:0] = {folders!r}
+  sys.path[:0] = [{tests!r}, {tests!r} + "/reproduction"]
   from test_engine import Note, make_chain
   from jax_sis.reproduction import engine
 
@@ -285,7 +282,7 @@ SLOW_STAGE = """
 @pytest.fixture
 def slow_study(tmp_path: pathlib.Path, repository: pathlib.Path):
   """A process that is in the middle of the second of three stages."""
-  script = textwrap.dedent(SLOW_STAGE.format(folders=FOLDERS))
+  script = textwrap.dedent(SLOW_STAGE.format(tests=str(pathlib.Path(__file__).parents[1])))
   process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=repository)
   for _ in range(1200):
     clocks = list(tmp_path.glob("stages/second/*/clock.json"))
@@ -441,7 +438,7 @@ REAL_STAGES = (
 )
 REAL_STUDY = """
   import pathlib, sys
-  sys.path[:0] = {folders!r}
+  sys.path[:0] = [{tests!r}, {tests!r} + "/reproduction"]
   from test_engine import make_real_study
   from jax_sis.reproduction import engine
 
@@ -473,7 +470,7 @@ def test_a_real_study_that_is_killed_and_moved_goes_on_and_ends(
 ):
   """Real images, from training to the disjoint subsets of an ensemble; killed in the search."""
   data_dir = str(shared_dir / "data" / "tfds")
-  script = textwrap.dedent(REAL_STUDY.format(folders=FOLDERS))
+  script = textwrap.dedent(REAL_STUDY.format(tests=str(pathlib.Path(__file__).parents[1])))
   command = [sys.executable, "-c", script]
   process = subprocess.Popen([*command, str(tmp_path / "study"), data_dir], cwd=repository)
   try:
