@@ -1,5 +1,6 @@
 """What `jax-sis controls` found of chance and leaks, in a line and as a section."""
 
+import shlex
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
@@ -8,7 +9,6 @@ from jax_sis.report import figures
 from jax_sis.report.inputs import ClassControls, Controls, Inputs, KindControls
 from jax_sis.report.words import capitalise, tell_count
 from jax_sis.statistics.estimates import DASH, show, show_percent
-from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.controls.outcomes import ControlSummary
 from jax_sis.studies.controls.tables import note_similar_fills
 from jax_sis.studies.controls.views import CONTROLS, SUBSET
@@ -19,8 +19,8 @@ CHANGE = "change of the class kept, in points [95%]"
 
 
 def make_command(inputs: Inputs) -> str:
-  """The command line that runs the controls."""
-  return ControlsConfig(run_dir=inputs.store.folder.location).command
+  """The shortest command line that runs the controls, for people to type."""
+  return shlex.join(["jax-sis", "controls", inputs.store.folder.location])
 
 
 def describe_in_a_line(inputs: Inputs, answer: str) -> Element:

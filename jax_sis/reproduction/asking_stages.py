@@ -11,7 +11,6 @@ from jax_sis.evaluation import setup as evaluation_setup
 from jax_sis.evaluation.config import EvaluateConfig
 from jax_sis.reproduction.fingerprints import describe_machine, hash_answer, hash_file
 from jax_sis.reproduction.stages import DATA, StudyStage, place_subset, plain_settings, subset_input
-from jax_sis.results.answer import encode_json
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.spec import read_spec
 from jax_sis.studies.analysis.program import FORMAT, StudyConfig, analyse
@@ -134,9 +133,9 @@ class ControlStage(StudyStage):
     placed = dataclasses.replace(
       self.config, run_dir=str(inputs["run"]), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir
     )
-    answer = controls_program.controls(placed)
-    write_atomically(folder / "controls.json", encode_json(answer))
-    write_atomically(folder / "controls.png", (inputs["run"] / "controls.png").read_bytes())
+    controls_program.controls(placed)
+    for name in ("controls.png", "controls.json"):
+      write_atomically(folder / name, (inputs["run"] / name).read_bytes())
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See StudyStage."""

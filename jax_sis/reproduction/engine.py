@@ -19,9 +19,7 @@ from typing import Any
 
 import jax
 
-from jax_sis.reproduction.stages import StudyStage
-from jax_sis.results.answer import encode_json
-from jax_sis.results.folder import write_atomically
+from jax_sis.reproduction.stages import StudyStage, write_json
 from jax_sis.results.spec import find_differences
 from jax_sis.runtime.provenance import all_versions, describe_commit
 
@@ -369,12 +367,3 @@ def read_json(path: pathlib.Path) -> Any | None:
     return json.loads(path.read_bytes())
   except (OSError, ValueError):
     return None
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-  """Writes a file, whole or not at all.
-
-  Raises:
-    StorageError: it cannot be written.
-  """
-  write_atomically(path, encode_json(content))

@@ -22,8 +22,8 @@ from jax_sis.reproduction.stage_makers import (
 )
 from jax_sis.results.query import PixelSubset
 from jax_sis.runs.config import FindConfig
-from jax_sis.studies.analysis.program import StudyConfig
-from jax_sis.studies.controls.program import ControlsConfig
+from jax_sis.studies.analysis.config import StudyConfig
+from jax_sis.studies.controls.config import ControlsConfig
 
 
 def make_stages(preset: Preset) -> list[stages.StudyStage]:

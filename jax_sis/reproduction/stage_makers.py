@@ -9,9 +9,9 @@ from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import CIFAR10, Preset, count_images
 from jax_sis.results.query import PixelSubset
 from jax_sis.runs.config import FindConfig
-from jax_sis.studies.attributions.program import AttributionsConfig
-from jax_sis.studies.controls.program import ControlsConfig
-from jax_sis.studies.disjoint.program import DisjointConfig
+from jax_sis.studies.attributions.config import AttributionsConfig
+from jax_sis.studies.controls.config import ControlsConfig
+from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.training.config import Pgd
 
 # What stages cost beside the gradients of a search, in input gradients of one image: measured on two cores.

@@ -127,7 +127,7 @@ class DataStage(StudyStage):
           f"every class must have images, but of {self.dataset} {split} {name_some(empty, most=MAX_NAMED)} have none; "
           "name a larger split, or see whether the data set is whole."
         )
-    write_atomically(folder / DATA_FILE, encode_json(content))
+    write_json(folder / DATA_FILE, content)
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See StudyStage."""
@@ -260,3 +260,12 @@ def plain_settings(config: Any) -> dict[str, Any]:
 def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Settings but for where things lie."""
   return drop(settings, PLACES)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes a file, whole or not at all.
+
+  Raises:
+    StorageError: it cannot be written.
+  """
+  write_atomically(path, encode_json(content))

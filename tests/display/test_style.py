@@ -1,12 +1,13 @@
 """One look for all pictures: the same bytes each time, texts as they are, and settings of Matplotlib left alone."""
 
 import io
+import math
 
 import matplotlib
 import pytest
 from PIL import Image
 
-from jax_sis.display.style import finish, set_share_axis, start_figure, styled
+from jax_sis.display.style import INK, draw_interval, finish, set_share_axis, start_figure, styled
 
 
 @styled
@@ -45,3 +46,13 @@ def test_settings_of_the_user_are_neither_changed_nor_followed(monkeypatch: pyte
 @pytest.mark.parametrize("title", ["$\\odd{class$", "犬", "a $ sign"])
 def test_odd_names_are_drawn_as_they_are(title: str):
   assert draw(title) != draw("")
+
+
+@pytest.mark.parametrize(
+  ("numbers", "counts"),
+  [((1.0, 0.5, 2.0), (1, 1)), ((1.0, math.nan, math.nan), (0, 1)), ((math.nan, math.nan, math.nan), (0, 0))],
+)
+def test_of_an_interval_only_what_is_known_is_drawn(numbers: tuple[float, float, float], counts: tuple[int, int]):
+  _, ((axis,),) = start_figure(1, 1, size=(3, 2))
+  draw_interval(axis, 0, numbers, colour=INK)
+  assert (len(axis.collections), len(axis.lines)) == counts
