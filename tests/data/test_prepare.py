@@ -25,7 +25,8 @@ FOLDER = "cifar-10-batches-bin"
 # Runs the command line on archives of a few images.
 SMALL_COMMAND = f"""
 import sys
-from jax_sis.cli import main as cli, prepare
+from jax_sis.cli import main as cli
+from jax_sis.data import prepare
 prepare.NUM_IMAGES = {SMALL}
 sys.exit(cli.main(["data", "prepare", *sys.argv[1:]]))
 """

@@ -260,8 +260,8 @@ def test_the_plan_says_what_is_done_and_does_nothing(tmp_path: pathlib.Path, cap
 
 SLOW_STAGE = """
   import pathlib, sys, time
-  sys.path.insert(0, {tests!r})
-  from test_reproduction import Note, make_chain
+  sys.path[:0] = [{tests!r}, {tests!r} + "/reproduction"]
+  from test_engine import Note, make_chain
   from jax_sis.reproduction import engine
 
   class Slow(Note):
@@ -437,8 +437,8 @@ REAL_STAGES = (
 )
 REAL_STUDY = """
   import pathlib, sys
-  sys.path.insert(0, {tests!r})
-  from test_reproduction import make_real_study
+  sys.path[:0] = [{tests!r}, {tests!r} + "/reproduction"]
+  from test_engine import make_real_study
   from jax_sis.reproduction import engine
 
   engine.run_stages(make_real_study(), pathlib.Path(sys.argv[1]), sys.argv[2])

@@ -342,7 +342,7 @@ def test_a_record_that_cannot_be_written_does_not_stop_the_run(folder: DiskFolde
 def test_a_signal_is_in_the_record(folder: DiskFolder):
   code = f"""
 import pathlib, sys, time
-sys.path.insert(0, {str(pathlib.Path(__file__).parents[1])!r})
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 from test_workers import DiskFolder
 from jax_sis.cli import main as cli
 from jax_sis.runs import workers

@@ -149,7 +149,7 @@ def test_the_table_and_its_reading_say_the_numbers(
   copy = shutil.copytree(path_of(run), tmp_path / "out")
   answer = program.controls(ControlsConfig(run_dir=str(copy), limit=5, num_wrong_class=0))
   text = capsys.readouterr().out
-  assert max(map(len, text.splitlines())) <= 120
+  assert max(len(line) for line in text.splitlines() if str(copy) not in line) <= 120
   assert answer["wrong_class"] is None
   for kind in ("sis", "smallest"):
     of_kind = answer["kinds"][kind]
