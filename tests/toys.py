@@ -5,7 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import reference
+
+# The quick tests do with the one that is the default.
+SCORES = ["log_odds", pytest.param("probability", marks=pytest.mark.slow)]
 
 
 def predict_linear(params: Any, inputs: Any) -> Any:

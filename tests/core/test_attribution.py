@@ -129,7 +129,9 @@ def stretched(cells: np.ndarray, length: int) -> np.ndarray:
 # Against the slow versions.
 
 
-@pytest.mark.parametrize(("grid", "score"), [(GRID, "log_odds"), ((2, 3, 2), "probability")])
+@pytest.mark.parametrize(
+  ("grid", "score"), [(GRID, "log_odds"), pytest.param((2, 3, 2), "probability", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("method", [*ANY_NETWORK, Rise(num_masks=3, num_cells=9)], ids=repr)
 def test_every_method_equals_its_slow_version(method: AttributionMethod, grid: tuple[int, ...], score: Any):
   rng = np.random.default_rng(1)
@@ -182,7 +184,7 @@ def test_on_a_linear_model_every_method_gives_the_contributions(method: Attribut
   assert scores.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("score", ["log_odds", "probability"])
+@pytest.mark.parametrize("score", toys.SCORES)
 def test_integrated_gradients_add_up_to_the_difference_of_the_scores(score: Any):
   images, params = toys.images_and_params(3, num_images=4)
   targets, ones = jnp.array([0, 1, 2, 1]), np.ones(NUM_FEATURES)

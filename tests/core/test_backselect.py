@@ -101,7 +101,7 @@ def assert_same_order(actual: jax_sis.FeatureOrder, expected: jax_sis.FeatureOrd
 # Against the reference.
 
 
-@pytest.mark.parametrize("score", ["log_odds", "probability"])
+@pytest.mark.parametrize("score", toys.SCORES)
 @pytest.mark.parametrize("search", [*SEARCHES, *EDGE_SEARCHES], ids=repr)
 def test_every_search_equals_the_reference(search: BackwardSearch, score: str):
   rng = np.random.default_rng(3)
@@ -119,7 +119,7 @@ def test_grids_and_baselines_equal_the_reference(grid: tuple[int, ...], search: 
   assert_equals_reference("tanh", params, images, np.array([1, 1]), search=search, grid=grid, baseline=baseline)
 
 
-@pytest.mark.parametrize("score", ["log_odds", "probability"])
+@pytest.mark.parametrize("score", toys.SCORES)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
   seed=st.integers(0, 10_000),

@@ -25,7 +25,7 @@ def run(params: Any, images: Any, search: Forward, **arguments: Any) -> jax_sis.
   return jax_sis.forward_select(toys.predict_tanh, params, images, search=search, **arguments)
 
 
-@pytest.mark.parametrize("score", ["log_odds", pytest.param("probability", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("score", toys.SCORES)
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(
   seed=st.integers(0, 10_000),
