@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 SMALL_INPUTS = {"resnet50": 64, "inception_v3": 75}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
   ("size", "kernel_size", "stride", "padding"),
   [

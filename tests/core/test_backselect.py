@@ -110,7 +110,9 @@ def test_every_search_equals_the_reference(search: BackwardSearch, score: str):
   assert_equals_reference("tanh", params, images, np.array([0, 2]), search=search, grid=(4, 3, 1), score=score)
 
 
-@pytest.mark.parametrize("grid", [(2, 3, 1), (4, 1, 2), (1, 1, 2), (1, 1, 1)])
+@pytest.mark.parametrize(
+  "grid", [(2, 3, 1), *(pytest.param(grid, marks=pytest.mark.slow) for grid in ((4, 1, 2), (1, 1, 2), (1, 1, 1)))]
+)
 @pytest.mark.parametrize("search", [jax_sis.Gradient(per_step=2), SCREENED, jax_sis.Exact(chunk_size=7)], ids=repr)
 def test_grids_and_baselines_equal_the_reference(grid: tuple[int, ...], search: BackwardSearch):
   rng = np.random.default_rng(4)

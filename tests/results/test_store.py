@@ -289,6 +289,7 @@ def test_a_run_is_whole_wherever_its_process_is_killed(tmp_path: pathlib.Path):
   assert files_of(tmp_path / "run") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_run_goes_on_after_it(tmp_path: pathlib.Path):
   outcome = drive("limited", tmp_path / "full", 2000)
   chunk = f"{tmp_path}/full/results.zarr/noise/c/1/0"
