@@ -186,17 +186,14 @@ def paragraph(*parts: str | Element, kind: str = "") -> Element:
 
 
 def strong(text: str) -> Element:
-  """Text that stands out in its line."""
   return element("strong", text)
 
 
 def code(text: str) -> Element:
-  """A name of a file or option within a line."""
   return element("code", text)
 
 
 def command(text: str) -> Element:
-  """A command line, in lines of its own."""
   return element("pre", element("code", text))
 
 
@@ -234,7 +231,6 @@ def table(
 
 
 def cell(tag: str, content: str | Element, place: int, num_text_columns: int, scope: str | None) -> Element:
-  """A cell of a table."""
   if place >= num_text_columns and isinstance(content, str) and content[:1] in "+-0123456789":
     content = SPACE_WITHIN.sub("\N{NO-BREAK SPACE}", content)
   found = element(tag, content)
@@ -271,7 +267,7 @@ def figure(picture: Picture, caption: str, *, is_wide: bool = False) -> Element:
 
 
 def scroll_box(content: Element, label: str) -> Element:
-  """A box that scrolls where its content is too wide; who has no mouse scrolls what has the focus."""
+  """A box that scrolls where its content is too wide; it can have the focus, to scroll by keyboard."""
   return element("div", content, **{"class": "scroll", "role": "region", "tabindex": "0", "aria-label": label})
 
 
@@ -295,7 +291,6 @@ def card(heading: str, pictures: Mapping[str, Picture], facts: Mapping[str, str]
 
 
 def cards(blocks: Iterable[Element]) -> Element:
-  """Boxes, as many in a row as there is room for."""
   return element("div", *blocks, **{"class": "cards"})
 
 
@@ -305,12 +300,10 @@ def description(facts: Mapping[str, str]) -> Element:
 
 
 def folded(summary: str, blocks: Iterable[Element]) -> Element:
-  """What is seen only once somebody asks for it."""
   return element("details", element("summary", summary), *blocks)
 
 
 def element(tag: str, *parts: str | Element, **attributes: str) -> Element:
-  """An element of the page with texts and elements in it."""
   found = Element(tag, {name: clean(value) for name, value in attributes.items()})
   for part in parts:
     if isinstance(part, Element):
@@ -323,5 +316,5 @@ def element(tag: str, *parts: str | Element, **attributes: str) -> Element:
 
 
 def clean(text: str) -> str:
-  """A text, with the sign for an unknown character in place of what a page cannot hold."""
+  """The text with the replacement character for each character that HTML cannot hold."""
   return UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", text)

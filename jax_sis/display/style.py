@@ -80,7 +80,6 @@ def start_figure(
 
 
 def finish(figure: Figure) -> bytes:
-  """The PNG of a figure."""
   file = io.BytesIO()
   # The layout gives maps with long headings too little room, so that it takes the edges of what is drawn.
   edges = {} if figure.get_layout_engine() is None else {"bbox_inches": "tight", "pad_inches": 0.1}

@@ -92,12 +92,11 @@ class Estimate:
 
 
 def show(estimate: Estimate | None, form: str = ".1f", *, nothing: str = DASH) -> str:
-  """An estimate, or what stands for none."""
   return nothing if estimate is None else format(estimate, form)
 
 
 def show_percent(estimate: Estimate | None, form: str = ".1f", *, nothing: str = DASH) -> str:
-  """A share in per cent, or a difference of shares in points, without the sign; or what stands for none."""
+  """A share in per cent, or a difference of shares in points, without the sign."""
   return show(estimate and estimate.percent, form, nothing=nothing)
 
 
@@ -134,12 +133,10 @@ def difference_of(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"
 
 
 def no_mean(reason: str, num_images: int = 0) -> Estimate:
-  """What stands where a mean cannot be computed."""
   return Estimate(value=None, low=None, high=None, num_images=num_images, reason=reason)
 
 
 def share_of(is_so: Bool[np.ndarray, "N"], *, level: float = 0.95) -> Estimate:
-  """The share of images that are so, as `share_of_count`."""
   return share_of_count(int(np.count_nonzero(is_so)), len(is_so), level=level)
 
 
@@ -171,11 +168,7 @@ def share_of_count(count: int, num_images: int, *, level: float = 0.95) -> Estim
 
 
 def check_level(level: float) -> None:
-  """Refuses what is no level of an interval.
-
-  Raises:
-    ValueError: it is none.
-  """
+  """Raises ValueError unless the level lies between 0 and 1."""
   if not 0 < level < 1:
     raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}.")
 

@@ -116,7 +116,6 @@ def match_by_confidence(
 
 
 def confidence_bins(confidence: Float[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
-  """The bin of each confidence, from 0."""
   return np.searchsorted(bin_edges(), confidence.astype(np.float64), side="right")
 
 

@@ -170,11 +170,7 @@ def compare_runs(stores: Mapping[str, Results], *, thresholds: Sequence[float] =
 
 
 def check_same_data(stores: Mapping[str, Results]) -> None:
-  """Refuses runs of other data sets or classes, as far as their specifications tell.
-
-  Raises:
-    ValueError: the data or the classes differ.
-  """
+  """Raises ValueError if the runs' specifications name different data or classes."""
   (first_label, first), *others = stores.items()
   for label, store in others:
     here, there = (of_run.spec["data"] for of_run in (first, store))
@@ -191,7 +187,7 @@ def check_same_data(stores: Mapping[str, Results]) -> None:
 
 
 def join_images(stores: Mapping[str, Results]) -> tuple[dict[str, Int[np.ndarray, "N"]], tuple[Missing, ...]]:
-  """Where in each run the images are that all have, in the order of their ids, and which ones each run lacks.
+  """Where each run has the images that all have, in the order of their ids, and which images each run lacks.
 
   Raises:
     ValueError: the runs have no image in common, an id stands for several images of a run, or ids are only places in
@@ -215,11 +211,7 @@ def join_images(stores: Mapping[str, Results]) -> tuple[dict[str, Int[np.ndarray
 
 
 def read_places(label: str, store: Results) -> dict[str, int]:
-  """By id, where the finished images of a run are.
-
-  Raises:
-    ValueError: an id stands for several images.
-  """
+  """By id, where the finished images of a run are. Raises ValueError if an id stands for several images."""
   indices = store.done_images()
   ids = store.read_text("id", indices)
   places = dict(zip(ids, indices.tolist(), strict=True))
@@ -230,11 +222,7 @@ def read_places(label: str, store: Results) -> dict[str, int]:
 
 
 def check_ids_name_images(stores: Mapping[str, Results], ids: set[str]) -> None:
-  """Refuses ids that are places in a split, where the splits are not the same.
-
-  Raises:
-    ValueError: they are.
-  """
+  """Raises ValueError if ids are places in a split and the splits differ."""
   splits = {store.spec["data"].get("split") for store in stores.values()}
   if len(splits) > 1 and all(name.isdecimal() for name in ids):
     raise ValueError(
@@ -249,7 +237,7 @@ def name_ids(ids: Sequence[str], count: int) -> str:
 
 
 def find_queries(label: str, store: Results, threshold: float, left_out: list[str]) -> list[SubsetQuery]:
-  """The subsets of a run that reach this confidence; to `left_out` go those that do not, with the reason."""
+  """The subsets of a run that reach this confidence; `left_out` gets the reasons for those that do not."""
   queries = []
   for kind in kinds_of(store.fields):
     query = SubsetQuery(kind=kind, threshold=threshold)
@@ -263,23 +251,17 @@ def find_queries(label: str, store: Results, threshold: float, left_out: list[st
 
 
 def find_others(store: Results, thresholds: Sequence[float]) -> list[SubsetQuery]:
-  """The subsets that a run's orders give at further confidences; none without orders."""
   return [SubsetQuery(threshold=threshold) for threshold in thresholds] if "rank" in store.fields else []
 
 
 def read_columns(store: Results, indices: Int[np.ndarray, "N"], queries: Sequence[SubsetQuery]) -> Columns:
-  """The columns of these images, in this order."""
   subsets = [store.find_subsets(query) for query in queries]
   names = dict.fromkeys([*COLUMN_FIELDS, *(name for stored in subsets for name in stored.size_fields)])
   return join_columns([make_columns(store.read_many(names, some), subsets) for some in store.split_images(indices)])
 
 
 def check_same_labels(columns: Mapping[str, Columns]) -> None:
-  """Refuses runs whose images of the same id have different labels.
-
-  Raises:
-    ValueError: there are any.
-  """
+  """Raises ValueError if images of the same id have different labels."""
   (first_label, first), *others = columns.items()
   for label, of_run in others:
     num_different = int((first.label != of_run.label).sum())
@@ -291,7 +273,6 @@ def check_same_labels(columns: Mapping[str, Columns]) -> None:
 
 
 def describe_run(label: str, columns: Columns, first: Columns, *, target: str, seed: int) -> RunOnImages:
-  """Accuracy and calibration of a run, and the difference to the first."""
   is_known = columns.is_classified & first.is_classified
   is_searched = (columns.predicted != NO_CLASS) & (first.predicted != NO_CLASS)
   return RunOnImages(

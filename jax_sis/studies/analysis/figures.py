@@ -106,7 +106,6 @@ def draw_confidence(analyses: Mapping[str, RunAnalysis], *, thresholds: Mapping[
 
 
 def curves_of(analysis: RunAnalysis) -> tuple[Curve, ...]:
-  """The curves of a run, if it has any."""
   return analysis.removal.curves if analysis.removal is not None else ()
 
 
@@ -144,7 +143,6 @@ def draw_accuracy(analyses: Mapping[str, RunAnalysis]) -> bytes:
 
 
 def add_legend(figure: Figure, analyses: Mapping[str, RunAnalysis]) -> None:
-  """The runs, above all panels."""
   styles = panels.styles_of(analyses)
   handles = [Line2D([], [], linewidth=2, **styles[label]) for label in analyses]
   labels = [f"{style.shorten(label)}: {analysis.num_finished} images" for label, analysis in analyses.items()]

@@ -111,5 +111,5 @@ def mean_overlap(first: int, second: int, num_features: int) -> float:
 
 
 def log_choose(total: int, chosen: Int[np.ndarray, "M"] | int) -> Float[np.ndarray, "M"]:
-  """The logarithm of the number of ways to choose so many of them."""
+  """The logarithm of the binomial coefficient."""
   return -scipy.special.betaln(total - chosen + 1, np.add(chosen, 1)) - np.log(total + 1)

@@ -40,13 +40,11 @@ def sizes_of(analysis: RunAnalysis, answer: str) -> Sizes | None:
 
 
 def title_of(answer: str, thresholds: set[float]) -> str:
-  """Which subsets a panel shows, of runs whose own thresholds are these."""
   where = f"{thresholds.pop():g}" if len(thresholds) == 1 else "each run's own threshold"
   return f"{KIND_TITLES[answer]} subsets at {where}"
 
 
 def draw_distributions(axis: Axes, found: Mapping[str, Sizes | None], analyses: Mapping[str, RunAnalysis]) -> None:
-  """The cumulative distribution of sizes, a line a run."""
   styles = styles_of(analyses)
   for label, sizes in found.items():
     assert sizes is not None and sizes.distribution is not None
@@ -110,7 +108,6 @@ def draw_many_classes(axis: Axes, by_run: Mapping[str, Sequence[Sizes]], analyse
 
 
 def describe_what(what: str, analysis: RunAnalysis) -> str:
-  """The heading of a map."""
   return f"the {100 * analysis.fraction:.3g} % needed most" if what == MOST_NEEDED else f"{KIND_TITLES[what]} subsets"
 
 
@@ -147,7 +144,6 @@ def draw_positions(axis: Axes, positions: Positions, *, title: str) -> Any:
 
 
 def draw_rows(axis: Axes, positions: Positions) -> None:
-  """How often each row is used, beside the map and as high."""
   use = relative_use(positions)
   means = use.mean(1)
   axis.set_box_aspect(MAP_TO_ROWS * use.shape[0] / use.shape[1])

@@ -65,11 +65,7 @@ def analyse(config: StudyConfig) -> str:
 
 
 def open_runs(config: StudyConfig) -> dict[str, Results]:
-  """The runs by label.
-
-  Raises:
-    ValueError: a folder holds none, or two names mean one run.
-  """
+  """The runs by label. Raises ValueError if a folder holds none, or two names mean one run."""
   stores = [results.open(run_dir) for run_dir in config.run_dirs]
   places = [
     store.folder.location.rstrip("/") if store.folder.path is None else str(store.folder.path.resolve())
@@ -89,7 +85,6 @@ def indent(lines: Sequence[str]) -> list[str]:
 
 
 def describe_finished(analysis: RunAnalysis, score: str) -> str:
-  """How much of the run it is about, and what the searches kept up."""
   unlabelled = f", {analysis.num_unlabelled} of them without a label" if analysis.num_unlabelled else ""
   return f"  score {score}; {analysis.num_finished} of {analysis.num_images} images are finished{unlabelled}"
 
@@ -100,7 +95,6 @@ def make_answer(
   analyses: Mapping[str, RunAnalysis],
   comparison: Comparison | None,
 ) -> dict[str, Any]:
-  """All numbers and where they come from; what is missing is None, with its reason beside it."""
   return {
     "format": FORMAT,
     "provenance": {
@@ -115,7 +109,6 @@ def make_answer(
 
 
 def describe_origin(store: Results) -> dict[str, Any]:
-  """What says which run it was: where it lies, the hash of its specification, and what that is about."""
   names = (
     "model",
     "data",
@@ -137,7 +130,6 @@ def describe_origin(store: Results) -> dict[str, Any]:
 
 
 def draw(stores: Mapping[str, Results], analyses: Mapping[str, RunAnalysis]) -> dict[str, bytes]:
-  """The pictures that there is something for, by the names of their files."""
   thresholds = {label: store.spec["threshold"] for label, store in stores.items()}
   all_runs = list(analyses.values())
   pictures = {}

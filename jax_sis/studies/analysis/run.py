@@ -129,11 +129,7 @@ def analyse_run(
 
 
 def check_arguments(store: Results, thresholds: Sequence[float], fraction: float) -> None:
-  """Refuses what cannot be analysed.
-
-  Raises:
-    ValueError: see `analyse_run`.
-  """
+  """Raises ValueError as `analyse_run` does."""
   for threshold in thresholds:
     validation.check_threshold(threshold, "thresholds")
   check_fraction(fraction)
@@ -145,18 +141,11 @@ def check_arguments(store: Results, thresholds: Sequence[float], fraction: float
 
 
 def num_images_at_once(store: Results) -> int:
-  """So many that their orders fit the memory."""
   return max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"]))
 
 
 class RunReader:
-  """Takes a run's rows, some images at a time, and then says what they hold.
-
-  Args:
-    store: as for `analyse_run`, like the others.
-    thresholds: likewise.
-    fraction: likewise.
-    has_class_curves: likewise.
+  """Takes a run's rows, some images at a time, and then says what they hold. See `analyse_run` for the arguments.
 
   Attributes:
     names: the fields that it needs.
@@ -190,7 +179,7 @@ class RunReader:
     self._left_out.append(f"{what}: {reason}")
 
   def _locate(self) -> dict[str, StoredSubsets]:
-    """The subsets whose places are counted, of each kind and the most needed pixels, as far as the run holds them."""
+    """The subsets whose places are counted: of each kind, and the most needed pixels, if the run holds them."""
     wanted = {query.kind: query for query in self._own}
     if "sis" in wanted:
       wanted[MOST_NEEDED] = SubsetQuery(fraction=self._fraction)
@@ -201,7 +190,6 @@ class RunReader:
     return {what: stored for what, stored in located.items() if stored.mask_fields}
 
   def _make_removal(self, has_class_curves: bool) -> RemovalCounts | None:
-    """What counts confidences along the orders, if there are any."""
     if not self._has_order:
       self._leave_out("confidence along the removal", WITHOUT_ORDER)
       return None
@@ -213,7 +201,7 @@ class RunReader:
     )
 
   def add(self, rows: Mapping[str, Shaped[np.ndarray, "M ..."]]) -> None:
-    """Takes some images, with the fields that `names` says."""
+    """Takes some images, with the fields in `names`."""
     columns = make_columns(rows, self._subsets)
     self._columns.append(columns)
     for what, counts in self._positions.items():
@@ -229,11 +217,7 @@ class RunReader:
       )
 
   def describe(self, *, seed: int) -> RunAnalysis:
-    """What the images hold that were taken.
-
-    Args:
-      seed: of all intervals and tests.
-    """
+    """What the added images hold; `seed` is that of all intervals and tests."""
     columns = join_columns(self._columns)
     class_names, target = self._spec["class_names"], self._spec["target"]
     if target != PREDICTED:
@@ -276,7 +260,6 @@ class RunReader:
 
 
 def describe_correctness(columns: Columns, query: SubsetQuery, *, seed: int) -> Correctness:
-  """Sizes of one kind of subset against whether the model is right, of images with a label."""
   assert query.threshold is not None
   chosen = columns.has_subset(query) & columns.is_of_prediction
   return Correctness(

@@ -63,7 +63,6 @@ class Columns:
     return self.is_classified & (self.predicted == self.label)
 
   def has_subset(self, query: SubsetQuery) -> Bool[np.ndarray, "N"]:
-    """Whether there is a subset."""
     return self.status[query] == Status.OK
 
 
@@ -98,7 +97,6 @@ class Sizes:
 
   @property
   def median(self) -> float | None:
-    """The median size."""
     return None if self.percentiles is None else self.percentiles["50"]
 
 
@@ -139,12 +137,7 @@ class Trust:
 
 
 def make_columns(rows: Mapping[str, Shaped[np.ndarray, "M ..."]], subsets: Sequence[StoredSubsets]) -> Columns:
-  """The columns of some images.
-
-  Args:
-    rows: COLUMN_FIELDS of the store and the `size_fields` of the subsets.
-    subsets: of the run.
-  """
+  """The columns of some images, from their COLUMN_FIELDS and the `size_fields` of the subsets."""
   num_kept, status = {}, {}
   for stored in subsets:
     num_kept[stored.query], status[stored.query] = stored.sizes(rows)
@@ -159,7 +152,6 @@ def make_columns(rows: Mapping[str, Shaped[np.ndarray, "M ..."]], subsets: Seque
 
 
 def join_columns(parts: Sequence[Columns]) -> Columns:
-  """The columns of all parts' images, one after the other."""
   queries = parts[0].status
   return Columns(
     label=np.concatenate([part.label for part in parts]),
@@ -172,7 +164,6 @@ def join_columns(parts: Sequence[Columns]) -> Columns:
 
 
 def select_columns(columns: Columns, indices: Shaped[np.ndarray, "M"]) -> Columns:
-  """The columns of some of the images."""
   return Columns(
     label=columns.label[indices],
     target=columns.target[indices],

@@ -57,7 +57,6 @@ def draw_attributions(summaries: Mapping[str, Any], *, title: str, threshold: fl
 
 
 def draw_means(axis: Axes, means: list[tuple[Estimate | None, str]], *, digits: int) -> None:
-  """A mark and its interval a line, with the number beside it."""
   for place, (mean, kind) in enumerate(means):
     if mean is None or mean.value is None:
       axis.text(0.02, place, "no order", transform=axis.get_yaxis_transform(), fontsize=8, va="center")

@@ -91,7 +91,7 @@ def attributions(config: AttributionsConfig) -> dict[str, Any]:
 
 
 def make_spec(images: ClassifierOnImages, config: AttributionsConfig) -> dict[str, Any]:
-  """What fixes the results of a run, in JSON types. Methods may come to a run later."""
+  """What fixes the results of a run, in JSON types; not the methods, since more can be added later."""
   return {
     "format": FORMAT,
     **describe_set(images),
@@ -110,7 +110,6 @@ class Search(NamedTuple):
   def __call__(
     self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
   ) -> Float[Array, "B F"]:
-    """Scores that rank as the search does."""
     order = backselect(images.predict_fn, params, inputs, search=self.search, grid=images.grid)
     return -order.rank.astype(jnp.float32)
 
@@ -124,7 +123,6 @@ class Attribution(NamedTuple):
   def __call__(
     self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
   ) -> Float[Array, "B F"]:
-    """Its scores."""
     return attribute(
       images.predict_fn, params, inputs, method=self.method, score=self.score, grid=images.grid, image_ids=numbers
     )
@@ -154,7 +152,6 @@ class Random(NamedTuple):
   def __call__(
     self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
   ) -> Float[Array, "B F"]:
-    """Scores at random."""
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(self.seed)))(numbers)
     return jax.vmap(lambda key: jax.random.uniform(key, (images.num_features,)))(keys)
 
@@ -201,11 +198,7 @@ def split_for_grad_cam(images: ClassifierOnImages) -> GradCam:
 
 
 def choose_images(images: ClassifierOnImages, config: AttributionsConfig) -> Looked:
-  """The first images, in the data's order, of which the classifier is confident enough.
-
-  Raises:
-    ValueError: there is none.
-  """
+  """The first images, in the data's order, of which the classifier is confident enough. Raises ValueError if none is."""
   program = images.make_program(functools.partial(classify, images.predict_fn))
   rows: list[dict[str, Any]] = []
   inputs, num_seen, unreadable = [], 0, {}
@@ -254,7 +247,7 @@ def judge_missing(
   judged: dict[str, Judged],
   lines: pathlib.Path,
 ) -> None:
-  """Adds what is not there yet, a line of the file for each method."""
+  """Judges the methods that are missing, and appends a line to the file for each."""
   total = (len(judged) + len(methods)) * len(looked.images)
   judge_program = images.make_program(functools.partial(judge, images, config.threshold))
   numbers = np.array([hash_id(image["id"]) for image in looked.images], np.int32)
@@ -268,7 +261,7 @@ def judge_missing(
 
 
 def hash_id(name: str) -> int:
-  """A number for an id, the same everywhere."""
+  """A number for an id, the same on every machine."""
   return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 

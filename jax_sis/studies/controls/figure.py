@@ -52,17 +52,12 @@ def names_of(kinds: Mapping[str, Sequence[ControlSummary]]) -> list[str]:
 
 
 def bars_inches(kinds: Mapping[str, Sequence[ControlSummary]]) -> float:
-  """How high the bars of these kinds are together, so that numbers beside them do not touch."""
+  """The height of all bars, with room for the numbers beside them."""
   return (0.22 + 0.13 * len(kinds)) * (place_controls(names_of(kinds))[-1] + 1)
 
 
 def draw_bars(axis: Axes, kinds: Mapping[str, Sequence[ControlSummary]]) -> None:
-  """The bars, in groups that stand apart, each control with its name.
-
-  Args:
-    axis: what is drawn on.
-    kinds: as for `draw_controls`.
-  """
+  """Draws the bars in separate groups, each control with its name."""
   names = names_of(kinds)
   places = place_controls(names)
   thickness = BARS_HEIGHT / len(kinds)
@@ -89,7 +84,6 @@ def place_controls(names: Sequence[str]) -> list[float]:
 def draw_kind(
   axis: Axes, places: Sequence[float], summaries: Sequence[ControlSummary], thickness: float, colour: str, kind: str
 ) -> None:
-  """The bars of one kind of subset."""
   drawn = [
     (place, *summary.keeps_class.percent.numbers)
     for place, summary in zip(places, summaries, strict=True)

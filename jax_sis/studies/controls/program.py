@@ -96,11 +96,7 @@ def controls(config: ControlsConfig) -> dict[str, Any]:
 
 
 def open_job(store: results.Results, config: ControlsConfig) -> Job:
-  """The run's classifier and data, as they are at hand now.
-
-  Raises:
-    ValueError: they are not those of the run.
-  """
+  """The run's classifier and data as they are now. Raises ValueError if the classifier is not the run's."""
   job = make_job_again(store, checkpoint=config.checkpoint, data_dir=config.data_dir, num_devices=1, is_computing=False)
   model = make_spec(job)["model"]
   if model != store.spec["model"]:
@@ -112,11 +108,7 @@ def open_job(store: results.Results, config: ControlsConfig) -> Job:
 
 
 def read_kinds(store: results.Results, config: ControlsConfig) -> list[Kind]:
-  """The subsets of every kind that the run holds, as far as they are asked for.
-
-  Raises:
-    ValueError: a fraction's masks are not there.
-  """
+  """The subsets of every kind that the run holds. Raises ValueError if a fraction's masks are missing."""
   done = store.done_images()
   kinds = []
   for query in own_queries(store.spec, store.fields):
@@ -135,7 +127,7 @@ def read_kinds(store: results.Results, config: ControlsConfig) -> list[Kind]:
 
 
 def read_kind(store: results.Results, name: str, title: str, indices: Int[np.ndarray, "M"], **asked: Any) -> Kind:
-  """The subsets of some images; `asked` says which as `Results.masks` takes it."""
+  """The subsets of some images; `asked` selects them as in `Results.masks`."""
   ids = store.read_text("id", indices)
   return Kind(
     name=name,
@@ -157,7 +149,6 @@ def evaluate_kinds(
   *,
   seed: int,
 ) -> list[Outcomes]:
-  """What the classifier says under each control, of each kind of subset."""
   outcomes = []
   batch_size = EVALUATED_AT_ONCE.get(job.local_devices[0].platform, ON_ACCELERATORS)
   with Progress("controls", total=sum(len(kind.indices) for kind in kinds), unit="image") as progress:
@@ -183,11 +174,7 @@ def evaluate_kinds(
 
 
 def check_reproduced(store: results.Results, kind: Kind, outcomes: Outcomes, tolerance: float) -> None:
-  """Refuses to control subsets whose confidence is not the one that the run certified.
-
-  Raises:
-    ValueError: one is not.
-  """
+  """Raises ValueError if a subset's confidence is not the one that the run certified."""
   if kind.name not in KINDS:
     return
   certified = store.read(f"{kind.name}_certified_confidence", kind.indices)
@@ -209,7 +196,6 @@ def search_wrong_classes(
   inputs: Float[np.ndarray, "M H W C"],
   config: ControlsConfig,
 ) -> dict[str, Towards]:
-  """The evidence for other classes of these images; empty where there is none."""
   if not len(indices):
     return {}
   with Progress("other classes", total=3 * len(indices), unit="question") as progress:

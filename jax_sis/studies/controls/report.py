@@ -50,7 +50,6 @@ class Kind:
 
   @property
   def heading(self) -> str:
-    """How many subsets of which kind."""
     return f"{self.title}, {len(self.indices)} image{'' if len(self.indices) == 1 else 's'}"
 
 
@@ -65,7 +64,6 @@ class Controlled:
 
 
 def describe_provenance(store: results.Results) -> dict[str, Any]:
-  """What the numbers were made of, and by."""
   return {
     "spec_sha256": hash_spec(store.folder),
     "versions": all_versions(),
@@ -125,7 +123,7 @@ def write_files(store: results.Results, answer: Mapping[str, Any], controlled: S
 
 
 def make_rows(store: results.Results, controlled: Sequence[Controlled]) -> Iterable[dict[str, Any]]:
-  """The lines of the CSV, one an image and control."""
+  """The lines of the CSV, one for each image and control."""
   for one in controlled:
     kind, outcomes = one.kind, one.outcomes
     one_only = find_fill_dependence(outcomes).is_one_only

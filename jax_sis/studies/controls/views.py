@@ -99,23 +99,19 @@ def expand(mask: Bool[np.ndarray, "h w 1"], shape: tuple[int, ...]) -> Bool[np.n
 
 
 def show_subset(case: Case) -> Shown:
-  """The subset as the search saw it."""
   return Shown(case.mask, case.image, case.baseline)
 
 
 def show_dilated(case: Case, *, times: int) -> Shown:
-  """Also the features around it."""
   return Shown(scipy.ndimage.binary_dilation(case.mask, AROUND, times), case.image, case.baseline)
 
 
 def show_with_fill(case: Case, *, fill_fn: FillFn) -> Shown | None:
-  """The subset on another background."""
   fill = fill_fn(case)
   return None if fill is None else Shown(case.mask, case.image, fill)
 
 
 def fill_colour(case: Case, *, value: float) -> Float[np.ndarray, "H W C"]:
-  """One byte everywhere."""
   return fills.colour(value, case.normalisation, case.image.shape)
 
 
@@ -125,12 +121,10 @@ def fill_mean(case: Case) -> Float[np.ndarray, "H W C"]:
 
 
 def fill_blurred(case: Case) -> Float[np.ndarray, "H W C"]:
-  """The image, blurred."""
   return fills.blur(case.image)
 
 
 def fill_noise(case: Case) -> Float[np.ndarray, "H W C"]:
-  """Random bytes."""
   return fills.noise(case.generator("fill_noise"), case.normalisation, case.image.shape)
 
 
@@ -140,7 +134,6 @@ def fill_other(case: Case) -> Float[np.ndarray, "H W C"] | None:
 
 
 def fill_imputed(case: Case) -> Float[np.ndarray, "H W C"]:
-  """What the kept pixels let one guess."""
   kept = expand(case.mask, case.image.shape)[:, :, 0]
   return fills.impute_linearly(case.image, kept, case.generator("fill_linear"))
 
@@ -152,7 +145,6 @@ def show_shape_in_mean(case: Case) -> Shown:
 
 
 def show_shape_in_white(case: Case) -> Shown:
-  """The mask's shape, all of it white."""
   return Shown(case.mask, fill_colour(case, value=WHITE), case.baseline)
 
 
@@ -172,18 +164,15 @@ def show_moved(case: Case) -> Shown | None:
 
 
 def show_moved_in_white(case: Case) -> Shown | None:
-  """The mask elsewhere, all of it white: what a shape like this one says that is in the wrong place."""
   moved = show_moved(case)
   return None if moved is None else Shown(moved.mask, fill_colour(case, value=WHITE), case.baseline)
 
 
 def show_complement(case: Case) -> Shown:
-  """All but the subset."""
   return Shown(~case.mask, case.image, case.baseline)
 
 
 def show_nothing(case: Case) -> Shown:
-  """What the search showed where nothing was kept."""
   return Shown(np.zeros_like(case.mask), case.image, case.baseline)
 
 
@@ -193,7 +182,6 @@ def show_blurred(case: Case) -> Shown:
 
 
 def filled(title: str, fill_fn: FillFn) -> Control:
-  """The control that shows the subset on another background."""
   return Control(title=title, group="fill", show_fn=functools.partial(show_with_fill, fill_fn=fill_fn))
 
 

@@ -32,7 +32,6 @@ def draw_disjoint(summary: Any, *, title: str) -> bytes:
 
 
 def draw_numbers(axis: Axes, summary: Any) -> None:
-  """How many images have how many subsets."""
   numbers = [one.number for one in summary.by_number]
   axis.bar(numbers, [one.num_images for one in summary.by_number], color=BAR_COLOUR)
   if summary.num_censored:
@@ -76,7 +75,6 @@ def draw_sizes(axis: Axes, summary: Any) -> None:
 
 
 def draw_line(axis: Axes, summary: Any, means: list[Estimate], colour: str, label: str) -> None:
-  """Means by round, with their intervals."""
   places = np.array([one.number for one in summary.rounds])
   # Those of few images are NaN, which is not drawn.
   middle, low, high = np.array([mean.numbers for mean in means]).T
