@@ -14,14 +14,7 @@ from jax_sis.results.schema import NO_CLASS, kinds_of
 from jax_sis.results.store import Results
 from jax_sis.statistics.estimates import Estimate, difference_of, mean_of, no_mean, share_of
 from jax_sis.studies.analysis.overlap import Overlap, compare_subsets
-from jax_sis.studies.analysis.sizes import (
-  COLUMN_FIELDS,
-  Columns,
-  Trust,
-  describe_trust,
-  join_columns,
-  make_columns,
-)
+from jax_sis.studies.analysis.sizes import COLUMN_FIELDS, Columns, Trust, describe_trust, join_columns, make_columns
 
 # Ids of missing images that are listed; all are counted.
 MAX_LISTED_IDS = 100
@@ -202,7 +195,8 @@ def join_images(stores: Mapping[str, Results]) -> tuple[dict[str, Int[np.ndarray
     missing.append(Missing(label=label, count=len(lacking), ids=tuple(lacking[:MAX_LISTED_IDS])))
   if not common:
     lists = "; ".join(
-      f"{label!r} lacks {name_ids(lacking.ids, lacking.count)}" for label, lacking in zip(places, missing, strict=True)
+      f"{label!r} lacks {name_some(list(map(repr, lacking.ids)), most=MAX_NAMED_IDS, count=lacking.count)}"
+      for label, lacking in zip(places, missing, strict=True)
     )
     raise ValueError(f"runs must have finished images in common, but they have none: {lists}.")
   check_ids_name_images(stores, common)
@@ -229,11 +223,6 @@ def check_ids_name_images(stores: Mapping[str, Results], ids: set[str]) -> None:
       f"ids must name images, but these data give places only, in the splits {', '.join(sorted(map(repr, splits)))}; "
       "compare runs of one split."
     )
-
-
-def name_ids(ids: Sequence[str], count: int) -> str:
-  """The first ids, and how many more there are."""
-  return name_some([repr(name) for name in ids], most=MAX_NAMED_IDS, count=count)
 
 
 def find_queries(label: str, store: Results, threshold: float, left_out: list[str]) -> list[SubsetQuery]:

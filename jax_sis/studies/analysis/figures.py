@@ -26,18 +26,13 @@ def draw_sizes(analyses: Mapping[str, RunAnalysis]) -> bytes:
   """
   kinds = [answer for answer in KIND_TITLES if any(panels.sizes_of(analysis, answer) for analysis in analyses.values())]
   num_classes = len({sizes.group for analysis in analyses.values() for sizes in analysis.sizes_by_class})
-  num_lines = (
-    min(num_classes, panels.MAX_NAMED_CLASSES)
-    if num_classes <= panels.MAX_NAMED_CLASSES
-    else panels.MAX_NAMED_CLASSES / 2
-  )
+  num_lines = num_classes if num_classes <= panels.MAX_NAMED_CLASSES else panels.MAX_NAMED_CLASSES / 2
   height = max(3.4, 0.9 + num_lines * (0.13 + 0.1 * len(analyses)))
   figure, axes = start_figure(len(kinds), 2, size=(10, 0.5 + 0.2 * len(analyses) + height * len(kinds)))
   for (left, right), answer in zip(axes, kinds, strict=True):
     found = {label: panels.sizes_of(analysis, answer) for label, analysis in analyses.items()}
     panels.draw_distributions(left, {label: sizes for label, sizes in found.items() if sizes}, analyses)
-    title = panels.title_of(answer, {sizes.threshold for sizes in found.values() if sizes})
-    left.set_title(title)
+    left.set_title(panels.title_of(answer, {sizes.threshold for sizes in found.values() if sizes}))
     panels.draw_classes(right, analyses, answer)
   add_legend(figure, analyses)
   return finish(figure)
@@ -130,15 +125,11 @@ def draw_accuracy(analyses: Mapping[str, RunAnalysis]) -> bytes:
     len(found), 2, size=(10, 0.6 + 0.2 * len(analyses) + row_height * len(found)), width_ratios=[1.25, 1]
   )
   for (left, right), (answer, of_kind) in zip(axes, found.items(), strict=True):
-    panels.draw_accuracy(
-      left, {label: found_of_run[0] for label, found_of_run in of_kind.items() if found_of_run}, analyses
-    )
-    title = panels.title_of(answer, {of_run[0].threshold for of_run in of_kind.values() if of_run})
-    left.set_title(title)
+    panels.draw_accuracy(left, {label: of_run[0] for label, of_run in of_kind.items() if of_run}, analyses)
+    left.set_title(panels.title_of(answer, {of_run[0].threshold for of_run in of_kind.values() if of_run}))
     panels.draw_differences(right, of_kind, analyses)
   add_legend(figure, analyses)
-  note = "Filled: accuracy with its 95 % interval, hollow: mean confidence of the same images."
-  figure.supxlabel(note)
+  figure.supxlabel("Filled: accuracy with its 95 % interval, hollow: mean confidence of the same images.")
   return finish(figure)
 
 

@@ -62,7 +62,7 @@ def compare_subsets(
   has_both = columns[first].has_subset(query) & columns[second].has_subset(query)
   chosen = np.flatnonzero(has_both)
   masks = (stores[label].iterate_masks(query, indices[label][chosen]) for label in pair)
-  # Their grids are the same, so that as many images come at a time.
+  # Their grids are the same, so both give the same number of images at a time.
   observed = [(a & b).sum(1) / (a | b).sum(1) for a, b in zip(*masks, strict=True)]
   first_sizes, second_sizes = (columns[label].num_kept[query][chosen] for label in pair)
   overlap = np.concatenate([np.zeros(0), *observed])

@@ -1,7 +1,7 @@
 """`jax-sis analyse`: what the subsets of one run say, or of several runs on the same images, as tables and pictures."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jax_sis import results
@@ -54,7 +54,9 @@ def analyse(config: StudyConfig) -> str:
         advance_fn=progress.advance,
       )
   for label, analysis in analyses.items():
-    print("\n".join([f"{label}:", *indent(describe_run(stores[label].folder.location, stores[label].spec))]))
+    print(f"{label}:")
+    for line in describe_run(stores[label].folder.location, stores[label].spec):
+      print(f"  {line}")
     print(describe_finished(analysis, stores[label].spec["score"]))
     print(describe_analysis(analysis))
   if comparison is not None:
@@ -77,11 +79,6 @@ def open_runs(config: StudyConfig) -> dict[str, Results]:
   names = [pathlib.PurePath(place).name for place in places]
   labels = config.labels or (config.run_dirs if find_twice(names) is not None else names)
   return dict(zip(labels, stores, strict=True))
-
-
-def indent(lines: Sequence[str]) -> list[str]:
-  """The lines, as they stand below a heading."""
-  return [f"  {line}" for line in lines]
 
 
 def describe_finished(analysis: RunAnalysis, score: str) -> str:

@@ -122,7 +122,8 @@ def analyse_run(
   """
   check_arguments(store, thresholds, fraction)
   reader = RunReader(store, thresholds=thresholds, fraction=fraction, has_class_curves=has_class_curves)
-  for indices, rows in store.iterate(num_images_at_once(store), names=reader.names):
+  num_at_once = max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"]))
+  for indices, rows in store.iterate(num_at_once, names=reader.names):
     reader.add(rows)
     advance_fn(len(indices))
   return reader.describe(seed=seed)
@@ -138,10 +139,6 @@ def check_arguments(store: Results, thresholds: Sequence[float], fraction: float
       f"{store.folder.location!r} must hold finished images, but none of its {store.num_images} is done; "
       "jax-sis status shows who is at work."
     )
-
-
-def num_images_at_once(store: Results) -> int:
-  return max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"]))
 
 
 class RunReader:
@@ -238,8 +235,7 @@ class RunReader:
       num_features=self._num_features,
       trust=describe_trust(columns, target=target),
       sizes=tuple(
-        describe_sizes(columns, query, num_features=self._num_features, seed=seed)
-        for query in (stored.query for stored in self._subsets)
+        describe_sizes(columns, stored.query, num_features=self._num_features, seed=seed) for stored in self._subsets
       ),
       sizes_by_class=tuple(sizes for of_kind in by_class.values() for sizes in of_kind),
       classes_without_images=tuple(name for name in class_names if name not in present),
@@ -248,10 +244,8 @@ class RunReader:
         for kind, of_kind in by_class.items()
       },
       correctness=tuple(
-        describe_correctness(columns, query, seed=seed) for query in (stored.query for stored in self._subsets)
-      )
-      if target == PREDICTED
-      else (),
+        describe_correctness(columns, stored.query, seed=seed) for stored in self._subsets if target == PREDICTED
+      ),
       fraction=self._fraction,
       positions=tuple(counts.describe(what, seed=seed) for what, counts in self._positions.items()),
       removal=None if self._removal is None else self._removal.describe(),

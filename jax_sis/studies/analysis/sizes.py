@@ -141,23 +141,13 @@ def make_columns(rows: Mapping[str, Shaped[np.ndarray, "M ..."]], subsets: Seque
   num_kept, status = {}, {}
   for stored in subsets:
     num_kept[stored.query], status[stored.query] = stored.sizes(rows)
-  return Columns(
-    label=rows["label"],
-    target=rows["target"],
-    predicted=rows["predicted"],
-    full_confidence=rows["full_confidence"],
-    num_kept=num_kept,
-    status=status,
-  )
+  return Columns(**{name: rows[name] for name in COLUMN_FIELDS}, num_kept=num_kept, status=status)
 
 
 def join_columns(parts: Sequence[Columns]) -> Columns:
   queries = parts[0].status
   return Columns(
-    label=np.concatenate([part.label for part in parts]),
-    target=np.concatenate([part.target for part in parts]),
-    predicted=np.concatenate([part.predicted for part in parts]),
-    full_confidence=np.concatenate([part.full_confidence for part in parts]),
+    **{name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMN_FIELDS},
     num_kept={query: np.concatenate([part.num_kept[query] for part in parts]) for query in queries},
     status={query: np.concatenate([part.status[query] for part in parts]) for query in queries},
   )
@@ -165,10 +155,7 @@ def join_columns(parts: Sequence[Columns]) -> Columns:
 
 def select_columns(columns: Columns, indices: Shaped[np.ndarray, "M"]) -> Columns:
   return Columns(
-    label=columns.label[indices],
-    target=columns.target[indices],
-    predicted=columns.predicted[indices],
-    full_confidence=columns.full_confidence[indices],
+    **{name: getattr(columns, name)[indices] for name in COLUMN_FIELDS},
     num_kept={query: values[indices] for query, values in columns.num_kept.items()},
     status={query: values[indices] for query, values in columns.status.items()},
   )

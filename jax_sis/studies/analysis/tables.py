@@ -31,7 +31,7 @@ def describe_analysis(analysis: RunAnalysis) -> str:
     describe_classes(analysis),
     *(describe_matched(correctness) for correctness in analysis.correctness),
     *(describe_bins(correctness) for correctness in own_correctness(analysis)),
-    describe_positions(analysis),
+    *(describe_place(positions, analysis) for positions in analysis.positions),
     describe_removal(analysis),
     [f"  left out: {what}" for what in analysis.left_out],
   ]
@@ -114,11 +114,6 @@ def describe_bins(correctness: Correctness) -> list[str]:
     cells = one.accuracy.num_images, f"{one.accuracy:.3f}", f"{one.mean_confidence:.4f}"
     lines.append(BINS_FORMAT.format(f"{one.smallest} to {one.largest}", *cells))
   return lines
-
-
-def describe_positions(analysis: RunAnalysis) -> list[str]:
-  """Where subsets lie, three lines each."""
-  return [line for positions in analysis.positions for line in describe_place(positions, analysis)]
 
 
 def describe_place(positions: Positions, analysis: RunAnalysis) -> list[str]:

@@ -1,8 +1,7 @@
 """`jax-sis attributions`: what attributions are worth as orders of pixels, beside searches, on the same images.
 
-Whatever ranks pixels can be asked what a search is asked: how many of the first ones suffice, and how confidence goes
-while pixels are shown or masked in that order. Every order is evaluated at every size, so that sizes and areas are
-exact and none is owed to the step of a search.
+How many of the first pixels suffice, and how does confidence change while pixels are shown or masked in that order?
+Every order is evaluated at every size, so sizes and areas are exact and do not depend on the step of a search.
 """
 
 import dataclasses
@@ -188,17 +187,13 @@ def make_methods(images: ClassifierOnImages, config: AttributionsConfig) -> tupl
 
 
 def split_for_grad_cam(images: ClassifierOnImages) -> GradCam:
-  """The method on the parts of the classifier.
-
-  Raises:
-    ValueError: it cannot be split.
-  """
+  """Raises ValueError if the classifier cannot be split."""
   features_fn, head_fn = frozen.split(images.predict_fn, images.params)
   return GradCam(features_fn=features_fn, head_fn=head_fn)
 
 
 def choose_images(images: ClassifierOnImages, config: AttributionsConfig) -> Looked:
-  """The first images, in the data's order, of which the classifier is confident enough. Raises ValueError if none is."""
+  """The first images of which the classifier is confident enough. Raises ValueError if there is none."""
   program = images.make_program(functools.partial(classify, images.predict_fn))
   rows: list[dict[str, Any]] = []
   inputs, num_seen, unreadable = [], 0, {}

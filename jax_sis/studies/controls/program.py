@@ -1,7 +1,7 @@
 """`jax-sis controls`: do the subsets of a run still work when what may leak is taken away?
 
 Reads the subsets from the run's folder and their images from where the run had them, shows the classifier each subset
-under every control (see `leak_controls`), and on some images looks for evidence of classes that are not predicted.
+under every control (see `outcomes`), and on some images looks for evidence of classes that are not predicted.
 """
 
 import time

@@ -88,4 +88,4 @@ def describe_classes(summaries: Sequence[TowardsSummary], *, max_features: int, 
 
 
 def wrap(paragraph: str) -> str:
-  return "\n".join(textwrap.wrap(paragraph, 118))
+  return textwrap.fill(paragraph, 118)

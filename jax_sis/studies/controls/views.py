@@ -115,22 +115,12 @@ def fill_colour(case: Case, *, value: float) -> Float[np.ndarray, "H W C"]:
   return fills.colour(value, case.normalisation, case.image.shape)
 
 
-def fill_mean(case: Case) -> Float[np.ndarray, "H W C"]:
-  """The image's own mean colour."""
-  return fills.own_mean(case.image)
-
-
 def fill_blurred(case: Case) -> Float[np.ndarray, "H W C"]:
   return fills.blur(case.image)
 
 
 def fill_noise(case: Case) -> Float[np.ndarray, "H W C"]:
   return fills.noise(case.generator("fill_noise"), case.normalisation, case.image.shape)
-
-
-def fill_other(case: Case) -> Float[np.ndarray, "H W C"] | None:
-  """Another image."""
-  return case.other
 
 
 def fill_imputed(case: Case) -> Float[np.ndarray, "H W C"]:
@@ -193,10 +183,10 @@ CONTROLS: dict[str, Control] = {
   ),
   "fill_black": filled("the rest black", functools.partial(fill_colour, value=0.0)),
   "fill_grey": filled("the rest grey", functools.partial(fill_colour, value=fills.MIDDLE_GREY)),
-  "fill_mean": filled("the rest its mean colour", fill_mean),
+  "fill_mean": filled("the rest its mean colour", lambda case: fills.own_mean(case.image)),
   "fill_blur": filled("the rest blurred", fill_blurred),
   "fill_noise": filled("the rest noise", fill_noise),
-  "fill_other": filled("the rest another image", fill_other),
+  "fill_other": filled("the rest another image", lambda case: case.other),
   "fill_linear": filled("the rest imputed (ROAD)", fill_imputed),
   "shape_mean": Control(title="its shape in its mean colour", group="shape", show_fn=show_shape_in_mean),
   "shape_white": Control(

@@ -17,7 +17,7 @@ def draw_disjoint(summary: Any, *, title: str) -> bytes:
   """Draws the distribution of the number, accuracy and confidence by number, and size by round.
 
   Args:
-    summary: a `disjoint_report.Summary` of at least one image.
+    summary: a `report.Summary` of at least one image.
     title: what was searched.
   """
   figure, ((left, middle, right),) = start_figure(1, 3, size=(12, 3.9))

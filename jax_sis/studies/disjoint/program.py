@@ -1,7 +1,6 @@
 """`jax-sis disjoint`: how many disjoint sufficient subsets images have, how large, and how often their class is right.
 
-A classifier that has ten separate reasons for its answer is another one than a classifier that has one. Each subset is
-found in what the ones before it have left (SIS-collection, Carter et al. 2019).
+Each subset is found in what the ones before it have left (SIS-collection, Carter et al. 2019).
 """
 
 import pathlib

@@ -213,7 +213,7 @@ def describe_reading(summary: Summary, max_subsets: int) -> str:
 def write_report(
   folder: Folder, collected: Sequence[Collected], *, spec: Mapping[str, Any], seed: int, subject: str, command: str
 ) -> dict[str, Any]:
-  """Prints what was found and writes it; `subject` is the classifier and the data. Returns what `disjoint.json` holds."""
+  """Prints what was found and writes it; returns what `disjoint.json` holds."""
   summary = summarise(collected, seed=seed)
   reading = describe_reading(summary, spec["max_subsets"])
   left_out = {image.id: image.error or image.end for image in collected if not image.is_counted}
