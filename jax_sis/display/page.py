@@ -1,7 +1,7 @@
 """Self-contained HTML pages of text, tables and pictures, for telephones and large screens, light and dark.
 
-What a page is made of are elements of `xml.etree`, which escapes all text. A page needs no network and no script, and
-says to browsers that it must have none.
+A page is made of elements of `xml.etree`, which escapes all text. It needs no network and no script, and forbids
+both to browsers.
 
   blocks = [
     page.section("Sizes", answer="Half of the images need 2 % of their pixels.", blocks=[page.table(...), ...]),
@@ -206,7 +206,7 @@ def table(
     caption: what it shows.
     header: the columns' headings.
     rows: their cells; the first names the row.
-    num_text_columns: so many columns on the left hold words, the others numbers.
+    num_text_columns: how many columns on the left hold words; the others hold numbers.
 
   Raises:
     ValueError: a row has not as many cells as there are columns.
@@ -277,14 +277,7 @@ def beside(blocks: Iterable[Element]) -> Element:
 
 
 def card(heading: str, pictures: Mapping[str, Picture], facts: Mapping[str, str], *, level: int = 4) -> Element:
-  """A box with a few pictures side by side, each with a name below it, and facts.
-
-  Args:
-    heading: whose they are.
-    pictures: by name.
-    facts: see `description`.
-    level: of the heading.
-  """
+  """A box with a few pictures side by side, each with its name below, and facts, see `description`."""
   shown = [element("figure", image(picture), element("figcaption", name)) for name, picture in pictures.items()]
   row = element("div", *shown, **{"class": "pictures"})
   return element("article", element(f"h{level}", heading), row, description(facts), **{"class": "card"})

@@ -101,15 +101,7 @@ def show_percent(estimate: Estimate | None, form: str = ".1f", *, nothing: str =
 
 
 def mean_of(values: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
-  """The mean of one number per image; the order of the images does not matter.
-
-  Args:
-    values: finite numbers.
-    seed: of the resampled images.
-
-  Raises:
-    ValueError: a value is not finite.
-  """
+  """The mean of one finite number per image; the order of the images does not matter."""
   if not len(values):
     return no_mean(NO_IMAGES)
   if len(values) < MIN_IMAGES:
@@ -119,16 +111,7 @@ def mean_of(values: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
 
 
 def difference_of(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
-  """The mean of first minus second on the same images.
-
-  Args:
-    first: one number or truth value per image.
-    second: the same for the other thing, the images in the same order.
-    seed: of the resampled images.
-
-  Raises:
-    ValueError: a value is not finite.
-  """
+  """The mean of first minus second, which are finite numbers or truth values of the same images in the same order."""
   return mean_of(np.asarray(first, np.float64) - np.asarray(second, np.float64), seed=seed)
 
 
@@ -223,16 +206,9 @@ def paired_bootstrap(
   num_resamples: int = 10_000,
   seed: int = 0,
 ) -> Estimate:
-  """The mean of first minus second on the same images, with the interval of resampled images.
+  """The mean of first minus second on the same images, with the interval of resampled images; see `bootstrap_mean`.
 
   Pairs stay together, so that an image that is hard for both counts for neither.
-
-  Args:
-    first: one number or truth value per image.
-    second: the same for the other thing, the images in the same order.
-    level: as for `bootstrap_mean`.
-    num_resamples: likewise.
-    seed: likewise.
 
   Raises:
     ValueError: the two are not of the same images, or as for `bootstrap_mean`.
@@ -267,14 +243,7 @@ def median_interval(values: Shaped[np.ndarray, "N"], *, level: float = 0.95) -> 
 def rank_correlation(
   first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, level: float = 0.95, seed: int = 0
 ) -> Estimate:
-  """Spearman's rank correlation with the percentile bootstrap interval of resampled images.
-
-  Args:
-    first: one number per image.
-    second: another one.
-    level: of the interval.
-    seed: of the resampled images.
-  """
+  """Spearman's rank correlation with the percentile bootstrap interval of resampled images."""
   if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
     return no_mean(ALL_ALIKE, len(first))
   # Sorted, so that the resamples do not depend on the order of the images.

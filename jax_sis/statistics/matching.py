@@ -87,7 +87,7 @@ def match_by_confidence(
     is_right: whether the prediction is right.
     confidence: of the prediction, 0..1.
     level: of the interval.
-    num_resamples: resamples of the images.
+    num_resamples: how often the images are resampled.
     seed: of the resamples.
   """
   bins = confidence_bins(confidence)

@@ -19,11 +19,7 @@ PANELS_A_ROW = 3
 
 @styled
 def draw_sizes(analyses: Mapping[str, RunAnalysis]) -> bytes:
-  """Draws, for each kind of subset, how its sizes are distributed in each run, and by class.
-
-  Args:
-    analyses: the runs by label; one at least has a subset.
-  """
+  """Draws how sizes are distributed in each run, and by class: a row a kind. At least one run must have a subset."""
   kinds = [answer for answer in KIND_TITLES if any(panels.sizes_of(analysis, answer) for analysis in analyses.values())]
   num_classes = len({sizes.group for analysis in analyses.values() for sizes in analysis.sizes_by_class})
   num_lines = num_classes if num_classes <= panels.MAX_NAMED_CLASSES else panels.MAX_NAMED_CLASSES / 2
@@ -42,8 +38,7 @@ def draw_sizes(analyses: Mapping[str, RunAnalysis]) -> bytes:
 def draw_positions(analyses: Mapping[str, RunAnalysis]) -> bytes:
   """Draws how often each place is used, against even use: a row a run, a column a kind of subset.
 
-  Args:
-    analyses: the runs by label; one at least has positions of an image.
+  At least one run must have positions of an image.
   """
   found = {
     label: {positions.what: positions for positions in analysis.positions if positions.num_images}
@@ -78,9 +73,7 @@ def draw_positions(analyses: Mapping[str, RunAnalysis]) -> bytes:
 def draw_confidence(analyses: Mapping[str, RunAnalysis], *, thresholds: Mapping[str, float]) -> bytes:
   """Draws confidence along the removal of pixels, for right and wrong predictions apart: a panel a run.
 
-  Args:
-    analyses: the runs by label; one at least has orders.
-    thresholds: by label the run's own, which is marked.
+  At least one run must have orders. Each run's own threshold is marked.
   """
   found = {label: analysis.removal for label, analysis in analyses.items() if analysis.removal is not None}
   found = {label: removal for label, removal in found.items() if removal.curves}
@@ -106,10 +99,9 @@ def curves_of(analysis: RunAnalysis) -> tuple[Curve, ...]:
 
 @styled
 def draw_accuracy(analyses: Mapping[str, RunAnalysis]) -> bytes:
-  """Draws accuracy by the size of the subset, and how much smaller those of wrong predictions are: a row a kind.
+  """Draws accuracy by size, and how much smaller the subsets of wrong predictions are: a row a kind.
 
-  Args:
-    analyses: the runs by label; one at least has subsets of labelled images.
+  At least one run must have subsets of labelled images.
   """
   found = {
     answer: {

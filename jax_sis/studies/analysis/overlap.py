@@ -81,13 +81,7 @@ def compare_subsets(
 def expected_overlap(
   first: Int[np.ndarray, "N"], second: Int[np.ndarray, "N"], num_features: int
 ) -> Float[np.ndarray, "N"]:
-  """The mean intersection over union of two subsets of these sizes, drawn at random and independently.
-
-  Args:
-    first: sizes of the ones, above 0.
-    second: sizes of the others.
-    num_features: F, from which they are drawn.
-  """
+  """The mean intersection over union of two independent random subsets of these sizes, all above 0."""
   pairs, inverse = np.unique(np.stack([first, second]), axis=1, return_inverse=True)
   values = np.array([mean_overlap(int(a), int(b), num_features) for a, b in pairs.T])
   return values[inverse.reshape(-1)] if len(values) else np.zeros(0)

@@ -106,19 +106,8 @@ def make_answer(
 
 
 def describe_origin(store: Results) -> dict[str, Any]:
-  names = (
-    "model",
-    "data",
-    "search",
-    "smallest",
-    "score",
-    "threshold",
-    "target",
-    "baseline",
-    "grid",
-    "versions",
-    "device",
-  )
+  settings = ("search", "smallest", "score", "threshold", "target", "baseline")
+  names = ("model", "data", *settings, "grid", "versions", "device")
   return {
     "location": store.folder.location,
     "spec_sha256": hash_spec(store.folder),

@@ -10,7 +10,7 @@ from jax_sis.core.subsets import Status
 from jax_sis.evaluation.metrics import make_calibration
 from jax_sis.results.query import StoredSubsets, SubsetQuery
 from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED, STATUS_NAMES
-from jax_sis.statistics.estimates import Estimate, mean_of, median_interval, share_of, share_of_count
+from jax_sis.statistics.estimates import Estimate, mean_of, median_interval, share_of
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 COLUMN_FIELDS = ("label", "target", "predicted", "full_confidence")
@@ -78,10 +78,10 @@ class Sizes:
     with_subset: the share of the images that has a subset.
     pixels: mean size, in features.
     mean_share: the same as a share of the image; None without a subset.
-    percentiles: by per cent, as PERCENTILES, the size that so many of the images with a subset do not exceed; None
+    percentiles: by per cent, as PERCENTILES, the size that this many of the images with a subset do not exceed; None
       without one.
     median_interval: the 95 % interval of the median, see `estimates.median_interval`; None for few subsets.
-    distribution: at 0, 1, ... 100 % the smallest size that so many do not exceed, of all images; None for a class.
+    distribution: at 0, 1, ... 100 % the smallest size that this share does not exceed, of all images; None for a class.
   """
 
   answer: str
@@ -164,15 +164,7 @@ def select_columns(columns: Columns, indices: Shaped[np.ndarray, "M"]) -> Column
 def describe_sizes(
   columns: Columns, query: SubsetQuery, *, num_features: int, group: str = ALL, seed: int = 0
 ) -> Sizes:
-  """How the sizes of one kind of subset are distributed over these images.
-
-  Args:
-    columns: of the images.
-    query: which subsets, by their threshold.
-    num_features: F, of a whole image.
-    group: what these images are called.
-    seed: of the resampled images.
-  """
+  """How the sizes of one kind of subset are distributed over these images, which are called `group`."""
   assert query.threshold is not None
   has_subset = columns.has_subset(query)
   num_kept = columns.num_kept[query][has_subset]
@@ -218,13 +210,8 @@ def describe_sizes_by_class(
 def accuracy_by_size(columns: Columns, query: SubsetQuery, *, max_bins: int = MAX_SIZE_BINS) -> list[SizeBin]:
   """How often the model is right about the images whose subsets are about as large, from the smallest to the largest.
 
-  Bins hold about as many images each, and images with subsets of one size share a bin. Only images with a label whose
-  subset is for the predicted class count.
-
-  Args:
-    columns: of the images.
-    query: which subsets.
-    max_bins: at most so many bins, fewer where they would hold fewer than MIN_IMAGES_A_BIN images.
+  Bins hold about the same number of images, at least MIN_IMAGES_A_BIN if there are enough, and images with subsets of
+  one size share a bin. Only images with a label whose subset is for the predicted class count.
   """
   chosen = columns.has_subset(query) & columns.is_of_prediction
   num_kept, is_right = columns.num_kept[query][chosen], columns.is_right[chosen]
@@ -244,7 +231,7 @@ def accuracy_by_size(columns: Columns, query: SubsetQuery, *, max_bins: int = MA
         largest=int(num_kept[of_bin].max()),
         mean_pixels=float(num_kept[of_bin].mean()),
         mean_confidence=float(confidence[of_bin].mean()),
-        accuracy=share_of_count(int(is_right[of_bin].sum()), int(of_bin.sum())),
+        accuracy=share_of(is_right[of_bin]),
       )
     )
   return found
@@ -253,9 +240,7 @@ def accuracy_by_size(columns: Columns, query: SubsetQuery, *, max_bins: int = MA
 def describe_trust(columns: Columns, *, target: str) -> Trust:
   """Accuracy over the images with a label, and calibration over those whose confidence is in the predicted class.
 
-  Args:
-    columns: of the images.
-    target: what the run asks about; only of `predicted` are the confidences those of the model's own answers.
+  Only where the run's `target` is `predicted` are the confidences those of the model's own answers.
   """
   chosen = columns.is_of_prediction & (target == PREDICTED)
   confidence = columns.full_confidence[chosen].astype(np.float64)

@@ -15,14 +15,7 @@ KIND_TITLES = {"search": "searches", "attribution": "attributions", "chance": "c
 
 @styled
 def draw_attributions(summaries: Mapping[str, Any], *, title: str, threshold: float, num_images: int) -> bytes:
-  """Draws size at the threshold, insertion and deletion area: a line a method, a panel a number.
-
-  Args:
-    summaries: by method a MethodSummary.
-    title: what was compared on what.
-    threshold: the confidence that is reached.
-    num_images: how many images there are.
-  """
+  """Draws size at the threshold, insertion and deletion area: a line a method, a panel a number."""
   lines = list(summaries.values())
   figure, axes = start_figure(1, 3, size=(11, 1.75 + 0.3 * len(lines)), width_ratios=[1.35, 1, 1])
   left, middle, right = axes[0]

@@ -26,10 +26,7 @@ BARS_HEIGHT = 0.78
 def draw_controls(kinds: Mapping[str, Sequence[ControlSummary]], *, title: str, note: str) -> bytes:
   """Draws a bar for each control and kind of subset, with its interval and the share in percent.
 
-  Args:
-    kinds: for each kind of subset, by the name that the legend gives it, a summary a control.
-    title: what was controlled.
-    note: what else to know of it, in a line.
+  The keys of `kinds` are the names in the legend; `note` is a line below the title.
   """
   names = names_of(kinds)
   places = place_controls(names)

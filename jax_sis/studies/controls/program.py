@@ -8,28 +8,22 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results import folder
+from jax_sis.results.answer import hash_spec
 from jax_sis.results.query import own_queries
 from jax_sis.results.schema import KIND_TITLES, KINDS, has_order
 from jax_sis.runs.setup import Job, make_job_again, make_spec, read_inputs
 from jax_sis.runtime.progress import Progress
+from jax_sis.runtime.provenance import all_versions
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.controls.outcomes import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
-from jax_sis.studies.controls.report import (
-  FORMAT,
-  LEVEL,
-  Controlled,
-  Kind,
-  describe_provenance,
-  report_classes,
-  report_kind,
-  write_files,
-)
+from jax_sis.studies.controls.report import FORMAT, LEVEL, Controlled, Kind, report_classes, report_kind, write_files
 from jax_sis.studies.controls.views import NAMES, SUBSET
 from jax_sis.studies.controls.wrong_class import Towards, search_classes
 
@@ -80,7 +74,9 @@ def controls(config: ControlsConfig) -> dict[str, Any]:
   answer = {
     "format": FORMAT,
     "provenance": {
-      **describe_provenance(store),
+      "spec_sha256": hash_spec(store.folder),
+      "versions": all_versions(),
+      "device": jax.local_devices()[0].device_kind,
       "command": config.command,
       "seed": config.seed,
       "seconds": round(time.perf_counter() - started, 1),

@@ -4,15 +4,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
 from jax_sis import results
 from jax_sis.core.messages import name_some
-from jax_sis.results.answer import encode_csv, hash_spec, write_answer
+from jax_sis.results.answer import encode_csv, write_answer
 from jax_sis.runs.setup import MAX_NAMED
-from jax_sis.runtime.provenance import all_versions
 from jax_sis.runtime.records import to_json
 from jax_sis.studies.controls import tables
 from jax_sis.studies.controls.figure import draw_controls
@@ -63,14 +61,6 @@ class Controlled:
   fill_summary: FillSummary
 
 
-def describe_provenance(store: results.Results) -> dict[str, Any]:
-  return {
-    "spec_sha256": hash_spec(store.folder),
-    "versions": all_versions(),
-    "device": jax.local_devices()[0].device_kind,
-  }
-
-
 def report_kind(controlled: Controlled) -> dict[str, Any]:
   """Prints what was found of one kind of subset, and gives it in JSON types."""
   kind, summaries, threshold = controlled.kind, controlled.summaries, controlled.outcomes.threshold
@@ -103,11 +93,7 @@ def report_classes(towards: Mapping[str, Towards], *, max_features: int, thresho
   reading = tables.describe_classes(summaries, max_features=max_features, threshold=threshold)
   print(f"\nThe smallest evidence found for other classes, at {threshold:g}, adding at most {max_features} cells")
   print(f"{tables.make_class_table(summaries)}\n\n{tables.wrap(reading)}", flush=True)
-  return {
-    "max_features": max_features,
-    "classes": to_json(summaries),
-    "reading": reading,
-  }
+  return {"max_features": max_features, "classes": to_json(summaries), "reading": reading}
 
 
 def write_files(store: results.Results, answer: Mapping[str, Any], controlled: Sequence[Controlled]) -> dict[str, Any]:

@@ -16,9 +16,7 @@ BAR_COLOUR, CONFIDENCE_COLOUR = COLOURS[5], COLOURS[1]
 def draw_disjoint(summary: Any, *, title: str) -> bytes:
   """Draws the distribution of the number, accuracy and confidence by number, and size by round.
 
-  Args:
-    summary: a `report.Summary` of at least one image.
-    title: what was searched.
+  `summary` is a `report.Summary` of at least one image.
   """
   figure, ((left, middle, right),) = start_figure(1, 3, size=(12, 3.9))
   draw_numbers(left, summary)
