@@ -1,7 +1,7 @@
 """Self-contained HTML pages of text, tables and pictures, for telephones and large screens, light and dark.
 
-A page is made of elements of `xml.etree`, which escapes all text. It needs no network and no script, and forbids
-both to browsers.
+A page is made of elements of `xml.etree`, which escapes all text. It needs no network and no script, and its
+policy tells browsers to allow neither.
 
   blocks = [
     page.section("Sizes", answer="Half of the images need 2 % of their pixels.", blocks=[page.table(...), ...]),

@@ -123,7 +123,7 @@ def choose_points(sizes: Sequence[int], num_features: int) -> Int[np.ndarray, "P
 
 
 def read_quantile(levels: Shaped[np.ndarray, "P L"], share: float) -> Float[np.ndarray, "P"]:
-  """The middle of the level below or in which a share of what is counted in each row lies."""
+  """The middle of the level at which each row's cumulative count reaches this share."""
   summed = levels.cumsum(1)
   reached = summed >= share * summed[:, -1:]
   return (reached.argmax(1) + 0.5) / NUM_LEVELS

@@ -34,7 +34,7 @@ from jax_sis.studies.analysis.sizes import (
   make_columns,
 )
 
-# Beside the kinds of subset, what positions are given of.
+# Positions are also given of the most needed pixels.
 MOST_NEEDED = "most_needed"
 # Features of images that are in memory at once.
 FEATURES_AT_ONCE = 2**22
@@ -114,7 +114,7 @@ def analyse_run(
     fraction: the share of the pixels, the most needed ones, whose places are counted.
     has_class_curves: whether confidence along the removal is also given by class.
     seed: of all intervals and tests.
-    advance_fn: is told of how many images were read, each time.
+    advance_fn: is called with the number of images just read.
 
   Raises:
     ValueError: nothing is finished, or a threshold or the fraction is out of range.

@@ -108,7 +108,7 @@ class SizeBin:
     smallest: the smallest size in the bin.
     largest: the largest one.
     mean_pixels: the mean.
-    mean_confidence: mean confidence on the full image, to which much of the accuracy may be owed.
+    mean_confidence: mean confidence on the full image, which may explain much of the accuracy.
     accuracy: the share of right predictions.
   """
 

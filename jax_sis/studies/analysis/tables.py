@@ -13,7 +13,7 @@ from jax_sis.studies.analysis.positions import Positions
 from jax_sis.studies.analysis.run import MOST_NEEDED, Correctness, RunAnalysis
 from jax_sis.studies.analysis.sizes import ALL, PERCENTILES, Sizes
 
-# More classes than these are for programs to read, and stand in analysis.csv.
+# More classes than these are not printed; analysis.csv has them.
 MAX_PRINTED_CLASSES = 20
 MAX_NAMED = 5
 # Of the image, at which the mean confidence is printed.

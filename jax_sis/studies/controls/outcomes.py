@@ -29,7 +29,7 @@ from jax_sis.studies.controls.views import CONTROLS, NAMES, SUBSET, Case, Shown,
 
 # Of an image without another one.
 NO_IMAGE = -1
-# Less than this, in normalised units, and a fill is taken for the one of the search: middle grey is, for CIFAR-10.
+# A fill closer to the search's, in normalised units, counts as the same one; for CIFAR-10, middle grey does.
 OTHER_FILL_DISTANCE = 0.25
 FILL_RULE = (
   "A subset works with one fill only if it reaches the threshold with the fill of the search and with none of the "
@@ -96,7 +96,7 @@ def evaluate_controls(
     baseline: what masked features showed in the search.
     seed: of all that is random.
     batch_size: images at a time, each with all its controls.
-    advance_fn: is told of every few images that are done, how many.
+    advance_fn: is called with the number of images just done.
 
   Returns:
     What the classifier says of each.
@@ -216,7 +216,7 @@ def judge(logits: Float[Array, "B K"], targets: Int[Array, "B"]) -> tuple[Float[
 
 
 def paint(case: Case, shown: Shown | None) -> Float[np.ndarray, "H W C"]:
-  """What the classifier gets to see; the image where there is nothing else."""
+  """What the classifier sees; the image itself where the control could not be made."""
   if shown is None:
     return case.image
   painted = np.where(expand(shown.mask, case.image.shape), shown.content, shown.fill)

@@ -71,7 +71,7 @@ class Control:
     title: what tables and figures call it.
     group: `subset`, `around`, `fill`, `shape`, `place` or `rest`: what is changed.
     show_fn: makes what is shown; None where that cannot be made.
-    reference: the control beside which its share says something: nothing, or one that knows less of the image.
+    reference: the control to compare its share with: nothing, or one that shows less of the image.
   """
 
   title: str

@@ -49,7 +49,7 @@ class Towards:
 
   @property
   def is_found(self) -> Bool[np.ndarray, "N"]:
-    """Whether there is a subset, be it the empty one."""
+    """Whether there is a subset, even an empty one."""
     return (self.status == Status.OK) | (self.status == Status.BASELINE_SUFFICIENT)
 
 
@@ -83,7 +83,7 @@ def search_classes(
     max_features: the size at which a search gives up.
     seed: of the random classes.
     batch_size: images at a time.
-    advance_fn: is told of every few searches that are done, how many of `3 * N`.
+    advance_fn: is called with the number of searches just done, of `3 * N`.
 
   Returns:
     What was found towards the class predicted on the whole image (`predicted`), the second most probable one
