@@ -1,7 +1,7 @@
 """Self-contained HTML pages of text, tables and pictures, for telephones and large screens, light and dark.
 
-What a page is made of are elements of `xml.etree`, which escapes all text. A page needs no network and no script, and
-says to browsers that it must have none.
+A page is made of elements of `xml.etree`, which escapes all text. It needs no network and no script, and its
+policy tells browsers to allow neither.
 
   blocks = [
     page.section("Sizes", answer="Half of the images need 2 % of their pixels.", blocks=[page.table(...), ...]),
@@ -186,17 +186,14 @@ def paragraph(*parts: str | Element, kind: str = "") -> Element:
 
 
 def strong(text: str) -> Element:
-  """Text that stands out in its line."""
   return element("strong", text)
 
 
 def code(text: str) -> Element:
-  """A name of a file or option within a line."""
   return element("code", text)
 
 
 def command(text: str) -> Element:
-  """A command line, in lines of its own."""
   return element("pre", element("code", text))
 
 
@@ -209,7 +206,7 @@ def table(
     caption: what it shows.
     header: the columns' headings.
     rows: their cells; the first names the row.
-    num_text_columns: so many columns on the left hold words, the others numbers.
+    num_text_columns: how many columns on the left hold words; the others hold numbers.
 
   Raises:
     ValueError: a row has not as many cells as there are columns.
@@ -234,7 +231,6 @@ def table(
 
 
 def cell(tag: str, content: str | Element, place: int, num_text_columns: int, scope: str | None) -> Element:
-  """A cell of a table."""
   if place >= num_text_columns and isinstance(content, str) and content[:1] in "+-0123456789":
     content = SPACE_WITHIN.sub("\N{NO-BREAK SPACE}", content)
   found = element(tag, content)
@@ -271,7 +267,7 @@ def figure(picture: Picture, caption: str, *, is_wide: bool = False) -> Element:
 
 
 def scroll_box(content: Element, label: str) -> Element:
-  """A box that scrolls where its content is too wide; who has no mouse scrolls what has the focus."""
+  """A box that scrolls where its content is too wide; it can have the focus, to scroll by keyboard."""
   return element("div", content, **{"class": "scroll", "role": "region", "tabindex": "0", "aria-label": label})
 
 
@@ -281,21 +277,13 @@ def beside(blocks: Iterable[Element]) -> Element:
 
 
 def card(heading: str, pictures: Mapping[str, Picture], facts: Mapping[str, str], *, level: int = 4) -> Element:
-  """A box with a few pictures side by side, each with a name below it, and facts.
-
-  Args:
-    heading: whose they are.
-    pictures: by name.
-    facts: see `description`.
-    level: of the heading.
-  """
+  """A box with a few pictures side by side, each with its name below, and facts, see `description`."""
   shown = [element("figure", image(picture), element("figcaption", name)) for name, picture in pictures.items()]
   row = element("div", *shown, **{"class": "pictures"})
   return element("article", element(f"h{level}", heading), row, description(facts), **{"class": "card"})
 
 
 def cards(blocks: Iterable[Element]) -> Element:
-  """Boxes, as many in a row as there is room for."""
   return element("div", *blocks, **{"class": "cards"})
 
 
@@ -305,12 +293,10 @@ def description(facts: Mapping[str, str]) -> Element:
 
 
 def folded(summary: str, blocks: Iterable[Element]) -> Element:
-  """What is seen only once somebody asks for it."""
   return element("details", element("summary", summary), *blocks)
 
 
 def element(tag: str, *parts: str | Element, **attributes: str) -> Element:
-  """An element of the page with texts and elements in it."""
   found = Element(tag, {name: clean(value) for name, value in attributes.items()})
   for part in parts:
     if isinstance(part, Element):
@@ -323,5 +309,5 @@ def element(tag: str, *parts: str | Element, **attributes: str) -> Element:
 
 
 def clean(text: str) -> str:
-  """A text, with the sign for an unknown character in place of what a page cannot hold."""
+  """The text with the replacement character for each character that HTML cannot hold."""
   return UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", text)

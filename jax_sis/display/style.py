@@ -68,11 +68,11 @@ def start_figure(
 
   Args:
     num_rows: of axes.
-    num_columns: likewise.
-    size: in inches, of which what stays empty at the edges is cut off.
+    num_columns: of axes.
+    size: in inches; empty edges are cut off.
     dpi: dots an inch.
-    places: where the axes lie in the figure, as `Figure.subplots` takes it by `gridspec_kw`, if nothing is to be moved
-      or cut off; by default they are laid out so that all texts have room.
+    places: the `gridspec_kw` of `Figure.subplots`, if nothing is to be moved or cut off; by default the layout gives
+      all texts room.
     **options: as `Figure.subplots` takes them.
   """
   figure = Figure(figsize=size, dpi=dpi, layout=None if places else "constrained")
@@ -80,7 +80,6 @@ def start_figure(
 
 
 def finish(figure: Figure) -> bytes:
-  """The PNG of a figure."""
   file = io.BytesIO()
   # The layout gives maps with long headings too little room, so that it takes the edges of what is drawn.
   edges = {} if figure.get_layout_engine() is None else {"bbox_inches": "tight", "pad_inches": 0.1}

@@ -92,25 +92,16 @@ class Estimate:
 
 
 def show(estimate: Estimate | None, form: str = ".1f", *, nothing: str = DASH) -> str:
-  """An estimate, or what stands for none."""
   return nothing if estimate is None else format(estimate, form)
 
 
 def show_percent(estimate: Estimate | None, form: str = ".1f", *, nothing: str = DASH) -> str:
-  """A share in per cent, or a difference of shares in points, without the sign; or what stands for none."""
+  """A share in per cent, or a difference of shares in points, without the sign."""
   return show(estimate and estimate.percent, form, nothing=nothing)
 
 
 def mean_of(values: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
-  """The mean of one number per image; the order of the images does not matter.
-
-  Args:
-    values: finite numbers.
-    seed: of the resampled images.
-
-  Raises:
-    ValueError: a value is not finite.
-  """
+  """The mean of one finite number per image; the order of the images does not matter."""
   if not len(values):
     return no_mean(NO_IMAGES)
   if len(values) < MIN_IMAGES:
@@ -120,26 +111,15 @@ def mean_of(values: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
 
 
 def difference_of(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
-  """The mean of first minus second on the same images.
-
-  Args:
-    first: one number or truth value per image.
-    second: the same for the other thing, the images in the same order.
-    seed: of the resampled images.
-
-  Raises:
-    ValueError: a value is not finite.
-  """
+  """The mean of first minus second, which are finite numbers or truth values of the same images in the same order."""
   return mean_of(np.asarray(first, np.float64) - np.asarray(second, np.float64), seed=seed)
 
 
 def no_mean(reason: str, num_images: int = 0) -> Estimate:
-  """What stands where a mean cannot be computed."""
   return Estimate(value=None, low=None, high=None, num_images=num_images, reason=reason)
 
 
 def share_of(is_so: Bool[np.ndarray, "N"], *, level: float = 0.95) -> Estimate:
-  """The share of images that are so, as `share_of_count`."""
   return share_of_count(int(np.count_nonzero(is_so)), len(is_so), level=level)
 
 
@@ -171,11 +151,7 @@ def share_of_count(count: int, num_images: int, *, level: float = 0.95) -> Estim
 
 
 def check_level(level: float) -> None:
-  """Refuses what is no level of an interval.
-
-  Raises:
-    ValueError: it is none.
-  """
+  """Raises ValueError unless the level lies between 0 and 1."""
   if not 0 < level < 1:
     raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}.")
 
@@ -230,16 +206,9 @@ def paired_bootstrap(
   num_resamples: int = 10_000,
   seed: int = 0,
 ) -> Estimate:
-  """The mean of first minus second on the same images, with the interval of resampled images.
+  """The mean of first minus second on the same images, with the interval of resampled images; see `bootstrap_mean`.
 
   Pairs stay together, so that an image that is hard for both counts for neither.
-
-  Args:
-    first: one number or truth value per image.
-    second: the same for the other thing, the images in the same order.
-    level: as for `bootstrap_mean`.
-    num_resamples: likewise.
-    seed: likewise.
 
   Raises:
     ValueError: the two are not of the same images, or as for `bootstrap_mean`.
@@ -274,14 +243,7 @@ def median_interval(values: Shaped[np.ndarray, "N"], *, level: float = 0.95) -> 
 def rank_correlation(
   first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, level: float = 0.95, seed: int = 0
 ) -> Estimate:
-  """Spearman's rank correlation with the percentile bootstrap interval of resampled images.
-
-  Args:
-    first: one number per image.
-    second: another one.
-    level: of the interval.
-    seed: of the resampled images.
-  """
+  """Spearman's rank correlation with the percentile bootstrap interval of resampled images."""
   if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
     return no_mean(ALL_ALIKE, len(first))
   # Sorted, so that the resamples do not depend on the order of the images.

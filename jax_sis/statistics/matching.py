@@ -87,7 +87,7 @@ def match_by_confidence(
     is_right: whether the prediction is right.
     confidence: of the prediction, 0..1.
     level: of the interval.
-    num_resamples: resamples of the images.
+    num_resamples: how often the images are resampled.
     seed: of the resamples.
   """
   bins = confidence_bins(confidence)
@@ -116,7 +116,6 @@ def match_by_confidence(
 
 
 def confidence_bins(confidence: Float[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
-  """The bin of each confidence, from 0."""
   return np.searchsorted(bin_edges(), confidence.astype(np.float64), side="right")
 
 

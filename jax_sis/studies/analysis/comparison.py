@@ -14,14 +14,7 @@ from jax_sis.results.schema import NO_CLASS, kinds_of
 from jax_sis.results.store import Results
 from jax_sis.statistics.estimates import Estimate, difference_of, mean_of, no_mean, share_of
 from jax_sis.studies.analysis.overlap import Overlap, compare_subsets
-from jax_sis.studies.analysis.sizes import (
-  COLUMN_FIELDS,
-  Columns,
-  Trust,
-  describe_trust,
-  join_columns,
-  make_columns,
-)
+from jax_sis.studies.analysis.sizes import COLUMN_FIELDS, Columns, Trust, describe_trust, join_columns, make_columns
 
 # Ids of missing images that are listed; all are counted.
 MAX_LISTED_IDS = 100
@@ -170,11 +163,7 @@ def compare_runs(stores: Mapping[str, Results], *, thresholds: Sequence[float] =
 
 
 def check_same_data(stores: Mapping[str, Results]) -> None:
-  """Refuses runs of other data sets or classes, as far as their specifications tell.
-
-  Raises:
-    ValueError: the data or the classes differ.
-  """
+  """Raises ValueError if the runs' specifications name different data or classes."""
   (first_label, first), *others = stores.items()
   for label, store in others:
     here, there = (of_run.spec["data"] for of_run in (first, store))
@@ -191,7 +180,7 @@ def check_same_data(stores: Mapping[str, Results]) -> None:
 
 
 def join_images(stores: Mapping[str, Results]) -> tuple[dict[str, Int[np.ndarray, "N"]], tuple[Missing, ...]]:
-  """Where in each run the images are that all have, in the order of their ids, and which ones each run lacks.
+  """Where each run has the images that all have, in the order of their ids, and which images each run lacks.
 
   Raises:
     ValueError: the runs have no image in common, an id stands for several images of a run, or ids are only places in
@@ -206,7 +195,8 @@ def join_images(stores: Mapping[str, Results]) -> tuple[dict[str, Int[np.ndarray
     missing.append(Missing(label=label, count=len(lacking), ids=tuple(lacking[:MAX_LISTED_IDS])))
   if not common:
     lists = "; ".join(
-      f"{label!r} lacks {name_ids(lacking.ids, lacking.count)}" for label, lacking in zip(places, missing, strict=True)
+      f"{label!r} lacks {name_some(list(map(repr, lacking.ids)), most=MAX_NAMED_IDS, count=lacking.count)}"
+      for label, lacking in zip(places, missing, strict=True)
     )
     raise ValueError(f"runs must have finished images in common, but they have none: {lists}.")
   check_ids_name_images(stores, common)
@@ -215,11 +205,7 @@ def join_images(stores: Mapping[str, Results]) -> tuple[dict[str, Int[np.ndarray
 
 
 def read_places(label: str, store: Results) -> dict[str, int]:
-  """By id, where the finished images of a run are.
-
-  Raises:
-    ValueError: an id stands for several images.
-  """
+  """By id, where the finished images of a run are. Raises ValueError if an id stands for several images."""
   indices = store.done_images()
   ids = store.read_text("id", indices)
   places = dict(zip(ids, indices.tolist(), strict=True))
@@ -230,11 +216,7 @@ def read_places(label: str, store: Results) -> dict[str, int]:
 
 
 def check_ids_name_images(stores: Mapping[str, Results], ids: set[str]) -> None:
-  """Refuses ids that are places in a split, where the splits are not the same.
-
-  Raises:
-    ValueError: they are.
-  """
+  """Raises ValueError if ids are places in a split and the splits differ."""
   splits = {store.spec["data"].get("split") for store in stores.values()}
   if len(splits) > 1 and all(name.isdecimal() for name in ids):
     raise ValueError(
@@ -243,13 +225,8 @@ def check_ids_name_images(stores: Mapping[str, Results], ids: set[str]) -> None:
     )
 
 
-def name_ids(ids: Sequence[str], count: int) -> str:
-  """The first ids, and how many more there are."""
-  return name_some([repr(name) for name in ids], most=MAX_NAMED_IDS, count=count)
-
-
 def find_queries(label: str, store: Results, threshold: float, left_out: list[str]) -> list[SubsetQuery]:
-  """The subsets of a run that reach this confidence; to `left_out` go those that do not, with the reason."""
+  """The subsets of a run that reach this confidence; `left_out` gets the reasons for those that do not."""
   queries = []
   for kind in kinds_of(store.fields):
     query = SubsetQuery(kind=kind, threshold=threshold)
@@ -263,23 +240,17 @@ def find_queries(label: str, store: Results, threshold: float, left_out: list[st
 
 
 def find_others(store: Results, thresholds: Sequence[float]) -> list[SubsetQuery]:
-  """The subsets that a run's orders give at further confidences; none without orders."""
   return [SubsetQuery(threshold=threshold) for threshold in thresholds] if "rank" in store.fields else []
 
 
 def read_columns(store: Results, indices: Int[np.ndarray, "N"], queries: Sequence[SubsetQuery]) -> Columns:
-  """The columns of these images, in this order."""
   subsets = [store.find_subsets(query) for query in queries]
   names = dict.fromkeys([*COLUMN_FIELDS, *(name for stored in subsets for name in stored.size_fields)])
   return join_columns([make_columns(store.read_many(names, some), subsets) for some in store.split_images(indices)])
 
 
 def check_same_labels(columns: Mapping[str, Columns]) -> None:
-  """Refuses runs whose images of the same id have different labels.
-
-  Raises:
-    ValueError: there are any.
-  """
+  """Raises ValueError if images of the same id have different labels."""
   (first_label, first), *others = columns.items()
   for label, of_run in others:
     num_different = int((first.label != of_run.label).sum())
@@ -291,7 +262,6 @@ def check_same_labels(columns: Mapping[str, Columns]) -> None:
 
 
 def describe_run(label: str, columns: Columns, first: Columns, *, target: str, seed: int) -> RunOnImages:
-  """Accuracy and calibration of a run, and the difference to the first."""
   is_known = columns.is_classified & first.is_classified
   is_searched = (columns.predicted != NO_CLASS) & (first.predicted != NO_CLASS)
   return RunOnImages(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Points of a curve: half of them evenly spaced, half of them evenly on a logarithmic axis.
 NUM_POINTS_A_HALF = 50
-# Confidences are counted in so many levels, so that memory does not depend on the number of images.
+# Confidences are counted in levels, so that memory does not depend on the number of images.
 NUM_LEVELS = 2000
 
 
@@ -21,7 +21,7 @@ class Curve:
     group: which images.
     num_images: how many.
     mean: mean confidence at each size.
-    quantiles: by share, as QUANTILES, the confidence that so many images do not exceed, to half a thousandth; empty for
+    quantiles: by share, as QUANTILES, the confidence that this share does not exceed, to half a thousandth; empty for
       the curves of classes.
   """
 
@@ -77,13 +77,7 @@ class RemovalCounts:
     groups: Mapping[str, Bool[np.ndarray, "M"]],
     target: Int[np.ndarray, "M"],
   ) -> None:
-    """Counts these images, all of whose confidences are finite.
-
-    Args:
-      confidence: at each of the T sizes.
-      groups: by name of the group, which images belong to it.
-      target: the classes.
-    """
+    """Counts these images, all of whose confidences are finite; `groups` says by name which images belong."""
     chosen = confidence[:, self._points].astype(np.float64)
     num_points = len(self._points)
     levels = np.minimum((chosen * NUM_LEVELS).astype(np.int64), NUM_LEVELS - 1) + NUM_LEVELS * np.arange(num_points)
@@ -129,7 +123,7 @@ def choose_points(sizes: Sequence[int], num_features: int) -> Int[np.ndarray, "P
 
 
 def read_quantile(levels: Shaped[np.ndarray, "P L"], share: float) -> Float[np.ndarray, "P"]:
-  """The middle of the level below or in which a share of what is counted in each row lies."""
+  """The middle of the level at which each row's cumulative count reaches this share."""
   summed = levels.cumsum(1)
   reached = summed >= share * summed[:, -1:]
   return (reached.argmax(1) + 0.5) / NUM_LEVELS

@@ -51,10 +51,9 @@ class StudyConfig:
 
   @property
   def command(self) -> str:
-    """The command line that does the same."""
     return command_line("analyse", self)
 
 
 def find_twice(texts: Sequence[str]) -> str | None:
-  """The first text that stands there again."""
+  """The first text that repeats an earlier one."""
   return next((text for place, text in enumerate(texts) if text in texts[:place]), None)

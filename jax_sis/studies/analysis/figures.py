@@ -19,25 +19,16 @@ PANELS_A_ROW = 3
 
 @styled
 def draw_sizes(analyses: Mapping[str, RunAnalysis]) -> bytes:
-  """Draws, for each kind of subset, how its sizes are distributed in each run, and by class.
-
-  Args:
-    analyses: the runs by label; one at least has a subset.
-  """
+  """Draws how sizes are distributed in each run, and by class: a row a kind. At least one run must have a subset."""
   kinds = [answer for answer in KIND_TITLES if any(panels.sizes_of(analysis, answer) for analysis in analyses.values())]
   num_classes = len({sizes.group for analysis in analyses.values() for sizes in analysis.sizes_by_class})
-  num_lines = (
-    min(num_classes, panels.MAX_NAMED_CLASSES)
-    if num_classes <= panels.MAX_NAMED_CLASSES
-    else panels.MAX_NAMED_CLASSES / 2
-  )
+  num_lines = num_classes if num_classes <= panels.MAX_NAMED_CLASSES else panels.MAX_NAMED_CLASSES / 2
   height = max(3.4, 0.9 + num_lines * (0.13 + 0.1 * len(analyses)))
   figure, axes = start_figure(len(kinds), 2, size=(10, 0.5 + 0.2 * len(analyses) + height * len(kinds)))
   for (left, right), answer in zip(axes, kinds, strict=True):
     found = {label: panels.sizes_of(analysis, answer) for label, analysis in analyses.items()}
     panels.draw_distributions(left, {label: sizes for label, sizes in found.items() if sizes}, analyses)
-    title = panels.title_of(answer, {sizes.threshold for sizes in found.values() if sizes})
-    left.set_title(title)
+    left.set_title(panels.title_of(answer, {sizes.threshold for sizes in found.values() if sizes}))
     panels.draw_classes(right, analyses, answer)
   add_legend(figure, analyses)
   return finish(figure)
@@ -47,8 +38,7 @@ def draw_sizes(analyses: Mapping[str, RunAnalysis]) -> bytes:
 def draw_positions(analyses: Mapping[str, RunAnalysis]) -> bytes:
   """Draws how often each place is used, against even use: a row a run, a column a kind of subset.
 
-  Args:
-    analyses: the runs by label; one at least has positions of an image.
+  At least one run must have positions of an image.
   """
   found = {
     label: {positions.what: positions for positions in analysis.positions if positions.num_images}
@@ -83,9 +73,7 @@ def draw_positions(analyses: Mapping[str, RunAnalysis]) -> bytes:
 def draw_confidence(analyses: Mapping[str, RunAnalysis], *, thresholds: Mapping[str, float]) -> bytes:
   """Draws confidence along the removal of pixels, for right and wrong predictions apart: a panel a run.
 
-  Args:
-    analyses: the runs by label; one at least has orders.
-    thresholds: by label the run's own, which is marked.
+  At least one run must have orders. Each run's own threshold is marked.
   """
   found = {label: analysis.removal for label, analysis in analyses.items() if analysis.removal is not None}
   found = {label: removal for label, removal in found.items() if removal.curves}
@@ -106,16 +94,14 @@ def draw_confidence(analyses: Mapping[str, RunAnalysis], *, thresholds: Mapping[
 
 
 def curves_of(analysis: RunAnalysis) -> tuple[Curve, ...]:
-  """The curves of a run, if it has any."""
   return analysis.removal.curves if analysis.removal is not None else ()
 
 
 @styled
 def draw_accuracy(analyses: Mapping[str, RunAnalysis]) -> bytes:
-  """Draws accuracy by the size of the subset, and how much smaller those of wrong predictions are: a row a kind.
+  """Draws accuracy by size, and how much smaller the subsets of wrong predictions are: a row a kind.
 
-  Args:
-    analyses: the runs by label; one at least has subsets of labelled images.
+  At least one run must have subsets of labelled images.
   """
   found = {
     answer: {
@@ -131,20 +117,15 @@ def draw_accuracy(analyses: Mapping[str, RunAnalysis]) -> bytes:
     len(found), 2, size=(10, 0.6 + 0.2 * len(analyses) + row_height * len(found)), width_ratios=[1.25, 1]
   )
   for (left, right), (answer, of_kind) in zip(axes, found.items(), strict=True):
-    panels.draw_accuracy(
-      left, {label: found_of_run[0] for label, found_of_run in of_kind.items() if found_of_run}, analyses
-    )
-    title = panels.title_of(answer, {of_run[0].threshold for of_run in of_kind.values() if of_run})
-    left.set_title(title)
+    panels.draw_accuracy(left, {label: of_run[0] for label, of_run in of_kind.items() if of_run}, analyses)
+    left.set_title(panels.title_of(answer, {of_run[0].threshold for of_run in of_kind.values() if of_run}))
     panels.draw_differences(right, of_kind, analyses)
   add_legend(figure, analyses)
-  note = "Filled: accuracy with its 95 % interval, hollow: mean confidence of the same images."
-  figure.supxlabel(note)
+  figure.supxlabel("Filled: accuracy with its 95 % interval, hollow: mean confidence of the same images.")
   return finish(figure)
 
 
 def add_legend(figure: Figure, analyses: Mapping[str, RunAnalysis]) -> None:
-  """The runs, above all panels."""
   styles = panels.styles_of(analyses)
   handles = [Line2D([], [], linewidth=2, **styles[label]) for label in analyses]
   labels = [f"{style.shorten(label)}: {analysis.num_finished} images" for label, analysis in analyses.items()]

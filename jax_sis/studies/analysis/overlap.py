@@ -62,7 +62,7 @@ def compare_subsets(
   has_both = columns[first].has_subset(query) & columns[second].has_subset(query)
   chosen = np.flatnonzero(has_both)
   masks = (stores[label].iterate_masks(query, indices[label][chosen]) for label in pair)
-  # Their grids are the same, so that as many images come at a time.
+  # Their grids are the same, so both give the same number of images at a time.
   observed = [(a & b).sum(1) / (a | b).sum(1) for a, b in zip(*masks, strict=True)]
   first_sizes, second_sizes = (columns[label].num_kept[query][chosen] for label in pair)
   overlap = np.concatenate([np.zeros(0), *observed])
@@ -81,13 +81,7 @@ def compare_subsets(
 def expected_overlap(
   first: Int[np.ndarray, "N"], second: Int[np.ndarray, "N"], num_features: int
 ) -> Float[np.ndarray, "N"]:
-  """The mean intersection over union of two subsets of these sizes, drawn at random and independently.
-
-  Args:
-    first: sizes of the ones, above 0.
-    second: sizes of the others.
-    num_features: F, from which they are drawn.
-  """
+  """The mean intersection over union of two independent random subsets of these sizes, all above 0."""
   pairs, inverse = np.unique(np.stack([first, second]), axis=1, return_inverse=True)
   values = np.array([mean_overlap(int(a), int(b), num_features) for a, b in pairs.T])
   return values[inverse.reshape(-1)] if len(values) else np.zeros(0)
@@ -111,5 +105,5 @@ def mean_overlap(first: int, second: int, num_features: int) -> float:
 
 
 def log_choose(total: int, chosen: Int[np.ndarray, "M"] | int) -> Float[np.ndarray, "M"]:
-  """The logarithm of the number of ways to choose so many of them."""
+  """The logarithm of the binomial coefficient."""
   return -scipy.special.betaln(total - chosen + 1, np.add(chosen, 1)) - np.log(total + 1)

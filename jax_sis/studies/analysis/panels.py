@@ -18,7 +18,7 @@ from jax_sis.display.style import (
   set_ticks,
 )
 from jax_sis.results.schema import KIND_TITLES
-from jax_sis.studies.analysis.confidence_curves import Curve, Removal
+from jax_sis.studies.analysis.confidence_curves import Removal
 from jax_sis.studies.analysis.positions import Positions
 from jax_sis.studies.analysis.run import MOST_NEEDED, Correctness, RunAnalysis
 from jax_sis.studies.analysis.sizes import Sizes
@@ -40,13 +40,11 @@ def sizes_of(analysis: RunAnalysis, answer: str) -> Sizes | None:
 
 
 def title_of(answer: str, thresholds: set[float]) -> str:
-  """Which subsets a panel shows, of runs whose own thresholds are these."""
   where = f"{thresholds.pop():g}" if len(thresholds) == 1 else "each run's own threshold"
   return f"{KIND_TITLES[answer]} subsets at {where}"
 
 
 def draw_distributions(axis: Axes, found: Mapping[str, Sizes | None], analyses: Mapping[str, RunAnalysis]) -> None:
-  """The cumulative distribution of sizes, a line a run."""
   styles = styles_of(analyses)
   for label, sizes in found.items():
     assert sizes is not None and sizes.distribution is not None
@@ -110,7 +108,6 @@ def draw_many_classes(axis: Axes, by_run: Mapping[str, Sequence[Sizes]], analyse
 
 
 def describe_what(what: str, analysis: RunAnalysis) -> str:
-  """The heading of a map."""
   return f"the {100 * analysis.fraction:.3g} % needed most" if what == MOST_NEEDED else f"{KIND_TITLES[what]} subsets"
 
 
@@ -147,7 +144,6 @@ def draw_positions(axis: Axes, positions: Positions, *, title: str) -> Any:
 
 
 def draw_rows(axis: Axes, positions: Positions) -> None:
-  """How often each row is used, beside the map and as high."""
   use = relative_use(positions)
   means = use.mean(1)
   axis.set_box_aspect(MAP_TO_ROWS * use.shape[0] / use.shape[1])
@@ -175,7 +171,8 @@ def draw_removal(axis: Axes, removal: Removal, *, threshold: float) -> None:
     axis.plot(shares[is_kept], np.array(curve.mean)[is_kept], color=colour, linestyle=line, linewidth=1.8, label=label)
     low, high = (np.array(curve.quantiles[share]) for share in ("0.25", "0.75"))
     axis.fill_between(shares[is_kept], low[is_kept], high[is_kept], color=colour, alpha=0.16, linewidth=0)
-    mark_nothing(axis, curve, place=at_nothing, colour=colour)
+    # The fully masked image has no place on a logarithmic axis.
+    axis.plot(at_nothing, curve.mean[0], "D", color=colour, markersize=5, clip_on=False)
   axis.axhline(threshold, color=INK, linewidth=0.9, linestyle=":")
   set_share_axis(axis, low=at_nothing / 1.3)
   axis.invert_xaxis()
@@ -183,11 +180,6 @@ def draw_removal(axis: Axes, removal: Removal, *, threshold: float) -> None:
   axis.grid()
   if drawn:
     axis.legend(loc="upper right", frameon=True, framealpha=0.9)
-
-
-def mark_nothing(axis: Axes, curve: Curve, *, place: float, colour: str) -> None:
-  """Marks the confidence in the fully masked image, which has no place on a logarithmic axis."""
-  axis.plot(place, curve.mean[0], "D", color=colour, markersize=5, clip_on=False)
 
 
 def draw_accuracy(axis: Axes, of_kind: Mapping[str, Correctness], analyses: Mapping[str, RunAnalysis]) -> None:

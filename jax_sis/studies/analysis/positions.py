@@ -87,12 +87,7 @@ class PositionCounts:
     self._borders.append((maps * self._is_border).sum((1, 2)) / total)
 
   def describe(self, what: str, *, seed: int = 0) -> Positions:
-    """What was counted.
-
-    Args:
-      what: which features they are.
-      seed: of the intervals and the test.
-    """
+    """What was counted of the features called `what`; `seed` is that of the intervals and the test."""
     rows, columns, borders = (
       np.concatenate([np.zeros(0), *parts]) for parts in (self._rows, self._columns, self._borders)
     )

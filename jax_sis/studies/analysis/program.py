@@ -1,7 +1,7 @@
 """`jax-sis analyse`: what the subsets of one run say, or of several runs on the same images, as tables and pictures."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jax_sis import results
@@ -54,7 +54,9 @@ def analyse(config: StudyConfig) -> str:
         advance_fn=progress.advance,
       )
   for label, analysis in analyses.items():
-    print("\n".join([f"{label}:", *indent(describe_run(stores[label].folder.location, stores[label].spec))]))
+    print(f"{label}:")
+    for line in describe_run(stores[label].folder.location, stores[label].spec):
+      print(f"  {line}")
     print(describe_finished(analysis, stores[label].spec["score"]))
     print(describe_analysis(analysis))
   if comparison is not None:
@@ -65,11 +67,7 @@ def analyse(config: StudyConfig) -> str:
 
 
 def open_runs(config: StudyConfig) -> dict[str, Results]:
-  """The runs by label.
-
-  Raises:
-    ValueError: a folder holds none, or two names mean one run.
-  """
+  """The runs by label. Raises ValueError if a folder holds none, or two names mean one run."""
   stores = [results.open(run_dir) for run_dir in config.run_dirs]
   places = [
     store.folder.location.rstrip("/") if store.folder.path is None else str(store.folder.path.resolve())
@@ -83,13 +81,7 @@ def open_runs(config: StudyConfig) -> dict[str, Results]:
   return dict(zip(labels, stores, strict=True))
 
 
-def indent(lines: Sequence[str]) -> list[str]:
-  """The lines, as they stand below a heading."""
-  return [f"  {line}" for line in lines]
-
-
 def describe_finished(analysis: RunAnalysis, score: str) -> str:
-  """How much of the run it is about, and what the searches kept up."""
   unlabelled = f", {analysis.num_unlabelled} of them without a label" if analysis.num_unlabelled else ""
   return f"  score {score}; {analysis.num_finished} of {analysis.num_images} images are finished{unlabelled}"
 
@@ -100,7 +92,6 @@ def make_answer(
   analyses: Mapping[str, RunAnalysis],
   comparison: Comparison | None,
 ) -> dict[str, Any]:
-  """All numbers and where they come from; what is missing is None, with its reason beside it."""
   return {
     "format": FORMAT,
     "provenance": {
@@ -115,20 +106,8 @@ def make_answer(
 
 
 def describe_origin(store: Results) -> dict[str, Any]:
-  """What says which run it was: where it lies, the hash of its specification, and what that is about."""
-  names = (
-    "model",
-    "data",
-    "search",
-    "smallest",
-    "score",
-    "threshold",
-    "target",
-    "baseline",
-    "grid",
-    "versions",
-    "device",
-  )
+  settings = ("search", "smallest", "score", "threshold", "target", "baseline")
+  names = ("model", "data", *settings, "grid", "versions", "device")
   return {
     "location": store.folder.location,
     "spec_sha256": hash_spec(store.folder),
@@ -137,7 +116,6 @@ def describe_origin(store: Results) -> dict[str, Any]:
 
 
 def draw(stores: Mapping[str, Results], analyses: Mapping[str, RunAnalysis]) -> dict[str, bytes]:
-  """The pictures that there is something for, by the names of their files."""
   thresholds = {label: store.spec["threshold"] for label, store in stores.items()}
   all_runs = list(analyses.values())
   pictures = {}

@@ -34,7 +34,7 @@ from jax_sis.studies.analysis.sizes import (
   make_columns,
 )
 
-# Beside the kinds of subset, what positions are given of.
+# Positions are also given of the most needed pixels.
 MOST_NEEDED = "most_needed"
 # Features of images that are in memory at once.
 FEATURES_AT_ONCE = 2**22
@@ -114,7 +114,7 @@ def analyse_run(
     fraction: the share of the pixels, the most needed ones, whose places are counted.
     has_class_curves: whether confidence along the removal is also given by class.
     seed: of all intervals and tests.
-    advance_fn: is told of how many images were read, each time.
+    advance_fn: is called with the number of images just read.
 
   Raises:
     ValueError: nothing is finished, or a threshold or the fraction is out of range.
@@ -122,18 +122,15 @@ def analyse_run(
   """
   check_arguments(store, thresholds, fraction)
   reader = RunReader(store, thresholds=thresholds, fraction=fraction, has_class_curves=has_class_curves)
-  for indices, rows in store.iterate(num_images_at_once(store), names=reader.names):
+  num_at_once = max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"]))
+  for indices, rows in store.iterate(num_at_once, names=reader.names):
     reader.add(rows)
     advance_fn(len(indices))
   return reader.describe(seed=seed)
 
 
 def check_arguments(store: Results, thresholds: Sequence[float], fraction: float) -> None:
-  """Refuses what cannot be analysed.
-
-  Raises:
-    ValueError: see `analyse_run`.
-  """
+  """Raises ValueError as `analyse_run` does."""
   for threshold in thresholds:
     validation.check_threshold(threshold, "thresholds")
   check_fraction(fraction)
@@ -144,19 +141,8 @@ def check_arguments(store: Results, thresholds: Sequence[float], fraction: float
     )
 
 
-def num_images_at_once(store: Results) -> int:
-  """So many that their orders fit the memory."""
-  return max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"]))
-
-
 class RunReader:
-  """Takes a run's rows, some images at a time, and then says what they hold.
-
-  Args:
-    store: as for `analyse_run`, like the others.
-    thresholds: likewise.
-    fraction: likewise.
-    has_class_curves: likewise.
+  """Takes a run's rows, some images at a time, and then says what they hold. See `analyse_run` for the arguments.
 
   Attributes:
     names: the fields that it needs.
@@ -190,7 +176,7 @@ class RunReader:
     self._left_out.append(f"{what}: {reason}")
 
   def _locate(self) -> dict[str, StoredSubsets]:
-    """The subsets whose places are counted, of each kind and the most needed pixels, as far as the run holds them."""
+    """The subsets whose places are counted: of each kind, and the most needed pixels, if the run holds them."""
     wanted = {query.kind: query for query in self._own}
     if "sis" in wanted:
       wanted[MOST_NEEDED] = SubsetQuery(fraction=self._fraction)
@@ -201,7 +187,6 @@ class RunReader:
     return {what: stored for what, stored in located.items() if stored.mask_fields}
 
   def _make_removal(self, has_class_curves: bool) -> RemovalCounts | None:
-    """What counts confidences along the orders, if there are any."""
     if not self._has_order:
       self._leave_out("confidence along the removal", WITHOUT_ORDER)
       return None
@@ -213,7 +198,7 @@ class RunReader:
     )
 
   def add(self, rows: Mapping[str, Shaped[np.ndarray, "M ..."]]) -> None:
-    """Takes some images, with the fields that `names` says."""
+    """Takes some images, with the fields in `names`."""
     columns = make_columns(rows, self._subsets)
     self._columns.append(columns)
     for what, counts in self._positions.items():
@@ -229,11 +214,7 @@ class RunReader:
       )
 
   def describe(self, *, seed: int) -> RunAnalysis:
-    """What the images hold that were taken.
-
-    Args:
-      seed: of all intervals and tests.
-    """
+    """What the added images hold; `seed` is that of all intervals and tests."""
     columns = join_columns(self._columns)
     class_names, target = self._spec["class_names"], self._spec["target"]
     if target != PREDICTED:
@@ -254,8 +235,7 @@ class RunReader:
       num_features=self._num_features,
       trust=describe_trust(columns, target=target),
       sizes=tuple(
-        describe_sizes(columns, query, num_features=self._num_features, seed=seed)
-        for query in (stored.query for stored in self._subsets)
+        describe_sizes(columns, stored.query, num_features=self._num_features, seed=seed) for stored in self._subsets
       ),
       sizes_by_class=tuple(sizes for of_kind in by_class.values() for sizes in of_kind),
       classes_without_images=tuple(name for name in class_names if name not in present),
@@ -264,10 +244,8 @@ class RunReader:
         for kind, of_kind in by_class.items()
       },
       correctness=tuple(
-        describe_correctness(columns, query, seed=seed) for query in (stored.query for stored in self._subsets)
-      )
-      if target == PREDICTED
-      else (),
+        describe_correctness(columns, stored.query, seed=seed) for stored in self._subsets if target == PREDICTED
+      ),
       fraction=self._fraction,
       positions=tuple(counts.describe(what, seed=seed) for what, counts in self._positions.items()),
       removal=None if self._removal is None else self._removal.describe(),
@@ -276,7 +254,6 @@ class RunReader:
 
 
 def describe_correctness(columns: Columns, query: SubsetQuery, *, seed: int) -> Correctness:
-  """Sizes of one kind of subset against whether the model is right, of images with a label."""
   assert query.threshold is not None
   chosen = columns.has_subset(query) & columns.is_of_prediction
   return Correctness(

@@ -10,7 +10,7 @@ from jax_sis.core.subsets import Status
 from jax_sis.evaluation.metrics import make_calibration
 from jax_sis.results.query import StoredSubsets, SubsetQuery
 from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED, STATUS_NAMES
-from jax_sis.statistics.estimates import Estimate, mean_of, median_interval, share_of, share_of_count
+from jax_sis.statistics.estimates import Estimate, mean_of, median_interval, share_of
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 COLUMN_FIELDS = ("label", "target", "predicted", "full_confidence")
@@ -63,7 +63,6 @@ class Columns:
     return self.is_classified & (self.predicted == self.label)
 
   def has_subset(self, query: SubsetQuery) -> Bool[np.ndarray, "N"]:
-    """Whether there is a subset."""
     return self.status[query] == Status.OK
 
 
@@ -79,10 +78,10 @@ class Sizes:
     with_subset: the share of the images that has a subset.
     pixels: mean size, in features.
     mean_share: the same as a share of the image; None without a subset.
-    percentiles: by per cent, as PERCENTILES, the size that so many of the images with a subset do not exceed; None
+    percentiles: by per cent, as PERCENTILES, the size that this many of the images with a subset do not exceed; None
       without one.
     median_interval: the 95 % interval of the median, see `estimates.median_interval`; None for few subsets.
-    distribution: at 0, 1, ... 100 % the smallest size that so many do not exceed, of all images; None for a class.
+    distribution: at 0, 1, ... 100 % the smallest size that this share does not exceed, of all images; None for a class.
   """
 
   answer: str
@@ -98,7 +97,6 @@ class Sizes:
 
   @property
   def median(self) -> float | None:
-    """The median size."""
     return None if self.percentiles is None else self.percentiles["50"]
 
 
@@ -110,7 +108,7 @@ class SizeBin:
     smallest: the smallest size in the bin.
     largest: the largest one.
     mean_pixels: the mean.
-    mean_confidence: mean confidence on the full image, to which much of the accuracy may be owed.
+    mean_confidence: mean confidence on the full image, which may explain much of the accuracy.
     accuracy: the share of right predictions.
   """
 
@@ -139,45 +137,25 @@ class Trust:
 
 
 def make_columns(rows: Mapping[str, Shaped[np.ndarray, "M ..."]], subsets: Sequence[StoredSubsets]) -> Columns:
-  """The columns of some images.
-
-  Args:
-    rows: COLUMN_FIELDS of the store and the `size_fields` of the subsets.
-    subsets: of the run.
-  """
+  """The columns of some images, from their COLUMN_FIELDS and the `size_fields` of the subsets."""
   num_kept, status = {}, {}
   for stored in subsets:
     num_kept[stored.query], status[stored.query] = stored.sizes(rows)
-  return Columns(
-    label=rows["label"],
-    target=rows["target"],
-    predicted=rows["predicted"],
-    full_confidence=rows["full_confidence"],
-    num_kept=num_kept,
-    status=status,
-  )
+  return Columns(**{name: rows[name] for name in COLUMN_FIELDS}, num_kept=num_kept, status=status)
 
 
 def join_columns(parts: Sequence[Columns]) -> Columns:
-  """The columns of all parts' images, one after the other."""
   queries = parts[0].status
   return Columns(
-    label=np.concatenate([part.label for part in parts]),
-    target=np.concatenate([part.target for part in parts]),
-    predicted=np.concatenate([part.predicted for part in parts]),
-    full_confidence=np.concatenate([part.full_confidence for part in parts]),
+    **{name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMN_FIELDS},
     num_kept={query: np.concatenate([part.num_kept[query] for part in parts]) for query in queries},
     status={query: np.concatenate([part.status[query] for part in parts]) for query in queries},
   )
 
 
 def select_columns(columns: Columns, indices: Shaped[np.ndarray, "M"]) -> Columns:
-  """The columns of some of the images."""
   return Columns(
-    label=columns.label[indices],
-    target=columns.target[indices],
-    predicted=columns.predicted[indices],
-    full_confidence=columns.full_confidence[indices],
+    **{name: getattr(columns, name)[indices] for name in COLUMN_FIELDS},
     num_kept={query: values[indices] for query, values in columns.num_kept.items()},
     status={query: values[indices] for query, values in columns.status.items()},
   )
@@ -186,15 +164,7 @@ def select_columns(columns: Columns, indices: Shaped[np.ndarray, "M"]) -> Column
 def describe_sizes(
   columns: Columns, query: SubsetQuery, *, num_features: int, group: str = ALL, seed: int = 0
 ) -> Sizes:
-  """How the sizes of one kind of subset are distributed over these images.
-
-  Args:
-    columns: of the images.
-    query: which subsets, by their threshold.
-    num_features: F, of a whole image.
-    group: what these images are called.
-    seed: of the resampled images.
-  """
+  """How the sizes of one kind of subset are distributed over these images, which are called `group`."""
   assert query.threshold is not None
   has_subset = columns.has_subset(query)
   num_kept = columns.num_kept[query][has_subset]
@@ -240,13 +210,8 @@ def describe_sizes_by_class(
 def accuracy_by_size(columns: Columns, query: SubsetQuery, *, max_bins: int = MAX_SIZE_BINS) -> list[SizeBin]:
   """How often the model is right about the images whose subsets are about as large, from the smallest to the largest.
 
-  Bins hold about as many images each, and images with subsets of one size share a bin. Only images with a label whose
-  subset is for the predicted class count.
-
-  Args:
-    columns: of the images.
-    query: which subsets.
-    max_bins: at most so many bins, fewer where they would hold fewer than MIN_IMAGES_A_BIN images.
+  Bins hold about the same number of images, at least MIN_IMAGES_A_BIN if there are enough, and images with subsets of
+  one size share a bin. Only images with a label whose subset is for the predicted class count.
   """
   chosen = columns.has_subset(query) & columns.is_of_prediction
   num_kept, is_right = columns.num_kept[query][chosen], columns.is_right[chosen]
@@ -266,7 +231,7 @@ def accuracy_by_size(columns: Columns, query: SubsetQuery, *, max_bins: int = MA
         largest=int(num_kept[of_bin].max()),
         mean_pixels=float(num_kept[of_bin].mean()),
         mean_confidence=float(confidence[of_bin].mean()),
-        accuracy=share_of_count(int(is_right[of_bin].sum()), int(of_bin.sum())),
+        accuracy=share_of(is_right[of_bin]),
       )
     )
   return found
@@ -275,9 +240,7 @@ def accuracy_by_size(columns: Columns, query: SubsetQuery, *, max_bins: int = MA
 def describe_trust(columns: Columns, *, target: str) -> Trust:
   """Accuracy over the images with a label, and calibration over those whose confidence is in the predicted class.
 
-  Args:
-    columns: of the images.
-    target: what the run asks about; only of `predicted` are the confidences those of the model's own answers.
+  Only where the run's `target` is `predicted` are the confidences those of the model's own answers.
   """
   chosen = columns.is_of_prediction & (target == PREDICTED)
   confidence = columns.full_confidence[chosen].astype(np.float64)

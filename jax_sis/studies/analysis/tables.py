@@ -13,7 +13,7 @@ from jax_sis.studies.analysis.positions import Positions
 from jax_sis.studies.analysis.run import MOST_NEEDED, Correctness, RunAnalysis
 from jax_sis.studies.analysis.sizes import ALL, PERCENTILES, Sizes
 
-# More classes than these are for programs to read, and stand in analysis.csv.
+# More classes than these are not printed; analysis.csv has them.
 MAX_PRINTED_CLASSES = 20
 MAX_NAMED = 5
 # Of the image, at which the mean confidence is printed.
@@ -25,14 +25,13 @@ COMPARED_SIZES_FORMAT = "  {:<24} {:>8} {:>24} {:>7} {:>28} {:>28}"
 
 
 def describe_analysis(analysis: RunAnalysis) -> str:
-  """What is printed of one run, below its heading."""
   blocks = [
     describe_trust(analysis),
     describe_sizes(analysis.sizes),
     describe_classes(analysis),
     *(describe_matched(correctness) for correctness in analysis.correctness),
     *(describe_bins(correctness) for correctness in own_correctness(analysis)),
-    describe_positions(analysis),
+    *(describe_place(positions, analysis) for positions in analysis.positions),
     describe_removal(analysis),
     [f"  left out: {what}" for what in analysis.left_out],
   ]
@@ -40,7 +39,6 @@ def describe_analysis(analysis: RunAnalysis) -> str:
 
 
 def describe_trust(analysis: RunAnalysis) -> list[str]:
-  """Accuracy and calibration, in a line."""
   trust = analysis.trust
   line = f"  accuracy {trust.accuracy:.3f} of {trust.accuracy.num_images} images with a label"
   if trust.mean_confidence is not None:
@@ -50,7 +48,6 @@ def describe_trust(analysis: RunAnalysis) -> list[str]:
 
 
 def describe_sizes(sizes: Sequence[Sizes]) -> list[str]:
-  """Sizes by kind and threshold, a line each, and why images have no subset."""
   header = SIZES_FORMAT.format("subsets", "images", "with", "mean pixels [95 %]", "5 %", "median", "95 %", "of image")
   lines = [header, *(describe_one(one, f"{KIND_TITLES[one.answer]} at {one.threshold:g}") for one in sizes)]
   for one in sizes:
@@ -63,7 +60,6 @@ def describe_sizes(sizes: Sequence[Sizes]) -> list[str]:
 
 
 def describe_one(sizes: Sizes, title: str) -> str:
-  """One line of sizes."""
   cells = [DASH] * 3
   if sizes.percentiles is not None:
     cells = [f"{sizes.percentiles[place]:g}" for place in ("5", "50", "95")]
@@ -93,7 +89,6 @@ def describe_classes(analysis: RunAnalysis) -> list[str]:
 
 
 def describe_matched(correctness: Correctness) -> list[str]:
-  """Wrong against right predictions."""
   matched, title = correctness.matched, f"{KIND_TITLES[correctness.answer]} at {correctness.threshold:g}"
   return [
     f"  {title}, pixels of wrong minus right predictions of the same confidence: {matched.difference:.1f}",
@@ -111,7 +106,6 @@ def own_correctness(analysis: RunAnalysis) -> list[Correctness]:
 
 
 def describe_bins(correctness: Correctness) -> list[str]:
-  """Accuracy by size, a line a bin."""
   lines = []
   if correctness.accuracy_by_size:
     title = f"{KIND_TITLES[correctness.answer]} at {correctness.threshold:g}, pixels"
@@ -122,13 +116,7 @@ def describe_bins(correctness: Correctness) -> list[str]:
   return lines
 
 
-def describe_positions(analysis: RunAnalysis) -> list[str]:
-  """Where subsets lie, three lines each."""
-  return [line for positions in analysis.positions for line in describe_place(positions, analysis)]
-
-
 def describe_place(positions: Positions, analysis: RunAnalysis) -> list[str]:
-  """Mean row and column, the share at the border, and the test of even use."""
   is_most_needed = positions.what == MOST_NEEDED
   what = f"{100 * analysis.fraction:.3g} % needed most" if is_most_needed else KIND_TITLES[positions.what]
   evenness = positions.evenness
@@ -146,7 +134,6 @@ def describe_place(positions: Positions, analysis: RunAnalysis) -> list[str]:
 
 
 def describe_removal(analysis: RunAnalysis) -> list[str]:
-  """The mean confidence at some shares of kept pixels."""
   removal = analysis.removal
   if removal is None:
     return []
@@ -159,7 +146,6 @@ def describe_removal(analysis: RunAnalysis) -> list[str]:
 
 
 def describe_comparison(comparison: Comparison) -> str:
-  """What is printed of several runs together."""
   lines = [f"the same {comparison.num_images} images, differences to {comparison.labels[0]}:"]
   for missing in comparison.missing:
     if missing.count:
@@ -209,7 +195,6 @@ def describe_comparison(comparison: Comparison) -> str:
 
 
 def size_rows(analyses: Mapping[str, RunAnalysis]) -> Iterable[dict[str, Any]]:
-  """The lines of the CSV: sizes by run, kind, threshold and class."""
   for label, analysis in analyses.items():
     for sizes in (*analysis.sizes, *analysis.sizes_by_class):
       percentiles = sizes.percentiles or dict.fromkeys(map(str, PERCENTILES))

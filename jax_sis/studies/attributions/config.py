@@ -32,7 +32,7 @@ METHODS = {
   "rise_log_odds": MethodTitle(title="RISE of the log-odds", kind="attribution"),
   "random": MethodTitle(title="random order", kind="chance"),
 }
-# Those that are only made when they are named: tens of core-seconds an image, or a second look at a first question.
+# Methods to be asked for by name are left out: one is slow, one repeats another with a different score.
 DEFAULT_METHODS = tuple(name for name in METHODS if name not in ("screened", "rise_log_odds"))
 
 

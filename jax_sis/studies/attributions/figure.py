@@ -15,14 +15,7 @@ KIND_TITLES = {"search": "searches", "attribution": "attributions", "chance": "c
 
 @styled
 def draw_attributions(summaries: Mapping[str, Any], *, title: str, threshold: float, num_images: int) -> bytes:
-  """Draws size at the threshold, insertion and deletion area: a line a method, a panel a number.
-
-  Args:
-    summaries: by method a MethodSummary.
-    title: what was compared on what.
-    threshold: the confidence that is reached.
-    num_images: how many images there are.
-  """
+  """Draws size at the threshold, insertion and deletion area: a line a method, a panel a number."""
   lines = list(summaries.values())
   figure, axes = start_figure(1, 3, size=(11, 1.75 + 0.3 * len(lines)), width_ratios=[1.35, 1, 1])
   left, middle, right = axes[0]
@@ -57,7 +50,6 @@ def draw_attributions(summaries: Mapping[str, Any], *, title: str, threshold: fl
 
 
 def draw_means(axis: Axes, means: list[tuple[Estimate | None, str]], *, digits: int) -> None:
-  """A mark and its interval a line, with the number beside it."""
   for place, (mean, kind) in enumerate(means):
     if mean is None or mean.value is None:
       axis.text(0.02, place, "no order", transform=axis.get_yaxis_transform(), fontsize=8, va="center")

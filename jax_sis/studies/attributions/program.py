@@ -1,8 +1,7 @@
 """`jax-sis attributions`: what attributions are worth as orders of pixels, beside searches, on the same images.
 
-Whatever ranks pixels can be asked what a search is asked: how many of the first ones suffice, and how confidence goes
-while pixels are shown or masked in that order. Every order is evaluated at every size, so that sizes and areas are
-exact and none is owed to the step of a search.
+How many of the first pixels suffice, and how does confidence change while pixels are shown or masked in that order?
+Every order is evaluated at every size, so sizes and areas are exact and do not depend on the step of a search.
 """
 
 import dataclasses
@@ -91,7 +90,7 @@ def attributions(config: AttributionsConfig) -> dict[str, Any]:
 
 
 def make_spec(images: ClassifierOnImages, config: AttributionsConfig) -> dict[str, Any]:
-  """What fixes the results of a run, in JSON types. Methods may come to a run later."""
+  """What fixes the results of a run, in JSON types; not the methods, since more can be added later."""
   return {
     "format": FORMAT,
     **describe_set(images),
@@ -110,7 +109,6 @@ class Search(NamedTuple):
   def __call__(
     self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
   ) -> Float[Array, "B F"]:
-    """Scores that rank as the search does."""
     order = backselect(images.predict_fn, params, inputs, search=self.search, grid=images.grid)
     return -order.rank.astype(jnp.float32)
 
@@ -124,7 +122,6 @@ class Attribution(NamedTuple):
   def __call__(
     self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
   ) -> Float[Array, "B F"]:
-    """Its scores."""
     return attribute(
       images.predict_fn, params, inputs, method=self.method, score=self.score, grid=images.grid, image_ids=numbers
     )
@@ -154,7 +151,6 @@ class Random(NamedTuple):
   def __call__(
     self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
   ) -> Float[Array, "B F"]:
-    """Scores at random."""
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(self.seed)))(numbers)
     return jax.vmap(lambda key: jax.random.uniform(key, (images.num_features,)))(keys)
 
@@ -191,21 +187,13 @@ def make_methods(images: ClassifierOnImages, config: AttributionsConfig) -> tupl
 
 
 def split_for_grad_cam(images: ClassifierOnImages) -> GradCam:
-  """The method on the parts of the classifier.
-
-  Raises:
-    ValueError: it cannot be split.
-  """
+  """Raises ValueError if the classifier cannot be split."""
   features_fn, head_fn = frozen.split(images.predict_fn, images.params)
   return GradCam(features_fn=features_fn, head_fn=head_fn)
 
 
 def choose_images(images: ClassifierOnImages, config: AttributionsConfig) -> Looked:
-  """The first images, in the data's order, of which the classifier is confident enough.
-
-  Raises:
-    ValueError: there is none.
-  """
+  """The first images of which the classifier is confident enough. Raises ValueError if there is none."""
   program = images.make_program(functools.partial(classify, images.predict_fn))
   rows: list[dict[str, Any]] = []
   inputs, num_seen, unreadable = [], 0, {}
@@ -254,7 +242,7 @@ def judge_missing(
   judged: dict[str, Judged],
   lines: pathlib.Path,
 ) -> None:
-  """Adds what is not there yet, a line of the file for each method."""
+  """Judges the methods that are missing, and appends a line to the file for each."""
   total = (len(judged) + len(methods)) * len(looked.images)
   judge_program = images.make_program(functools.partial(judge, images, config.threshold))
   numbers = np.array([hash_id(image["id"]) for image in looked.images], np.int32)
@@ -268,7 +256,7 @@ def judge_missing(
 
 
 def hash_id(name: str) -> int:
-  """A number for an id, the same everywhere."""
+  """A number for an id, the same on every machine."""
   return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 

@@ -72,7 +72,6 @@ class Looked:
   unreadable: dict[str, str]
 
   def describe(self, threshold: float, *, asked: int) -> str:
-    """Which images these are, in a line."""
     fewer = f" ({asked} were asked for)" if len(self.images) < asked else ""
     text = (
       f"{len(self.images)} images{fewer}: the first ones of which it is at least {threshold:g} confident, found among "
@@ -114,13 +113,11 @@ class MethodSummary:
 
 
 def summarise(judged: Mapping[str, Judged], *, seed: int) -> dict[str, MethodSummary]:
-  """All methods, each beside the first on the same images."""
   reference = next(iter(judged.values()))
   return {name: summarise_method(one, reference, seed=seed) for name, one in judged.items()}
 
 
 def summarise_method(judged: Judged, reference: Judged, *, seed: int) -> MethodSummary:
-  """One method beside the reference."""
   sizes = [size for size in judged.num_kept if size is not None]
   areas = {}
   for name in ("insertion", "deletion"):
@@ -148,7 +145,6 @@ def pair_up(
 
 
 def make_table(summaries: Mapping[str, MethodSummary], judged: Mapping[str, Judged], threshold: float) -> str:
-  """A line a method."""
   header = ("order", "with", f"mean at {threshold:g} [95 %]", "median", "difference [95 %]")
   lines = [LINE.format(*header, "insertion area", "deletion area", "core-s")]
   first = next(iter(summaries))
@@ -169,7 +165,6 @@ def make_table(summaries: Mapping[str, MethodSummary], judged: Mapping[str, Judg
 
 
 def describe_reading(summaries: Mapping[str, MethodSummary], threshold: float, *, num_images: int) -> str:
-  """What the differences in the table are to, in a sentence."""
   first = next(iter(summaries.values()))
   return (
     f"On these {num_images} images, {first.pixels:.1f} pixels of the order '{first.title}' reach {threshold:g}, in the "
@@ -178,7 +173,6 @@ def describe_reading(summaries: Mapping[str, MethodSummary], threshold: float, *
 
 
 def describe_seconds(judged: Mapping[str, Judged]) -> str:
-  """What the seconds are of."""
   evaluations = [one.evaluation_core_seconds for one in judged.values() if one.evaluation_core_seconds is not None]
   cost = f", for {np.median(evaluations):.3f} core-seconds an image." if evaluations else "."
   return f"{SECONDS_NOTE}{cost}"
@@ -194,19 +188,16 @@ def write_report(
   subject: str,
   command: str,
 ) -> dict[str, Any]:
-  """Prints what was found and writes it.
+  """Prints what was found and writes it; returns what `attributions.json` holds.
 
   Args:
     folder: gets the files.
     looked: the images.
-    judged: by method, the first is what the others are compared with.
+    judged: by method; the others are compared with the first.
     left_out: by method the reason.
     spec: what fixed the results.
     subject: the classifier and the data.
     command: the command line.
-
-  Returns:
-    What `attributions.json` holds.
   """
   threshold, num_images = spec["threshold"], len(looked.images)
   summaries = summarise(judged, seed=spec["seed"])
@@ -241,7 +232,6 @@ def write_report(
 
 
 def make_rows(looked: Looked, judged: Mapping[str, Judged]) -> Iterable[dict[str, Any]]:
-  """The lines of the CSV, one a method and image."""
   nothing = [None] * len(looked.images)
   for name, one in judged.items():
     for place, image in enumerate(looked.images):

@@ -46,5 +46,4 @@ class ControlsConfig:
 
   @property
   def command(self) -> str:
-    """The command line that does the same."""
     return command_line("controls", self)

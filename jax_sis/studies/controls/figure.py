@@ -26,10 +26,7 @@ BARS_HEIGHT = 0.78
 def draw_controls(kinds: Mapping[str, Sequence[ControlSummary]], *, title: str, note: str) -> bytes:
   """Draws a bar for each control and kind of subset, with its interval and the share in percent.
 
-  Args:
-    kinds: for each kind of subset, by the name that the legend gives it, a summary a control.
-    title: what was controlled.
-    note: what else to know of it, in a line.
+  The keys of `kinds` are the names in the legend; `note` is a line below the title.
   """
   names = names_of(kinds)
   places = place_controls(names)
@@ -52,17 +49,12 @@ def names_of(kinds: Mapping[str, Sequence[ControlSummary]]) -> list[str]:
 
 
 def bars_inches(kinds: Mapping[str, Sequence[ControlSummary]]) -> float:
-  """How high the bars of these kinds are together, so that numbers beside them do not touch."""
+  """The height of all bars, with room for the numbers beside them."""
   return (0.22 + 0.13 * len(kinds)) * (place_controls(names_of(kinds))[-1] + 1)
 
 
 def draw_bars(axis: Axes, kinds: Mapping[str, Sequence[ControlSummary]]) -> None:
-  """The bars, in groups that stand apart, each control with its name.
-
-  Args:
-    axis: what is drawn on.
-    kinds: as for `draw_controls`.
-  """
+  """Draws the bars in separate groups, each control with its name."""
   names = names_of(kinds)
   places = place_controls(names)
   thickness = BARS_HEIGHT / len(kinds)
@@ -89,7 +81,6 @@ def place_controls(names: Sequence[str]) -> list[float]:
 def draw_kind(
   axis: Axes, places: Sequence[float], summaries: Sequence[ControlSummary], thickness: float, colour: str, kind: str
 ) -> None:
-  """The bars of one kind of subset."""
   drawn = [
     (place, *summary.keeps_class.percent.numbers)
     for place, summary in zip(places, summaries, strict=True)

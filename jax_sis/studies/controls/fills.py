@@ -24,7 +24,6 @@ def colour(value: float, normalisation: Normalisation, shape: tuple[int, ...]) -
 
 
 def own_mean(image: Float[np.ndarray, "H W C"]) -> Float[np.ndarray, "H W C"]:
-  """The image's own mean colour everywhere."""
   return np.broadcast_to(image.mean((0, 1)), image.shape)
 
 

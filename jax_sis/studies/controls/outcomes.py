@@ -29,7 +29,7 @@ from jax_sis.studies.controls.views import CONTROLS, NAMES, SUBSET, Case, Shown,
 
 # Of an image without another one.
 NO_IMAGE = -1
-# Less than this, in normalised units, and a fill is taken for the one of the search: middle grey is, for CIFAR-10.
+# A fill closer to the search's, in normalised units, counts as the same one; for CIFAR-10, middle grey does.
 OTHER_FILL_DISTANCE = 0.25
 FILL_RULE = (
   "A subset works with one fill only if it reaches the threshold with the fill of the search and with none of the "
@@ -96,7 +96,7 @@ def evaluate_controls(
     baseline: what masked features showed in the search.
     seed: of all that is random.
     batch_size: images at a time, each with all its controls.
-    advance_fn: is told of every few images that are done, how many.
+    advance_fn: is called with the number of images just done.
 
   Returns:
     What the classifier says of each.
@@ -133,7 +133,6 @@ def make_cases(
   normalisation: Normalisation,
   seed: int,
 ) -> Iterator[Case]:
-  """What the controls of each image are made of, see `evaluate_controls`."""
   background = np.broadcast_to(np.asarray(baseline, inputs.dtype), inputs.shape[1:])
   for image, mask, name, other in zip(inputs, masks, ids, others, strict=True):
     yield Case(
@@ -147,11 +146,7 @@ def make_cases(
 
 
 def check_masks(inputs: Float[np.ndarray, "N H W C"], masks: Bool[np.ndarray, "N h w 1"], ids: Sequence[str]) -> None:
-  """Refuses subsets that are not of these images, or empty.
-
-  Raises:
-    ValueError: they are.
-  """
+  """Raises ValueError if the subsets are not of these images, or one is empty."""
   validation.check_inputs(inputs)
   if inputs.ndim != 4:
     raise ValueError(f"inputs must be images [N, H, W, C], got shape {list(inputs.shape)}.")
@@ -221,7 +216,7 @@ def judge(logits: Float[Array, "B K"], targets: Int[Array, "B"]) -> tuple[Float[
 
 
 def paint(case: Case, shown: Shown | None) -> Float[np.ndarray, "H W C"]:
-  """What the classifier gets to see; the image where there is nothing else."""
+  """What the classifier sees; the image itself where the control could not be made."""
   if shown is None:
     return case.image
   painted = np.where(expand(shown.mask, case.image.shape), shown.content, shown.fill)
@@ -229,7 +224,7 @@ def paint(case: Case, shown: Shown | None) -> Float[np.ndarray, "H W C"]:
 
 
 def measure_fill(case: Case, shown: Shown | None) -> float:
-  """How far the fill is from that of the search, see `Outcomes`."""
+  """How far the fill is from the search's, see `Outcomes`."""
   if shown is None or shown.mask.all():
     return 0.0
   is_filled = ~expand(shown.mask, case.image.shape)
@@ -304,7 +299,6 @@ def summarise(outcomes: Outcomes, *, level: float = 0.95) -> list[ControlSummary
 
 
 def summarise_control(outcomes: Outcomes, name: str, level: float) -> ControlSummary:
-  """One of the summaries."""
   place, subset, reference = (NAMES.index(one) for one in (name, SUBSET, CONTROLS[name].reference))
   is_usable = ~np.isnan(outcomes.confidence)
   rows = is_usable[:, place]
@@ -367,7 +361,6 @@ def find_fill_dependence(outcomes: Outcomes, *, by_class: bool = False) -> FillD
 
 
 def summarise_fills(outcomes: Outcomes, *, level: float = 0.95) -> FillSummary:
-  """How many subsets work with one fill only, and how many with every fill."""
   dependence = find_fill_dependence(outcomes)
   rows = dependence.is_judged
   of_class = find_fill_dependence(outcomes, by_class=True)

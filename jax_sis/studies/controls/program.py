@@ -1,35 +1,29 @@
 """`jax-sis controls`: do the subsets of a run still work when what may leak is taken away?
 
 Reads the subsets from the run's folder and their images from where the run had them, shows the classifier each subset
-under every control (see `leak_controls`), and on some images looks for evidence of classes that are not predicted.
+under every control (see `outcomes`), and on some images looks for evidence of classes that are not predicted.
 """
 
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results import folder
+from jax_sis.results.answer import hash_spec
 from jax_sis.results.query import own_queries
 from jax_sis.results.schema import KIND_TITLES, KINDS, has_order
 from jax_sis.runs.setup import Job, make_job_again, make_spec, read_inputs
 from jax_sis.runtime.progress import Progress
+from jax_sis.runtime.provenance import all_versions
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.controls.outcomes import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
-from jax_sis.studies.controls.report import (
-  FORMAT,
-  LEVEL,
-  Controlled,
-  Kind,
-  describe_provenance,
-  report_classes,
-  report_kind,
-  write_files,
-)
+from jax_sis.studies.controls.report import FORMAT, LEVEL, Controlled, Kind, report_classes, report_kind, write_files
 from jax_sis.studies.controls.views import NAMES, SUBSET
 from jax_sis.studies.controls.wrong_class import Towards, search_classes
 
@@ -80,7 +74,9 @@ def controls(config: ControlsConfig) -> dict[str, Any]:
   answer = {
     "format": FORMAT,
     "provenance": {
-      **describe_provenance(store),
+      "spec_sha256": hash_spec(store.folder),
+      "versions": all_versions(),
+      "device": jax.local_devices()[0].device_kind,
       "command": config.command,
       "seed": config.seed,
       "seconds": round(time.perf_counter() - started, 1),
@@ -96,11 +92,7 @@ def controls(config: ControlsConfig) -> dict[str, Any]:
 
 
 def open_job(store: results.Results, config: ControlsConfig) -> Job:
-  """The run's classifier and data, as they are at hand now.
-
-  Raises:
-    ValueError: they are not those of the run.
-  """
+  """The run's classifier and data as they are now. Raises ValueError if the classifier is not the run's."""
   job = make_job_again(store, checkpoint=config.checkpoint, data_dir=config.data_dir, num_devices=1, is_computing=False)
   model = make_spec(job)["model"]
   if model != store.spec["model"]:
@@ -112,11 +104,7 @@ def open_job(store: results.Results, config: ControlsConfig) -> Job:
 
 
 def read_kinds(store: results.Results, config: ControlsConfig) -> list[Kind]:
-  """The subsets of every kind that the run holds, as far as they are asked for.
-
-  Raises:
-    ValueError: a fraction's masks are not there.
-  """
+  """The subsets of every kind that the run holds. Raises ValueError if a fraction's masks are missing."""
   done = store.done_images()
   kinds = []
   for query in own_queries(store.spec, store.fields):
@@ -135,7 +123,7 @@ def read_kinds(store: results.Results, config: ControlsConfig) -> list[Kind]:
 
 
 def read_kind(store: results.Results, name: str, title: str, indices: Int[np.ndarray, "M"], **asked: Any) -> Kind:
-  """The subsets of some images; `asked` says which as `Results.masks` takes it."""
+  """The subsets of some images; `asked` selects them as in `Results.masks`."""
   ids = store.read_text("id", indices)
   return Kind(
     name=name,
@@ -157,7 +145,6 @@ def evaluate_kinds(
   *,
   seed: int,
 ) -> list[Outcomes]:
-  """What the classifier says under each control, of each kind of subset."""
   outcomes = []
   batch_size = EVALUATED_AT_ONCE.get(job.local_devices[0].platform, ON_ACCELERATORS)
   with Progress("controls", total=sum(len(kind.indices) for kind in kinds), unit="image") as progress:
@@ -183,11 +170,7 @@ def evaluate_kinds(
 
 
 def check_reproduced(store: results.Results, kind: Kind, outcomes: Outcomes, tolerance: float) -> None:
-  """Refuses to control subsets whose confidence is not the one that the run certified.
-
-  Raises:
-    ValueError: one is not.
-  """
+  """Raises ValueError if a subset's confidence is not the one that the run certified."""
   if kind.name not in KINDS:
     return
   certified = store.read(f"{kind.name}_certified_confidence", kind.indices)
@@ -209,7 +192,6 @@ def search_wrong_classes(
   inputs: Float[np.ndarray, "M H W C"],
   config: ControlsConfig,
 ) -> dict[str, Towards]:
-  """The evidence for other classes of these images; empty where there is none."""
   if not len(indices):
     return {}
   with Progress("other classes", total=3 * len(indices), unit="question") as progress:

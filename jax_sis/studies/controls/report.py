@@ -4,15 +4,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
 from jax_sis import results
 from jax_sis.core.messages import name_some
-from jax_sis.results.answer import encode_csv, hash_spec, write_answer
+from jax_sis.results.answer import encode_csv, write_answer
 from jax_sis.runs.setup import MAX_NAMED
-from jax_sis.runtime.provenance import all_versions
 from jax_sis.runtime.records import to_json
 from jax_sis.studies.controls import tables
 from jax_sis.studies.controls.figure import draw_controls
@@ -50,7 +48,6 @@ class Kind:
 
   @property
   def heading(self) -> str:
-    """How many subsets of which kind."""
     return f"{self.title}, {len(self.indices)} image{'' if len(self.indices) == 1 else 's'}"
 
 
@@ -62,15 +59,6 @@ class Controlled:
   outcomes: Outcomes
   summaries: list[ControlSummary]
   fill_summary: FillSummary
-
-
-def describe_provenance(store: results.Results) -> dict[str, Any]:
-  """What the numbers were made of, and by."""
-  return {
-    "spec_sha256": hash_spec(store.folder),
-    "versions": all_versions(),
-    "device": jax.local_devices()[0].device_kind,
-  }
 
 
 def report_kind(controlled: Controlled) -> dict[str, Any]:
@@ -105,11 +93,7 @@ def report_classes(towards: Mapping[str, Towards], *, max_features: int, thresho
   reading = tables.describe_classes(summaries, max_features=max_features, threshold=threshold)
   print(f"\nThe smallest evidence found for other classes, at {threshold:g}, adding at most {max_features} cells")
   print(f"{tables.make_class_table(summaries)}\n\n{tables.wrap(reading)}", flush=True)
-  return {
-    "max_features": max_features,
-    "classes": to_json(summaries),
-    "reading": reading,
-  }
+  return {"max_features": max_features, "classes": to_json(summaries), "reading": reading}
 
 
 def write_files(store: results.Results, answer: Mapping[str, Any], controlled: Sequence[Controlled]) -> dict[str, Any]:
@@ -125,7 +109,7 @@ def write_files(store: results.Results, answer: Mapping[str, Any], controlled: S
 
 
 def make_rows(store: results.Results, controlled: Sequence[Controlled]) -> Iterable[dict[str, Any]]:
-  """The lines of the CSV, one an image and control."""
+  """The lines of the CSV, one for each image and control."""
   for one in controlled:
     kind, outcomes = one.kind, one.outcomes
     one_only = find_fill_dependence(outcomes).is_one_only

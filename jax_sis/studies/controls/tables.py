@@ -12,7 +12,6 @@ LINE = "{:<29} {:>6}  {:<21}  {:<21}  {:>10}  {:<22}"
 
 
 def make_table(summaries: Sequence[ControlSummary], threshold: float) -> str:
-  """A line a control."""
   titles = ("shown", "images", "keeps the class, %", f"at {threshold:g}, %", "confidence", "class kept, change")
   lines = [LINE.format(*titles)]
   for summary in summaries:
@@ -45,7 +44,6 @@ def note_similar_fills(summaries: Sequence[ControlSummary]) -> str:
 
 
 def describe_controls(summaries: Sequence[ControlSummary], fill_summary: FillSummary, threshold: float) -> str:
-  """The shares that reports begin with, and those that the table lacks."""
   kept = {summary.name: show(summary.keeps_class, ".0%") for summary in summaries}
   by_name = {summary.name: summary for summary in summaries}
   one_only, every, of_class = (
@@ -62,7 +60,6 @@ def describe_controls(summaries: Sequence[ControlSummary], fill_summary: FillSum
 
 
 def make_class_table(summaries: Sequence[TowardsSummary]) -> str:
-  """A line a class that evidence was looked for."""
   form = "{:<39} {:>6}  {:<21}  {:>11}  {:<28}"
   lines = [form.format("evidence for", "images", "found, %", "median size", "mean size, change")]
   for summary in summaries:
@@ -83,7 +80,6 @@ def make_class_table(summaries: Sequence[TowardsSummary]) -> str:
 
 
 def describe_classes(summaries: Sequence[TowardsSummary], *, max_features: int, threshold: float) -> str:
-  """How often the searches find a subset, in a sentence."""
   found = ", ".join(f"for {CLASS_TITLES[summary.name]} on {summary.found:.0%}" for summary in summaries)
   return (
     f"The search, which adds at most {max_features} cells, makes a class {threshold:g} probable {found} of "
@@ -92,5 +88,4 @@ def describe_classes(summaries: Sequence[TowardsSummary], *, max_features: int, 
 
 
 def wrap(paragraph: str) -> str:
-  """A paragraph in lines that fit a terminal."""
-  return "\n".join(textwrap.wrap(paragraph, 118))
+  return textwrap.fill(paragraph, 118)

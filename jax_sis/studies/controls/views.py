@@ -71,7 +71,7 @@ class Control:
     title: what tables and figures call it.
     group: `subset`, `around`, `fill`, `shape`, `place` or `rest`: what is changed.
     show_fn: makes what is shown; None where that cannot be made.
-    reference: the control beside which its share says something: nothing, or one that knows less of the image.
+    reference: the control to compare its share with: nothing, or one that shows less of the image.
   """
 
   title: str
@@ -99,48 +99,31 @@ def expand(mask: Bool[np.ndarray, "h w 1"], shape: tuple[int, ...]) -> Bool[np.n
 
 
 def show_subset(case: Case) -> Shown:
-  """The subset as the search saw it."""
   return Shown(case.mask, case.image, case.baseline)
 
 
 def show_dilated(case: Case, *, times: int) -> Shown:
-  """Also the features around it."""
   return Shown(scipy.ndimage.binary_dilation(case.mask, AROUND, times), case.image, case.baseline)
 
 
 def show_with_fill(case: Case, *, fill_fn: FillFn) -> Shown | None:
-  """The subset on another background."""
   fill = fill_fn(case)
   return None if fill is None else Shown(case.mask, case.image, fill)
 
 
 def fill_colour(case: Case, *, value: float) -> Float[np.ndarray, "H W C"]:
-  """One byte everywhere."""
   return fills.colour(value, case.normalisation, case.image.shape)
 
 
-def fill_mean(case: Case) -> Float[np.ndarray, "H W C"]:
-  """The image's own mean colour."""
-  return fills.own_mean(case.image)
-
-
 def fill_blurred(case: Case) -> Float[np.ndarray, "H W C"]:
-  """The image, blurred."""
   return fills.blur(case.image)
 
 
 def fill_noise(case: Case) -> Float[np.ndarray, "H W C"]:
-  """Random bytes."""
   return fills.noise(case.generator("fill_noise"), case.normalisation, case.image.shape)
 
 
-def fill_other(case: Case) -> Float[np.ndarray, "H W C"] | None:
-  """Another image."""
-  return case.other
-
-
 def fill_imputed(case: Case) -> Float[np.ndarray, "H W C"]:
-  """What the kept pixels let one guess."""
   kept = expand(case.mask, case.image.shape)[:, :, 0]
   return fills.impute_linearly(case.image, kept, case.generator("fill_linear"))
 
@@ -152,7 +135,6 @@ def show_shape_in_mean(case: Case) -> Shown:
 
 
 def show_shape_in_white(case: Case) -> Shown:
-  """The mask's shape, all of it white."""
   return Shown(case.mask, fill_colour(case, value=WHITE), case.baseline)
 
 
@@ -172,18 +154,15 @@ def show_moved(case: Case) -> Shown | None:
 
 
 def show_moved_in_white(case: Case) -> Shown | None:
-  """The mask elsewhere, all of it white: what a shape like this one says that is in the wrong place."""
   moved = show_moved(case)
   return None if moved is None else Shown(moved.mask, fill_colour(case, value=WHITE), case.baseline)
 
 
 def show_complement(case: Case) -> Shown:
-  """All but the subset."""
   return Shown(~case.mask, case.image, case.baseline)
 
 
 def show_nothing(case: Case) -> Shown:
-  """What the search showed where nothing was kept."""
   return Shown(np.zeros_like(case.mask), case.image, case.baseline)
 
 
@@ -193,7 +172,6 @@ def show_blurred(case: Case) -> Shown:
 
 
 def filled(title: str, fill_fn: FillFn) -> Control:
-  """The control that shows the subset on another background."""
   return Control(title=title, group="fill", show_fn=functools.partial(show_with_fill, fill_fn=fill_fn))
 
 
@@ -205,10 +183,10 @@ CONTROLS: dict[str, Control] = {
   ),
   "fill_black": filled("the rest black", functools.partial(fill_colour, value=0.0)),
   "fill_grey": filled("the rest grey", functools.partial(fill_colour, value=fills.MIDDLE_GREY)),
-  "fill_mean": filled("the rest its mean colour", fill_mean),
+  "fill_mean": filled("the rest its mean colour", lambda case: fills.own_mean(case.image)),
   "fill_blur": filled("the rest blurred", fill_blurred),
   "fill_noise": filled("the rest noise", fill_noise),
-  "fill_other": filled("the rest another image", fill_other),
+  "fill_other": filled("the rest another image", lambda case: case.other),
   "fill_linear": filled("the rest imputed (ROAD)", fill_imputed),
   "shape_mean": Control(title="its shape in its mean colour", group="shape", show_fn=show_shape_in_mean),
   "shape_white": Control(

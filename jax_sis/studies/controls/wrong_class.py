@@ -49,7 +49,7 @@ class Towards:
 
   @property
   def is_found(self) -> Bool[np.ndarray, "N"]:
-    """Whether there is a subset, be it the empty one."""
+    """Whether there is a subset, even an empty one."""
     return (self.status == Status.OK) | (self.status == Status.BASELINE_SUFFICIENT)
 
 
@@ -83,7 +83,7 @@ def search_classes(
     max_features: the size at which a search gives up.
     seed: of the random classes.
     batch_size: images at a time.
-    advance_fn: is told of every few searches that are done, how many of `3 * N`.
+    advance_fn: is called with the number of searches just done, of `3 * N`.
 
   Returns:
     What was found towards the class predicted on the whole image (`predicted`), the second most probable one
@@ -116,21 +116,13 @@ def search_classes(
 
 
 def check_names(ids: Sequence[str], num_images: int) -> None:
-  """Refuses names of other images.
-
-  Raises:
-    ValueError: there are more or fewer of them.
-  """
+  """Raises ValueError unless there is a name for each image."""
   if len(ids) != num_images:
     raise ValueError(f"ids must name each of the {num_images} images, got {len(ids)}.")
 
 
 def batch_places(num_images: int, batch_size: int) -> Iterator[tuple[list[int], int]]:
-  """The images of each batch, and how many these are: the last one is filled up with the last image to the same shape.
-
-  Raises:
-    ValueError: the batch size is none.
-  """
+  """The images of each batch and their number; the last image fills the last batch up to the same shape."""
   check_positive_integer("batch_size", batch_size)
   for start in range(0, num_images, batch_size):
     places = [min(place, num_images - 1) for place in range(start, start + batch_size)]
@@ -138,7 +130,6 @@ def batch_places(num_images: int, batch_size: int) -> Iterator[tuple[list[int], 
 
 
 def read_towards(subsets: Subsets, count: int) -> Towards:
-  """The first `count` of some subsets."""
   return Towards(
     target=np.asarray(subsets.target)[:count],
     num_kept=np.asarray(subsets.num_kept)[:count],
@@ -148,7 +139,6 @@ def read_towards(subsets: Subsets, count: int) -> Towards:
 
 
 def join_towards(parts: Sequence[Towards]) -> Towards:
-  """The images of all of them."""
   fields = [field.name for field in dataclasses.fields(Towards)]
   return Towards(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
 
@@ -188,12 +178,7 @@ class TowardsSummary:
 
 
 def summarise_classes(found: Mapping[str, Towards], *, level: float = 0.95) -> list[TowardsSummary]:
-  """The sizes towards each class beside those towards the predicted one.
-
-  Args:
-    found: what `search_classes` returned.
-    level: of all intervals.
-  """
+  """The sizes towards each class beside those towards the predicted one; `level` is that of all intervals."""
   reference = found[PREDICTED]
   summaries = []
   for name, towards in found.items():

@@ -16,9 +16,7 @@ BAR_COLOUR, CONFIDENCE_COLOUR = COLOURS[5], COLOURS[1]
 def draw_disjoint(summary: Any, *, title: str) -> bytes:
   """Draws the distribution of the number, accuracy and confidence by number, and size by round.
 
-  Args:
-    summary: a `disjoint_report.Summary` of at least one image.
-    title: what was searched.
+  `summary` is a `report.Summary` of at least one image.
   """
   figure, ((left, middle, right),) = start_figure(1, 3, size=(12, 3.9))
   draw_numbers(left, summary)
@@ -32,7 +30,6 @@ def draw_disjoint(summary: Any, *, title: str) -> bytes:
 
 
 def draw_numbers(axis: Axes, summary: Any) -> None:
-  """How many images have how many subsets."""
   numbers = [one.number for one in summary.by_number]
   axis.bar(numbers, [one.num_images for one in summary.by_number], color=BAR_COLOUR)
   if summary.num_censored:
@@ -76,7 +73,6 @@ def draw_sizes(axis: Axes, summary: Any) -> None:
 
 
 def draw_line(axis: Axes, summary: Any, means: list[Estimate], colour: str, label: str) -> None:
-  """Means by round, with their intervals."""
   places = np.array([one.number for one in summary.rounds])
   # Those of few images are NaN, which is not drawn.
   middle, low, high = np.array([mean.numbers for mean in means]).T

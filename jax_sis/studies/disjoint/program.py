@@ -1,7 +1,6 @@
 """`jax-sis disjoint`: how many disjoint sufficient subsets images have, how large, and how often their class is right.
 
-A classifier that has ten separate reasons for its answer is another one than a classifier that has one. Each subset is
-found in what the ones before it have left (SIS-collection, Carter et al. 2019).
+Each subset is found in what the ones before it have left (SIS-collection, Carter et al. 2019).
 """
 
 import pathlib
@@ -72,7 +71,6 @@ def disjoint(config: DisjointConfig) -> dict[str, Any]:
 
 
 def make_spec(images: ClassifierOnImages, config: DisjointConfig) -> dict[str, Any]:
-  """What fixes the results of a run, in JSON types."""
   return {
     "format": FORMAT,
     **describe_set(images),
@@ -87,9 +85,9 @@ def make_spec(images: ClassifierOnImages, config: DisjointConfig) -> dict[str, A
 def search_missing(
   images: ClassifierOnImages, config: DisjointConfig, num_images: int, done: list[dict[str, Any]], lines: pathlib.Path
 ) -> None:
-  """Searches the images that are not there yet, and adds a line of the file for each batch of a device.
+  """Searches the missing images and appends a line to the file for each batch of a device.
 
-  What a line holds depends on its batch alone, so that neither a kill nor the number of devices can be seen in it.
+  A line depends on its batch alone: neither a kill nor the number of devices changes it.
   """
   num_done = sum(len(record["images"]) for record in done)
   program = images.make_program(CollectionSearch(images, config))
@@ -107,12 +105,7 @@ def search_missing(
 
 
 class CollectionSearch:
-  """What a device computes for its images.
-
-  Args:
-    images: the classifier and the grid.
-    config: what is searched.
-  """
+  """What a device computes for its images."""
 
   def __init__(self, images: ClassifierOnImages, config: DisjointConfig):
     self._predict_fn = images.predict_fn
@@ -148,7 +141,7 @@ class CollectionSearch:
 def describe_image(
   images: ClassifierOnImages, batch: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], place: int
 ) -> dict[str, Any]:
-  """One image in JSON types, as Collected takes it."""
+  """The fields of Collected for one image, in JSON types."""
   error = str(batch["error"][place])
   described = {
     "index": int(batch["index"][place]),

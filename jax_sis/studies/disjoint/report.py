@@ -53,7 +53,6 @@ class Collected:
 
   @property
   def number(self) -> int:
-    """How many subsets were found."""
     return len(self.num_kept)
 
   @property
@@ -73,8 +72,8 @@ class NumberBin:
 
   Attributes:
     number: of disjoint subsets.
-    num_images: images that have so many.
-    accuracy: of the labelled ones, how many are classified rightly.
+    num_images: images with that number.
+    accuracy: the share of the labelled ones that are classified rightly.
     mean_confidence: on the whole images.
   """
 
@@ -130,7 +129,6 @@ class Summary:
 
 
 def summarise(collected: Sequence[Collected], *, seed: int) -> Summary:
-  """Sums up the images that have a number of subsets."""
   counted = [image for image in collected if image.is_counted]
   numbers = np.array([image.number for image in counted], np.int64)
   confidence = np.array([image.confidence for image in counted], np.float64)
@@ -153,7 +151,6 @@ def summarise(collected: Sequence[Collected], *, seed: int) -> Summary:
 
 
 def describe_number(number: int, images: Sequence[Collected]) -> NumberBin:
-  """The images with this number."""
   labelled = [image for image in images if image.label is not None]
   return NumberBin(
     number=number,
@@ -164,7 +161,6 @@ def describe_number(number: int, images: Sequence[Collected]) -> NumberBin:
 
 
 def describe_round(place: int, images: Sequence[Collected], *, seed: int) -> Round:
-  """The subsets found in one round, of the images that got there."""
   sizes = np.array([image.num_kept[place] for image in images if image.number > place])
   first = np.array([image.num_kept[0] for image in images if image.number > place])
   return Round(
@@ -176,7 +172,6 @@ def describe_round(place: int, images: Sequence[Collected], *, seed: int) -> Rou
 
 
 def match(images: Sequence[Collected], *, seed: int) -> Matched:
-  """The numbers of wrong beside right predictions."""
   labelled = [image for image in images if image.label is not None]
   return match_by_confidence(
     np.array([image.number for image in labelled], np.int64),
@@ -187,7 +182,6 @@ def match(images: Sequence[Collected], *, seed: int) -> Matched:
 
 
 def describe_summary(summary: Summary) -> str:
-  """The tables: a line a number of subsets, and a line a round."""
   lines = [NUMBER_FORMAT.format("subsets", "images", "accuracy [95 %]", "confidence")]
   for one in summary.by_number:
     cells = one.num_images, f"{one.accuracy:.3f}", f"{one.mean_confidence:.4f}"
@@ -203,7 +197,6 @@ def describe_summary(summary: Summary) -> str:
 
 
 def describe_reading(summary: Summary, max_subsets: int) -> str:
-  """The numbers that the tables lack, in two sentences."""
   if not summary.num_images:
     return "No image has a number of subsets."
   alone = summary.correctness_with_subset
@@ -220,19 +213,7 @@ def describe_reading(summary: Summary, max_subsets: int) -> str:
 def write_report(
   folder: Folder, collected: Sequence[Collected], *, spec: Mapping[str, Any], seed: int, subject: str, command: str
 ) -> dict[str, Any]:
-  """Prints what was found and writes it.
-
-  Args:
-    folder: gets the files.
-    collected: all images.
-    spec: what fixed the results.
-    seed: of the intervals.
-    subject: the classifier and the data.
-    command: the command line.
-
-  Returns:
-    What `disjoint.json` holds.
-  """
+  """Prints what was found and writes it; returns what `disjoint.json` holds."""
   summary = summarise(collected, seed=seed)
   reading = describe_reading(summary, spec["max_subsets"])
   left_out = {image.id: image.error or image.end for image in collected if not image.is_counted}
@@ -258,7 +239,7 @@ def write_report(
 
 
 def make_row(image: Collected) -> dict[str, Any]:
-  """The line of an image in the CSV; the sizes of its subsets are one cell, separated by blanks."""
+  """The line of an image in the CSV; the sizes of its subsets share a cell, separated by blanks."""
   return {
     "image": image.id,
     "label": image.label,
