@@ -58,7 +58,6 @@ BROKEN_PIPE = 141
 
 
 def main(words: Sequence[str] | None = None) -> int:
-  """Runs a command line and returns its exit code."""
   try:
     try:
       return run(list(sys.argv[1:] if words is None else words))
@@ -91,12 +90,10 @@ def run(words: list[str]) -> int:
 
 
 def load_command(name: str) -> "parsing.Command":
-  """A command, from its file."""
   return importlib.import_module(f"jax_sis.cli.{COMMANDS[name][0]}").COMMANDS[name]
 
 
 def run_command(name: str, settings: tuple[Any, ...]) -> int | None:
-  """Hands the settings of a command over."""
   return load_command(name).run_fn(*settings)
 
 
@@ -137,7 +134,6 @@ def answer_without_command(words: list[str]) -> int:
 
 
 def make_help(names: Sequence[str], prefix: str) -> str:
-  """The commands with these names, and what each does."""
   width = layout.width()
   described = {name: COMMANDS[name][1] for name in names}
   blocks = [f"usage: jax-sis {prefix}{' ' if prefix else ''}COMMAND [-h] [OPTIONS]"]

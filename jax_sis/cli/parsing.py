@@ -102,7 +102,6 @@ def join_forms(tree: Mapping[str, Any]) -> Any:
 
 
 def make_settings(owner: type, values: Mapping[str, Any]) -> Any:
-  """An instance of a settings class, of the values of its options."""
   fields: dict[str, Any] = {}
   for setting in read_settings(owner):
     if isinstance(setting, MadeBy):
@@ -132,7 +131,6 @@ def make_form(command: Command) -> type:
 
 
 def iterate_options(owners: Sequence[type]) -> Iterator[Setting]:
-  """Every option of these settings classes."""
   for owner in owners:
     for setting in read_settings(owner):
       if isinstance(setting, MadeBy):
@@ -174,7 +172,6 @@ def describe_setting(setting: Setting) -> str:
 
 
 def describe(name: str, command: Command) -> str:
-  """The text above a command's options."""
   width = layout.width()
   positional = [option for option in iterate_options(command.settings) if option.option.is_positional]
   metavars = [option.option.metavar or option.name for option in positional]

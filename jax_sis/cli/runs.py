@@ -15,21 +15,18 @@ def run_verify(options: VerifyOptions) -> int:
 
 
 def run_status(options: StatusOptions) -> None:
-  """Runs `status`."""
   from jax_sis.runs import status
 
   status.status(options.run_dir, watch_seconds=options.watch_seconds)
 
 
 def run_export(options: ExportOptions) -> None:
-  """Runs `export`."""
   from jax_sis.runs import export
 
   print(export.export(options.run_dir, to=options.to, masks=options.masks, is_partial=options.is_partial))
 
 
 def run_report(config: ReportConfig) -> None:
-  """Runs `report`."""
   from jax_sis.report import program
 
   program.report(config)

@@ -30,7 +30,6 @@ HEADLINE_SHARE = 0.05
 
 
 def make_positions(inputs: Inputs) -> Element:
-  """Where subsets lie."""
   analysis, unit = inputs.analysis, name_unit(inputs)
   found = [positions for positions in analysis.positions if positions.num_images]
   left_out = [page.paragraph(f"Left out: {text}.", kind="note") for text in find_left_out(analysis, "positions of")]
@@ -77,18 +76,15 @@ def make_positions(inputs: Inputs) -> Element:
 
 
 def tell_unevenness(positions: Positions) -> str:
-  """The number, or why there is none."""
   evenness = positions.evenness
   return f"{evenness.dispersion:.3g}" if evenness.dispersion is not None else evenness.reason or DASH
 
 
 def tell_test(positions: Positions) -> str:
-  """The p-value of the test of even use."""
   return DASH if positions.evenness.p_value is None else format_p(positions.evenness.p_value)
 
 
 def describe_place(inputs: Inputs, positions: Positions) -> str:
-  """Where the subsets of one kind lie, in a sentence."""
   what = capitalise(name_what(positions.what, inputs.analysis, unit=name_unit(inputs)))
   height, width = len(positions.shares), len(positions.shares[0])
   return (
@@ -101,7 +97,6 @@ def describe_place(inputs: Inputs, positions: Positions) -> str:
 
 
 def draw_place(inputs: Inputs, positions: Positions) -> Element:
-  """The map of one kind of subset."""
   shares = np.array(positions.shares)
   row, column = np.unravel_index(shares.argmax(), shares.shape)
   name = name_what(positions.what, inputs.analysis, unit=name_unit(inputs))
@@ -142,7 +137,6 @@ def first_of_each_kind(found: Sequence[Correctness]) -> list[Correctness]:
 
 
 def describe_matched(inputs: Inputs, correctness: Correctness) -> str:
-  """The difference between wrong and right predictions, in a sentence."""
   matched = correctness.matched
   return (
     f"Size of wrong minus right predictions of the same confidence: {matched.difference:.1f} {name_unit(inputs)} "
@@ -171,7 +165,6 @@ def make_matched_table(inputs: Inputs, found: Sequence[Correctness]) -> Element:
 
 
 def draw_correctness(inputs: Inputs, correctness: Correctness) -> list[Element]:
-  """Accuracy by size, and differences by threshold where there are any."""
   bins, kind = correctness.accuracy_by_size, KIND_NAMES[correctness.answer]
   accuracy = page.Picture(
     png=figures.draw_accuracy(inputs.analysis, correctness),
@@ -190,7 +183,6 @@ def draw_correctness(inputs: Inputs, correctness: Correctness) -> list[Element]:
 
 
 def make_bins_table(inputs: Inputs, correctness: Correctness) -> Element:
-  """Accuracy by size, a line a bin."""
   rows = [
     [
       f"{one.smallest:,}" + (f" to {one.largest:,}" if one.largest > one.smallest else ""),
@@ -205,7 +197,6 @@ def make_bins_table(inputs: Inputs, correctness: Correctness) -> Element:
 
 
 def make_removal(inputs: Inputs) -> Element:
-  """How confidence falls while what is needed least is removed."""
   heading, name = "Confidence along the removal", "removal"
   removal = inputs.analysis.removal
   if removal is None or not removal.curves:
@@ -242,12 +233,10 @@ def nearest(removal: Removal, share: float) -> int:
 
 
 def curve_name(curve: Curve) -> str:
-  """Which images a curve is of."""
   return {"all": "All images"}.get(curve.group, f"{capitalise(curve.group)} predictions")
 
 
 def describe_removal(inputs: Inputs, removal: Removal) -> str:
-  """How much confidence is left with few pixels, in a sentence."""
   curve = next((one for one in removal.curves if one.group == "all"), removal.curves[0])
   place, nothing, everything = nearest(removal, HEADLINE_SHARE), nearest(removal, 0), nearest(removal, 1)
   return (

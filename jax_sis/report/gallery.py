@@ -139,7 +139,6 @@ def make_fill(normalisation: Normalisation, baseline: float) -> UInt8[np.ndarray
 
 
 def make_section(inputs: Inputs, *, num_images: int, checkpoint: str | None, data_dir: str | None) -> Element:
-  """The gallery: for each kind of subset the smallest and the largest ones."""
   extremes = [choose_extremes(inputs, kind, num_images=num_images) for kind in inputs.kinds]
   extremes = [one for one in extremes if one.rows]
   heading, name = "The most and the least overinterpreted images", "gallery"
@@ -172,7 +171,6 @@ def make_section(inputs: Inputs, *, num_images: int, checkpoint: str | None, dat
 
 
 def describe(inputs: Inputs, extremes: Extremes) -> str:
-  """From how few to how many, in a sentence."""
   few, many = ([extremes.rows[index].answers[extremes.kind] for index in one[:1]] for one in sides(extremes))
   text = f"The smallest of the {KIND_NAMES[extremes.kind]} has {few[0].num_pixels:,} {name_unit(inputs)}"
   text += f" ({few[0].share:.1%} of the image)"
@@ -187,7 +185,6 @@ def sides(extremes: Extremes) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def make_card(inputs: Inputs, extremes: Extremes, index: int, images: Images) -> Element:
-  """One image: it, what is kept of it, where that lies, and what the run says of it."""
   row = extremes.rows[index]
   answer = row.answers[extremes.kind]
   pictures: dict[str, page.Picture] = {}
@@ -225,7 +222,6 @@ def draw_places(
 
 
 def encode(pixels: UInt8[np.ndarray, "H W C"], alt: str) -> page.Picture:
-  """A picture of a page, each pixel a square."""
   buffer = io.BytesIO()
   Image.fromarray(np.squeeze(pixels, -1) if pixels.shape[-1] == 1 else pixels).save(buffer, "png", optimize=True)
   return page.Picture(png=buffer.getvalue(), alt=alt, is_pixelated=True)

@@ -114,12 +114,10 @@ class Inputs:
 
   @property
   def spec(self) -> dict[str, Any]:
-    """What fixes the run."""
     return self.store.spec
 
   @property
   def kinds(self) -> tuple[str, ...]:
-    """The kinds of subset that the run holds."""
     return kinds_of(self.store.fields)
 
 

@@ -62,12 +62,10 @@ def make_section(inputs: Inputs, *, command: str) -> Element:
 
 
 def name_fact(name: str) -> str:
-  """What a key of the data's description is called."""
   return "data" if name == "data" else f"data, {name.replace('_', ' ')}"
 
 
 def describe_settings(spec: Mapping[str, Any]) -> dict[str, str]:
-  """What fixes the search."""
   searches = [describe_search(spec[name], spec["threshold"]) for name in ("search", "smallest") if spec[name]]
   facts = {
     "search": " and ".join(searches),
@@ -99,7 +97,6 @@ def describe_time(inputs: Inputs) -> str:
 
 
 def make_workers_table(inputs: Inputs) -> Element:
-  """A line a worker."""
   shown = inputs.workers[:MAX_WORKERS_SHOWN]
   rows = [
     [
@@ -117,7 +114,6 @@ def make_workers_table(inputs: Inputs) -> Element:
 
 
 def describe_controls(inputs: Inputs) -> dict[str, str]:
-  """Where the controls come from."""
   if inputs.controls is None:
     return {"none": inputs.no_controls}
   origin = inputs.controls.provenance

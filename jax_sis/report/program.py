@@ -55,7 +55,6 @@ def split_path(config: ReportConfig, run: results.Folder) -> tuple[results.Folde
 
 
 def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
-  """The whole page."""
   spec, analysis = inputs.spec, inputs.analysis
   model, data = spec["model"]["name"], name_data(inputs)
   lead = (
@@ -93,7 +92,6 @@ def make_sections(
 
 
 def describe_unfinished(inputs: Inputs) -> list[Element]:
-  """What a report must say of a run that is not finished, before all else."""
   analysis = inputs.analysis
   if analysis.num_finished == analysis.num_images:
     return []

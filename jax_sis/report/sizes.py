@@ -29,7 +29,6 @@ PLAIN_HEADER = ("images", "with a subset [95%]", "mean size [95%]", "of the imag
 
 
 def make_section(inputs: Inputs) -> Element:
-  """Sizes, why images have no subset, and certificates; the leak controls stand beside each headline number."""
   first, *others = inputs.kinds
   blocks = [describe_in_a_line(inputs, first)]
   for answer in others:
@@ -52,7 +51,6 @@ def own_sizes(inputs: Inputs, answer: str) -> Sizes:
 
 
 def describe_headline(inputs: Inputs, answer: str) -> str:
-  """How many images have a subset and how large it is, in a sentence."""
   sizes = own_sizes(inputs, answer)
   model, threshold, unit = inputs.spec["model"]["name"], inputs.spec["threshold"], name_unit(inputs)
   what = (
@@ -69,7 +67,6 @@ def describe_headline(inputs: Inputs, answer: str) -> str:
 
 
 def describe_search_limits(inputs: Inputs) -> str:
-  """Which search found the subsets, and what that means for their sizes."""
   spec = inputs.spec
   found = {"sis": spec["search"], "smallest": spec["smallest"]}
   searches = [f"{KIND_NAMES[answer]} by {describe_search(found[answer], spec['threshold'])}" for answer in inputs.kinds]
@@ -80,7 +77,6 @@ def describe_search_limits(inputs: Inputs) -> str:
 
 
 def describe_certificates(inputs: Inputs) -> str:
-  """How many subsets pass when they are evaluated again, alone."""
   sentences = []
   for answer, certificates in inputs.certificates.items():
     count = certificates.reaches.num_images
@@ -117,7 +113,6 @@ def plain_cells(sizes: Sizes) -> list[str]:
 
 
 def make_sizes_table(inputs: Inputs) -> Element:
-  """Sizes by kind and threshold."""
   rows = [
     [f"{KIND_TITLES[sizes.answer]} at {sizes.threshold:g}", *plain_cells(sizes)] for sizes in inputs.analysis.sizes
   ]
@@ -126,7 +121,6 @@ def make_sizes_table(inputs: Inputs) -> Element:
 
 
 def make_status_table(inputs: Inputs) -> Element:
-  """Why images have a subset or none."""
   present = [name for name in STATUS_WORDS if any(sizes.status.get(name) for sizes in inputs.analysis.sizes)]
   rows = [
     [f"{KIND_TITLES[sizes.answer]} at {sizes.threshold:g}", *(f"{sizes.status.get(name, 0):,}" for name in present)]
@@ -136,7 +130,6 @@ def make_status_table(inputs: Inputs) -> Element:
 
 
 def make_of_kind(inputs: Inputs, answer: str) -> Element:
-  """Pictures and classes of one kind of subset."""
   analysis = inputs.analysis
   kind, threshold = KIND_NAMES[answer], inputs.spec["threshold"]
   by_class = [sizes for sizes in analysis.sizes_by_class if sizes.answer == answer]
@@ -169,7 +162,6 @@ def make_of_kind(inputs: Inputs, answer: str) -> Element:
 
 
 def make_class_table(inputs: Inputs, by_class: Sequence[Sizes], *, caption: str) -> Element:
-  """A line a class."""
   return page.table(
     f"{caption} Sizes in {name_unit(inputs)}.",
     ("class", *PLAIN_HEADER),
@@ -178,7 +170,6 @@ def make_class_table(inputs: Inputs, by_class: Sequence[Sizes], *, caption: str)
 
 
 def describe_missing_classes(names: Sequence[str]) -> Element:
-  """Which classes no subset was looked for; of many the names are folded."""
   if len(names) <= MAX_OPEN_CLASSES:
     return page.paragraph(f"No image was searched for: {', '.join(names)}.", kind="soft")
   return page.folded(f"{len(names)} classes that no image was searched for", [page.paragraph(", ".join(names))])

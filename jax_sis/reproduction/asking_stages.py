@@ -46,19 +46,15 @@ class EvaluateStage(StudyStage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The data, the classifier, and the run whose subsets are shown."""
     return {"data": DATA, "checkpoint": self.model, **subset_input(self.config.subset)}
 
   def machine(self) -> dict[str, Any]:
-    """The versions and the device."""
     return describe_machine(evaluation_setup.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the evaluation."""
     return plain_settings(self.config)
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     placed = dataclasses.replace(
       self.config,
       out=str(folder),
@@ -69,7 +65,6 @@ class EvaluateStage(StudyStage):
     evaluate.evaluate(placed)
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     read_spec(folder, report.FORMAT)
     files = [folder / "conditions.jsonl", folder / "metrics.json"]
     num_conditions = len(files[0].read_bytes().splitlines())
@@ -92,19 +87,15 @@ class AnalyseStage(StudyStage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The runs, by number."""
     return {f"run {number}": name for number, name in enumerate(self.config.run_dirs)}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the analysis."""
     return plain_settings(self.config)
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     analyse(dataclasses.replace(self.config, run_dirs=tuple(map(str, inputs.values())), out=str(folder)))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_answer(folder / "analysis.json", FORMAT)
 
 
@@ -121,16 +112,13 @@ class ControlStage(StudyStage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The data, the run, and the classifier that it searched."""
     assert self.config.checkpoint is not None
     return {"data": DATA, "run": self.config.run_dir, "checkpoint": self.config.checkpoint}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the controls."""
     return plain_settings(self.config)
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     placed = dataclasses.replace(
       self.config, run_dir=str(inputs["run"]), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir
     )
@@ -139,7 +127,6 @@ class ControlStage(StudyStage):
     write_atomically(folder / "controls.png", (inputs["run"] / "controls.png").read_bytes())
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_answer(folder / "controls.json", controls_program.FORMAT)
 
 
@@ -155,20 +142,16 @@ class OnImagesStage(StudyStage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The data and the classifier."""
     assert self.config.checkpoint is not None
     return {"data": DATA, "checkpoint": self.config.checkpoint}
 
   def machine(self) -> dict[str, Any]:
-    """The versions and the device."""
     return describe_machine(on_images.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the study."""
     return plain_settings(self.config)
 
   def place(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> Any:
-    """The settings with the places filled in."""
     return dataclasses.replace(self.config, out=str(folder), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir)
 
 
@@ -180,11 +163,9 @@ class AttributionStage(OnImagesStage):
   config: AttributionsConfig
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     attributions_program.attributions(self.place(folder, inputs, data_dir))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_answer(folder / "attributions.json", attributions_program.FORMAT)
 
 
@@ -196,9 +177,7 @@ class DisjointStage(OnImagesStage):
   config: DisjointConfig
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     disjoint_program.disjoint(self.place(folder, inputs, data_dir))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_answer(folder / "disjoint.json", disjoint_program.FORMAT)

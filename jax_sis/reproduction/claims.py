@@ -172,11 +172,9 @@ def judge(difference: Estimate, bound: float) -> str:
 
 
 def percent(is_correct: np.ndarray) -> str:
-  """A share of images in words, with its interval and the number of images."""
   share = share_of(is_correct)
   return f"{share:.1%} of {share.num_images:,}"
 
 
 def number(value: float | None) -> str:
-  """A number of pixels, or that there is none."""
   return "no" if value is None else f"{value:.1f}"

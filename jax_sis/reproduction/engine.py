@@ -56,7 +56,6 @@ class Done:
 
   @property
   def product(self) -> pathlib.Path:
-    """What other stages take of it."""
     return self.stage.product(self.folder)
 
 
@@ -179,7 +178,6 @@ def describe_stage(stage: StudyStage, done: Mapping[str, Done], data_dir: str | 
 
 
 def place(directory: pathlib.Path, description: Mapping[str, Any]) -> pathlib.Path:
-  """The folder of a stage."""
   return directory / STAGES_DIR / description["name"] / description["key"][:KEY_LENGTH]
 
 
@@ -325,7 +323,6 @@ class Clock:
 
   @property
   def seconds(self) -> float:
-    """So far."""
     return self._before + time.monotonic() - self._started
 
   def __enter__(self) -> "Clock":
@@ -356,7 +353,6 @@ def estimate_seconds(left: Sequence[StudyStage], done: Mapping[str, Done]) -> fl
 
 
 def describe_seconds(seconds: float) -> str:
-  """A time in words."""
   if seconds < 60:
     return f"{seconds:.0f} s"
   minutes = round(seconds / 60)

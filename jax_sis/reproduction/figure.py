@@ -33,7 +33,6 @@ def draw_outcome(outcome: Outcome, *, num_classes: int) -> dict[str, bytes]:
 
 
 def picture_name(architecture: str, what: str) -> str:
-  """The file of a picture."""
   return f"{architecture}-{what}.png"
 
 

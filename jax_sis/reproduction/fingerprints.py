@@ -60,7 +60,6 @@ def hash_run(folder: pathlib.Path) -> str:
 
 
 def drop(settings: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
-  """Settings but for some."""
   return {name: value for name, value in settings.items() if name not in names}
 
 

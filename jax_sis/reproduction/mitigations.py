@@ -57,7 +57,6 @@ class Mitigation:
 
 
 def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]:
-  """The single classifier and the others on the same images."""
   comparisons = {kind: read_comparison(done, f"{names.architecture}-{kind}-compared") for kind in ("sizes", "smallest")}
   if f"{names.full(0)}-on-whole" not in done:
     return []

@@ -26,17 +26,14 @@ class Names:
 
   @property
   def random(self) -> str:
-    """Trained on random pixels."""
     return f"{self.architecture}-random"
 
   @property
   def dropout(self) -> str:
-    """Trained with input dropout."""
     return f"{self.architecture}-dropout"
 
   @property
   def adversarial(self) -> str:
-    """Trained on attacks."""
     return f"{self.architecture}-adversarial"
 
   @property

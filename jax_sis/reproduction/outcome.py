@@ -125,7 +125,6 @@ class Outcome:
 
 
 def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outcome:
-  """The outcome of one architecture, from the stages that are done."""
   cells = make_cells(names, done)
   return Outcome(
     architecture=names.architecture,

@@ -84,5 +84,4 @@ def sizes_at_threshold(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def total_seconds(done: Mapping[str, Done]) -> float:
-  """How long all stages took together."""
   return sum(one.seconds for one in done.values())

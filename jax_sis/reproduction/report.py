@@ -64,7 +64,6 @@ def make_report(
 
 
 def name_architecture(block: Element, architecture: str) -> Element:
-  """The same section, with the architecture in its heading and its name."""
   heading = block.find("h2")
   assert heading is not None
   heading.text = f"{heading.text}: {architecture}"
@@ -73,7 +72,6 @@ def name_architecture(block: Element, architecture: str) -> Element:
 
 
 def claims_section(preset: Preset, outcome: Outcome) -> Element | None:
-  """The paper's claims beside what was found."""
   if not outcome.claims:
     return None
   blocks = [
@@ -106,7 +104,6 @@ def claims_section(preset: Preset, outcome: Outcome) -> Element | None:
 
 
 def describe_claim(claim: Claim) -> Element:
-  """One claim of the paper: what was found here, and by which rule it is judged."""
   numbers = f": {tables.describe_difference(claim)}, {claim.difference.num_images:,} images. {claim.found}"
   return page.section(
     claim.claim,
@@ -119,7 +116,6 @@ def describe_claim(claim: Claim) -> Element:
 
 
 def summarise_claims(outcome: Outcome) -> str:
-  """How many claims agree, in a sentence."""
   if any(claim.verdict == NOT_JUDGED for claim in outcome.claims):
     return "Nothing is judged: too few images and too little training."
   counts = collections.Counter(claim.verdict for claim in outcome.claims)
@@ -133,7 +129,6 @@ def summarise_claims(outcome: Outcome) -> str:
 
 
 def cells_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes]) -> Element | None:
-  """The table, and its picture."""
   if not outcome.cells:
     return None
   corrupted = next((cell for cell in outcome.cells if cell.corrupted is not None), None)
@@ -218,7 +213,6 @@ def transfer_section(preset: Preset, outcome: Outcome) -> Element | None:
 
 
 def mitigation_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes]) -> Element | None:
-  """What an ensemble and other trainings change."""
   if len(outcome.mitigations) < 2:
     return None
   drawn = [
@@ -247,7 +241,6 @@ def mitigation_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, 
 
 
 def not_run_section(content: Mapping[str, Any], preset: Preset) -> Element:
-  """What of the paper, and of the study itself, is not here."""
   blocks = [page.paragraph(page.strong(what), f": {reason}.") for what, reason in preset.not_run]
   if content["not_done"]:
     named = [f"{stage['name']}: {stage['title']}" for stage in content["not_done"]]
@@ -262,7 +255,6 @@ def not_run_section(content: Mapping[str, Any], preset: Preset) -> Element:
 
 
 def provenance_section(content: Mapping[str, Any], done: Mapping[str, Done]) -> Element:
-  """Of what, with what and how long."""
   provenance = content["provenance"]
   images = json.loads((pathlib.Path(done[DATA].folder) / DATA_FILE).read_bytes())
   facts = {

@@ -228,7 +228,6 @@ def make_size_stages(preset: Preset, names: Names, compared: Sequence[Compared])
 
 
 def make_smallest_stages(preset: Preset, names: Names, compared: Sequence[Compared]) -> list[stages.StudyStage]:
-  """The smallest evidence for the answers of each classifier."""
   config = FindConfig(
     out="",
     data=CIFAR10,
@@ -292,7 +291,6 @@ def sample_stage(
   *,
   score: ScoreName = "log_odds",
 ) -> stages.FindStage:
-  """A sample of images searched in one way."""
   config = FindConfig(
     out="",
     checkpoint=names.full(0),

@@ -24,7 +24,6 @@ RELATIVE_COST = {"resnet20": 1.0, "resnet18": 13.7, "vgg16": 7.7, "wrn28_10": 12
 
 
 def attribution_stage(preset: Preset, names: Names) -> asking_stages.AttributionStage:
-  """Attributions as orders of pixels, beside searches."""
   search = preset.search if isinstance(preset.search, Gradient) else Gradient()
   return asking_stages.AttributionStage(
     name=f"{names.architecture}-attributions",
@@ -72,7 +71,6 @@ def train_stage(
   keep_pixels: float = 1.0,
   adversarial: Pgd | None = None,
 ) -> stages.TrainStage:
-  """A training by the preset's recipe."""
   config = dataclasses.replace(
     preset.recipe,
     model=names.architecture,
@@ -136,7 +134,6 @@ def evaluate_stage(
   *,
   is_corrupted: bool = False,
 ) -> asking_stages.EvaluateStage:
-  """What a classifier says of the test images, or of their corruptions."""
   num_images = count_images(preset.test_split)
   config = EvaluateConfig(
     out="", checkpoint=model, data=CIFAR10, split=preset.test_split, on_error="refuse", subset=subset

@@ -103,7 +103,6 @@ class DataStage(StudyStage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """None."""
     return {}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
@@ -118,7 +117,6 @@ class DataStage(StudyStage):
     return {"dataset": self.dataset, "splits": list(self.splits), "version": version, "files": files}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     content = {split: hash_split(self.dataset, split, data_dir) for split in self.splits}
     for split, found in content.items():
       empty = [name for name, count in found["num_images_by_class"].items() if not count]
@@ -130,7 +128,6 @@ class DataStage(StudyStage):
     write_atomically(folder / DATA_FILE, encode_json(content))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_file(folder / DATA_FILE)
 
 
@@ -139,11 +136,9 @@ class ClassifierStage(StudyStage):
   """A stage that makes a classifier."""
 
   def product(self, folder: pathlib.Path) -> pathlib.Path:
-    """The classifier."""
     return folder / "classifier"
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return checkpoint.hash_params(checkpoint.load_classifier(self.product(folder)))
 
 
@@ -160,11 +155,9 @@ class TrainStage(ClassifierStage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The data, and the run whose subsets are shown."""
     return {"data": DATA, **subset_input(self.config.subset)}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The recipe."""
     return plain_settings(self.config)
 
   def machine(self) -> dict[str, Any]:
@@ -172,7 +165,6 @@ class TrainStage(ClassifierStage):
     return {"num_devices": self.config.num_devices or jax.local_device_count()}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     config = dataclasses.replace(self.config, subset=place_subset(self.config.subset, inputs))
     train.train(config, data_dir=data_dir, out_dir=folder)
 
@@ -192,15 +184,12 @@ class EnsembleStage(ClassifierStage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The members, by number."""
     return {f"member {number}": name for number, name in enumerate(self.members)}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """What is averaged."""
     return {"average": self.average}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     import_checkpoint.join_ensemble(list(inputs.values()), average=self.average, out_dir=self.product(folder))
 
 
@@ -217,30 +206,24 @@ class FindStage(StudyStage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The data and the classifier."""
     assert self.config.checkpoint is not None
     return {"data": DATA, "checkpoint": self.config.checkpoint}
 
   def machine(self) -> dict[str, Any]:
-    """The versions and the device, which fix the last bits."""
     return describe_machine(setup.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the search."""
     return without_places(settings_to_json(self.config))
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     placed = dataclasses.replace(self.config, out=str(folder), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir)
     find.find(placed)
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_run(folder)
 
 
 def subset_input(subset: PixelSubset | None) -> dict[str, str]:
-  """The stage whose subsets are shown, if there is one."""
   return {} if subset is None or subset.run is None else {"subset": subset.run}
 
 

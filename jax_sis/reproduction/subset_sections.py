@@ -59,7 +59,6 @@ def find_controls(done: Mapping[str, Done], name: str) -> str | None:
 
 
 def smallest_section(done: Mapping[str, Done], names: Names) -> Element | None:
-  """The smallest evidence of a classifier trained on whole images, and whether it leaks."""
   name = f"{names.full(0)}-smallest"
   if f"{names.architecture}-smallest-controls" not in done:
     return None
@@ -80,7 +79,6 @@ def smallest_section(done: Mapping[str, Done], names: Names) -> Element | None:
 
 
 def disjoint_section(done: Mapping[str, Done], names: Names) -> Element | None:
-  """How many separate reasons the classifier of whole images has."""
   name = f"{names.full(0)}-disjoint"
   if name not in done:
     return None
@@ -101,7 +99,6 @@ def disjoint_section(done: Mapping[str, Done], names: Names) -> Element | None:
 
 
 def attributions_section(done: Mapping[str, Done], names: Names) -> Element | None:
-  """What attributions are worth as orders of pixels."""
   name = f"{names.architecture}-attributions"
   if name not in done:
     return None
@@ -138,7 +135,6 @@ def attributions_section(done: Mapping[str, Done], names: Names) -> Element | No
 
 
 def sample_section(outcome: Outcome, done: Mapping[str, Done], names: Names) -> Element | None:
-  """What exact orders, and ranking by probability, would change."""
   if not outcome.samples:
     return None
   blocks = [
@@ -177,7 +173,6 @@ def summarise_sample(comparison: Mapping[str, Any]) -> str | None:
 
 
 def describe_sample(what: str, sample: dict[str, Any], folder: pathlib.Path) -> list[Element]:
-  """One sample: how large the subsets are, how far they are the same, and where they lie."""
   overlaps = [
     [
       f"{overlap['first']} and {overlap['second']}",
@@ -212,7 +207,6 @@ def describe_sample(what: str, sample: dict[str, Any], folder: pathlib.Path) -> 
 
 
 def leak_section(outcome: Outcome) -> Element | None:
-  """What may leak, of all searches beside each other."""
   if not outcome.leaks:
     return None
   by_shape = sorted(

@@ -53,7 +53,6 @@ SAMPLE_HEADER = ("search", "confidence", "images with a subset", "pixels", "medi
 
 
 def cell_rows(cells: Sequence[Cell]) -> list[list[str]]:
-  """A line a classifier and kind of images."""
   return [
     [
       cell.model,
@@ -71,7 +70,6 @@ def cell_rows(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 def claim_rows(claims: Sequence[Claim]) -> list[list[str]]:
-  """A line a claim."""
   return [
     [claim.claim, claim.verdict, claim.found, describe_difference(claim), f"{claim.difference.num_images:,}"]
     for claim in claims
@@ -79,7 +77,6 @@ def claim_rows(claims: Sequence[Claim]) -> list[list[str]]:
 
 
 def echo_rows(echoes: Sequence[Echo]) -> list[list[str]]:
-  """A line a classifier of pixels."""
   return [
     [
       echo.model,
@@ -93,7 +90,6 @@ def echo_rows(echoes: Sequence[Echo]) -> list[list[str]]:
 
 
 def transfer_rows(transfers: Sequence[Transfer]) -> list[list[str]]:
-  """A line a classifier and other classifier's pixels."""
   return [
     [
       transfer.model,
@@ -107,7 +103,6 @@ def transfer_rows(transfers: Sequence[Transfer]) -> list[list[str]]:
 
 
 def leak_rows(leaks: Sequence[Leak]) -> list[list[str]]:
-  """A line a search and kind of subset."""
   return [
     [
       leak.run,
@@ -121,7 +116,6 @@ def leak_rows(leaks: Sequence[Leak]) -> list[list[str]]:
 
 
 def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
-  """A line a way to train."""
   return [
     [
       one.label,
@@ -147,7 +141,6 @@ def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
 
 
 def size_cells(one: Mitigation, first: Mitigation, answer: str) -> list[str]:
-  """The size of the subsets, that minus the first one's, and how many images have one."""
   compared = one.sizes.get(answer)
   if compared is None:
     return ["", "", ""]
@@ -160,7 +153,6 @@ def size_cells(one: Mitigation, first: Mitigation, answer: str) -> list[str]:
 
 
 def name_sample(what: str, sample: dict[str, Any]) -> str:
-  """What a sample shows, and how large it is."""
   return f"{SAMPLES[what].capitalize()}, on a sample of {sample['comparison']['num_images']} images"
 
 
@@ -180,7 +172,6 @@ def border_rows(sample: dict[str, Any]) -> list[list[str]]:
 
 
 def sample_rows(sample: dict[str, Any]) -> list[list[str]]:
-  """A line a confidence and search of the sample."""
   comparison = sample["comparison"]
   rows = []
   for compared in comparison["sizes"]:
@@ -201,7 +192,6 @@ def sample_rows(sample: dict[str, Any]) -> list[list[str]]:
 
 
 def describe_difference(claim: Claim) -> str:
-  """The number that a claim's rule is about."""
   if claim.unit == "share":
     return f"{show_percent(claim.difference, '+.1f')} points"
   return f"{show(claim.difference, '+.1f')} pixels"
@@ -256,7 +246,6 @@ def plain_numbers(name: str, mean: Estimate | None, *, suffix: str = "") -> dict
 
 
 def csv_row(architecture: str, cell: Cell) -> dict[str, Any]:
-  """The line of a cell in the CSV, with plain numbers."""
   return {
     "architecture": architecture,
     "classifier": cell.model,

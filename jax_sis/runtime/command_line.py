@@ -77,7 +77,6 @@ class Setting:
 
   @property
   def name(self) -> str:
-    """The option's name, without the dashes."""
     return self.option.name or self.field.replace("_", "-")
 
 
@@ -123,7 +122,6 @@ def command_line(command: str, *settings: Any) -> str:
 
 
 def iterate_values(settings: Any) -> Iterator[tuple[Setting, Any]]:
-  """Each option and its value."""
   for setting in read_settings(type(settings)):
     if isinstance(setting, MadeBy):
       yield from iterate_values(setting.options.of(settings))

@@ -100,7 +100,6 @@ class Listener:
     self._watcher = threading.Thread(target=self._watch, name="signals", daemon=True)
 
   def open(self) -> None:
-    """Starts to listen."""
     self._watcher.start()
     self._previous_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
     sys.unraisablehook = self._leave_or_report

@@ -76,7 +76,6 @@ def read_record(kind: type[T], content: Any, place: str = "record") -> T:
 
 
 def read_value(kind: Any, value: Any, place: str) -> Any:
-  """A value of this type from its JSON form."""
   origin, inner = typing.get_origin(kind), typing.get_args(kind)
   if origin is types.UnionType:
     if value is None and types.NoneType in inner:
