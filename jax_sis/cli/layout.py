@@ -27,7 +27,7 @@ def make_table(heading: str, rows: Mapping[str, str], width: int) -> str:
 
 
 def wrap_command(line: str, width: int) -> str:
-  r"""A command line, broken where a shell lets it be, with a `\` at the end of a line."""
+  r"""A command line on several lines, each but the last with a `\` at its end."""
   lines = [" "]
   for word in re.findall(r"(?:--\S+ (?!-))?(?:'[^']*'|\S)+", line):
     if len(lines[-1]) + len(word) + 3 > width:

@@ -64,13 +64,13 @@ def main(words: Sequence[str] | None = None) -> int:
     finally:
       sys.stdout.flush()
   except BrokenPipeError:
-    # Whoever read the output has seen enough, as `| head` does. Python flushes once more as it ends.
+    # The reader has seen enough, as `| head` does. Python flushes once more as it ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return BROKEN_PIPE
 
 
 def run(words: list[str]) -> int:
-  """Runs a command line; what a user has to hear goes to standard error."""
+  """Messages to the user go to standard error."""
   name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in COMMANDS), None)
   if name is None:
     return answer_without_command(words)
@@ -103,7 +103,7 @@ RUNNERS: dict[str, Callable[[tuple[Any, ...]], int | None]] = {
 
 
 def answer_without_command(words: list[str]) -> int:
-  """What a command line gets that names no command: help, the version, completion, or what may have been meant."""
+  """Help, the version, completion, or what may have been meant."""
   prefix = "" if not words or words[0].startswith("-") else words[0]
   members = [name for name in COMMANDS if name.startswith(f"{prefix} ")] if prefix else list(COMMANDS)
   match words[1:] if prefix else words:

@@ -47,7 +47,7 @@ class Command:
 
 
 def parse(name: str, command: Command, words: Sequence[str]) -> tuple[Any, ...]:
-  """The settings that the words after a command's name ask for; with `--help`, and where they are wrong, it exits.
+  """The settings that these words ask for; exits after `--help` and after errors.
 
   Raises:
     ValueError: each option is understood, but a settings class refuses what it says.
@@ -62,9 +62,9 @@ def parse(name: str, command: Command, words: Sequence[str]) -> tuple[Any, ...]:
 
 
 def run_tyro(form: Any, *, prog: str, words: Sequence[str]) -> tuple[Any, str]:
-  """What tyro fills in, and what it prints: help, for which it fills in nothing, or the script of a completion.
+  """What tyro fills in (None with `--help` and completion), and what it prints.
 
-  It exits after the box of an error. Nothing has colours, since tyro takes what it prints for a file.
+  It exits after the box of an error. Nothing has colours, since tyro takes standard output for a file.
   """
   printed = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding)
   filled = None
@@ -79,7 +79,6 @@ def run_tyro(form: Any, *, prog: str, words: Sequence[str]) -> tuple[Any, str]:
 
 
 def make_completion(commands: Mapping[str, Command], shell: str) -> str:
-  """The script with which a shell completes the names of commands and their options."""
   tree: dict[str, Any] = {}
   for name, command in commands.items():
     *parents, last = name.split()
@@ -91,7 +90,7 @@ def make_completion(commands: Mapping[str, Command], shell: str) -> str:
 
 
 def join_forms(tree: Mapping[str, Any]) -> Any:
-  """The union of which tyro makes subcommands, of forms by name and of trees of forms, and of `--help`."""
+  """The union of which tyro makes subcommands, from a tree of forms by name."""
   forms = [Annotated[dataclasses.make_dataclass("Help", []), tyro.conf.subcommand("--help")]]
   for name, branch in tree.items():
     form = branch
@@ -117,7 +116,7 @@ def make_settings(owner: type, values: Mapping[str, Any]) -> Any:
 
 
 def make_form(command: Command) -> type:
-  """What tyro fills in: a dataclass with a dataclass for each heading, whose fields are the options."""
+  """A dataclass for tyro with a dataclass for each heading, whose fields are the options."""
   heading_of = {field: heading for heading, fields in command.groups.items() for field in fields.split()}
   groups: dict[str, list[Any]] = {heading: [] for heading in ("", *command.groups)}
   for setting in iterate_options(command.settings):
@@ -163,7 +162,7 @@ def make_field(setting: Setting) -> Any:
 
 
 def describe_setting(setting: Setting) -> str:
-  """What the docstrings of a settings class and of its bases say of a field."""
+  """What the docstring of a settings class, or of a base, says of a field."""
   for owner in setting.owner.__mro__:
     found = re.search(rf"^  {setting.field}: (.+(?:\n    .+)*)", inspect.cleandoc(owner.__doc__ or ""), re.MULTILINE)
     if found:

@@ -27,7 +27,7 @@ def draw_sizes(analysis: RunAnalysis, answer: str) -> bytes:
 
 @styled
 def draw_classes(analysis: RunAnalysis, answer: str) -> bytes:
-  """Their medians and quartiles by class."""
+  """Medians and quartiles of the sizes by class."""
   num_classes = sum(sizes.answer == answer and sizes.percentiles is not None for sizes in analysis.sizes_by_class)
   is_named = num_classes <= panels.MAX_NAMED_CLASSES
   height = max(HEIGHT, 1 + CLASS_INCHES * num_classes) if is_named else HEIGHT
@@ -36,7 +36,7 @@ def draw_classes(analysis: RunAnalysis, answer: str) -> bytes:
 
 @styled
 def draw_positions(positions: Positions, title: str) -> bytes:
-  """A map of how often each place is used, and beside it the means of its rows."""
+  """A map of how often each place is used, beside the means of its rows."""
   figure, axes = start(WIDTH + 0.2, ratios=[panels.MAP_TO_ROWS, 1])
   picture = panels.draw_positions(axes[0], positions, title=title)
   panels.draw_rows(axes[1], positions)

@@ -9,14 +9,7 @@ from jax_sis.display import page
 from jax_sis.display.style import format_p
 from jax_sis.report import figures
 from jax_sis.report.inputs import Inputs
-from jax_sis.report.words import (
-  KIND_NAMES,
-  capitalise,
-  find_left_out,
-  name_unit,
-  name_what,
-  tell_count,
-)
+from jax_sis.report.words import KIND_NAMES, capitalise, find_left_out, name_unit, name_what, tell_count
 from jax_sis.results.schema import KIND_TITLES
 from jax_sis.statistics.estimates import DASH, show
 from jax_sis.studies.analysis.confidence_curves import Curve, Removal

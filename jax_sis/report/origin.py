@@ -16,12 +16,7 @@ MAX_WORKERS_SHOWN = 32
 
 
 def make_section(inputs: Inputs, *, command: str) -> Element:
-  """Model, data, search, machines, time, versions and commands.
-
-  Args:
-    inputs: of the report.
-    command: the command line of the report.
-  """
+  """Model, data, search, machines, time, versions and commands."""
   analysis, model = inputs.analysis, inputs.spec["model"]
   versions = inputs.spec["versions"]
   answer = (
@@ -83,7 +78,6 @@ def describe_settings(spec: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_time(inputs: Inputs) -> str:
-  """How long the workers were at work together, as far as they say so."""
   workers = inputs.workers
   if not workers:
     return "the wall time is not known, since no worker left a record"

@@ -11,17 +11,12 @@ from jax_sis.report.words import name_data, name_target, name_unit, tell_count
 from jax_sis.runtime.progress import Progress
 
 REPORT_FILE = "report.html"
-
-
 # Of the analysis that is computed here.
 SEED = 0
 
 
 def report(config: ReportConfig) -> str:
   """Writes the report of a run, and prints what it says first.
-
-  Args:
-    config: which run, see ReportConfig.
 
   Returns:
     Where the file is.
@@ -73,14 +68,7 @@ def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
 def make_sections(
   inputs: Inputs, *, num_images: int, checkpoint: str | None = None, data_dir: str | None = None
 ) -> list[Element]:
-  """What the run shows, a section each.
-
-  Args:
-    inputs: the run.
-    num_images: of each kind of subset, so many of the smallest and as many of the largest are shown.
-    checkpoint: the classifier's folder, where it is no longer where the run had it.
-    data_dir: the TFDS folder, likewise.
-  """
+  """What the run shows; the arguments are those of the gallery, see `gallery.read_images`."""
   return [
     sizes.make_section(inputs),
     findings.make_positions(inputs),

@@ -38,10 +38,7 @@ def make_section(inputs: Inputs) -> Element:
   blocks += [make_sizes_table(inputs), make_status_table(inputs)]
   blocks += [make_of_kind(inputs, answer) for answer in inputs.kinds if sizes_of(inputs.analysis, answer)]
   return page.section(
-    "What the model needs, and how little that is",
-    answer=describe_headline(inputs, first),
-    blocks=blocks,
-    name="sizes",
+    "What the model needs, and how little that is", answer=describe_headline(inputs, first), blocks=blocks, name="sizes"
   )
 
 
@@ -60,8 +57,7 @@ def describe_headline(inputs: Inputs, answer: str) -> str:
     return f"None of {tell_count(sizes.with_subset.num_images, 'image')} has {what}."
   return (
     f"{sizes.with_subset:.1%} of {tell_count(sizes.with_subset.num_images, 'image')} have {what}: on average "
-    f"{sizes.pixels:.1f} {unit}, {sizes.mean_share:.1%} of the image, with a median of "
-    f"{tell_median(sizes)} "
+    f"{sizes.pixels:.1f} {unit}, {sizes.mean_share:.1%} of the image, with a median of {tell_median(sizes)} "
     f"({tell_count(sizes.with_subset.count or 0, 'image')} with a subset)."
   )
 

@@ -53,7 +53,7 @@ def name_what(what: str, analysis: RunAnalysis, *, unit: str) -> str:
 
 
 def find_left_out(analysis: RunAnalysis, beginning: str) -> list[str]:
-  """What the analysis left out, as far as its words begin like this."""
+  """What the analysis left out for reasons that begin like this."""
   return [text for text in analysis.left_out if text.startswith(beginning)]
 
 

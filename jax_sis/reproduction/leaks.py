@@ -15,7 +15,7 @@ from jax_sis.studies.controls.views import EMPTY
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Leak:
-  """One kind of subset of one search, with what may leak taken away: see `controls`.
+  """One kind of subset of one search, with what may leak taken away: see `studies.controls`.
 
   Attributes:
     run: the stage that searched.

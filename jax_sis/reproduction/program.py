@@ -29,14 +29,11 @@ STUDY_FILE, TABLE_FILE, REPORT_FILE = "study.json", "study.csv", "report.html"
 def reproduce(config: ReproduceConfig) -> pathlib.Path:
   """Runs or resumes a study; prints its tables, and writes `study.json`, `study.csv` and the report.
 
-  Args:
-    config: which, see ReproduceConfig.
-
   Returns:
     The study's folder.
 
   Raises:
-    ValueError: another process works in the folder, the data set is not there, or a stage cannot be done.
+    ValueError: another process works in the folder, the data set is missing, or a stage fails.
   """
   directory = pathlib.Path(config.out)
   preset = PRESETS[config.preset]

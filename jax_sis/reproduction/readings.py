@@ -42,7 +42,7 @@ def read_paired(done: Mapping[str, Done], names: Sequence[str]) -> list[Bool[np.
 
 
 def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarray, "N"] | None, int]:
-  """How much of each image's corruptions is classified correctly, in the order of ids, and how many corruptions."""
+  """The share of each image's corruptions that is classified correctly, by id, and the number of corruptions."""
   one = done.get(f"{name}-corrupted")
   if one is None:
     return None, 0

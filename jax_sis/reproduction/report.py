@@ -32,16 +32,7 @@ def make_report(
   *,
   data_dir: str | None,
 ) -> bytes:
-  """The page.
-
-  Args:
-    content: what `study.json` holds.
-    preset: the study's size.
-    outcomes: what was found, by architecture.
-    done: its stages.
-    pictures: PNGs, see `figure.draw_outcome`.
-    data_dir: the TFDS folder, for the images of the gallery.
-  """
+  """The page; `content` is that of `study.json`, `pictures` are from `figure.draw_outcome`."""
   blocks: list[Element] = []
   if preset.is_plumbing:
     blocks.append(page.paragraph(page.strong(preset.purpose), kind="note"))
@@ -92,15 +83,10 @@ def claims_section(preset: Preset, outcome: Outcome) -> Element | None:
     page.paragraph(
       "Seeds: accuracies of the classifiers trained on whole images, by seed: "
       f"{', '.join(f'{100 * accuracy:.2f}' for accuracy in outcome.seeds)} %. All else has one seed: the intervals are "
-      "over images, and do not cover the variance of training.",
+      "over images, and do not cover the variance of training."
     ),
   ]
-  return page.section(
-    "The paper's claims",
-    name="the-papers-claims",
-    answer=summarise_claims(outcome),
-    blocks=blocks,
-  )
+  return page.section("The paper's claims", name="the-papers-claims", answer=summarise_claims(outcome), blocks=blocks)
 
 
 def describe_claim(claim: Claim) -> Element:
@@ -207,7 +193,7 @@ def transfer_section(preset: Preset, outcome: Outcome) -> Element | None:
         tables.TRANSFER_HEADER,
         tables.transfer_rows(outcome.transfers),
         num_text_columns=2,
-      ),
+      )
     ],
   )
 

@@ -146,7 +146,7 @@ class Compared(NamedTuple):
     label: what tables call it.
     stage: makes it; None for the single one, which is made before.
     trained_on: what it was trained on, in words.
-    cost: as many single classifiers are evaluated in its place.
+    cost: of an evaluation, relative to a single classifier.
   """
 
   model: str
@@ -193,10 +193,7 @@ def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.StudySta
       title="the smallest evidence with what may leak taken away",
       work=100 * count_images(preset.smallest_split),
       config=ControlsConfig(
-        run_dir=f"{names.full(0)}-smallest",
-        checkpoint=names.full(0),
-        limit=preset.num_controlled,
-        num_wrong_class=0,
+        run_dir=f"{names.full(0)}-smallest", checkpoint=names.full(0), limit=preset.num_controlled, num_wrong_class=0
       ),
     )
   )
@@ -254,8 +251,7 @@ def make_smallest_stages(preset: Preset, names: Names, compared: Sequence[Compar
 def make_sample_stages(preset: Preset, names: Names) -> list[stages.StudyStage]:
   """What finer, screened and exact orders change, and the authors' ranking by probability: each on a sample.
 
-  The dearer a search, the fewer images it has, so that runs are compared in pairs of like size: what is done of them is
-  compared although the dearest is not.
+  Expensive searches get fewer images, so each is compared on its own: the cheap comparisons do not wait for it.
   """
   single_steps = Gradient()
   fast: dict[str, BackwardSearch] = {}
@@ -309,15 +305,7 @@ def sample_stage(
 def compare_stage(
   preset: Preset, names: Names, what: str, runs: Mapping[str, str], *, compared: str = "orders"
 ) -> asking_stages.AnalyseStage:
-  """Runs on the same images beside each other.
-
-  Args:
-    preset: the study's size.
-    names: the stages of the architecture.
-    what: names the comparison.
-    runs: the stages that searched, by what they are called in the comparison.
-    compared: what is compared, in words.
-  """
+  """Compares runs on the same images; `runs` maps their labels to the stages that searched."""
   return asking_stages.AnalyseStage(
     name=f"{names.architecture}-{what}-compared",
     title=f"{'; '.join(runs)}: {compared} compared",

@@ -43,7 +43,7 @@ def attribution_stage(preset: Preset, names: Names) -> asking_stages.Attribution
 
 
 def disjoint_stage(preset: Preset, model: str, title: str, *, cost: int) -> asking_stages.DisjointStage:
-  """How many separate reasons a classifier has, which costs so many single ones."""
+  """Counts disjoint subsets; `cost` is that of an evaluation, relative to a single classifier."""
   search = preset.search if isinstance(preset.search, Gradient) else Gradient()
   return asking_stages.DisjointStage(
     name=f"{model}-disjoint",
@@ -90,7 +90,7 @@ def train_stage(
 
 
 def find_stage(name: str, title: str, config: FindConfig, *, cost: int = 1) -> stages.FindStage:
-  """A search, by a classifier that costs so many single ones."""
+  """A search; `cost` is that of an evaluation, relative to a single classifier."""
   num_features = (32 // config.patch) ** 2
   work = 0.0
   match config.search:
@@ -106,20 +106,13 @@ def find_stage(name: str, title: str, config: FindConfig, *, cost: int = 1) -> s
 
 
 def control_stage(preset: Preset, run: str, model: str, *, cost: int = 1) -> asking_stages.ControlStage:
-  """The subsets that a search of all pixels found, and its most needed pixels, with what may leak taken away.
-
-  The most needed pixels are there where no image has a sufficient subset, too.
-  """
+  """Leak controls of the subsets of a search, and of its most needed pixels, which every image has."""
   return asking_stages.ControlStage(
     name=f"{run}-controls",
     title=f"subsets of {run} with what may leak taken away",
     work=100 * cost * preset.num_controlled,
     config=ControlsConfig(
-      run_dir=run,
-      checkpoint=model,
-      limit=preset.num_controlled,
-      num_wrong_class=0,
-      mask_fractions=(preset.fraction,),
+      run_dir=run, checkpoint=model, limit=preset.num_controlled, num_wrong_class=0, mask_fractions=(preset.fraction,)
     ),
   )
 
@@ -166,7 +159,7 @@ def subset_views(preset: Preset, names: Names) -> dict[str, tuple[str, PixelSubs
 
 
 def scale_work(stage: stages.StudyStage) -> stages.StudyStage:
-  """The stage with the work of its own architecture, which its name begins with, in the place of a ResNet-20's."""
+  """The stage with its work scaled from a ResNet-20 to its own architecture, which its name begins with."""
   if isinstance(stage, stages.DataStage | asking_stages.AnalyseStage):
     return stage
   return dataclasses.replace(stage, work=RELATIVE_COST[stage.name.split("-")[0]] * stage.work)

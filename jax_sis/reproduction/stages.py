@@ -1,8 +1,8 @@
 """The stages of a study that make what others need: the images, classifiers, and runs of `find`.
 
-Each is one of the package's programs, its settings, and the stages that it takes something from. In its settings, what
-another stage makes is named by that stage: a classifier's folder in `checkpoint`, a run of `find` in `subset.run`,
-`run_dir` or `run_dirs`. The paths are filled in when the stage runs.
+Each is one of the package's programs, its settings and its inputs. In the settings, names of stages stand for what
+they make: a classifier's folder in `checkpoint`, a run of `find` in `subset.run`, `run_dir` or `run_dirs`. The paths
+are filled in when the stage runs.
 """
 
 import abc
@@ -38,7 +38,7 @@ class StudyStage(abc.ABC):
   """One step of a study.
 
   Attributes:
-    name: names it in the study, and its folder.
+    name: in the study, and of its folder.
     title: what it does, in words.
     work: how long it takes, in input gradients of one image by a ResNet-20.
   """
@@ -51,24 +51,19 @@ class StudyStage(abc.ABC):
   @property
   @abc.abstractmethod
   def inputs(self) -> dict[str, str]:
-    """The stages that this one takes something from, by what they are to it."""
+    """The names of the stages whose products this one uses, by role."""
 
   @abc.abstractmethod
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     """What fixes its results beside its inputs, in JSON types."""
 
   def machine(self) -> dict[str, Any]:
-    """What an interrupted attempt must find again to go on: on anything else the stage begins anew."""
+    """What must be the same for an interrupted attempt to resume; otherwise the stage starts again."""
     return {}
 
   @abc.abstractmethod
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """Does it, or goes on with it.
-
-    Args:
-      folder: its own.
-      inputs: what the other stages made, by what they are to it.
-      data_dir: the TFDS folder.
+    """Runs or resumes the stage in its folder; `inputs` are the products of other stages, by role.
 
     Raises:
       ValueError: as the program does.
@@ -76,15 +71,14 @@ class StudyStage(abc.ABC):
 
   @abc.abstractmethod
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """A SHA-256 of what it has made; the same for the same results.
+    """A SHA-256 of its results.
 
     Raises:
-      ValueError: what it made is not there, or damaged.
-      OSError: likewise.
+      ValueError, OSError: they are missing or damaged.
     """
 
   def product(self, folder: pathlib.Path) -> pathlib.Path:
-    """What other stages take of it."""
+    """What other stages use of it."""
     return folder
 
 
@@ -106,7 +100,7 @@ class DataStage(StudyStage):
     return {}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The data set's name and version, and size and time of its files, so that other files are read again."""
+    """Includes size and time of the data set's files, so that changed files are read again."""
     files = {}
     version = ""
     for split in self.splits:
@@ -213,7 +207,7 @@ class FindStage(StudyStage):
     return describe_machine(setup.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    return without_places(settings_to_json(self.config))
+    return drop(settings_to_json(self.config), PLACES)
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     placed = dataclasses.replace(self.config, out=str(folder), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir)
@@ -228,18 +222,13 @@ def subset_input(subset: PixelSubset | None) -> dict[str, str]:
 
 
 def place_subset(subset: PixelSubset | None, inputs: Mapping[str, pathlib.Path]) -> PixelSubset | None:
-  """The subset with its run's folder in the place of the stage's name."""
+  """The subset with its run's folder instead of the stage's name."""
   return subset if subset is None or subset.run is None else dataclasses.replace(subset, run=str(inputs["subset"]))
 
 
 def plain_settings(config: Any) -> dict[str, Any]:
-  """A frozen dataclass in JSON types, without places and the names of stages."""
-  settings = without_places(json.loads(json.dumps(dataclasses.asdict(config))))
+  """A settings object in JSON types, without folders and names of stages."""
+  settings = drop(json.loads(json.dumps(dataclasses.asdict(config))), PLACES)
   if settings.get("subset") is not None:
     del settings["subset"]["run"]
   return settings
-
-
-def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Settings but for where things lie."""
-  return drop(settings, PLACES)

@@ -19,14 +19,14 @@ from jax_sis.reproduction.readings import read_answer
 from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import DASH, Estimate, show
 
-# Of each kind of subset, so many of the smallest and as many of the largest are in the gallery.
+# Of the smallest and of the largest subsets of each kind, in the gallery.
 NUM_SHOWN = 6
 
 
 def make_sections(
   outcome: Outcome, done: Mapping[str, Done], names: Names, *, data_dir: str | None
 ) -> list[Element | None]:
-  """All of them, for one architecture; None in the place of one that nothing is known for yet."""
+  """All sections of one architecture; None where nothing is known yet."""
   return [
     *run_sections(done, names, data_dir=data_dir),
     smallest_section(done, names),
@@ -65,16 +65,13 @@ def smallest_section(done: Mapping[str, Done], names: Names) -> Element | None:
   store = results.open(str(done[name].folder))
   controls_dir = find_controls(done, f"{names.architecture}-smallest-controls")
   inputs = read_inputs(store, analysis_dir=None, seed=0, controls_dir=controls_dir)
-  blocks = [sizes.describe_certificates(inputs)]
-  found: list[Element] = [controls.describe_in_a_line(inputs, "smallest"), *map(page.paragraph, blocks)]
+  certificates = page.paragraph(sizes.describe_certificates(inputs))
+  found: list[Element] = [controls.describe_in_a_line(inputs, "smallest"), certificates]
   if inputs.controls is not None:
     found += [controls.make_kind(inputs.controls, kind) for kind in inputs.controls.kinds.values()]
     found.append(controls.draw(inputs.controls))
   return page.section(
-    "The smallest evidence",
-    name="smallest-evidence",
-    answer=sizes.describe_headline(inputs, "smallest"),
-    blocks=found,
+    "The smallest evidence", name="smallest-evidence", answer=sizes.describe_headline(inputs, "smallest"), blocks=found
   )
 
 
@@ -159,7 +156,7 @@ def sample_section(outcome: Outcome, done: Mapping[str, Done], names: Names) -> 
 
 
 def summarise_sample(comparison: Mapping[str, Any]) -> str | None:
-  """The first and the last search of a sample, at the first confidence where enough images have a subset; else None."""
+  """First and last search of a sample at the first threshold where enough images have a subset; None without one."""
   for threshold, group in itertools.groupby(comparison["sizes"], lambda compared: compared["threshold"]):
     first, *_, last = group
     difference = read_record(Estimate, last["difference"])

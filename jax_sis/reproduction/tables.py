@@ -116,35 +116,31 @@ def leak_rows(leaks: Sequence[Leak]) -> list[list[str]]:
 
 
 def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
+  first = mitigations[0] if mitigations else None
   return [
     [
       one.label,
       show_percent(one.accuracy),
-      "" if one.label == mitigations[0].label else show_percent(one.accuracy_difference, "+.1f"),
+      "" if one is first else show_percent(one.accuracy_difference, "+.1f"),
       f"{one.negative_log_likelihood:.3f}",
       f"{one.expected_calibration_error:.3f}",
       show(one.brier_score, ".4f"),
       show(one.brier_difference, "+.4f", nothing=""),
       show_percent(one.corrupted, nothing=""),
-      ""
-      if one.corrupted_difference is None or one.label == mitigations[0].label
-      else show_percent(one.corrupted_difference, "+.1f"),
-      *size_cells(one, mitigations[0], "sis"),
-      *size_cells(one, mitigations[0], "smallest"),
+      "" if one is first else show_percent(one.corrupted_difference, "+.1f", nothing=""),
+      *size_cells(one, "sis", is_first=one is first),
+      *size_cells(one, "smallest", is_first=one is first),
       show(one.num_disjoint, ".2f", nothing=""),
-      ""
-      if one.num_disjoint_difference is None or one.label == mitigations[0].label
-      else show(one.num_disjoint_difference, "+.2f"),
+      "" if one is first else show(one.num_disjoint_difference, "+.2f", nothing=""),
     ]
     for one in mitigations
   ]
 
 
-def size_cells(one: Mitigation, first: Mitigation, answer: str) -> list[str]:
+def size_cells(one: Mitigation, answer: str, *, is_first: bool) -> list[str]:
   compared = one.sizes.get(answer)
   if compared is None:
     return ["", "", ""]
-  is_first = one.label == first.label
   return [
     show(read_record(Estimate, compared["pixels"])),
     "" if is_first else show(read_record(Estimate, compared["difference"]), "+.1f"),
@@ -157,7 +153,7 @@ def name_sample(what: str, sample: dict[str, Any]) -> str:
 
 
 def border_rows(sample: dict[str, Any]) -> list[list[str]]:
-  """A line a search: where the pixels lie that its order needs most, of all images that it searched."""
+  """Where the pixels lie that each search's order needs most."""
   return [
     [
       label,
@@ -221,14 +217,13 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A line a row, its cells below each other."""
   widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
   lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows))
   return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
 def list_facts(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A paragraph a row, for rows that no line holds: its first cell, then each other one after its heading."""
+  """A paragraph for each row, which is too long for a line: its first cell, then the others after their headings."""
   paragraphs = []
   for first, *others in rows:
     facts = "; ".join(f"{name}: {cell}" for name, cell in zip(header[1:], others, strict=True) if cell)
@@ -240,7 +235,7 @@ def list_facts(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plain_numbers(name: str, mean: Estimate | None, *, suffix: str = "") -> dict[str, float | None]:
-  """The cells of a mean, whose column has this suffix, and of the ends of its interval; empty where there is none."""
+  """The CSV cells of a mean and of the ends of its interval."""
   values = (None, None, None) if mean is None else (mean.value, mean.low, mean.high)
   return dict(zip((f"{name}{suffix}", f"{name}_low", f"{name}_high"), values, strict=True))
 

@@ -62,11 +62,8 @@ class Setting:
   """A field of a settings class as an option.
 
   Attributes:
-    owner: the class.
-    field: the field's name.
-    type: its type, without annotations.
-    default: its default; `dataclasses.MISSING` where there is none.
-    option: how it stands on the command line.
+    type: without annotations.
+    default: `dataclasses.MISSING` where there is none.
   """
 
   owner: type
@@ -105,7 +102,7 @@ def without_none(kind: Any) -> Any:
 def command_line(command: str, *settings: Any) -> str:
   """The command line that asks for these settings, for a shell.
 
-  Every setting stands there that has a value, defaults too, so that it says the same under a later version's defaults.
+  Defaults are written too, so that it means the same in later versions.
 
   Args:
     command: such as `find` or `data prepare`.
@@ -130,7 +127,7 @@ def iterate_values(settings: Any) -> Iterator[tuple[Setting, Any]]:
 
 
 def write_option(setting: Setting, value: Any) -> list[str]:
-  """The words of one option; none where they would say nothing."""
+  """The words of one option; none for an option that is off."""
   if setting.option.is_positional:
     return list(map(str, value)) if isinstance(value, tuple) else [str(value)]
   if value is None or value is False or (value == () and setting.default == ()):

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax_sis.runtime import devices
 from jax_sis.runtime.devices import Device
 
-# Over which a function may reduce, see `map_devices`.
+# Functions may reduce over it, see `map_devices`.
 DEVICE_AXIS = "devices"
 
 Note = TypeVar("Note")
@@ -79,7 +79,7 @@ def replicate(tree: Any, local_devices: list[Device]) -> Any:
 
 
 class Launch(NamedTuple):
-  """What the devices are at work on: their outputs `[D, B, ...]`, and how many of the examples are no padding."""
+  """What the devices work on: their outputs `[D, B, ...]`, and the number of examples without padding."""
 
   outputs: Any
   num_examples: int
@@ -126,14 +126,14 @@ class DeviceProgram:
     """The compiled program.
 
     Raises:
-      ValueError: `compile` was not called, nor anything run.
+      ValueError: neither `compile` nor a run came before.
     """
     if self._compiled is None:
       raise ValueError("the program must be compiled first.")
     return self._compiled
 
   def compile(self, *arrays: Any, checks_memory: bool = True) -> None:
-    """Compiles for examples such as these, so that the first launch takes no longer than others.
+    """Compiles for examples like these, so that the first launch is as fast as others.
 
     Args:
       *arrays: arrays, or their shapes and types, `[any number, ...]`.
@@ -190,13 +190,13 @@ class DeviceProgram:
     return Finished(self.fetch(launch), core_seconds, seconds)
 
   def run_all(self, batches: Iterable[tuple[Note, Sequence[np.ndarray]]]) -> Iterator[tuple[Note, Any]]:
-    """Runs one batch after the other, a launch ahead: batch n + 1 is started before what batch n found is handed out.
+    """Runs batches one launch ahead: batch n + 1 is started before the results of batch n are yielded.
 
     Args:
-      batches: what to remember of each batch, and its arrays, see `start`.
+      batches: a note and the arrays of each, see `start`.
 
     Yields:
-      What was to be remembered, and what was found, see `fetch`.
+      The note of each batch, and its results, see `fetch`.
     """
     pending: tuple[Note, Launch] | None = None
     for note, arrays in batches:

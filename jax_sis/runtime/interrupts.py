@@ -76,12 +76,7 @@ class Listener:
   """Handles the signals of a command, and ends the process.
 
   Python runs signal handlers between two instructions of its main thread, so not while that thread is in compiled code,
-  such as waiting for a device. But Python also writes each signal to a socket as soon as it arrives, and a thread, the
-  watcher, reads it there.
-
-  Args:
-    command: its name, for the message.
-    what_now: what was kept and what the user can do, for the message.
+  such as waiting for a device. But it also writes each signal to a socket at once, where the watcher, a thread, reads.
 
   Attributes:
     signum: the first signal, None until it has come.
