@@ -27,7 +27,7 @@ EXAMPLES = {
   "jax-sis evaluate --corruptions made": "how often it is right, and how sure, also on corrupted images",
   "jax-sis bench --batch 8 32": "how fast this machine is",
 }
-# Each command's file, which is only read when it is needed, and what it does.
+# The file of each command, imported only when needed, and what the command does.
 COMMANDS = {
   "find": ("find", "find the sufficient input subset of each image"),
   "plan": ("find", "say what a run of find will cost"),

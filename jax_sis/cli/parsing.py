@@ -142,7 +142,7 @@ def make_field(setting: Setting) -> Any:
   """An option as a field of a dataclass that tyro reads."""
   option = setting.option
   kind, default = setting.type, setting.default
-  # What stands in the docstring for None needs no other hint.
+  # The docstring says what None means.
   hint = "" if default is None or default is False or default in ((), "") else None
   if option.word_for_none is not None:
     kind, default = without_none(kind) | Literal[option.word_for_none], option.word_for_none

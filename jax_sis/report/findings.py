@@ -18,7 +18,7 @@ from jax_sis.studies.analysis.positions import Positions
 from jax_sis.studies.analysis.run import Correctness
 from jax_sis.studies.analysis.tables import PRINTED_SHARES
 
-# The share of the image that the section on the removal begins with.
+# The share of the image in the headline of the section on removal.
 HEADLINE_SHARE = 0.05
 
 
@@ -125,7 +125,7 @@ def make_correctness(inputs: Inputs) -> Element:
 
 
 def first_of_each_kind(found: Sequence[Correctness]) -> list[Correctness]:
-  """That of each kind at the run's own threshold, which comes first."""
+  """Those at the run's own threshold, which come first."""
   return list({one.answer: one for one in reversed(found)}.values())[::-1]
 
 
@@ -221,7 +221,7 @@ def make_removal(inputs: Inputs) -> Element:
 
 
 def nearest(removal: Removal, share: float) -> int:
-  """The point of the curves that is nearest to a share of the image."""
+  """The point of the curves nearest to a share of the image."""
   return int(np.abs(np.array(removal.shares) - share).argmin())
 
 

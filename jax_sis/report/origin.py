@@ -28,7 +28,10 @@ def make_section(inputs: Inputs, *, command: str) -> Element:
     "Model and data": {
       "model": model["name"],
       "SHA-256 of its weights": model["sha256"],
-      **{name_fact(name): str(value) for name, value in inputs.spec["data"].items()},
+      **{
+        "data" if name == "data" else f"data, {name.replace('_', ' ')}": str(value)
+        for name, value in inputs.spec["data"].items()
+      },
       "classes": str(len(inputs.spec["class_names"])),
     },
     "Search": describe_settings(inputs.spec),
@@ -54,10 +57,6 @@ def make_section(inputs: Inputs, *, command: str) -> Element:
   if inputs.workers:
     blocks.insert(3, make_workers_table(inputs))
   return page.section("Where this comes from", answer=answer, blocks=blocks, name="provenance")
-
-
-def name_fact(name: str) -> str:
-  return "data" if name == "data" else f"data, {name.replace('_', ' ')}"
 
 
 def describe_settings(spec: Mapping[str, Any]) -> dict[str, str]:

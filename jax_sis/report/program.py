@@ -11,7 +11,7 @@ from jax_sis.report.words import name_data, name_target, name_unit, tell_count
 from jax_sis.runtime.progress import Progress
 
 REPORT_FILE = "report.html"
-# Of the analysis that is computed here.
+# Of an analysis that is computed here.
 SEED = 0
 
 

@@ -23,7 +23,7 @@ from jax_sis.statistics.estimates import DASH, show
 from jax_sis.studies.analysis.panels import sizes_of
 from jax_sis.studies.analysis.sizes import Sizes
 
-# Of more classes the table is folded.
+# The table of more classes is folded.
 MAX_OPEN_CLASSES = 20
 PLAIN_HEADER = ("images", "with a subset [95%]", "mean size [95%]", "of the image", "median [95%]", "5% to 95%")
 

@@ -40,7 +40,7 @@ class EvaluateStage(StudyStage):
 
   @property
   def model(self) -> str:
-    """The stage that made the classifier."""
+    """The name of the stage that made the classifier."""
     assert self.config.checkpoint is not None
     return self.config.checkpoint
 

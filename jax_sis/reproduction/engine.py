@@ -98,7 +98,7 @@ def run_stages(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir: 
     if found is None:
       reason = find_reason(stage, folder, description)
       if has_to_move(stage, folder):
-        # Nothing is lost, and nothing is built upon it.
+        # Changed results are kept, but not used.
         os.rename(folder, find_aside(folder))
       left = describe_seconds(estimate_seconds(stages[number - 1 :], done))
       print(f"\n[{number}/{len(stages)}] {stage.name}: {stage.title}. About {left} left for all.", flush=True)
@@ -116,7 +116,7 @@ def run_stages(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir: 
 
 
 def find_done(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir: str | None) -> dict[str, Done]:
-  """The stages that are done, and whose inputs are; nothing is run.
+  """The stages that are done, with their inputs; runs nothing.
 
   Raises:
     ValueError: the settings of a stage do not fit what is there.
@@ -149,7 +149,7 @@ def list_stages(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir:
 
 
 def describe_stage(stage: StudyStage, done: Mapping[str, Done], data_dir: str | None) -> dict[str, Any]:
-  """What fixes a stage's results, its key, and its name, in JSON types.
+  """A stage's name, key and all that fixes its results, in JSON types.
 
   Raises:
     ValueError: its settings do not fit what is there.
@@ -174,7 +174,7 @@ def place(directory: pathlib.Path, description: Mapping[str, Any]) -> pathlib.Pa
 
 
 def read_done(stage: StudyStage, folder: pathlib.Path) -> Done | None:
-  """What a stage has done in this folder; None if it is not finished, or its results are not what they were."""
+  """The finished stage in this folder; None if it is not finished, or its results have changed."""
   record = read_record(folder / DONE_FILE)
   if record is None:
     return None
@@ -190,7 +190,7 @@ def read_done(stage: StudyStage, folder: pathlib.Path) -> Done | None:
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any] | None:
-  """What `stage.json` or `begun.json` says; None where it is missing, damaged or of another version."""
+  """The content of `stage.json` or `begun.json`; None if it is missing, damaged or of another version."""
   record = read_json(path)
   return record if isinstance(record, dict) and record.get("format") == FORMAT else None
 
@@ -307,7 +307,7 @@ class Clock:
 
   def _keep(self) -> None:
     while not self._stopped.wait(CLOCK_SECONDS):
-      # A disk that is full must not end the stage: its own program says so.
+      # A full disk must not end the stage here: its own program reports it.
       with contextlib.suppress(OSError, ValueError):
         self._write()
 

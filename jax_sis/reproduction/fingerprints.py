@@ -19,7 +19,7 @@ IMAGES_AT_ONCE = 4096
 
 
 def hash_split(dataset: str, split: str, data_dir: str | None) -> dict[str, Any]:
-  """The number of images of a split, by class too, and a SHA-256 of ids, labels and pixels in stored order."""
+  """The number of images, also by class, and a SHA-256 of ids, labels and pixels in stored order."""
   source = tfds.open_data_source(dataset, split, data_dir)
   names = source.dataset_info.features["label"].names
   digest = hashlib.sha256()
@@ -40,7 +40,7 @@ def hash_split(dataset: str, split: str, data_dir: str | None) -> dict[str, Any]
 
 
 def hash_run(folder: pathlib.Path) -> str:
-  """The SHA-256 of all that a finished run of `find` holds, and of what was asked but for the machine and versions.
+  """The SHA-256 of a finished run of `find`: its arrays, and its spec without machine and versions.
 
   Raises:
     ValueError: it is not finished, of another version, or cannot be read.

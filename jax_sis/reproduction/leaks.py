@@ -43,7 +43,7 @@ SHOWN = {
 
 
 def make_leaks(names: Names, done: Mapping[str, Done]) -> list[Leak]:
-  """A line a kind of subset, in the order of the study."""
+  """In the order of the study."""
   leaks = []
   for name, one in done.items():
     if not isinstance(one.stage, ControlStage) or not name.startswith(f"{names.architecture}-"):

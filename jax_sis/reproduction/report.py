@@ -16,7 +16,6 @@ from jax_sis.reproduction.figure import ANSWER_HEADINGS, picture_name
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.outcome import Outcome
 from jax_sis.reproduction.presets import Preset
-from jax_sis.reproduction.readings import total_seconds
 from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.statistics.estimates import show_percent
 
@@ -50,7 +49,7 @@ def make_report(
     blocks += [name_architecture(section, outcome.architecture) for section in found] if len(outcomes) > 1 else found
   blocks.append(not_run_section(content, preset))
   blocks.append(provenance_section(content, done))
-  lead = f"{preset.purpose} {len(done)} stages, {describe_seconds(total_seconds(done))} in all."
+  lead = f"{preset.purpose} {len(done)} stages, {describe_seconds(content['seconds'])} in all."
   return page.document("Overinterpretation on CIFAR-10: the study of Carter et al. again", blocks, lead=lead)
 
 
@@ -149,7 +148,7 @@ def cells_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes
 
 
 def echo_section(outcome: Outcome) -> Element | None:
-  """Do the most needed pixels carry the class of the image, or the answer of the classifier that chose them?"""
+  """Do the most needed pixels show the image's class, or the answer of the classifier that chose them?"""
   if not outcome.echoes:
     return None
   first = outcome.echoes[0]
@@ -175,7 +174,6 @@ def echo_section(outcome: Outcome) -> Element | None:
 
 
 def transfer_section(preset: Preset, outcome: Outcome) -> Element | None:
-  """What other classifiers of whole images say of the pixels that one needs most."""
   if not outcome.transfers:
     return None
   first = outcome.transfers[0]

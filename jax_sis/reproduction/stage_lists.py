@@ -14,6 +14,7 @@ from jax_sis.reproduction.stage_makers import (
   control_stage,
   disjoint_stage,
   evaluate_stage,
+  find_config,
   find_stage,
   scale_work,
   subset_views,
@@ -21,13 +22,12 @@ from jax_sis.reproduction.stage_makers import (
   train_stage,
 )
 from jax_sis.results.query import PixelSubset
-from jax_sis.runs.config import FindConfig
 from jax_sis.studies.analysis.program import StudyConfig
 from jax_sis.studies.controls.program import ControlsConfig
 
 
 def make_stages(preset: Preset) -> list[stages.StudyStage]:
-  """All stages of a study, each after those that it takes something from."""
+  """All stages of a study, each after its inputs."""
   everything: list[stages.StudyStage] = [
     stages.DataStage(
       name=stages.DATA,
@@ -53,18 +53,9 @@ def make_main_stages(preset: Preset, names: Names) -> list[stages.StudyStage]:
   subset = PixelSubset(run=names.orders("train"), fraction=preset.fraction)
   random = PixelSubset(random_seed=0, fraction=preset.fraction)
   share = f"{100 * preset.fraction:g} %"
-  of_training = FindConfig(
-    out="",
-    checkpoint=full,
-    data=CIFAR10,
-    split=preset.train_split,
-    search=preset.search,
-    smallest=None,
-    threshold=preset.threshold,
-    certificate="alone",
-    saved="mask",
-    mask_fractions=(preset.fraction,),
-    gallery=0,
+  fractions = (preset.fraction,)
+  of_training = find_config(
+    preset, checkpoint=full, split=preset.train_split, saved="mask", mask_fractions=fractions, gallery=0
   )
   of_test = dataclasses.replace(of_training, split=preset.test_split, saved="order", mask_fractions=(), gallery=24)
   trainings = [
@@ -115,7 +106,7 @@ def make_reading_stages(preset: Preset, names: Names) -> list[stages.StudyStage]
 
 
 def make_transfer_stages(preset: Preset) -> list[stages.StudyStage]:
-  """The subsets of the first classifier of every architecture shown to all the others that saw whole images."""
+  """The subsets of every architecture's first classifier, shown to all others that were trained on whole images."""
   transfers: list[stages.StudyStage] = []
   for architecture in preset.architectures:
     names = Names(architecture=architecture)
@@ -134,7 +125,7 @@ def make_transfer_stages(preset: Preset) -> list[stages.StudyStage]:
         if other == architecture:
           words, pixels = views["random"]
           transfers.append(evaluate_stage(preset, model, "random", words, pixels, trained_on))
-  # Those of later architectures come after all that they take something from.
+  # Evaluations come last, after all their inputs.
   return sorted(transfers, key=lambda stage: isinstance(stage, asking_stages.EvaluateStage))
 
 
@@ -157,7 +148,7 @@ class Compared(NamedTuple):
 
 
 def list_compared(preset: Preset, names: Names) -> list[Compared]:
-  """The single classifier, and what may need more pixels than it."""
+  """The single classifier, and those that may need more pixels."""
   members = tuple(names.full(seed) for seed in range(preset.num_seeds))
   ensemble = stages.EnsembleStage(
     name=names.ensemble, title=f"the mean of {len(members)} classifiers", work=1, members=members
@@ -201,17 +192,8 @@ def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.StudySta
 
 
 def make_size_stages(preset: Preset, names: Names, compared: Sequence[Compared]) -> list[stages.StudyStage]:
-  """The subsets that are read from the orders of each classifier, with controls; the single one has its orders."""
-  config = FindConfig(
-    out="",
-    data=CIFAR10,
-    split=preset.compared_split,
-    search=preset.search,
-    smallest=None,
-    threshold=preset.threshold,
-    certificate="alone",
-    gallery=0,
-  )
+  """Subsets from the orders of each classifier, with controls; those of the single one are made before."""
+  config = find_config(preset, split=preset.compared_split, gallery=0)
   made: list[stages.StudyStage] = []
   runs = {}
   for one in compared:
@@ -225,15 +207,8 @@ def make_size_stages(preset: Preset, names: Names, compared: Sequence[Compared])
 
 
 def make_smallest_stages(preset: Preset, names: Names, compared: Sequence[Compared]) -> list[stages.StudyStage]:
-  config = FindConfig(
-    out="",
-    data=CIFAR10,
-    split=preset.smallest_split,
-    search=None,
-    smallest=preset.smallest,
-    threshold=preset.threshold,
-    certificate="full",
-    gallery=0,
+  config = find_config(
+    preset, split=preset.smallest_split, search=None, smallest=preset.smallest, certificate="full", gallery=0
   )
   runs = {one.label: f"{one.model}-smallest" for one in compared}
   made: list[stages.StudyStage] = [
@@ -287,17 +262,8 @@ def sample_stage(
   *,
   score: ScoreName = "log_odds",
 ) -> stages.FindStage:
-  config = FindConfig(
-    out="",
-    checkpoint=names.full(0),
-    data=CIFAR10,
-    split=split,
-    search=search,
-    smallest=None,
-    score=score,
-    threshold=preset.threshold,
-    patch=preset.exact_patch,
-    certificate="alone",
+  config = find_config(
+    preset, checkpoint=names.full(0), split=split, search=search, score=score, patch=preset.exact_patch
   )
   return find_stage(name, f"a sample of images: {label}", config)
 

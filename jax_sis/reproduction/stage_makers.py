@@ -1,6 +1,7 @@
 """One stage each, from the size of a study: its settings, its name, and how long it takes."""
 
 import dataclasses
+from typing import Any
 
 from jax_sis.core.searches import Exact, Gradient, Screened
 from jax_sis.evaluation.config import EvaluateConfig
@@ -14,12 +15,12 @@ from jax_sis.studies.controls.program import ControlsConfig
 from jax_sis.studies.disjoint.program import DisjointConfig
 from jax_sis.training.config import Pgd
 
-# What stages cost beside the gradients of a search, in input gradients of one image: measured on two cores.
+# Costs in input gradients of one image, measured on two cores.
 GRADIENTS_PER_TRAINED_IMAGE = 3.5
 GRADIENTS_PER_EVALUATED_IMAGE = 1.0
 GRADIENTS_PER_FORWARD = 0.6
 GRADIENTS_PER_IMAGE_READ = 0.4
-# Multiplications of a forward pass of one 32x32 image, those of a ResNet-20 (40.6 million) being 1.
+# Multiplications of a forward pass of one 32x32 image, relative to a ResNet-20 (40.6 million).
 RELATIVE_COST = {"resnet20": 1.0, "resnet18": 13.7, "vgg16": 7.7, "wrn28_10": 129.0}
 
 
@@ -89,6 +90,12 @@ def train_stage(
   )
 
 
+def find_config(preset: Preset, **changes: Any) -> FindConfig:
+  """The settings that the searches of a study share, with changes."""
+  search = {"search": preset.search, "smallest": None, "threshold": preset.threshold, "certificate": "alone"}
+  return FindConfig(**{"out": "", "data": CIFAR10, **search, **changes})
+
+
 def find_stage(name: str, title: str, config: FindConfig, *, cost: int = 1) -> stages.FindStage:
   """A search; `cost` is that of an evaluation, relative to a single classifier."""
   num_features = (32 // config.patch) ** 2
@@ -147,7 +154,7 @@ def evaluate_stage(
 
 
 def subset_views(preset: Preset, names: Names) -> dict[str, tuple[str, PixelSubset]]:
-  """What else than whole test images is shown, in words and as a setting."""
+  """What is shown beside whole test images, in words and as a setting."""
   share = f"{100 * preset.fraction:g} %"
   return {
     "subsets": (

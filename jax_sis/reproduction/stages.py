@@ -55,7 +55,7 @@ class StudyStage(abc.ABC):
 
   @abc.abstractmethod
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """What fixes its results beside its inputs, in JSON types."""
+    """What fixes its results, beside its inputs, in JSON types."""
 
   def machine(self) -> dict[str, Any]:
     """What must be the same for an interrupted attempt to resume; otherwise the stage starts again."""
@@ -155,7 +155,7 @@ class TrainStage(ClassifierStage):
     return plain_settings(self.config)
 
   def machine(self) -> dict[str, Any]:
-    """The devices, each of which has batch statistics of its own."""
+    """Each device has batch statistics of its own."""
     return {"num_devices": self.config.num_devices or jax.local_device_count()}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:

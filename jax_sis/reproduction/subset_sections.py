@@ -54,7 +54,7 @@ def run_sections(done: Mapping[str, Done], names: Names, *, data_dir: str | None
 
 
 def find_controls(done: Mapping[str, Done], name: str) -> str | None:
-  """The folder of a stage of controls; None where that is not done, and only the run's own may be there."""
+  """The folder of a stage of controls; None if that is not done."""
   return str(done[name].folder) if name in done else None
 
 
