@@ -70,7 +70,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run(words: list[str]) -> int:
-  """Messages to the user go to standard error."""
+  """Runs a command; error messages go to standard error."""
   name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in COMMANDS), None)
   if name is None:
     return answer_without_command(words)

@@ -31,10 +31,10 @@ class Command:
     settings: the classes that its options make.
     run_fn: called with an instance of each; returns the exit code, None for 0.
     description: paragraphs.
-    tables: by their headings, terms that the description leaves to be explained.
+    tables: explanations of terms, by heading.
     examples: command lines without `jax-sis`.
-    groups: names of settings by the heading that they stand under in help; others stand under none.
-    after_interrupt: what to say when it was interrupted.
+    groups: names of settings by their heading in help; others have none.
+    after_interrupt: what to say after an interrupt.
   """
 
   settings: tuple[type, ...]

@@ -7,7 +7,7 @@ from jax_sis.runs.options import ExportOptions, StatusOptions, VerifyOptions
 
 
 def run_verify(options: VerifyOptions) -> int:
-  """Runs `verify`; 1 says that something is damaged."""
+  """Returns 1 if something is damaged."""
   get_devices_ready(options.num_devices)
   from jax_sis.runs import verify
 

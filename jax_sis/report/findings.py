@@ -102,7 +102,6 @@ def draw_place(inputs: Inputs, positions: Positions) -> Element:
 
 
 def make_correctness(inputs: Inputs) -> Element:
-  """Wrong against right predictions at the same confidence, and accuracy by size."""
   analysis = inputs.analysis
   heading, name = "Wrong against right predictions", "correctness"
   found = [one for one in analysis.correctness if one.num_images]

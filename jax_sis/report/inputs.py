@@ -250,6 +250,5 @@ def count_certificates(store: Results) -> dict[str, Certificates]:
 
 
 def seconds_of(worker: WorkerRecord) -> float:
-  """How long a worker was at work, by its record."""
   started, updated = map(datetime.datetime.fromisoformat, (worker.started, worker.updated))
   return (updated - started).total_seconds()

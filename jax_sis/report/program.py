@@ -42,7 +42,6 @@ def report(config: ReportConfig) -> str:
 
 
 def split_path(config: ReportConfig, run: results.Folder) -> tuple[results.Folder, str]:
-  """The folder of the report, and its name in there."""
   if config.out is None:
     return run, REPORT_FILE
   parent, separator, name = config.out.rpartition("/")

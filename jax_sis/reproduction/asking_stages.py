@@ -28,7 +28,6 @@ class EvaluateStage(StudyStage):
   """Evaluates a classifier.
 
   Attributes:
-    config: what is evaluated; its checkpoint and the run of its subset are stages' names.
     trained_on: what the classifier was trained on, in words.
     shown: what it is shown here, in words.
   """
@@ -76,11 +75,7 @@ class EvaluateStage(StudyStage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnalyseStage(StudyStage):
-  """Says what the subsets of runs show.
-
-  Attributes:
-    config: its runs are stages' names.
-  """
+  """Says what the subsets of runs show."""
 
   program: ClassVar[str] = "analyse"
   config: StudyConfig
@@ -101,11 +96,7 @@ class AnalyseStage(StudyStage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ControlStage(StudyStage):
-  """Takes away what may leak; the files stay in the run that is controlled, and a copy of the answer is kept here.
-
-  Attributes:
-    config: its run and its checkpoint are stages' names.
-  """
+  """Takes away what may leak; the files stay in the run that is controlled, and a copy of the answer is kept here."""
 
   program: ClassVar[str] = "controls"
   config: ControlsConfig
@@ -132,11 +123,7 @@ class ControlStage(StudyStage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnImagesStage(StudyStage):
-  """A study of a classifier on images, without a run of `find`.
-
-  Attributes:
-    config: its checkpoint is a stage's name.
-  """
+  """A study of a classifier on images, without a run of `find`."""
 
   config: AttributionsConfig | DisjointConfig
 

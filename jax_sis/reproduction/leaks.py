@@ -19,8 +19,6 @@ class Leak:
 
   Attributes:
     run: the stage that searched.
-    kind: which subsets, in words.
-    num_subsets: how many were looked at.
     one_fill_only: of the subsets that reach the threshold and leave something to fill, the share that reaches it with
       no fill that differs from the search's; None without any.
     by_name: the share that keeps its class, by the name of a control of SHOWN.

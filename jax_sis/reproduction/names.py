@@ -7,11 +7,7 @@ FULL = "all pixels"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Names:
-  """What the stages of one architecture are called.
-
-  Attributes:
-    architecture: a key of `classifiers.ARCHITECTURES`.
-  """
+  """Stages of one architecture, a key of `classifiers.ARCHITECTURES`."""
 
   architecture: str
 

@@ -1,8 +1,6 @@
 """The report of a study: one HTML page, with what was found first and how it was made last."""
 
 import collections
-import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -16,7 +14,6 @@ from jax_sis.reproduction.figure import ANSWER_HEADINGS, picture_name
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.outcome import Outcome
 from jax_sis.reproduction.presets import Preset
-from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.statistics.estimates import show_percent
 
 UNKNOWN = "a commit that was not recorded"
@@ -48,7 +45,7 @@ def make_report(
     found = [section for section in sections if section is not None]
     blocks += [name_architecture(section, outcome.architecture) for section in found] if len(outcomes) > 1 else found
   blocks.append(not_run_section(content, preset))
-  blocks.append(provenance_section(content, done))
+  blocks.append(provenance_section(content))
   lead = f"{preset.purpose} {len(done)} stages, {describe_seconds(content['seconds'])} in all."
   return page.document("Overinterpretation on CIFAR-10: the study of Carter et al. again", blocks, lead=lead)
 
@@ -238,15 +235,17 @@ def not_run_section(content: Mapping[str, Any], preset: Preset) -> Element:
   )
 
 
-def provenance_section(content: Mapping[str, Any], done: Mapping[str, Done]) -> Element:
+def provenance_section(content: Mapping[str, Any]) -> Element:
   provenance = content["provenance"]
-  images = json.loads((pathlib.Path(done[DATA].folder) / DATA_FILE).read_bytes())
   facts = {
     "this page": f"written at the commit {provenance['commit']}",
     "stages": f"computed at {', '.join(sorted({stage['commit'] or UNKNOWN for stage in content['stages']}))}",
     "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
     "cores": str(provenance["num_cores"]),
-    **{f"data, {split}": f"{one['num_images']:,} images, SHA-256 {one['sha256']}" for split, one in images.items()},
+    **{
+      f"data, {split}": f"{one['num_images']:,} images, SHA-256 {one['sha256']}"
+      for split, one in provenance["data"].items()
+    },
     "time": f"{describe_seconds(content['seconds'])}, the sum of the stages",
   }
   rows = [

@@ -84,12 +84,7 @@ class StudyStage(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataStage(StudyStage):
-  """Reads all images once: their number and a SHA-256 of ids, labels and pixels.
-
-  Attributes:
-    dataset: a TFDS name.
-    splits: its splits.
-  """
+  """Reads all images of a TFDS data set once: their number and a SHA-256 of ids, labels and pixels."""
 
   program: ClassVar[str] = "data"
   dataset: str
@@ -138,11 +133,7 @@ class ClassifierStage(StudyStage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainStage(ClassifierStage):
-  """Trains a classifier.
-
-  Attributes:
-    config: the recipe; the run of a subset is a stage's name.
-  """
+  """Trains a classifier."""
 
   program: ClassVar[str] = "train"
   config: TrainConfig
@@ -165,12 +156,7 @@ class TrainStage(ClassifierStage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnsembleStage(ClassifierStage):
-  """Joins classifiers.
-
-  Attributes:
-    members: the stages that made them.
-    average: what of the members is averaged.
-  """
+  """Joins the classifiers of other stages."""
 
   program: ClassVar[str] = "checkpoint ensemble"
   members: tuple[str, ...]
@@ -189,11 +175,7 @@ class EnsembleStage(ClassifierStage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FindStage(StudyStage):
-  """Searches the subsets of images.
-
-  Attributes:
-    config: what is searched; its checkpoint is a stage's name.
-  """
+  """Searches the subsets of images."""
 
   program: ClassVar[str] = "find"
   config: FindConfig

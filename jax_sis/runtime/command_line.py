@@ -1,6 +1,6 @@
-"""Settings and the command line: what each setting is called there, and the command that asks for given settings.
+"""The names of settings on the command line, and the command line for given settings.
 
-A settings class is a dataclass. Its fields are options of their own names, unless an annotation says otherwise:
+A settings class is a dataclass. Its fields are options with the same names, unless an annotation says otherwise:
 `batch_size: Annotated[int, Option(name="batch")]`. `cli.parsing` makes the parser of that, `command_line` the words.
 """
 
@@ -34,7 +34,7 @@ class Option:
 
 
 class OptionGroup(Protocol):
-  """A settings class of options that only together make fields of another one."""
+  """A settings class of options that together make fields of another one."""
 
   def make(self) -> dict[str, Any]:
     """The fields of the other settings."""
@@ -48,7 +48,7 @@ class OptionGroup(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class MadeBy:
-  """Annotates the field in whose place these options stand."""
+  """Annotates a field that these options replace."""
 
   options: type[OptionGroup]
 

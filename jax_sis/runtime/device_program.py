@@ -25,15 +25,15 @@ def map_devices(
   static_argnums: tuple[int, ...] = (),
   donate_argnums: tuple[int, ...] = (),
 ) -> Any:
-  """The function on every device at once.
+  """The function on every device at once; its results get a leading device axis.
 
   Args:
     function: of one device's arrays; may reduce over DEVICE_AXIS.
     local_devices: where it runs.
-    in_axes: 0 for arrays that `shard` or `stack_replicas` gave a leading device axis, None for those that every device
-      takes whole. What the function returns has a leading device axis.
-    static_argnums: which arguments are Python values, for each of which it is compiled anew.
-    donate_argnums: which arguments' memory the results may take.
+    in_axes: 0 for arrays with a leading device axis, see `shard` and `stack_replicas`; None for those that every device
+      gets whole.
+    static_argnums: arguments that are Python values; each new value compiles again.
+    donate_argnums: arguments whose memory the results may take.
   """
   return jax.pmap(
     function,
@@ -86,10 +86,10 @@ class Launch(NamedTuple):
 
 
 class Finished(NamedTuple):
-  """What one launch found, and how long it took.
+  """The results of one launch, and how long it took.
 
   Attributes:
-    found: the function's results, `[N, ...]`, in NumPy.
+    found: the results, `[N, ...]`, in NumPy.
     core_seconds: CPU time of all threads of this process.
     seconds: time on the clock.
   """
@@ -154,7 +154,7 @@ class DeviceProgram:
     """Hands at most `launch_size` examples to the devices, without waiting; fewer are padded by repeating the last.
 
     Raises:
-      ValueError: there are more, or as for `compile`, which it does where that was not done.
+      ValueError: there are more, or as for `compile`, which it calls if needed.
     """
     if self._compiled is None:
       self.compile(*arrays)
@@ -176,7 +176,7 @@ class DeviceProgram:
     )
 
   def run(self, *arrays: np.ndarray) -> Finished:
-    """Runs it once and times it; compiling, where that was not done, and fetching are not in the time.
+    """Runs it once and times it, without compiling and fetching.
 
     Raises:
       ValueError: as for `start`.

@@ -180,7 +180,7 @@ def run_callback(callback: Callable[[], None]) -> None:
 
 
 def run_within(seconds: float, function: Callable[..., object], *arguments: object) -> None:
-  """Calls a function in a thread of its own, and waits for it no longer than this."""
+  """Calls a function in a thread, and waits for it at most this long."""
   thread = threading.Thread(target=function, args=arguments, daemon=True)
   thread.start()
   thread.join(seconds)
