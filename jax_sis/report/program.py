@@ -82,11 +82,6 @@ def describe_unfinished(inputs: Inputs) -> list[Element]:
   analysis = inputs.analysis
   if analysis.num_finished == analysis.num_images:
     return []
-  return [
-    page.paragraph(
-      page.strong("The run is not finished: "),
-      f"{tell_count(analysis.num_finished)} of {tell_count(analysis.num_images, 'image')} are done, and all here is of "
-      "these.",
-      kind="note",
-    )
-  ]
+  done = f"{tell_count(analysis.num_finished)} of {tell_count(analysis.num_images, 'image')} are done"
+  text = f"{done}, and all here is of these."
+  return [page.paragraph(page.strong("The run is not finished: "), text, kind="note")]

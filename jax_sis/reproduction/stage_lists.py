@@ -245,10 +245,9 @@ def make_sample_stages(preset: Preset, names: Names) -> list[stages.StudyStage]:
     made.append(sample_stage(preset, names, exact["exact"], "exact", Exact(), preset.exact_split))
     made.append(control_stage(preset, exact["exact"], names.full(0)))
   made.append(compare_stage(preset, names, "exact", {**runs, **exact}))
-  by_probability = {"exact, by probability": f"{names.architecture}-sample-exact-by-probability"}
-  for label, run in by_probability.items():
-    made.append(sample_stage(preset, names, run, label, Exact(), preset.tied_split, score="probability"))
-  made.append(compare_stage(preset, names, "scores", {**exact, **by_probability}))
+  label, run = "exact, by probability", f"{names.architecture}-sample-exact-by-probability"
+  made.append(sample_stage(preset, names, run, label, Exact(), preset.tied_split, score="probability"))
+  made.append(compare_stage(preset, names, "scores", {**exact, label: run}))
   return made
 
 

@@ -169,22 +169,18 @@ def border_rows(sample: dict[str, Any]) -> list[list[str]]:
 
 def sample_rows(sample: dict[str, Any]) -> list[list[str]]:
   comparison = sample["comparison"]
-  rows = []
-  for compared in comparison["sizes"]:
-    share = compared["with_subset"]
-    rows.append(
-      [
-        compared["label"],
-        f"{compared['threshold']:g}",
-        f"{share['count']} of {share['num_images']}",
-        show(read_record(Estimate, compared["pixels"])),
-        "-" if compared["median_pixels"] is None else f"{compared['median_pixels']:g}",
-        ""
-        if compared["label"] == comparison["labels"][0]
-        else show(read_record(Estimate, compared["difference"]), "+.1f"),
-      ]
-    )
-  return rows
+  first = comparison["labels"][0]
+  return [
+    [
+      compared["label"],
+      f"{compared['threshold']:g}",
+      f"{compared['with_subset']['count']} of {compared['with_subset']['num_images']}",
+      show(read_record(Estimate, compared["pixels"])),
+      "-" if compared["median_pixels"] is None else f"{compared['median_pixels']:g}",
+      "" if compared["label"] == first else show(read_record(Estimate, compared["difference"]), "+.1f"),
+    ]
+    for compared in comparison["sizes"]
+  ]
 
 
 def describe_difference(claim: Claim) -> str:
