@@ -76,7 +76,6 @@ class EnsembleOptions:
 
 
 def run_evaluate(config: EvaluateConfig) -> None:
-  """Runs `evaluate`."""
   devices.use_one_cpu_device_per_core(config.num_devices)
   from jax_sis.evaluation import evaluate
 
@@ -84,7 +83,6 @@ def run_evaluate(config: EvaluateConfig) -> None:
 
 
 def run_bench(options: BenchOptions) -> None:
-  """Runs `bench`."""
   devices.use_one_cpu_device_per_core(options.num_devices)
   from jax_sis.runs import bench
 
@@ -92,7 +90,6 @@ def run_bench(options: BenchOptions) -> None:
 
 
 def run_train(options: TrainOptions, shown: SubsetOptions) -> None:
-  """Runs `train`."""
   from jax_sis.training import train
   from jax_sis.training.config import load_config
 
@@ -104,7 +101,6 @@ def run_train(options: TrainOptions, shown: SubsetOptions) -> None:
 
 
 def run_import(options: ImportOptions) -> None:
-  """Runs `checkpoint import`."""
   from jax_sis.classifiers import import_checkpoint
 
   class_names = options.classes and import_checkpoint.read_class_names(options.classes, data_dir=options.data_dir)
@@ -121,7 +117,6 @@ def run_import(options: ImportOptions) -> None:
 
 
 def run_ensemble(options: EnsembleOptions) -> None:
-  """Runs `checkpoint ensemble`."""
   from jax_sis.classifiers import import_checkpoint
 
   classifier = import_checkpoint.join_ensemble(options.members, average=options.average, out_dir=options.out)

@@ -25,7 +25,6 @@ class PrepareOptions:
 
 
 def run_prepare(options: PrepareOptions) -> None:
-  """Runs `data prepare`."""
   from jax_sis.data import prepare
 
   directory = prepare.prepare(options.name, source=options.source, data_dir=options.data_dir)

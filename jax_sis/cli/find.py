@@ -39,7 +39,6 @@ class WorkerOptions:
 
 
 def run_find(config: FindConfig, options: WorkerOptions) -> None:
-  """Runs `find`, or one worker's part of it."""
   get_devices_ready(config.num_devices)
   from jax_sis.runs import find, workers
 
@@ -53,7 +52,6 @@ def run_find(config: FindConfig, options: WorkerOptions) -> None:
 
 
 def run_plan(config: FindConfig, options: PlanOptions) -> None:
-  """Runs `plan`."""
   get_devices_ready(config.num_devices)
   from jax_sis.runs import plan
 

@@ -10,17 +10,14 @@ MAX_WIDTH = 100
 
 
 def width() -> int:
-  """Characters a line."""
   return min(shutil.get_terminal_size().columns, MAX_WIDTH)
 
 
 def wrap(text: str, width: int) -> str:
-  """Paragraphs, each as wide as given at most."""
   return "\n\n".join(textwrap.fill(" ".join(paragraph.split()), width) for paragraph in text.strip().split("\n\n"))
 
 
 def make_table(heading: str, rows: Mapping[str, str], width: int) -> str:
-  """Terms and what they mean, side by side."""
   indent = max(map(len, rows)) + 4
   lines = [
     textwrap.fill(text, width, initial_indent=f"  {term}".ljust(indent), subsequent_indent=" " * indent)
@@ -30,7 +27,7 @@ def make_table(heading: str, rows: Mapping[str, str], width: int) -> str:
 
 
 def wrap_command(line: str, width: int) -> str:
-  r"""A command line, broken where a shell lets it be, with a `\` at the end of a line."""
+  r"""A command line on several lines, each but the last with a `\` at its end."""
   lines = [" "]
   for word in re.findall(r"(?:--\S+ (?!-))?(?:'[^']*'|\S)+", line):
     if len(lines[-1]) + len(word) + 3 > width:

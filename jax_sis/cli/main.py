@@ -27,7 +27,7 @@ EXAMPLES = {
   "jax-sis evaluate --corruptions made": "how often it is right, and how sure, also on corrupted images",
   "jax-sis bench --batch 8 32": "how fast this machine is",
 }
-# Each command's file, which is only read when it is needed, and what it does.
+# The file of each command, imported only when needed, and what the command does.
 COMMANDS = {
   "find": ("find", "find the sufficient input subset of each image"),
   "plan": ("find", "say what a run of find will cost"),
@@ -58,20 +58,19 @@ BROKEN_PIPE = 141
 
 
 def main(words: Sequence[str] | None = None) -> int:
-  """Runs a command line and returns its exit code."""
   try:
     try:
       return run(list(sys.argv[1:] if words is None else words))
     finally:
       sys.stdout.flush()
   except BrokenPipeError:
-    # Whoever read the output has seen enough, as `| head` does. Python flushes once more as it ends.
+    # The reader has seen enough, as `| head` does. Python flushes once more as it ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return BROKEN_PIPE
 
 
 def run(words: list[str]) -> int:
-  """Runs a command line; what a user has to hear goes to standard error."""
+  """Runs a command; error messages go to standard error."""
   name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in COMMANDS), None)
   if name is None:
     return answer_without_command(words)
@@ -91,12 +90,10 @@ def run(words: list[str]) -> int:
 
 
 def load_command(name: str) -> "parsing.Command":
-  """A command, from its file."""
   return importlib.import_module(f"jax_sis.cli.{COMMANDS[name][0]}").COMMANDS[name]
 
 
 def run_command(name: str, settings: tuple[Any, ...]) -> int | None:
-  """Hands the settings of a command over."""
   return load_command(name).run_fn(*settings)
 
 
@@ -106,7 +103,7 @@ RUNNERS: dict[str, Callable[[tuple[Any, ...]], int | None]] = {
 
 
 def answer_without_command(words: list[str]) -> int:
-  """What a command line gets that names no command: help, the version, completion, or what may have been meant."""
+  """Help, the version, completion, or what may have been meant."""
   prefix = "" if not words or words[0].startswith("-") else words[0]
   members = [name for name in COMMANDS if name.startswith(f"{prefix} ")] if prefix else list(COMMANDS)
   match words[1:] if prefix else words:
@@ -137,7 +134,6 @@ def answer_without_command(words: list[str]) -> int:
 
 
 def make_help(names: Sequence[str], prefix: str) -> str:
-  """The commands with these names, and what each does."""
   width = layout.width()
   described = {name: COMMANDS[name][1] for name in names}
   blocks = [f"usage: jax-sis {prefix}{' ' if prefix else ''}COMMAND [-h] [OPTIONS]"]

@@ -31,10 +31,10 @@ class Command:
     settings: the classes that its options make.
     run_fn: called with an instance of each; returns the exit code, None for 0.
     description: paragraphs.
-    tables: by their headings, terms that the description leaves to be explained.
+    tables: explanations of terms, by heading.
     examples: command lines without `jax-sis`.
-    groups: names of settings by the heading that they stand under in help; others stand under none.
-    after_interrupt: what to say when it was interrupted.
+    groups: names of settings by their heading in help; others have none.
+    after_interrupt: what to say after an interrupt.
   """
 
   settings: tuple[type, ...]
@@ -47,7 +47,7 @@ class Command:
 
 
 def parse(name: str, command: Command, words: Sequence[str]) -> tuple[Any, ...]:
-  """The settings that the words after a command's name ask for; with `--help`, and where they are wrong, it exits.
+  """The settings that these words ask for; exits after `--help` and after errors.
 
   Raises:
     ValueError: each option is understood, but a settings class refuses what it says.
@@ -62,9 +62,9 @@ def parse(name: str, command: Command, words: Sequence[str]) -> tuple[Any, ...]:
 
 
 def run_tyro(form: Any, *, prog: str, words: Sequence[str]) -> tuple[Any, str]:
-  """What tyro fills in, and what it prints: help, for which it fills in nothing, or the script of a completion.
+  """What tyro fills in (None with `--help` and completion), and what it prints.
 
-  It exits after the box of an error. Nothing has colours, since tyro takes what it prints for a file.
+  It exits after the box of an error. Nothing has colours, since tyro takes standard output for a file.
   """
   printed = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding)
   filled = None
@@ -79,7 +79,6 @@ def run_tyro(form: Any, *, prog: str, words: Sequence[str]) -> tuple[Any, str]:
 
 
 def make_completion(commands: Mapping[str, Command], shell: str) -> str:
-  """The script with which a shell completes the names of commands and their options."""
   tree: dict[str, Any] = {}
   for name, command in commands.items():
     *parents, last = name.split()
@@ -91,7 +90,7 @@ def make_completion(commands: Mapping[str, Command], shell: str) -> str:
 
 
 def join_forms(tree: Mapping[str, Any]) -> Any:
-  """The union of which tyro makes subcommands, of forms by name and of trees of forms, and of `--help`."""
+  """The union of which tyro makes subcommands, from a tree of forms by name."""
   forms = [Annotated[dataclasses.make_dataclass("Help", []), tyro.conf.subcommand("--help")]]
   for name, branch in tree.items():
     form = branch
@@ -102,7 +101,6 @@ def join_forms(tree: Mapping[str, Any]) -> Any:
 
 
 def make_settings(owner: type, values: Mapping[str, Any]) -> Any:
-  """An instance of a settings class, of the values of its options."""
   fields: dict[str, Any] = {}
   for setting in read_settings(owner):
     if isinstance(setting, MadeBy):
@@ -118,7 +116,7 @@ def make_settings(owner: type, values: Mapping[str, Any]) -> Any:
 
 
 def make_form(command: Command) -> type:
-  """What tyro fills in: a dataclass with a dataclass for each heading, whose fields are the options."""
+  """A dataclass for tyro with a dataclass for each heading, whose fields are the options."""
   heading_of = {field: heading for heading, fields in command.groups.items() for field in fields.split()}
   groups: dict[str, list[Any]] = {heading: [] for heading in ("", *command.groups)}
   for setting in iterate_options(command.settings):
@@ -132,7 +130,6 @@ def make_form(command: Command) -> type:
 
 
 def iterate_options(owners: Sequence[type]) -> Iterator[Setting]:
-  """Every option of these settings classes."""
   for owner in owners:
     for setting in read_settings(owner):
       if isinstance(setting, MadeBy):
@@ -145,7 +142,7 @@ def make_field(setting: Setting) -> Any:
   """An option as a field of a dataclass that tyro reads."""
   option = setting.option
   kind, default = setting.type, setting.default
-  # What stands in the docstring for None needs no other hint.
+  # The docstring says what None means.
   hint = "" if default is None or default is False or default in ((), "") else None
   if option.word_for_none is not None:
     kind, default = without_none(kind) | Literal[option.word_for_none], option.word_for_none
@@ -165,7 +162,7 @@ def make_field(setting: Setting) -> Any:
 
 
 def describe_setting(setting: Setting) -> str:
-  """What the docstrings of a settings class and of its bases say of a field."""
+  """What the docstring of a settings class, or of a base, says of a field."""
   for owner in setting.owner.__mro__:
     found = re.search(rf"^  {setting.field}: (.+(?:\n    .+)*)", inspect.cleandoc(owner.__doc__ or ""), re.MULTILINE)
     if found:
@@ -174,7 +171,6 @@ def describe_setting(setting: Setting) -> str:
 
 
 def describe(name: str, command: Command) -> str:
-  """The text above a command's options."""
   width = layout.width()
   positional = [option for option in iterate_options(command.settings) if option.option.is_positional]
   metavars = [option.option.metavar or option.name for option in positional]

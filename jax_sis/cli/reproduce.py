@@ -21,7 +21,6 @@ class StagesOptions:
 
 
 def run_reproduce(config: ReproduceConfig, options: StagesOptions) -> None:
-  """Runs `reproduce`."""
   if options.is_plan and config.is_summary:
     raise ValueError("--plan and --summary must not both be given; each runs nothing and shows something else.")
   get_devices_ready()

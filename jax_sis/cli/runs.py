@@ -7,7 +7,7 @@ from jax_sis.runs.options import ExportOptions, StatusOptions, VerifyOptions
 
 
 def run_verify(options: VerifyOptions) -> int:
-  """Runs `verify`; 1 says that something is damaged."""
+  """Returns 1 if something is damaged."""
   get_devices_ready(options.num_devices)
   from jax_sis.runs import verify
 
@@ -15,21 +15,18 @@ def run_verify(options: VerifyOptions) -> int:
 
 
 def run_status(options: StatusOptions) -> None:
-  """Runs `status`."""
   from jax_sis.runs import status
 
   status.status(options.run_dir, watch_seconds=options.watch_seconds)
 
 
 def run_export(options: ExportOptions) -> None:
-  """Runs `export`."""
   from jax_sis.runs import export
 
   print(export.export(options.run_dir, to=options.to, masks=options.masks, is_partial=options.is_partial))
 
 
 def run_report(config: ReportConfig) -> None:
-  """Runs `report`."""
   from jax_sis.report import program
 
   program.report(config)

@@ -10,7 +10,6 @@ from jax_sis.studies.disjoint.config import DisjointConfig
 
 
 def run_controls(config: ControlsConfig) -> None:
-  """Runs `controls`."""
   devices.use_compilation_cache()
   from jax_sis.studies.controls import program
 
@@ -18,14 +17,12 @@ def run_controls(config: ControlsConfig) -> None:
 
 
 def run_analyse(config: StudyConfig) -> None:
-  """Runs `analyse`."""
   from jax_sis.studies.analysis import program
 
   program.analyse(config)
 
 
 def run_attributions(config: AttributionsConfig) -> None:
-  """Runs `attributions`."""
   get_devices_ready(config.num_devices)
   from jax_sis.studies.attributions import program
 
@@ -33,7 +30,6 @@ def run_attributions(config: AttributionsConfig) -> None:
 
 
 def run_disjoint(config: DisjointConfig) -> None:
-  """Runs `disjoint`."""
   get_devices_ready(config.num_devices)
   from jax_sis.studies.disjoint import program
 

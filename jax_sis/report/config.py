@@ -41,5 +41,4 @@ class ReportConfig:
 
   @property
   def command(self) -> str:
-    """The command line that does the same."""
     return command_line("report", self)

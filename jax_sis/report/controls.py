@@ -49,18 +49,15 @@ def describe_in_a_line(inputs: Inputs, answer: str) -> Element:
 
 
 def name_summaries(kind: KindControls) -> dict[str, ControlSummary]:
-  """The controls of a kind by name."""
   return {summary.name: summary for summary in kind.controls}
 
 
 def tell_kept(by_name: Mapping[str, ControlSummary], name: str) -> str:
-  """How many images keep their class under a control."""
   summary = by_name.get(name)
   return show(summary and summary.keeps_class, ".0%")
 
 
 def make_section(inputs: Inputs) -> Element:
-  """The tables of all controls, and what they say; or that there are none, and how to get them."""
   heading, name = "How far from chance, and from what leaks", "controls"
   controls = inputs.controls
   if controls is None or not controls.kinds:
@@ -92,7 +89,6 @@ def make_section(inputs: Inputs) -> Element:
 
 
 def describe_answer(kind: KindControls) -> str:
-  """The controls of a kind in a sentence."""
   by_name = name_summaries(kind)
   return (
     f"Of {tell_count(kind.num_images, 'subset')} ({kind.title}), {tell_kept(by_name, SUBSET)} keep the class by "
@@ -103,7 +99,6 @@ def describe_answer(kind: KindControls) -> str:
 
 
 def make_kind(controls: Controls, kind: KindControls) -> Element:
-  """The table of one kind of subset, and the numbers that it lacks."""
   rows = [
     [
       CONTROLS[summary.name].title,
@@ -126,7 +121,6 @@ def make_kind(controls: Controls, kind: KindControls) -> Element:
 
 
 def draw(controls: Controls) -> Element:
-  """The picture of all kinds together."""
   kinds = {f"{kind.title}, {tell_count(kind.num_images, 'image')}": kind.controls for kind in controls.kinds.values()}
   shares = [
     f"{heading}: {', '.join(f'{CONTROLS[one.name].title} {tell_kept({one.name: one}, one.name)}' for one in summaries)}"
@@ -139,7 +133,6 @@ def draw(controls: Controls) -> Element:
 
 
 def make_classes(wrong_class: ClassControls | None, threshold: float) -> Element:
-  """The evidence for classes that are not predicted."""
   heading = "Evidence for other classes"
   if wrong_class is None:
     text = "Not looked for: the controls were run with --wrong-class 0."

@@ -21,14 +21,13 @@ CLASS_INCHES = 0.24
 
 @styled
 def draw_sizes(analysis: RunAnalysis, answer: str) -> bytes:
-  """How the sizes of one kind of subset are distributed."""
   runs = {"": analysis}
   return draw(lambda axis: panels.draw_distributions(axis, {"": panels.sizes_of(analysis, answer)}, runs), HEIGHT)
 
 
 @styled
 def draw_classes(analysis: RunAnalysis, answer: str) -> bytes:
-  """Their medians and quartiles by class."""
+  """Medians and quartiles of the sizes by class."""
   num_classes = sum(sizes.answer == answer and sizes.percentiles is not None for sizes in analysis.sizes_by_class)
   is_named = num_classes <= panels.MAX_NAMED_CLASSES
   height = max(HEIGHT, 1 + CLASS_INCHES * num_classes) if is_named else HEIGHT
@@ -37,7 +36,7 @@ def draw_classes(analysis: RunAnalysis, answer: str) -> bytes:
 
 @styled
 def draw_positions(positions: Positions, title: str) -> bytes:
-  """A map of how often each place is used, and beside it the means of its rows."""
+  """A map of how often each place is used, beside the means of its rows."""
   figure, axes = start(WIDTH + 0.2, ratios=[panels.MAP_TO_ROWS, 1])
   picture = panels.draw_positions(axes[0], positions, title=title)
   panels.draw_rows(axes[1], positions)
@@ -50,7 +49,6 @@ def draw_positions(positions: Positions, title: str) -> bytes:
 
 @styled
 def draw_removal(removal: Removal, *, threshold: float) -> bytes:
-  """Confidence along the removal of pixels."""
 
   def draw_panel(axis: Axes) -> None:
     panels.draw_removal(axis, removal, threshold=threshold)
@@ -85,13 +83,11 @@ def draw_controls(kinds: Mapping[str, Sequence[ControlSummary]]) -> bytes:
 
 
 def draw(draw_fn: Callable[[Axes], None], height: float) -> bytes:
-  """A PNG of one panel."""
   figure, (axis,) = start(height)
   draw_fn(axis)
   return finish(figure)
 
 
 def start(height: float, *, ratios: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
-  """A figure and its axes, side by side."""
   figure, axes = start_figure(1, len(ratios), size=(WIDTH, height), dpi=DPI, width_ratios=ratios)
   return figure, list(axes[0])

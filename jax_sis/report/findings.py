@@ -9,14 +9,7 @@ from jax_sis.display import page
 from jax_sis.display.style import format_p
 from jax_sis.report import figures
 from jax_sis.report.inputs import Inputs
-from jax_sis.report.words import (
-  KIND_NAMES,
-  capitalise,
-  find_left_out,
-  name_unit,
-  name_what,
-  tell_count,
-)
+from jax_sis.report.words import KIND_NAMES, capitalise, find_left_out, name_unit, name_what, tell_count
 from jax_sis.results.schema import KIND_TITLES
 from jax_sis.statistics.estimates import DASH, show
 from jax_sis.studies.analysis.confidence_curves import Curve, Removal
@@ -25,12 +18,11 @@ from jax_sis.studies.analysis.positions import Positions
 from jax_sis.studies.analysis.run import Correctness
 from jax_sis.studies.analysis.tables import PRINTED_SHARES
 
-# The share of the image that the section on the removal begins with.
+# The share of the image in the headline of the section on removal.
 HEADLINE_SHARE = 0.05
 
 
 def make_positions(inputs: Inputs) -> Element:
-  """Where subsets lie."""
   analysis, unit = inputs.analysis, name_unit(inputs)
   found = [positions for positions in analysis.positions if positions.num_images]
   left_out = [page.paragraph(f"Left out: {text}.", kind="note") for text in find_left_out(analysis, "positions of")]
@@ -77,18 +69,15 @@ def make_positions(inputs: Inputs) -> Element:
 
 
 def tell_unevenness(positions: Positions) -> str:
-  """The number, or why there is none."""
   evenness = positions.evenness
   return f"{evenness.dispersion:.3g}" if evenness.dispersion is not None else evenness.reason or DASH
 
 
 def tell_test(positions: Positions) -> str:
-  """The p-value of the test of even use."""
   return DASH if positions.evenness.p_value is None else format_p(positions.evenness.p_value)
 
 
 def describe_place(inputs: Inputs, positions: Positions) -> str:
-  """Where the subsets of one kind lie, in a sentence."""
   what = capitalise(name_what(positions.what, inputs.analysis, unit=name_unit(inputs)))
   height, width = len(positions.shares), len(positions.shares[0])
   return (
@@ -101,7 +90,6 @@ def describe_place(inputs: Inputs, positions: Positions) -> str:
 
 
 def draw_place(inputs: Inputs, positions: Positions) -> Element:
-  """The map of one kind of subset."""
   shares = np.array(positions.shares)
   row, column = np.unravel_index(shares.argmax(), shares.shape)
   name = name_what(positions.what, inputs.analysis, unit=name_unit(inputs))
@@ -114,7 +102,6 @@ def draw_place(inputs: Inputs, positions: Positions) -> Element:
 
 
 def make_correctness(inputs: Inputs) -> Element:
-  """Wrong against right predictions at the same confidence, and accuracy by size."""
   analysis = inputs.analysis
   heading, name = "Wrong against right predictions", "correctness"
   found = [one for one in analysis.correctness if one.num_images]
@@ -137,12 +124,11 @@ def make_correctness(inputs: Inputs) -> Element:
 
 
 def first_of_each_kind(found: Sequence[Correctness]) -> list[Correctness]:
-  """That of each kind at the run's own threshold, which comes first."""
+  """Those at the run's own threshold, which come first."""
   return list({one.answer: one for one in reversed(found)}.values())[::-1]
 
 
 def describe_matched(inputs: Inputs, correctness: Correctness) -> str:
-  """The difference between wrong and right predictions, in a sentence."""
   matched = correctness.matched
   return (
     f"Size of wrong minus right predictions of the same confidence: {matched.difference:.1f} {name_unit(inputs)} "
@@ -171,7 +157,6 @@ def make_matched_table(inputs: Inputs, found: Sequence[Correctness]) -> Element:
 
 
 def draw_correctness(inputs: Inputs, correctness: Correctness) -> list[Element]:
-  """Accuracy by size, and differences by threshold where there are any."""
   bins, kind = correctness.accuracy_by_size, KIND_NAMES[correctness.answer]
   accuracy = page.Picture(
     png=figures.draw_accuracy(inputs.analysis, correctness),
@@ -190,7 +175,6 @@ def draw_correctness(inputs: Inputs, correctness: Correctness) -> list[Element]:
 
 
 def make_bins_table(inputs: Inputs, correctness: Correctness) -> Element:
-  """Accuracy by size, a line a bin."""
   rows = [
     [
       f"{one.smallest:,}" + (f" to {one.largest:,}" if one.largest > one.smallest else ""),
@@ -205,7 +189,6 @@ def make_bins_table(inputs: Inputs, correctness: Correctness) -> Element:
 
 
 def make_removal(inputs: Inputs) -> Element:
-  """How confidence falls while what is needed least is removed."""
   heading, name = "Confidence along the removal", "removal"
   removal = inputs.analysis.removal
   if removal is None or not removal.curves:
@@ -237,17 +220,15 @@ def make_removal(inputs: Inputs) -> Element:
 
 
 def nearest(removal: Removal, share: float) -> int:
-  """The point of the curves that is nearest to a share of the image."""
+  """The point of the curves nearest to a share of the image."""
   return int(np.abs(np.array(removal.shares) - share).argmin())
 
 
 def curve_name(curve: Curve) -> str:
-  """Which images a curve is of."""
   return {"all": "All images"}.get(curve.group, f"{capitalise(curve.group)} predictions")
 
 
 def describe_removal(inputs: Inputs, removal: Removal) -> str:
-  """How much confidence is left with few pixels, in a sentence."""
   curve = next((one for one in removal.curves if one.group == "all"), removal.curves[0])
   place, nothing, everything = nearest(removal, HEADLINE_SHARE), nearest(removal, 0), nearest(removal, 1)
   return (

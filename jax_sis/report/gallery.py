@@ -23,7 +23,7 @@ from jax_sis.runs.setup import check_ids, make_job_again
 from jax_sis.runs.table import Row, format_confidence, make_rows
 from jax_sis.studies.controls.views import expand
 
-# What is not kept is shown this dark where places are shown.
+# Brightness of what is not kept, where places are shown.
 SHADE = 0.3
 PLACE_COLOUR = (255, 208, 40)
 
@@ -65,13 +65,7 @@ class Images:
 
 
 def choose_extremes(inputs: Inputs, kind: str, *, num_images: int) -> Extremes:
-  """The images with the smallest and the largest subsets, no image in both; of equal size, the first ones.
-
-  Args:
-    inputs: of the report.
-    kind: which kind of subset.
-    num_images: at most so many of each.
-  """
+  """The images with the smallest and the largest subsets, at most `num_images` of each; of equal size, the first."""
   store = inputs.store
   done = store.done_images()
   indices = done[store.read(f"{kind}_status", done) == Status.OK]
@@ -103,14 +97,7 @@ def read_masks(store: Results, kind: str, indices: Int[np.ndarray, "M"]) -> dict
 
 
 def read_images(store: Results, indices: Sequence[int], *, checkpoint: str | None, data_dir: str | None) -> Images:
-  """Images from where the run had them, or why they are not there.
-
-  Args:
-    store: the run.
-    indices: their numbers in the run.
-    checkpoint: the classifier's folder, where it is no longer where the run had it.
-    data_dir: the TFDS folder, likewise.
-  """
+  """Images from where the run had them, or from these folders; or why they are not there."""
   nothing = np.zeros(3, np.uint8)
   try:
     job = make_job_again(store, checkpoint=checkpoint, data_dir=data_dir, num_devices=1, is_computing=False)
@@ -139,7 +126,6 @@ def make_fill(normalisation: Normalisation, baseline: float) -> UInt8[np.ndarray
 
 
 def make_section(inputs: Inputs, *, num_images: int, checkpoint: str | None, data_dir: str | None) -> Element:
-  """The gallery: for each kind of subset the smallest and the largest ones."""
   extremes = [choose_extremes(inputs, kind, num_images=num_images) for kind in inputs.kinds]
   extremes = [one for one in extremes if one.rows]
   heading, name = "The most and the least overinterpreted images", "gallery"
@@ -172,8 +158,8 @@ def make_section(inputs: Inputs, *, num_images: int, checkpoint: str | None, dat
 
 
 def describe(inputs: Inputs, extremes: Extremes) -> str:
-  """From how few to how many, in a sentence."""
-  few, many = ([extremes.rows[index].answers[extremes.kind] for index in one[:1]] for one in sides(extremes))
+  sides = extremes.smallest, extremes.largest
+  few, many = ([extremes.rows[index].answers[extremes.kind] for index in one[:1]] for one in sides)
   text = f"The smallest of the {KIND_NAMES[extremes.kind]} has {few[0].num_pixels:,} {name_unit(inputs)}"
   text += f" ({few[0].share:.1%} of the image)"
   if many:
@@ -181,13 +167,7 @@ def describe(inputs: Inputs, extremes: Extremes) -> str:
   return f"{text}, of {tell_count(extremes.num_chosen_from, 'image')} that have one."
 
 
-def sides(extremes: Extremes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """The smallest and the largest."""
-  return extremes.smallest, extremes.largest
-
-
 def make_card(inputs: Inputs, extremes: Extremes, index: int, images: Images) -> Element:
-  """One image: it, what is kept of it, where that lies, and what the run says of it."""
   row = extremes.rows[index]
   answer = row.answers[extremes.kind]
   pictures: dict[str, page.Picture] = {}
@@ -200,8 +180,7 @@ def make_card(inputs: Inputs, extremes: Extremes, index: int, images: Images) ->
     shown = np.where(expand(mask, pixels.shape), pixels, images.fill)
     pictures["kept"] = encode(shown, f"What the subset keeps of {row.image}: {kept}, the rest in the fill's colour.")
   if mask is not None:
-    alt = f"Where the {kept} lie, in yellow."
-    pictures["places"] = encode(draw_places(mask, pixels), alt)
+    pictures["places"] = encode(draw_places(mask, pixels), f"Where the {kept} lie, in yellow.")
   facts = {
     "true class": row.true_class,
     "predicted": row.predicted_class,
@@ -218,14 +197,13 @@ def make_card(inputs: Inputs, extremes: Extremes, index: int, images: Images) ->
 def draw_places(
   mask: Bool[np.ndarray, "h w 1"], pixels: UInt8[np.ndarray, "H W C"] | None
 ) -> UInt8[np.ndarray, "H W 3"]:
-  """Kept features in one colour, on the darkened image in grey where that is there."""
+  """Kept features in one colour, on the darkened grey image if there is one."""
   shape = (*mask.shape[:2], 3) if pixels is None else (*pixels.shape[:2], 3)
   grey = np.zeros(shape) if pixels is None else np.broadcast_to(pixels.mean(-1, keepdims=True), shape)
   return np.where(expand(mask, shape), np.array(PLACE_COLOUR), SHADE * grey).astype(np.uint8)
 
 
 def encode(pixels: UInt8[np.ndarray, "H W C"], alt: str) -> page.Picture:
-  """A picture of a page, each pixel a square."""
   buffer = io.BytesIO()
   Image.fromarray(np.squeeze(pixels, -1) if pixels.shape[-1] == 1 else pixels).save(buffer, "png", optimize=True)
   return page.Picture(png=buffer.getvalue(), alt=alt, is_pixelated=True)

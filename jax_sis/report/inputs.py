@@ -45,7 +45,7 @@ class Certificates:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KindControls:
-  """What `controls.json` says of one kind of subset; see `controls`."""
+  """What `controls.json` says of one kind of subset; see `studies.controls`."""
 
   title: str
   num_images: int
@@ -56,7 +56,7 @@ class KindControls:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassControls:
-  """What it says of evidence for classes that are not predicted."""
+  """What `controls.json` says of evidence for classes that are not predicted."""
 
   max_features: int
   classes: tuple[TowardsSummary, ...]
@@ -65,7 +65,7 @@ class ClassControls:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ControlsProvenance:
-  """What it says of itself."""
+  """What `controls.json` says of its making."""
 
   spec_sha256: str
   command: str
@@ -76,7 +76,7 @@ class ControlsProvenance:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Controls:
-  """What `controls.json` holds of it that reports show."""
+  """What reports show of `controls.json`."""
 
   format: str
   provenance: ControlsProvenance
@@ -114,12 +114,10 @@ class Inputs:
 
   @property
   def spec(self) -> dict[str, Any]:
-    """What fixes the run."""
     return self.store.spec
 
   @property
   def kinds(self) -> tuple[str, ...]:
-    """The kinds of subset that the run holds."""
     return kinds_of(self.store.fields)
 
 
@@ -138,7 +136,7 @@ def read_inputs(
     analysis_dir: where `jax-sis analyse` wrote; None analyses the run here.
     seed: of that analysis.
     controls_dir: the folder with `controls.json`; None for the run's own.
-    advance_fn: is told of how many images were read for it, each time.
+    advance_fn: called with the number of images that were read since the last call.
 
   Raises:
     ValueError: nothing is finished, or the analysis is not of this run as it is now.
@@ -252,6 +250,5 @@ def count_certificates(store: Results) -> dict[str, Certificates]:
 
 
 def seconds_of(worker: WorkerRecord) -> float:
-  """How long a worker was at work, by its record."""
   started, updated = map(datetime.datetime.fromisoformat, (worker.started, worker.updated))
   return (updated - started).total_seconds()

@@ -16,12 +16,7 @@ MAX_WORKERS_SHOWN = 32
 
 
 def make_section(inputs: Inputs, *, command: str) -> Element:
-  """Model, data, search, machines, time, versions and commands.
-
-  Args:
-    inputs: of the report.
-    command: the command line of the report.
-  """
+  """Model, data, search, machines, time, versions and commands."""
   analysis, model = inputs.analysis, inputs.spec["model"]
   versions = inputs.spec["versions"]
   answer = (
@@ -33,7 +28,10 @@ def make_section(inputs: Inputs, *, command: str) -> Element:
     "Model and data": {
       "model": model["name"],
       "SHA-256 of its weights": model["sha256"],
-      **{name_fact(name): str(value) for name, value in inputs.spec["data"].items()},
+      **{
+        "data" if name == "data" else f"data, {name.replace('_', ' ')}": str(value)
+        for name, value in inputs.spec["data"].items()
+      },
       "classes": str(len(inputs.spec["class_names"])),
     },
     "Search": describe_settings(inputs.spec),
@@ -61,13 +59,7 @@ def make_section(inputs: Inputs, *, command: str) -> Element:
   return page.section("Where this comes from", answer=answer, blocks=blocks, name="provenance")
 
 
-def name_fact(name: str) -> str:
-  """What a key of the data's description is called."""
-  return "data" if name == "data" else f"data, {name.replace('_', ' ')}"
-
-
 def describe_settings(spec: Mapping[str, Any]) -> dict[str, str]:
-  """What fixes the search."""
   searches = [describe_search(spec[name], spec["threshold"]) for name in ("search", "smallest") if spec[name]]
   facts = {
     "search": " and ".join(searches),
@@ -85,7 +77,6 @@ def describe_settings(spec: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_time(inputs: Inputs) -> str:
-  """How long the workers were at work together, as far as they say so."""
   workers = inputs.workers
   if not workers:
     return "the wall time is not known, since no worker left a record"
@@ -99,7 +90,6 @@ def describe_time(inputs: Inputs) -> str:
 
 
 def make_workers_table(inputs: Inputs) -> Element:
-  """A line a worker."""
   shown = inputs.workers[:MAX_WORKERS_SHOWN]
   rows = [
     [
@@ -117,7 +107,6 @@ def make_workers_table(inputs: Inputs) -> Element:
 
 
 def describe_controls(inputs: Inputs) -> dict[str, str]:
-  """Where the controls come from."""
   if inputs.controls is None:
     return {"none": inputs.no_controls}
   origin = inputs.controls.provenance

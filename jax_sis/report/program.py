@@ -11,17 +11,12 @@ from jax_sis.report.words import name_data, name_target, name_unit, tell_count
 from jax_sis.runtime.progress import Progress
 
 REPORT_FILE = "report.html"
-
-
-# Of the analysis that is computed here.
+# Of an analysis that is computed here.
 SEED = 0
 
 
 def report(config: ReportConfig) -> str:
   """Writes the report of a run, and prints what it says first.
-
-  Args:
-    config: which run, see ReportConfig.
 
   Returns:
     Where the file is.
@@ -47,7 +42,6 @@ def report(config: ReportConfig) -> str:
 
 
 def split_path(config: ReportConfig, run: results.Folder) -> tuple[results.Folder, str]:
-  """The folder of the report, and its name in there."""
   if config.out is None:
     return run, REPORT_FILE
   parent, separator, name = config.out.rpartition("/")
@@ -55,7 +49,6 @@ def split_path(config: ReportConfig, run: results.Folder) -> tuple[results.Folde
 
 
 def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
-  """The whole page."""
   spec, analysis = inputs.spec, inputs.analysis
   model, data = spec["model"]["name"], name_data(inputs)
   lead = (
@@ -74,14 +67,7 @@ def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
 def make_sections(
   inputs: Inputs, *, num_images: int, checkpoint: str | None = None, data_dir: str | None = None
 ) -> list[Element]:
-  """What the run shows, a section each.
-
-  Args:
-    inputs: the run.
-    num_images: of each kind of subset, so many of the smallest and as many of the largest are shown.
-    checkpoint: the classifier's folder, where it is no longer where the run had it.
-    data_dir: the TFDS folder, likewise.
-  """
+  """What the run shows; the arguments are those of the gallery, see `gallery.read_images`."""
   return [
     sizes.make_section(inputs),
     findings.make_positions(inputs),
@@ -93,15 +79,9 @@ def make_sections(
 
 
 def describe_unfinished(inputs: Inputs) -> list[Element]:
-  """What a report must say of a run that is not finished, before all else."""
   analysis = inputs.analysis
   if analysis.num_finished == analysis.num_images:
     return []
-  return [
-    page.paragraph(
-      page.strong("The run is not finished: "),
-      f"{tell_count(analysis.num_finished)} of {tell_count(analysis.num_images, 'image')} are done, and all here is of "
-      "these.",
-      kind="note",
-    )
-  ]
+  done = f"{tell_count(analysis.num_finished)} of {tell_count(analysis.num_images, 'image')} are done"
+  text = f"{done}, and all here is of these."
+  return [page.paragraph(page.strong("The run is not finished: "), text, kind="note")]

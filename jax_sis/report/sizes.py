@@ -23,13 +23,12 @@ from jax_sis.statistics.estimates import DASH, show
 from jax_sis.studies.analysis.panels import sizes_of
 from jax_sis.studies.analysis.sizes import Sizes
 
-# Of more classes the table is folded.
+# The table of more classes is folded.
 MAX_OPEN_CLASSES = 20
 PLAIN_HEADER = ("images", "with a subset [95%]", "mean size [95%]", "of the image", "median [95%]", "5% to 95%")
 
 
 def make_section(inputs: Inputs) -> Element:
-  """Sizes, why images have no subset, and certificates; the leak controls stand beside each headline number."""
   first, *others = inputs.kinds
   blocks = [describe_in_a_line(inputs, first)]
   for answer in others:
@@ -39,10 +38,7 @@ def make_section(inputs: Inputs) -> Element:
   blocks += [make_sizes_table(inputs), make_status_table(inputs)]
   blocks += [make_of_kind(inputs, answer) for answer in inputs.kinds if sizes_of(inputs.analysis, answer)]
   return page.section(
-    "What the model needs, and how little that is",
-    answer=describe_headline(inputs, first),
-    blocks=blocks,
-    name="sizes",
+    "What the model needs, and how little that is", answer=describe_headline(inputs, first), blocks=blocks, name="sizes"
   )
 
 
@@ -52,7 +48,6 @@ def own_sizes(inputs: Inputs, answer: str) -> Sizes:
 
 
 def describe_headline(inputs: Inputs, answer: str) -> str:
-  """How many images have a subset and how large it is, in a sentence."""
   sizes = own_sizes(inputs, answer)
   model, threshold, unit = inputs.spec["model"]["name"], inputs.spec["threshold"], name_unit(inputs)
   what = (
@@ -62,14 +57,12 @@ def describe_headline(inputs: Inputs, answer: str) -> str:
     return f"None of {tell_count(sizes.with_subset.num_images, 'image')} has {what}."
   return (
     f"{sizes.with_subset:.1%} of {tell_count(sizes.with_subset.num_images, 'image')} have {what}: on average "
-    f"{sizes.pixels:.1f} {unit}, {sizes.mean_share:.1%} of the image, with a median of "
-    f"{tell_median(sizes)} "
+    f"{sizes.pixels:.1f} {unit}, {sizes.mean_share:.1%} of the image, with a median of {tell_median(sizes)} "
     f"({tell_count(sizes.with_subset.count or 0, 'image')} with a subset)."
   )
 
 
 def describe_search_limits(inputs: Inputs) -> str:
-  """Which search found the subsets, and what that means for their sizes."""
   spec = inputs.spec
   found = {"sis": spec["search"], "smallest": spec["smallest"]}
   searches = [f"{KIND_NAMES[answer]} by {describe_search(found[answer], spec['threshold'])}" for answer in inputs.kinds]
@@ -80,7 +73,6 @@ def describe_search_limits(inputs: Inputs) -> str:
 
 
 def describe_certificates(inputs: Inputs) -> str:
-  """How many subsets pass when they are evaluated again, alone."""
   sentences = []
   for answer, certificates in inputs.certificates.items():
     count = certificates.reaches.num_images
@@ -117,7 +109,6 @@ def plain_cells(sizes: Sizes) -> list[str]:
 
 
 def make_sizes_table(inputs: Inputs) -> Element:
-  """Sizes by kind and threshold."""
   rows = [
     [f"{KIND_TITLES[sizes.answer]} at {sizes.threshold:g}", *plain_cells(sizes)] for sizes in inputs.analysis.sizes
   ]
@@ -126,7 +117,6 @@ def make_sizes_table(inputs: Inputs) -> Element:
 
 
 def make_status_table(inputs: Inputs) -> Element:
-  """Why images have a subset or none."""
   present = [name for name in STATUS_WORDS if any(sizes.status.get(name) for sizes in inputs.analysis.sizes)]
   rows = [
     [f"{KIND_TITLES[sizes.answer]} at {sizes.threshold:g}", *(f"{sizes.status.get(name, 0):,}" for name in present)]
@@ -136,7 +126,6 @@ def make_status_table(inputs: Inputs) -> Element:
 
 
 def make_of_kind(inputs: Inputs, answer: str) -> Element:
-  """Pictures and classes of one kind of subset."""
   analysis = inputs.analysis
   kind, threshold = KIND_NAMES[answer], inputs.spec["threshold"]
   by_class = [sizes for sizes in analysis.sizes_by_class if sizes.answer == answer]
@@ -169,7 +158,6 @@ def make_of_kind(inputs: Inputs, answer: str) -> Element:
 
 
 def make_class_table(inputs: Inputs, by_class: Sequence[Sizes], *, caption: str) -> Element:
-  """A line a class."""
   return page.table(
     f"{caption} Sizes in {name_unit(inputs)}.",
     ("class", *PLAIN_HEADER),
@@ -178,7 +166,6 @@ def make_class_table(inputs: Inputs, by_class: Sequence[Sizes], *, caption: str)
 
 
 def describe_missing_classes(names: Sequence[str]) -> Element:
-  """Which classes no subset was looked for; of many the names are folded."""
   if len(names) <= MAX_OPEN_CLASSES:
     return page.paragraph(f"No image was searched for: {', '.join(names)}.", kind="soft")
   return page.folded(f"{len(names)} classes that no image was searched for", [page.paragraph(", ".join(names))])

@@ -29,7 +29,6 @@ def tell_median(sizes: Sizes) -> str:
 
 
 def name_unit(inputs: Inputs) -> str:
-  """What the sizes of subsets count."""
   patch = inputs.settings.patch if inputs.settings is not None else None
   if patch is None:
     return "features"
@@ -37,27 +36,24 @@ def name_unit(inputs: Inputs) -> str:
 
 
 def name_target(inputs: Inputs) -> str:
-  """The class that subsets are for."""
   target = inputs.spec["target"]
   names = {PREDICTED: "the class that it predicts", "label": "the true class"}
   return names.get(target, f"the class {target}")
 
 
 def name_data(inputs: Inputs) -> str:
-  """The data that the images are from."""
   data = inputs.spec["data"]
   return " ".join(str(data[name]) for name in ("data", "split") if name in data)
 
 
 def name_what(what: str, analysis: RunAnalysis, *, unit: str) -> str:
-  """The features whose positions are given."""
   if what == MOST_NEEDED:
     return f"the {100 * analysis.fraction:.3g}% of the {unit} that are needed most"
   return KIND_NAMES[what]
 
 
 def find_left_out(analysis: RunAnalysis, beginning: str) -> list[str]:
-  """What the analysis left out, as far as its words begin like this."""
+  """What the analysis left out for reasons that begin like this."""
   return [text for text in analysis.left_out if text.startswith(beginning)]
 
 
@@ -69,5 +65,4 @@ def tell_seconds(seconds: float) -> str:
 
 
 def capitalise(text: str) -> str:
-  """A sentence's beginning."""
   return text[:1].upper() + text[1:]

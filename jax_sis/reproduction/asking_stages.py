@@ -27,7 +27,6 @@ class EvaluateStage(StudyStage):
   """Evaluates a classifier.
 
   Attributes:
-    config: what is evaluated; its checkpoint and the run of its subset are stages' names.
     trained_on: what the classifier was trained on, in words.
     shown: what it is shown here, in words.
   """
@@ -39,25 +38,21 @@ class EvaluateStage(StudyStage):
 
   @property
   def model(self) -> str:
-    """The stage that made the classifier."""
+    """The name of the stage that made the classifier."""
     assert self.config.checkpoint is not None
     return self.config.checkpoint
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The data, the classifier, and the run whose subsets are shown."""
     return {"data": DATA, "checkpoint": self.model, **subset_input(self.config.subset)}
 
   def machine(self) -> dict[str, Any]:
-    """The versions and the device."""
     return describe_machine(evaluation_setup.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the evaluation."""
     return plain_settings(self.config)
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     placed = dataclasses.replace(
       self.config,
       out=str(folder),
@@ -68,7 +63,6 @@ class EvaluateStage(StudyStage):
     evaluate.evaluate(placed)
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     read_spec(folder, report.FORMAT)
     files = [folder / "conditions.jsonl", folder / "metrics.json"]
     num_conditions = len(files[0].read_bytes().splitlines())
@@ -80,56 +74,41 @@ class EvaluateStage(StudyStage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnalyseStage(StudyStage):
-  """Says what the subsets of runs show.
-
-  Attributes:
-    config: its runs are stages' names.
-  """
+  """Says what the subsets of runs show."""
 
   program: ClassVar[str] = "analyse"
   config: StudyConfig
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The runs, by number."""
     return {f"run {number}": name for number, name in enumerate(self.config.run_dirs)}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the analysis."""
     return plain_settings(self.config)
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     analyse(dataclasses.replace(self.config, run_dirs=tuple(map(str, inputs.values())), out=str(folder)))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_answer(folder / "analysis.json", FORMAT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ControlStage(StudyStage):
-  """Takes away what may leak; the files stay in the run that is controlled, and a copy of the answer is kept here.
-
-  Attributes:
-    config: its run and its checkpoint are stages' names.
-  """
+  """Takes away what may leak; the files stay in the run that is controlled, and a copy of the answer is kept here."""
 
   program: ClassVar[str] = "controls"
   config: ControlsConfig
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The data, the run, and the classifier that it searched."""
     assert self.config.checkpoint is not None
     return {"data": DATA, "run": self.config.run_dir, "checkpoint": self.config.checkpoint}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the controls."""
     return plain_settings(self.config)
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     placed = dataclasses.replace(
       self.config, run_dir=str(inputs["run"]), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir
     )
@@ -138,36 +117,27 @@ class ControlStage(StudyStage):
       write_atomically(folder / name, (inputs["run"] / name).read_bytes())
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_answer(folder / "controls.json", controls_program.FORMAT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnImagesStage(StudyStage):
-  """A study of a classifier on images, without a run of `find`.
-
-  Attributes:
-    config: its checkpoint is a stage's name.
-  """
+  """A study of a classifier on images, without a run of `find`."""
 
   config: AttributionsConfig | DisjointConfig
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The data and the classifier."""
     assert self.config.checkpoint is not None
     return {"data": DATA, "checkpoint": self.config.checkpoint}
 
   def machine(self) -> dict[str, Any]:
-    """The versions and the device."""
     return describe_machine(on_images.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the study."""
     return plain_settings(self.config)
 
   def place(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> Any:
-    """The settings with the places filled in."""
     return dataclasses.replace(self.config, out=str(folder), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir)
 
 
@@ -179,11 +149,9 @@ class AttributionStage(OnImagesStage):
   config: AttributionsConfig
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     attributions_program.attributions(self.place(folder, inputs, data_dir))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_answer(folder / "attributions.json", attributions_program.FORMAT)
 
 
@@ -195,9 +163,7 @@ class DisjointStage(OnImagesStage):
   config: DisjointConfig
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     disjoint_program.disjoint(self.place(folder, inputs, data_dir))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_answer(folder / "disjoint.json", disjoint_program.FORMAT)

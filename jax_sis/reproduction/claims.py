@@ -19,7 +19,7 @@ from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import Estimate, difference_of, share_of
 
 AGREES, DISAGREES, OPEN, NOT_JUDGED = "agrees", "disagrees", "undecided", "not judged"
-# What the claims' words mean here, in shares of the images.
+# Bounds of the claims, in shares of the images.
 NEARLY = 0.05
 FAR = 0.20
 NEAR_CHANCE = 0.05
@@ -49,7 +49,7 @@ class Claim:
 
 
 def make_claims(preset: Preset, names: Names, done: Mapping[str, Done]) -> list[Claim]:
-  """The paper's claims, in its order (sections 4.1 to 4.3), as far as their stages are done."""
+  """The paper's claims whose stages are done, in its order (sections 4.1 to 4.3)."""
   found = [
     nearly_claim(preset, names, done),
     far_claim(preset, names, done),
@@ -172,11 +172,9 @@ def judge(difference: Estimate, bound: float) -> str:
 
 
 def percent(is_correct: np.ndarray) -> str:
-  """A share of images in words, with its interval and the number of images."""
   share = share_of(is_correct)
   return f"{share:.1%} of {share.num_images:,}"
 
 
 def number(value: float | None) -> str:
-  """A number of pixels, or that there is none."""
   return "no" if value is None else f"{value:.1f}"

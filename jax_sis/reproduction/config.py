@@ -33,5 +33,5 @@ class ReproduceConfig:
 
   @property
   def command(self) -> str:
-    """The command line that does the same, wherever the data lie."""
+    """The command line that does the same; DATA stands for the data's folder."""
     return command_line("reproduce", dataclasses.replace(self, data_dir="DATA", is_summary=False))

@@ -1,8 +1,8 @@
-"""Runs the stages of a study in order: what is done already is not done again, what was interrupted goes on.
+"""Runs the stages of a study in order: finished ones are skipped, interrupted ones resume.
 
-The folder of a stage is named after the SHA-256 of its settings and of what its inputs hold, so that the same work has
-one place and other work another. `stage.json` is written last and says that a stage is done, by what and how long;
-`begun.json` says what was asked for, so that a stage that has to run again can say why.
+The folder of a stage is named after the SHA-256 of its settings and inputs. `stage.json` is written last and says that
+a stage is done, by what and how long; `begun.json` says what was asked for, so that a stage that has to run again can
+say why.
 """
 
 import contextlib
@@ -37,8 +37,7 @@ class Done:
   """A finished stage.
 
   Attributes:
-    stage: which.
-    folder: where its results are.
+    folder: of its results.
     key: of its settings and inputs.
     fingerprint: of its results.
     seconds: how long it took, interrupted attempts included.
@@ -54,7 +53,6 @@ class Done:
 
   @property
   def product(self) -> pathlib.Path:
-    """What other stages take of it."""
     return self.stage.product(self.folder)
 
 
@@ -85,15 +83,7 @@ def hold(directory: pathlib.Path) -> Iterator[None]:
 
 
 def run_stages(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir: str | None) -> dict[str, Done]:
-  """Runs all stages that are not done.
-
-  Args:
-    stages: each after those that it takes something from.
-    directory: the study's folder.
-    data_dir: the TFDS folder.
-
-  Returns:
-    What was done, by the stage's name.
+  """Runs the stages that are not done; each comes after its inputs. Returns all of them by name.
 
   Raises:
     ValueError: a stage cannot be done; which, and why.
@@ -106,7 +96,8 @@ def run_stages(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir: 
     if found is None:
       reason = find_reason(stage, folder, description)
       if has_to_move(stage, folder):
-        set_aside(folder)
+        # Changed results are kept, but not used.
+        os.rename(folder, find_aside(folder))
       left = describe_seconds(estimate_seconds(stages[number - 1 :], done))
       print(f"\n[{number}/{len(stages)}] {stage.name}: {stage.title}. About {left} left for all.", flush=True)
       if reason:
@@ -123,7 +114,7 @@ def run_stages(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir: 
 
 
 def find_done(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir: str | None) -> dict[str, Done]:
-  """The stages that are done, and whose inputs are; nothing is run.
+  """The stages that are done, with their inputs; runs nothing.
 
   Raises:
     ValueError: the settings of a stage do not fit what is there.
@@ -156,7 +147,7 @@ def list_stages(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir:
 
 
 def describe_stage(stage: StudyStage, done: Mapping[str, Done], data_dir: str | None) -> dict[str, Any]:
-  """What fixes a stage's results, its key, and its name, in JSON types.
+  """A stage's name, key and all that fixes its results, in JSON types.
 
   Raises:
     ValueError: its settings do not fit what is there.
@@ -177,12 +168,11 @@ def describe_stage(stage: StudyStage, done: Mapping[str, Done], data_dir: str | 
 
 
 def place(directory: pathlib.Path, description: Mapping[str, Any]) -> pathlib.Path:
-  """The folder of a stage."""
   return directory / STAGES_DIR / description["name"] / description["key"][:KEY_LENGTH]
 
 
 def read_done(stage: StudyStage, folder: pathlib.Path) -> Done | None:
-  """What a stage has done in this folder; None if it is not finished, or its results are not what they were."""
+  """The finished stage in this folder; None if it is not finished, or its results have changed."""
   record = read_record(folder / DONE_FILE)
   if record is None:
     return None
@@ -198,26 +188,21 @@ def read_done(stage: StudyStage, folder: pathlib.Path) -> Done | None:
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any] | None:
-  """What `stage.json` or `begun.json` says; None where it is missing, damaged or of another version."""
+  """The content of `stage.json` or `begun.json`; None if it is missing, damaged or of another version."""
   record = read_json(path)
   return record if isinstance(record, dict) and record.get("format") == FORMAT else None
 
 
 def has_to_move(stage: StudyStage, folder: pathlib.Path) -> bool:
-  """Whether what lies in a stage's folder can be neither used nor gone on with."""
+  """Whether a stage's folder holds what can be neither used nor resumed."""
   if read_record(folder / DONE_FILE) is not None:
     return True
   begun = read_record(folder / BEGUN_FILE)
   return begun is not None and begun.get("machine", {}) != stage.machine()
 
 
-def set_aside(folder: pathlib.Path) -> None:
-  """Moves results away that are not what they were, so that nothing is lost and nothing is built upon them."""
-  os.rename(folder, find_aside(folder))
-
-
 def find_aside(folder: pathlib.Path) -> pathlib.Path:
-  """Where results go that are moved away."""
+  """An unused folder beside this one, for results that have changed."""
   number = 1
   while (aside := folder.with_name(f"{folder.name}.changed{number}")).exists():
     number += 1
@@ -225,7 +210,7 @@ def find_aside(folder: pathlib.Path) -> pathlib.Path:
 
 
 def find_reason(stage: StudyStage, folder: pathlib.Path, description: Mapping[str, Any]) -> str | None:
-  """Why a stage that was begun before has to run from the start; None if it was not, or goes on where it was."""
+  """Why a stage that was begun has to start again; None if it was not begun, or resumes."""
   aside = find_aside(folder).name
   if read_record(folder / DONE_FILE) is not None:
     return f"its results are not what they were, or of another version; they are in {aside}"
@@ -257,10 +242,10 @@ def run_stage(
   done: Mapping[str, Done],
   data_dir: str | None,
 ) -> Done:
-  """Does one stage and writes its record.
+  """Runs one stage and writes its record.
 
   Raises:
-    ValueError: it cannot be done, or made nothing.
+    ValueError: it fails, or made nothing.
   """
   folder.mkdir(parents=True, exist_ok=True)
   write_json(folder / BEGUN_FILE, {**description, "machine": json.loads(json.dumps(stage.machine()))})
@@ -282,22 +267,13 @@ def run_stage(
   }
   write_json(folder / DONE_FILE, record)
   return Done(
-    stage=stage,
-    folder=folder,
-    key=description["key"],
-    fingerprint=fingerprint,
-    seconds=record["seconds"],
-    record=record,
+    stage=stage, folder=folder, key=record["key"], fingerprint=fingerprint, seconds=record["seconds"], record=record
   )
 
 
 @contextlib.contextmanager
 def named(stage: StudyStage) -> Iterator[None]:
-  """Says of what cannot be done in which stage that is.
-
-  Raises:
-    ValueError: the work raised one, or an OSError.
-  """
+  """Names the stage in errors: raises a ValueError for a ValueError or OSError."""
   try:
     yield
   except (ValueError, OSError) as error:
@@ -305,14 +281,7 @@ def named(stage: StudyStage) -> Iterator[None]:
 
 
 class Clock:
-  """Counts the seconds of a stage over all its attempts, also of those that are killed, to within some seconds.
-
-  Attributes:
-    seconds: so far.
-
-  Args:
-    path: where they are kept.
-  """
+  """Counts the seconds of a stage over all its attempts, killed ones too, to within CLOCK_SECONDS; kept in a file."""
 
   def __init__(self, path: pathlib.Path):
     self._path = path
@@ -323,7 +292,6 @@ class Clock:
 
   @property
   def seconds(self) -> float:
-    """So far."""
     return self._before + time.monotonic() - self._started
 
   def __enter__(self) -> "Clock":
@@ -337,7 +305,7 @@ class Clock:
 
   def _keep(self) -> None:
     while not self._stopped.wait(CLOCK_SECONDS):
-      # A disk that is full must not end the stage: its own program says so.
+      # A full disk must not end the stage here: its own program reports it.
       with contextlib.suppress(OSError, ValueError):
         self._write()
 
@@ -346,7 +314,7 @@ class Clock:
 
 
 def estimate_seconds(left: Sequence[StudyStage], done: Mapping[str, Done]) -> float:
-  """How long these stages take at the speed of those that are done."""
+  """How long these stages take at the speed of the finished ones."""
   work_done = sum(one.stage.work for one in done.values())
   seconds_done = sum(one.seconds for one in done.values())
   speed = seconds_done / work_done if work_done else SECONDS_PER_GRADIENT
@@ -354,7 +322,6 @@ def estimate_seconds(left: Sequence[StudyStage], done: Mapping[str, Done]) -> fl
 
 
 def describe_seconds(seconds: float) -> str:
-  """A time in words."""
   if seconds < 60:
     return f"{seconds:.0f} s"
   minutes = round(seconds / 60)
@@ -362,7 +329,7 @@ def describe_seconds(seconds: float) -> str:
 
 
 def read_json(path: pathlib.Path) -> Any | None:
-  """What a file holds; None where it is missing or damaged."""
+  """The content of a file; None if it is missing or damaged."""
   try:
     return json.loads(path.read_bytes())
   except (OSError, ValueError):

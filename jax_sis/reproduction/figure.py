@@ -11,17 +11,12 @@ from jax_sis.statistics.estimates import Estimate
 
 ANSWER_HEADINGS = {"sis": "subsets read from orders", "smallest": "smallest evidence found"}
 CELL_INCHES, MITIGATION_INCHES = 0.47, 0.34
-# How far the corrupted images' line is below the others', the distance of two cells being 1.
+# Offset of the marks of corrupted images, in rows.
 BELOW = 0.3
 
 
 def draw_outcome(outcome: Outcome, *, num_classes: int) -> dict[str, bytes]:
-  """The PNGs of an architecture, by the names of their files.
-
-  Args:
-    outcome: what was found.
-    num_classes: what chance is one in.
-  """
+  """The PNGs of an architecture, by the names of their files."""
   pictures = {}
   if outcome.cells:
     pictures[picture_name(outcome.architecture, "accuracy")] = draw_cells(outcome.cells, num_classes=num_classes)
@@ -33,18 +28,12 @@ def draw_outcome(outcome: Outcome, *, num_classes: int) -> dict[str, bytes]:
 
 
 def picture_name(architecture: str, what: str) -> str:
-  """The file of a picture."""
   return f"{architecture}-{what}.png"
 
 
 @styled
 def draw_cells(cells: Sequence[Cell], *, num_classes: int) -> bytes:
-  """A PNG with a line a classifier and kind of images: its accuracy, also on corrupted images, with intervals.
-
-  Args:
-    cells: the table.
-    num_classes: what chance is one in.
-  """
+  """A PNG with a row for each classifier and kind of images: accuracy, clean and corrupted, with intervals."""
   figure, (axis,) = start(1.1 + CELL_INCHES * len(cells))
   for place, cell in enumerate(cells):
     draw_interval(axis, place, cell.accuracy.percent.numbers, colour=ACCURACY_COLOUR)
@@ -64,7 +53,7 @@ def draw_cells(cells: Sequence[Cell], *, num_classes: int) -> bytes:
 
 @styled
 def draw_mitigations(mitigations: Sequence[Mitigation], answer: str) -> bytes | None:
-  """A PNG with the mean size of one kind of subset, a line a way to train; None where no image has one in all."""
+  """A PNG with the mean size of one kind of subset, a row for each training; None if no image has one in all."""
   sizes = [read_record(Estimate, one.sizes[answer]["pixels"]) if answer in one.sizes else None for one in mitigations]
   num_images = max((size.num_images for size in sizes if size is not None), default=0)
   if not num_images:

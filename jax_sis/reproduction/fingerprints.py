@@ -14,15 +14,12 @@ from jax_sis.data import tfds
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import library_versions
 
-# Where things lie, and what a stage takes from others: neither is part of what it is.
 OF_THE_MACHINE = frozenset({"versions", "device"})
-
-
 IMAGES_AT_ONCE = 4096
 
 
 def hash_split(dataset: str, split: str, data_dir: str | None) -> dict[str, Any]:
-  """The number of images of a split, by class too, and a SHA-256 of ids, labels and pixels in stored order."""
+  """The number of images, also by class, and a SHA-256 of ids, labels and pixels in stored order."""
   source = tfds.open_data_source(dataset, split, data_dir)
   names = source.dataset_info.features["label"].names
   digest = hashlib.sha256()
@@ -43,7 +40,7 @@ def hash_split(dataset: str, split: str, data_dir: str | None) -> dict[str, Any]
 
 
 def hash_run(folder: pathlib.Path) -> str:
-  """The SHA-256 of all that a finished run of `find` holds, and of what was asked but for the machine and versions.
+  """The SHA-256 of a finished run of `find`: its arrays, and its spec without machine and versions.
 
   Raises:
     ValueError: it is not finished, of another version, or cannot be read.
@@ -60,20 +57,19 @@ def hash_run(folder: pathlib.Path) -> str:
 
 
 def drop(settings: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
-  """Settings but for some."""
   return {name: value for name, value in settings.items() if name not in names}
 
 
 def describe_machine(libraries: Sequence[str]) -> dict[str, Any]:
-  """What else than its settings fixes the bits of what a program computes with these libraries."""
+  """What fixes the last bits of a program's results, beside its settings."""
   return {"versions": library_versions(*libraries), "device": jax.local_devices()[0].device_kind}
 
 
 def hash_answer(path: pathlib.Path, expected_format: str) -> str:
-  """The SHA-256 of a file of JSON.
+  """The SHA-256 of a JSON file.
 
   Raises:
-    ValueError: it is of another version of the program.
+    ValueError: it has another format.
     OSError: it cannot be read.
   """
   found = json.loads(path.read_bytes()).get("format")
@@ -83,11 +79,7 @@ def hash_answer(path: pathlib.Path, expected_format: str) -> str:
 
 
 def hash_file(*paths: pathlib.Path) -> str:
-  """The SHA-256 of one or several files, one after the other.
-
-  Raises:
-    OSError: one cannot be read.
-  """
+  """The SHA-256 of the contents of files, joined."""
   digest = hashlib.sha256()
   for path in paths:
     digest.update(path.read_bytes())

@@ -15,12 +15,10 @@ from jax_sis.studies.controls.views import EMPTY
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Leak:
-  """One kind of subset of one search, with what may leak taken away: see `controls`.
+  """One kind of subset of one search, with what may leak taken away: see `studies.controls`.
 
   Attributes:
     run: the stage that searched.
-    kind: which subsets, in words.
-    num_subsets: how many were looked at.
     one_fill_only: of the subsets that reach the threshold and leave something to fill, the share that reaches it with
       no fill that differs from the search's; None without any.
     by_name: the share that keeps its class, by the name of a control of SHOWN.
@@ -43,7 +41,7 @@ SHOWN = {
 
 
 def make_leaks(names: Names, done: Mapping[str, Done]) -> list[Leak]:
-  """A line a kind of subset, in the order of the study."""
+  """In the order of the study."""
   leaks = []
   for name, one in done.items():
     if not isinstance(one.stage, ControlStage) or not name.startswith(f"{names.architecture}-"):

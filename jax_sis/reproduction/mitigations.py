@@ -37,7 +37,7 @@ class Mitigation:
     negative_log_likelihood: on the test images, in nats.
     corrupted: mean accuracy on corrupted images; None where it was not evaluated.
     corrupted_difference: minus the single classifier's, paired; None likewise.
-    sizes: by kind of subset (`sis`, `smallest`), the numbers of `comparison.ComparedSizes` as JSON has them.
+    sizes: by kind of subset (`sis`, `smallest`), `analysis.comparison.ComparedSizes` in JSON types.
     num_disjoint: disjoint subsets an image; None where they were not counted.
     num_disjoint_difference: minus the single classifier's, paired; None likewise.
   """
@@ -57,7 +57,6 @@ class Mitigation:
 
 
 def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]:
-  """The single classifier and the others on the same images."""
   comparisons = {kind: read_comparison(done, f"{names.architecture}-{kind}-compared") for kind in ("sizes", "smallest")}
   if f"{names.full(0)}-on-whole" not in done:
     return []
@@ -102,12 +101,12 @@ def make_mitigations(names: Names, done: Mapping[str, Done]) -> list[Mitigation]
 
 
 def brier_scores(found: Predictions) -> Float[np.ndarray, "N"]:
-  """Of each image the squared difference of the predicted class's probability and whether it is right (Brier 1950)."""
+  """For each image, the squared difference of the predicted class's probability and whether it is right."""
   return (found.confidence.astype(np.float64) - found.is_correct) ** 2
 
 
 def compare_disjoint(done: Mapping[str, Done], model: str, single: str) -> tuple[Estimate | None, Estimate | None]:
-  """The number of disjoint subsets an image, and that minus the single classifier's on the images counted in both."""
+  """The number of disjoint subsets per image, and that minus the single classifier's on common images."""
   counts = []
   for name in (f"{model}-disjoint", f"{single}-disjoint"):
     if name not in done:

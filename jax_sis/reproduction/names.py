@@ -7,11 +7,7 @@ FULL = "all pixels"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Names:
-  """What the stages of one architecture are called.
-
-  Attributes:
-    architecture: a key of `classifiers.ARCHITECTURES`.
-  """
+  """Stages of one architecture, a key of `classifiers.ARCHITECTURES`."""
 
   architecture: str
 
@@ -26,17 +22,14 @@ class Names:
 
   @property
   def random(self) -> str:
-    """Trained on random pixels."""
     return f"{self.architecture}-random"
 
   @property
   def dropout(self) -> str:
-    """Trained with input dropout."""
     return f"{self.architecture}-dropout"
 
   @property
   def adversarial(self) -> str:
-    """Trained on attacks."""
     return f"{self.architecture}-adversarial"
 
   @property

@@ -125,7 +125,6 @@ class Outcome:
 
 
 def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outcome:
-  """The outcome of one architecture, from the stages that are done."""
   cells = make_cells(names, done)
   return Outcome(
     architecture=names.architecture,
@@ -147,7 +146,7 @@ def read_outcome(preset: Preset, names: Names, done: Mapping[str, Done]) -> Outc
 
 
 def read_sample(done: Mapping[str, Done], name: str) -> dict[str, Any]:
-  """How several searches compare, and where the pixels of each lie, without the maps; from what `analyse` wrote."""
+  """How several searches compare, and where the pixels of each lie, without the maps."""
   analysis = read_answer(done, name, "analysis.json")
   positions = {label: [dict(found) for found in run["positions"]] for label, run in analysis["runs"].items()}
   for found in itertools.chain(*positions.values()):
@@ -156,7 +155,7 @@ def read_sample(done: Mapping[str, Done], name: str) -> dict[str, Any]:
 
 
 def make_cells(names: Names, done: Mapping[str, Done]) -> list[Cell]:
-  """The table: a line for each evaluation of the architecture's classifiers, with the one on corrupted images."""
+  """One cell for each evaluation of the architecture's classifiers, joined with that on corrupted images."""
   cells = []
   first = f"{names.full(0)}-on-whole"
   for name, one in done.items():
@@ -186,7 +185,7 @@ def make_cells(names: Names, done: Mapping[str, Done]) -> list[Cell]:
 
 
 def make_echoes(names: Names, done: Mapping[str, Done]) -> list[Echo]:
-  """For the classifiers of the most needed and of random pixels, each on its own kind."""
+  """Of the classifiers of the most needed and of random pixels, each on its own kind."""
   whole = f"{names.full(0)}-on-whole"
   echoes = []
   for model, view in ((names.subsets, "subsets"), (names.random, "random")):
@@ -232,6 +231,6 @@ def make_transfers(preset: Preset, names: Names, done: Mapping[str, Done]) -> li
 
 
 def find_chooser(stage: EvaluateStage, done: Mapping[str, Done]) -> str | None:
-  """The stage that made the classifier whose most needed pixels are shown; None where they are not such pixels."""
+  """The stage that made the classifier whose most needed pixels are shown; None if other pixels are."""
   search = done.get(stage.inputs.get("subset", ""))
   return search.stage.inputs["checkpoint"] if search is not None else None

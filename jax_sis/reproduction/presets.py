@@ -73,7 +73,7 @@ class Preset:
 
 
 def make_recipe(epochs: int, *, batch_size: int = 128, peak: float = 0.15, warmup_epochs: float = 2) -> TrainConfig:
-  """A short training of the first architecture at the images' own size."""
+  """A short training of ResNet-20 at the images' own size."""
   return TrainConfig(
     model="resnet20",
     dataset=CIFAR10,
@@ -169,6 +169,6 @@ PRESETS = {preset.name: preset for preset in (SMOKE, BUDGET, PAPER)}
 
 
 def count_images(split: str) -> int:
-  """How many images a split of CIFAR-10 has: `train`, `test` or the first ones of either, as `test[:64]`."""
+  """The number of images in a split of CIFAR-10: `train`, `test` or the first of either, such as `test[:64]`."""
   name, _, end = split.rstrip("]").partition("[:")
   return int(end) if end else {"train": 50_000, "test": 10_000}[name]

@@ -14,7 +14,6 @@ from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.outcome import Outcome, read_outcome
 from jax_sis.reproduction.presets import PRESETS, Preset
-from jax_sis.reproduction.readings import total_seconds
 from jax_sis.reproduction.stage_lists import make_stages
 from jax_sis.reproduction.stages import DATA, DATA_FILE, StudyStage
 from jax_sis.results.answer import encode_csv, write_answer
@@ -29,14 +28,11 @@ STUDY_FILE, TABLE_FILE, REPORT_FILE = "study.json", "study.csv", "report.html"
 def reproduce(config: ReproduceConfig) -> pathlib.Path:
   """Runs or resumes a study; prints its tables, and writes `study.json`, `study.csv` and the report.
 
-  Args:
-    config: which, see ReproduceConfig.
-
   Returns:
     The study's folder.
 
   Raises:
-    ValueError: another process works in the folder, the data set is not there, or a stage cannot be done.
+    ValueError: another process works in the folder, the data set is missing, or a stage fails.
   """
   directory = pathlib.Path(config.out)
   preset = PRESETS[config.preset]
@@ -107,14 +103,14 @@ def make_answer(
   done: Mapping[str, Done],
   outcomes: Sequence[Outcome],
 ) -> dict[str, Any]:
-  """The study in JSON types: what was found, of what it was made and what is missing."""
+  """The content of `study.json`."""
   directory = pathlib.Path(config.out)
   return {
     "format": FORMAT,
     "preset": preset.name,
     "purpose": preset.purpose,
     "is_plumbing": preset.is_plumbing,
-    "seconds": total_seconds(done),
+    "seconds": sum(one.seconds for one in done.values()),
     "provenance": {
       "command": config.command,
       "versions": all_versions(),

@@ -26,13 +26,13 @@ def read_answer(done: Mapping[str, Done], name: str, file: str) -> dict[str, Any
 
 
 def read_predictions(done: Mapping[str, Done], name: str) -> Predictions:
-  """What an evaluation predicted of the images as they are, in the order of their ids."""
+  """An evaluation's predictions for the clean images, sorted by id."""
   found = predictions.read(done[name].folder)
   return found.select(np.argsort(found.id, kind="stable"))
 
 
 def read_paired(done: Mapping[str, Done], names: Sequence[str]) -> list[Bool[np.ndarray, "N"]]:
-  """Whether each image is classified correctly, for several evaluations in the same order of images.
+  """Whether each image is classified correctly, for several evaluations with the images in the same order.
 
   Raises:
     ValueError: they are not of the same images.
@@ -42,7 +42,7 @@ def read_paired(done: Mapping[str, Done], names: Sequence[str]) -> list[Bool[np.
 
 
 def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarray, "N"] | None, int]:
-  """How much of each image's corruptions is classified correctly, in the order of ids, and how many corruptions."""
+  """The share of each image's corruptions that is classified correctly, by id, and the number of corruptions."""
   one = done.get(f"{name}-corrupted")
   if one is None:
     return None, 0
@@ -59,7 +59,7 @@ def read_corrupted(done: Mapping[str, Done], name: str) -> tuple[Float[np.ndarra
 
 
 def compare_corrupted(done: Mapping[str, Done], name: str, first: str) -> Estimate | None:
-  """The accuracy of an evaluation on corrupted images minus another one's; None where either was not made.
+  """The accuracy of an evaluation on corrupted images minus another one's; None if one was not made.
 
   Raises:
     ValueError: they are not of the same images.
@@ -74,15 +74,10 @@ def compare_corrupted(done: Mapping[str, Done], name: str, first: str) -> Estima
 
 
 def read_comparison(done: Mapping[str, Done], name: str) -> dict[str, Any] | None:
-  """What `analyse` found of several runs; None where the study has no such stage."""
+  """What `analyse` found of several runs; None if that stage is not done."""
   return read_answer(done, name, "analysis.json")["comparison"] if name in done else None
 
 
 def sizes_at_threshold(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """The sizes at the confidence that was searched for, from a comparison of runs, the first run first."""
+  """A comparison's sizes at the threshold of the search, the first run first."""
   return [sizes for sizes in comparison["sizes"] if sizes["threshold"] == comparison["threshold"]]
-
-
-def total_seconds(done: Mapping[str, Done]) -> float:
-  """How long all stages took together."""
-  return sum(one.seconds for one in done.values())

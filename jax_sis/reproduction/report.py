@@ -1,8 +1,6 @@
 """The report of a study: one HTML page, with what was found first and how it was made last."""
 
 import collections
-import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -16,8 +14,6 @@ from jax_sis.reproduction.figure import ANSWER_HEADINGS, picture_name
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.outcome import Outcome
 from jax_sis.reproduction.presets import Preset
-from jax_sis.reproduction.readings import total_seconds
-from jax_sis.reproduction.stages import DATA, DATA_FILE
 from jax_sis.statistics.estimates import show_percent
 
 UNKNOWN = "a commit that was not recorded"
@@ -32,16 +28,7 @@ def make_report(
   *,
   data_dir: str | None,
 ) -> bytes:
-  """The page.
-
-  Args:
-    content: what `study.json` holds.
-    preset: the study's size.
-    outcomes: what was found, by architecture.
-    done: its stages.
-    pictures: PNGs, see `figure.draw_outcome`.
-    data_dir: the TFDS folder, for the images of the gallery.
-  """
+  """The page; `content` is that of `study.json`, `pictures` are from `figure.draw_outcome`."""
   blocks: list[Element] = []
   if preset.is_plumbing:
     blocks.append(page.paragraph(page.strong(preset.purpose), kind="note"))
@@ -58,13 +45,12 @@ def make_report(
     found = [section for section in sections if section is not None]
     blocks += [name_architecture(section, outcome.architecture) for section in found] if len(outcomes) > 1 else found
   blocks.append(not_run_section(content, preset))
-  blocks.append(provenance_section(content, done))
-  lead = f"{preset.purpose} {len(done)} stages, {describe_seconds(total_seconds(done))} in all."
+  blocks.append(provenance_section(content))
+  lead = f"{preset.purpose} {len(done)} stages, {describe_seconds(content['seconds'])} in all."
   return page.document("Overinterpretation on CIFAR-10: the study of Carter et al. again", blocks, lead=lead)
 
 
 def name_architecture(block: Element, architecture: str) -> Element:
-  """The same section, with the architecture in its heading and its name."""
   heading = block.find("h2")
   assert heading is not None
   heading.text = f"{heading.text}: {architecture}"
@@ -73,7 +59,6 @@ def name_architecture(block: Element, architecture: str) -> Element:
 
 
 def claims_section(preset: Preset, outcome: Outcome) -> Element | None:
-  """The paper's claims beside what was found."""
   if not outcome.claims:
     return None
   blocks = [
@@ -94,19 +79,13 @@ def claims_section(preset: Preset, outcome: Outcome) -> Element | None:
     page.paragraph(
       "Seeds: accuracies of the classifiers trained on whole images, by seed: "
       f"{', '.join(f'{100 * accuracy:.2f}' for accuracy in outcome.seeds)} %. All else has one seed: the intervals are "
-      "over images, and do not cover the variance of training.",
+      "over images, and do not cover the variance of training."
     ),
   ]
-  return page.section(
-    "The paper's claims",
-    name="the-papers-claims",
-    answer=summarise_claims(outcome),
-    blocks=blocks,
-  )
+  return page.section("The paper's claims", name="the-papers-claims", answer=summarise_claims(outcome), blocks=blocks)
 
 
 def describe_claim(claim: Claim) -> Element:
-  """One claim of the paper: what was found here, and by which rule it is judged."""
   numbers = f": {tables.describe_difference(claim)}, {claim.difference.num_images:,} images. {claim.found}"
   return page.section(
     claim.claim,
@@ -119,7 +98,6 @@ def describe_claim(claim: Claim) -> Element:
 
 
 def summarise_claims(outcome: Outcome) -> str:
-  """How many claims agree, in a sentence."""
   if any(claim.verdict == NOT_JUDGED for claim in outcome.claims):
     return "Nothing is judged: too few images and too little training."
   counts = collections.Counter(claim.verdict for claim in outcome.claims)
@@ -133,7 +111,6 @@ def summarise_claims(outcome: Outcome) -> str:
 
 
 def cells_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes]) -> Element | None:
-  """The table, and its picture."""
   if not outcome.cells:
     return None
   corrupted = next((cell for cell in outcome.cells if cell.corrupted is not None), None)
@@ -168,7 +145,7 @@ def cells_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes
 
 
 def echo_section(outcome: Outcome) -> Element | None:
-  """Do the most needed pixels carry the class of the image, or the answer of the classifier that chose them?"""
+  """Do the most needed pixels show the image's class, or the answer of the classifier that chose them?"""
   if not outcome.echoes:
     return None
   first = outcome.echoes[0]
@@ -194,7 +171,6 @@ def echo_section(outcome: Outcome) -> Element | None:
 
 
 def transfer_section(preset: Preset, outcome: Outcome) -> Element | None:
-  """What other classifiers of whole images say of the pixels that one needs most."""
   if not outcome.transfers:
     return None
   first = outcome.transfers[0]
@@ -212,13 +188,12 @@ def transfer_section(preset: Preset, outcome: Outcome) -> Element | None:
         tables.TRANSFER_HEADER,
         tables.transfer_rows(outcome.transfers),
         num_text_columns=2,
-      ),
+      )
     ],
   )
 
 
 def mitigation_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, bytes]) -> Element | None:
-  """What an ensemble and other trainings change."""
   if len(outcome.mitigations) < 2:
     return None
   drawn = [
@@ -247,7 +222,6 @@ def mitigation_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, 
 
 
 def not_run_section(content: Mapping[str, Any], preset: Preset) -> Element:
-  """What of the paper, and of the study itself, is not here."""
   blocks = [page.paragraph(page.strong(what), f": {reason}.") for what, reason in preset.not_run]
   if content["not_done"]:
     named = [f"{stage['name']}: {stage['title']}" for stage in content["not_done"]]
@@ -261,16 +235,17 @@ def not_run_section(content: Mapping[str, Any], preset: Preset) -> Element:
   )
 
 
-def provenance_section(content: Mapping[str, Any], done: Mapping[str, Done]) -> Element:
-  """Of what, with what and how long."""
+def provenance_section(content: Mapping[str, Any]) -> Element:
   provenance = content["provenance"]
-  images = json.loads((pathlib.Path(done[DATA].folder) / DATA_FILE).read_bytes())
   facts = {
     "this page": f"written at the commit {provenance['commit']}",
     "stages": f"computed at {', '.join(sorted({stage['commit'] or UNKNOWN for stage in content['stages']}))}",
     "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
     "cores": str(provenance["num_cores"]),
-    **{f"data, {split}": f"{one['num_images']:,} images, SHA-256 {one['sha256']}" for split, one in images.items()},
+    **{
+      f"data, {split}": f"{one['num_images']:,} images, SHA-256 {one['sha256']}"
+      for split, one in provenance["data"].items()
+    },
     "time": f"{describe_seconds(content['seconds'])}, the sum of the stages",
   }
   rows = [

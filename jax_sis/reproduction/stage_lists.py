@@ -14,6 +14,7 @@ from jax_sis.reproduction.stage_makers import (
   control_stage,
   disjoint_stage,
   evaluate_stage,
+  find_config,
   find_stage,
   scale_work,
   subset_views,
@@ -21,13 +22,12 @@ from jax_sis.reproduction.stage_makers import (
   train_stage,
 )
 from jax_sis.results.query import PixelSubset
-from jax_sis.runs.config import FindConfig
 from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.controls.config import ControlsConfig
 
 
 def make_stages(preset: Preset) -> list[stages.StudyStage]:
-  """All stages of a study, each after those that it takes something from."""
+  """All stages of a study, each after its inputs."""
   everything: list[stages.StudyStage] = [
     stages.DataStage(
       name=stages.DATA,
@@ -53,18 +53,9 @@ def make_main_stages(preset: Preset, names: Names) -> list[stages.StudyStage]:
   subset = PixelSubset(run=names.orders("train"), fraction=preset.fraction)
   random = PixelSubset(random_seed=0, fraction=preset.fraction)
   share = f"{100 * preset.fraction:g} %"
-  of_training = FindConfig(
-    out="",
-    checkpoint=full,
-    data=CIFAR10,
-    split=preset.train_split,
-    search=preset.search,
-    smallest=None,
-    threshold=preset.threshold,
-    certificate="alone",
-    saved="mask",
-    mask_fractions=(preset.fraction,),
-    gallery=0,
+  fractions = (preset.fraction,)
+  of_training = find_config(
+    preset, checkpoint=full, split=preset.train_split, saved="mask", mask_fractions=fractions, gallery=0
   )
   of_test = dataclasses.replace(of_training, split=preset.test_split, saved="order", mask_fractions=(), gallery=24)
   trainings = [
@@ -115,7 +106,7 @@ def make_reading_stages(preset: Preset, names: Names) -> list[stages.StudyStage]
 
 
 def make_transfer_stages(preset: Preset) -> list[stages.StudyStage]:
-  """The subsets of the first classifier of every architecture shown to all the others that saw whole images."""
+  """The subsets of every architecture's first classifier, shown to all others that were trained on whole images."""
   transfers: list[stages.StudyStage] = []
   for architecture in preset.architectures:
     names = Names(architecture=architecture)
@@ -134,7 +125,7 @@ def make_transfer_stages(preset: Preset) -> list[stages.StudyStage]:
         if other == architecture:
           words, pixels = views["random"]
           transfers.append(evaluate_stage(preset, model, "random", words, pixels, trained_on))
-  # Those of later architectures come after all that they take something from.
+  # Evaluations come last, after all their inputs.
   return sorted(transfers, key=lambda stage: isinstance(stage, asking_stages.EvaluateStage))
 
 
@@ -146,7 +137,7 @@ class Compared(NamedTuple):
     label: what tables call it.
     stage: makes it; None for the single one, which is made before.
     trained_on: what it was trained on, in words.
-    cost: as many single classifiers are evaluated in its place.
+    cost: of an evaluation, relative to a single classifier.
   """
 
   model: str
@@ -157,7 +148,7 @@ class Compared(NamedTuple):
 
 
 def list_compared(preset: Preset, names: Names) -> list[Compared]:
-  """The single classifier, and what may need more pixels than it."""
+  """The single classifier, and those that may need more pixels."""
   members = tuple(names.full(seed) for seed in range(preset.num_seeds))
   ensemble = stages.EnsembleStage(
     name=names.ensemble, title=f"the mean of {len(members)} classifiers", work=1, members=members
@@ -193,10 +184,7 @@ def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.StudySta
       title="the smallest evidence with what may leak taken away",
       work=100 * count_images(preset.smallest_split),
       config=ControlsConfig(
-        run_dir=f"{names.full(0)}-smallest",
-        checkpoint=names.full(0),
-        limit=preset.num_controlled,
-        num_wrong_class=0,
+        run_dir=f"{names.full(0)}-smallest", checkpoint=names.full(0), limit=preset.num_controlled, num_wrong_class=0
       ),
     )
   )
@@ -204,17 +192,8 @@ def make_mitigation_stages(preset: Preset, names: Names) -> list[stages.StudySta
 
 
 def make_size_stages(preset: Preset, names: Names, compared: Sequence[Compared]) -> list[stages.StudyStage]:
-  """The subsets that are read from the orders of each classifier, with controls; the single one has its orders."""
-  config = FindConfig(
-    out="",
-    data=CIFAR10,
-    split=preset.compared_split,
-    search=preset.search,
-    smallest=None,
-    threshold=preset.threshold,
-    certificate="alone",
-    gallery=0,
-  )
+  """Subsets from the orders of each classifier, with controls; those of the single one are made before."""
+  config = find_config(preset, split=preset.compared_split, gallery=0)
   made: list[stages.StudyStage] = []
   runs = {}
   for one in compared:
@@ -228,16 +207,8 @@ def make_size_stages(preset: Preset, names: Names, compared: Sequence[Compared])
 
 
 def make_smallest_stages(preset: Preset, names: Names, compared: Sequence[Compared]) -> list[stages.StudyStage]:
-  """The smallest evidence for the answers of each classifier."""
-  config = FindConfig(
-    out="",
-    data=CIFAR10,
-    split=preset.smallest_split,
-    search=None,
-    smallest=preset.smallest,
-    threshold=preset.threshold,
-    certificate="full",
-    gallery=0,
+  config = find_config(
+    preset, split=preset.smallest_split, search=None, smallest=preset.smallest, certificate="full", gallery=0
   )
   runs = {one.label: f"{one.model}-smallest" for one in compared}
   made: list[stages.StudyStage] = [
@@ -255,8 +226,7 @@ def make_smallest_stages(preset: Preset, names: Names, compared: Sequence[Compar
 def make_sample_stages(preset: Preset, names: Names) -> list[stages.StudyStage]:
   """What finer, screened and exact orders change, and the authors' ranking by probability: each on a sample.
 
-  The dearer a search, the fewer images it has, so that runs are compared in pairs of like size: what is done of them is
-  compared although the dearest is not.
+  Expensive searches get fewer images, so each is compared on its own: the cheap comparisons do not wait for it.
   """
   single_steps = Gradient()
   fast: dict[str, BackwardSearch] = {}
@@ -275,10 +245,9 @@ def make_sample_stages(preset: Preset, names: Names) -> list[stages.StudyStage]:
     made.append(sample_stage(preset, names, exact["exact"], "exact", Exact(), preset.exact_split))
     made.append(control_stage(preset, exact["exact"], names.full(0)))
   made.append(compare_stage(preset, names, "exact", {**runs, **exact}))
-  by_probability = {"exact, by probability": f"{names.architecture}-sample-exact-by-probability"}
-  for label, run in by_probability.items():
-    made.append(sample_stage(preset, names, run, label, Exact(), preset.tied_split, score="probability"))
-  made.append(compare_stage(preset, names, "scores", {**exact, **by_probability}))
+  label, run = "exact, by probability", f"{names.architecture}-sample-exact-by-probability"
+  made.append(sample_stage(preset, names, run, label, Exact(), preset.tied_split, score="probability"))
+  made.append(compare_stage(preset, names, "scores", {**exact, label: run}))
   return made
 
 
@@ -292,18 +261,8 @@ def sample_stage(
   *,
   score: ScoreName = "log_odds",
 ) -> stages.FindStage:
-  """A sample of images searched in one way."""
-  config = FindConfig(
-    out="",
-    checkpoint=names.full(0),
-    data=CIFAR10,
-    split=split,
-    search=search,
-    smallest=None,
-    score=score,
-    threshold=preset.threshold,
-    patch=preset.exact_patch,
-    certificate="alone",
+  config = find_config(
+    preset, checkpoint=names.full(0), split=split, search=search, score=score, patch=preset.exact_patch
   )
   return find_stage(name, f"a sample of images: {label}", config)
 
@@ -311,15 +270,7 @@ def sample_stage(
 def compare_stage(
   preset: Preset, names: Names, what: str, runs: Mapping[str, str], *, compared: str = "orders"
 ) -> asking_stages.AnalyseStage:
-  """Runs on the same images beside each other.
-
-  Args:
-    preset: the study's size.
-    names: the stages of the architecture.
-    what: names the comparison.
-    runs: the stages that searched, by what they are called in the comparison.
-    compared: what is compared, in words.
-  """
+  """Compares runs on the same images; `runs` maps their labels to the stages that searched."""
   return asking_stages.AnalyseStage(
     name=f"{names.architecture}-{what}-compared",
     title=f"{'; '.join(runs)}: {compared} compared",

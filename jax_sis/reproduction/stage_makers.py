@@ -1,6 +1,7 @@
 """One stage each, from the size of a study: its settings, its name, and how long it takes."""
 
 import dataclasses
+from typing import Any
 
 from jax_sis.core.searches import Exact, Gradient, Screened
 from jax_sis.evaluation.config import EvaluateConfig
@@ -14,17 +15,16 @@ from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.training.config import Pgd
 
-# What stages cost beside the gradients of a search, in input gradients of one image: measured on two cores.
+# Costs in input gradients of one image, measured on two cores.
 GRADIENTS_PER_TRAINED_IMAGE = 3.5
 GRADIENTS_PER_EVALUATED_IMAGE = 1.0
 GRADIENTS_PER_FORWARD = 0.6
 GRADIENTS_PER_IMAGE_READ = 0.4
-# Multiplications of a forward pass of one 32x32 image, those of a ResNet-20 (40.6 million) being 1.
+# Multiplications of a forward pass of one 32x32 image, relative to a ResNet-20 (40.6 million).
 RELATIVE_COST = {"resnet20": 1.0, "resnet18": 13.7, "vgg16": 7.7, "wrn28_10": 129.0}
 
 
 def attribution_stage(preset: Preset, names: Names) -> asking_stages.AttributionStage:
-  """Attributions as orders of pixels, beside searches."""
   search = preset.search if isinstance(preset.search, Gradient) else Gradient()
   return asking_stages.AttributionStage(
     name=f"{names.architecture}-attributions",
@@ -44,7 +44,7 @@ def attribution_stage(preset: Preset, names: Names) -> asking_stages.Attribution
 
 
 def disjoint_stage(preset: Preset, model: str, title: str, *, cost: int) -> asking_stages.DisjointStage:
-  """How many separate reasons a classifier has, which costs so many single ones."""
+  """Counts disjoint subsets; `cost` is that of an evaluation, relative to a single classifier."""
   search = preset.search if isinstance(preset.search, Gradient) else Gradient()
   return asking_stages.DisjointStage(
     name=f"{model}-disjoint",
@@ -72,7 +72,6 @@ def train_stage(
   keep_pixels: float = 1.0,
   adversarial: Pgd | None = None,
 ) -> stages.TrainStage:
-  """A training by the preset's recipe."""
   config = dataclasses.replace(
     preset.recipe,
     model=names.architecture,
@@ -91,8 +90,14 @@ def train_stage(
   )
 
 
+def find_config(preset: Preset, **changes: Any) -> FindConfig:
+  """The settings that the searches of a study share, with changes."""
+  search = {"search": preset.search, "smallest": None, "threshold": preset.threshold, "certificate": "alone"}
+  return FindConfig(**{"out": "", "data": CIFAR10, **search, **changes})
+
+
 def find_stage(name: str, title: str, config: FindConfig, *, cost: int = 1) -> stages.FindStage:
-  """A search, by a classifier that costs so many single ones."""
+  """A search; `cost` is that of an evaluation, relative to a single classifier."""
   num_features = (32 // config.patch) ** 2
   work = 0.0
   match config.search:
@@ -108,20 +113,13 @@ def find_stage(name: str, title: str, config: FindConfig, *, cost: int = 1) -> s
 
 
 def control_stage(preset: Preset, run: str, model: str, *, cost: int = 1) -> asking_stages.ControlStage:
-  """The subsets that a search of all pixels found, and its most needed pixels, with what may leak taken away.
-
-  The most needed pixels are there where no image has a sufficient subset, too.
-  """
+  """Leak controls of the subsets of a search, and of its most needed pixels, which every image has."""
   return asking_stages.ControlStage(
     name=f"{run}-controls",
     title=f"subsets of {run} with what may leak taken away",
     work=100 * cost * preset.num_controlled,
     config=ControlsConfig(
-      run_dir=run,
-      checkpoint=model,
-      limit=preset.num_controlled,
-      num_wrong_class=0,
-      mask_fractions=(preset.fraction,),
+      run_dir=run, checkpoint=model, limit=preset.num_controlled, num_wrong_class=0, mask_fractions=(preset.fraction,)
     ),
   )
 
@@ -136,7 +134,6 @@ def evaluate_stage(
   *,
   is_corrupted: bool = False,
 ) -> asking_stages.EvaluateStage:
-  """What a classifier says of the test images, or of their corruptions."""
   num_images = count_images(preset.test_split)
   config = EvaluateConfig(
     out="", checkpoint=model, data=CIFAR10, split=preset.test_split, on_error="refuse", subset=subset
@@ -157,7 +154,7 @@ def evaluate_stage(
 
 
 def subset_views(preset: Preset, names: Names) -> dict[str, tuple[str, PixelSubset]]:
-  """What else than whole test images is shown, in words and as a setting."""
+  """What is shown beside whole test images, in words and as a setting."""
   share = f"{100 * preset.fraction:g} %"
   return {
     "subsets": (
@@ -169,7 +166,7 @@ def subset_views(preset: Preset, names: Names) -> dict[str, tuple[str, PixelSubs
 
 
 def scale_work(stage: stages.StudyStage) -> stages.StudyStage:
-  """The stage with the work of its own architecture, which its name begins with, in the place of a ResNet-20's."""
+  """The stage with its work scaled from a ResNet-20 to its own architecture, which its name begins with."""
   if isinstance(stage, stages.DataStage | asking_stages.AnalyseStage):
     return stage
   return dataclasses.replace(stage, work=RELATIVE_COST[stage.name.split("-")[0]] * stage.work)

@@ -1,8 +1,8 @@
 """The stages of a study that make what others need: the images, classifiers, and runs of `find`.
 
-Each is one of the package's programs, its settings, and the stages that it takes something from. In its settings, what
-another stage makes is named by that stage: a classifier's folder in `checkpoint`, a run of `find` in `subset.run`,
-`run_dir` or `run_dirs`. The paths are filled in when the stage runs.
+Each is one of the package's programs, its settings and its inputs. In the settings, names of stages stand for what
+they make: a classifier's folder in `checkpoint`, a run of `find` in `subset.run`, `run_dir` or `run_dirs`. The paths
+are filled in when the stage runs.
 """
 
 import abc
@@ -38,7 +38,7 @@ class StudyStage(abc.ABC):
   """One step of a study.
 
   Attributes:
-    name: names it in the study, and its folder.
+    name: in the study, and of its folder.
     title: what it does, in words.
     work: how long it takes, in input gradients of one image by a ResNet-20.
   """
@@ -51,24 +51,19 @@ class StudyStage(abc.ABC):
   @property
   @abc.abstractmethod
   def inputs(self) -> dict[str, str]:
-    """The stages that this one takes something from, by what they are to it."""
+    """The names of the stages whose products this one uses, by role."""
 
   @abc.abstractmethod
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """What fixes its results beside its inputs, in JSON types."""
+    """What fixes its results, beside its inputs, in JSON types."""
 
   def machine(self) -> dict[str, Any]:
-    """What an interrupted attempt must find again to go on: on anything else the stage begins anew."""
+    """What must be the same for an interrupted attempt to resume; otherwise the stage starts again."""
     return {}
 
   @abc.abstractmethod
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """Does it, or goes on with it.
-
-    Args:
-      folder: its own.
-      inputs: what the other stages made, by what they are to it.
-      data_dir: the TFDS folder.
+    """Runs or resumes the stage in its folder; `inputs` are the products of other stages, by role.
 
     Raises:
       ValueError: as the program does.
@@ -76,26 +71,20 @@ class StudyStage(abc.ABC):
 
   @abc.abstractmethod
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """A SHA-256 of what it has made; the same for the same results.
+    """A SHA-256 of its results.
 
     Raises:
-      ValueError: what it made is not there, or damaged.
-      OSError: likewise.
+      ValueError, OSError: they are missing or damaged.
     """
 
   def product(self, folder: pathlib.Path) -> pathlib.Path:
-    """What other stages take of it."""
+    """What other stages use of it."""
     return folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataStage(StudyStage):
-  """Reads all images once: their number and a SHA-256 of ids, labels and pixels.
-
-  Attributes:
-    dataset: a TFDS name.
-    splits: its splits.
-  """
+  """Reads all images of a TFDS data set once: their number and a SHA-256 of ids, labels and pixels."""
 
   program: ClassVar[str] = "data"
   dataset: str
@@ -103,11 +92,10 @@ class DataStage(StudyStage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """None."""
     return {}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The data set's name and version, and size and time of its files, so that other files are read again."""
+    """Includes size and time of the data set's files, so that changed files are read again."""
     files = {}
     version = ""
     for split in self.splits:
@@ -118,7 +106,6 @@ class DataStage(StudyStage):
     return {"dataset": self.dataset, "splits": list(self.splits), "version": version, "files": files}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     content = {split: hash_split(self.dataset, split, data_dir) for split in self.splits}
     for split, found in content.items():
       empty = [name for name, count in found["num_images_by_class"].items() if not count]
@@ -130,7 +117,6 @@ class DataStage(StudyStage):
     write_json(folder / DATA_FILE, content)
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_file(folder / DATA_FILE)
 
 
@@ -139,52 +125,38 @@ class ClassifierStage(StudyStage):
   """A stage that makes a classifier."""
 
   def product(self, folder: pathlib.Path) -> pathlib.Path:
-    """The classifier."""
     return folder / "classifier"
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return checkpoint.hash_params(checkpoint.load_classifier(self.product(folder)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainStage(ClassifierStage):
-  """Trains a classifier.
-
-  Attributes:
-    config: the recipe; the run of a subset is a stage's name.
-  """
+  """Trains a classifier."""
 
   program: ClassVar[str] = "train"
   config: TrainConfig
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The data, and the run whose subsets are shown."""
     return {"data": DATA, **subset_input(self.config.subset)}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The recipe."""
     return plain_settings(self.config)
 
   def machine(self) -> dict[str, Any]:
-    """The devices, each of which has batch statistics of its own."""
+    """Each device has batch statistics of its own."""
     return {"num_devices": self.config.num_devices or jax.local_device_count()}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     config = dataclasses.replace(self.config, subset=place_subset(self.config.subset, inputs))
     train.train(config, data_dir=data_dir, out_dir=folder)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnsembleStage(ClassifierStage):
-  """Joins classifiers.
-
-  Attributes:
-    members: the stages that made them.
-    average: what of the members is averaged.
-  """
+  """Joins the classifiers of other stages."""
 
   program: ClassVar[str] = "checkpoint ensemble"
   members: tuple[str, ...]
@@ -192,74 +164,56 @@ class EnsembleStage(ClassifierStage):
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The members, by number."""
     return {f"member {number}": name for number, name in enumerate(self.members)}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """What is averaged."""
     return {"average": self.average}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     import_checkpoint.join_ensemble(list(inputs.values()), average=self.average, out_dir=self.product(folder))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FindStage(StudyStage):
-  """Searches the subsets of images.
-
-  Attributes:
-    config: what is searched; its checkpoint is a stage's name.
-  """
+  """Searches the subsets of images."""
 
   program: ClassVar[str] = "find"
   config: FindConfig
 
   @property
   def inputs(self) -> dict[str, str]:
-    """The data and the classifier."""
     assert self.config.checkpoint is not None
     return {"data": DATA, "checkpoint": self.config.checkpoint}
 
   def machine(self) -> dict[str, Any]:
-    """The versions and the device, which fix the last bits."""
     return describe_machine(setup.LIBRARIES)
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    """The settings of the search."""
-    return without_places(settings_to_json(self.config))
+    return drop(settings_to_json(self.config), PLACES)
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    """See StudyStage."""
     placed = dataclasses.replace(self.config, out=str(folder), checkpoint=str(inputs["checkpoint"]), data_dir=data_dir)
     find.find(placed)
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    """See StudyStage."""
     return hash_run(folder)
 
 
 def subset_input(subset: PixelSubset | None) -> dict[str, str]:
-  """The stage whose subsets are shown, if there is one."""
   return {} if subset is None or subset.run is None else {"subset": subset.run}
 
 
 def place_subset(subset: PixelSubset | None, inputs: Mapping[str, pathlib.Path]) -> PixelSubset | None:
-  """The subset with its run's folder in the place of the stage's name."""
+  """The subset with its run's folder instead of the stage's name."""
   return subset if subset is None or subset.run is None else dataclasses.replace(subset, run=str(inputs["subset"]))
 
 
 def plain_settings(config: Any) -> dict[str, Any]:
-  """A frozen dataclass in JSON types, without places and the names of stages."""
-  settings = without_places(json.loads(json.dumps(dataclasses.asdict(config))))
+  """A settings object in JSON types, without folders and names of stages."""
+  settings = drop(json.loads(json.dumps(dataclasses.asdict(config))), PLACES)
   if settings.get("subset") is not None:
     del settings["subset"]["run"]
   return settings
-
-
-def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Settings but for where things lie."""
-  return drop(settings, PLACES)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

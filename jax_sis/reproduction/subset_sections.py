@@ -19,14 +19,14 @@ from jax_sis.reproduction.readings import read_answer
 from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import DASH, Estimate, show
 
-# Of each kind of subset, so many of the smallest and as many of the largest are in the gallery.
+# Of the smallest and of the largest subsets of each kind, in the gallery.
 NUM_SHOWN = 6
 
 
 def make_sections(
   outcome: Outcome, done: Mapping[str, Done], names: Names, *, data_dir: str | None
 ) -> list[Element | None]:
-  """All of them, for one architecture; None in the place of one that nothing is known for yet."""
+  """All sections of one architecture; None where nothing is known yet."""
   return [
     *run_sections(done, names, data_dir=data_dir),
     smallest_section(done, names),
@@ -54,33 +54,28 @@ def run_sections(done: Mapping[str, Done], names: Names, *, data_dir: str | None
 
 
 def find_controls(done: Mapping[str, Done], name: str) -> str | None:
-  """The folder of a stage of controls; None where that is not done, and only the run's own may be there."""
+  """The folder of a stage of controls; None if that is not done."""
   return str(done[name].folder) if name in done else None
 
 
 def smallest_section(done: Mapping[str, Done], names: Names) -> Element | None:
-  """The smallest evidence of a classifier trained on whole images, and whether it leaks."""
   name = f"{names.full(0)}-smallest"
   if f"{names.architecture}-smallest-controls" not in done:
     return None
   store = results.open(str(done[name].folder))
   controls_dir = find_controls(done, f"{names.architecture}-smallest-controls")
   inputs = read_inputs(store, analysis_dir=None, seed=0, controls_dir=controls_dir)
-  blocks = [sizes.describe_certificates(inputs)]
-  found: list[Element] = [controls.describe_in_a_line(inputs, "smallest"), *map(page.paragraph, blocks)]
+  certificates = page.paragraph(sizes.describe_certificates(inputs))
+  found: list[Element] = [controls.describe_in_a_line(inputs, "smallest"), certificates]
   if inputs.controls is not None:
     found += [controls.make_kind(inputs.controls, kind) for kind in inputs.controls.kinds.values()]
     found.append(controls.draw(inputs.controls))
   return page.section(
-    "The smallest evidence",
-    name="smallest-evidence",
-    answer=sizes.describe_headline(inputs, "smallest"),
-    blocks=found,
+    "The smallest evidence", name="smallest-evidence", answer=sizes.describe_headline(inputs, "smallest"), blocks=found
   )
 
 
 def disjoint_section(done: Mapping[str, Done], names: Names) -> Element | None:
-  """How many separate reasons the classifier of whole images has."""
   name = f"{names.full(0)}-disjoint"
   if name not in done:
     return None
@@ -101,7 +96,6 @@ def disjoint_section(done: Mapping[str, Done], names: Names) -> Element | None:
 
 
 def attributions_section(done: Mapping[str, Done], names: Names) -> Element | None:
-  """What attributions are worth as orders of pixels."""
   name = f"{names.architecture}-attributions"
   if name not in done:
     return None
@@ -138,7 +132,6 @@ def attributions_section(done: Mapping[str, Done], names: Names) -> Element | No
 
 
 def sample_section(outcome: Outcome, done: Mapping[str, Done], names: Names) -> Element | None:
-  """What exact orders, and ranking by probability, would change."""
   if not outcome.samples:
     return None
   blocks = [
@@ -163,7 +156,7 @@ def sample_section(outcome: Outcome, done: Mapping[str, Done], names: Names) -> 
 
 
 def summarise_sample(comparison: Mapping[str, Any]) -> str | None:
-  """The first and the last search of a sample, at the first confidence where enough images have a subset; else None."""
+  """First and last search of a sample at the first threshold where enough images have a subset; None without one."""
   for threshold, group in itertools.groupby(comparison["sizes"], lambda compared: compared["threshold"]):
     first, *_, last = group
     difference = read_record(Estimate, last["difference"])
@@ -177,7 +170,6 @@ def summarise_sample(comparison: Mapping[str, Any]) -> str | None:
 
 
 def describe_sample(what: str, sample: dict[str, Any], folder: pathlib.Path) -> list[Element]:
-  """One sample: how large the subsets are, how far they are the same, and where they lie."""
   overlaps = [
     [
       f"{overlap['first']} and {overlap['second']}",
@@ -212,7 +204,6 @@ def describe_sample(what: str, sample: dict[str, Any], folder: pathlib.Path) -> 
 
 
 def leak_section(outcome: Outcome) -> Element | None:
-  """What may leak, of all searches beside each other."""
   if not outcome.leaks:
     return None
   by_shape = sorted(

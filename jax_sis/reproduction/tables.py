@@ -53,7 +53,6 @@ SAMPLE_HEADER = ("search", "confidence", "images with a subset", "pixels", "medi
 
 
 def cell_rows(cells: Sequence[Cell]) -> list[list[str]]:
-  """A line a classifier and kind of images."""
   return [
     [
       cell.model,
@@ -71,7 +70,6 @@ def cell_rows(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 def claim_rows(claims: Sequence[Claim]) -> list[list[str]]:
-  """A line a claim."""
   return [
     [claim.claim, claim.verdict, claim.found, describe_difference(claim), f"{claim.difference.num_images:,}"]
     for claim in claims
@@ -79,7 +77,6 @@ def claim_rows(claims: Sequence[Claim]) -> list[list[str]]:
 
 
 def echo_rows(echoes: Sequence[Echo]) -> list[list[str]]:
-  """A line a classifier of pixels."""
   return [
     [
       echo.model,
@@ -93,7 +90,6 @@ def echo_rows(echoes: Sequence[Echo]) -> list[list[str]]:
 
 
 def transfer_rows(transfers: Sequence[Transfer]) -> list[list[str]]:
-  """A line a classifier and other classifier's pixels."""
   return [
     [
       transfer.model,
@@ -107,7 +103,6 @@ def transfer_rows(transfers: Sequence[Transfer]) -> list[list[str]]:
 
 
 def leak_rows(leaks: Sequence[Leak]) -> list[list[str]]:
-  """A line a search and kind of subset."""
   return [
     [
       leak.run,
@@ -121,37 +116,31 @@ def leak_rows(leaks: Sequence[Leak]) -> list[list[str]]:
 
 
 def mitigation_rows(mitigations: Sequence[Mitigation]) -> list[list[str]]:
-  """A line a way to train."""
+  first = mitigations[0] if mitigations else None
   return [
     [
       one.label,
       show_percent(one.accuracy),
-      "" if one.label == mitigations[0].label else show_percent(one.accuracy_difference, "+.1f"),
+      "" if one is first else show_percent(one.accuracy_difference, "+.1f"),
       f"{one.negative_log_likelihood:.3f}",
       f"{one.expected_calibration_error:.3f}",
       show(one.brier_score, ".4f"),
       show(one.brier_difference, "+.4f", nothing=""),
       show_percent(one.corrupted, nothing=""),
-      ""
-      if one.corrupted_difference is None or one.label == mitigations[0].label
-      else show_percent(one.corrupted_difference, "+.1f"),
-      *size_cells(one, mitigations[0], "sis"),
-      *size_cells(one, mitigations[0], "smallest"),
+      "" if one is first else show_percent(one.corrupted_difference, "+.1f", nothing=""),
+      *size_cells(one, "sis", is_first=one is first),
+      *size_cells(one, "smallest", is_first=one is first),
       show(one.num_disjoint, ".2f", nothing=""),
-      ""
-      if one.num_disjoint_difference is None or one.label == mitigations[0].label
-      else show(one.num_disjoint_difference, "+.2f"),
+      "" if one is first else show(one.num_disjoint_difference, "+.2f", nothing=""),
     ]
     for one in mitigations
   ]
 
 
-def size_cells(one: Mitigation, first: Mitigation, answer: str) -> list[str]:
-  """The size of the subsets, that minus the first one's, and how many images have one."""
+def size_cells(one: Mitigation, answer: str, *, is_first: bool) -> list[str]:
   compared = one.sizes.get(answer)
   if compared is None:
     return ["", "", ""]
-  is_first = one.label == first.label
   return [
     show(read_record(Estimate, compared["pixels"])),
     "" if is_first else show(read_record(Estimate, compared["difference"]), "+.1f"),
@@ -160,12 +149,11 @@ def size_cells(one: Mitigation, first: Mitigation, answer: str) -> list[str]:
 
 
 def name_sample(what: str, sample: dict[str, Any]) -> str:
-  """What a sample shows, and how large it is."""
   return f"{SAMPLES[what].capitalize()}, on a sample of {sample['comparison']['num_images']} images"
 
 
 def border_rows(sample: dict[str, Any]) -> list[list[str]]:
-  """A line a search: where the pixels lie that its order needs most, of all images that it searched."""
+  """Where the pixels lie that each search's order needs most."""
   return [
     [
       label,
@@ -180,28 +168,22 @@ def border_rows(sample: dict[str, Any]) -> list[list[str]]:
 
 
 def sample_rows(sample: dict[str, Any]) -> list[list[str]]:
-  """A line a confidence and search of the sample."""
   comparison = sample["comparison"]
-  rows = []
-  for compared in comparison["sizes"]:
-    share = compared["with_subset"]
-    rows.append(
-      [
-        compared["label"],
-        f"{compared['threshold']:g}",
-        f"{share['count']} of {share['num_images']}",
-        show(read_record(Estimate, compared["pixels"])),
-        "-" if compared["median_pixels"] is None else f"{compared['median_pixels']:g}",
-        ""
-        if compared["label"] == comparison["labels"][0]
-        else show(read_record(Estimate, compared["difference"]), "+.1f"),
-      ]
-    )
-  return rows
+  first = comparison["labels"][0]
+  return [
+    [
+      compared["label"],
+      f"{compared['threshold']:g}",
+      f"{compared['with_subset']['count']} of {compared['with_subset']['num_images']}",
+      show(read_record(Estimate, compared["pixels"])),
+      "-" if compared["median_pixels"] is None else f"{compared['median_pixels']:g}",
+      "" if compared["label"] == first else show(read_record(Estimate, compared["difference"]), "+.1f"),
+    ]
+    for compared in comparison["sizes"]
+  ]
 
 
 def describe_difference(claim: Claim) -> str:
-  """The number that a claim's rule is about."""
   if claim.unit == "share":
     return f"{show_percent(claim.difference, '+.1f')} points"
   return f"{show(claim.difference, '+.1f')} pixels"
@@ -231,14 +213,13 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A line a row, its cells below each other."""
   widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
   lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows))
   return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
 def list_facts(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A paragraph a row, for rows that no line holds: its first cell, then each other one after its heading."""
+  """A paragraph for each row, which is too long for a line: its first cell, then the others after their headings."""
   paragraphs = []
   for first, *others in rows:
     facts = "; ".join(f"{name}: {cell}" for name, cell in zip(header[1:], others, strict=True) if cell)
@@ -250,13 +231,12 @@ def list_facts(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plain_numbers(name: str, mean: Estimate | None, *, suffix: str = "") -> dict[str, float | None]:
-  """The cells of a mean, whose column has this suffix, and of the ends of its interval; empty where there is none."""
+  """The CSV cells of a mean and of the ends of its interval."""
   values = (None, None, None) if mean is None else (mean.value, mean.low, mean.high)
   return dict(zip((f"{name}{suffix}", f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 def csv_row(architecture: str, cell: Cell) -> dict[str, Any]:
-  """The line of a cell in the CSV, with plain numbers."""
   return {
     "architecture": architecture,
     "classifier": cell.model,

@@ -1,6 +1,6 @@
-"""Settings and the command line: what each setting is called there, and the command that asks for given settings.
+"""The names of settings on the command line, and the command line for given settings.
 
-A settings class is a dataclass. Its fields are options of their own names, unless an annotation says otherwise:
+A settings class is a dataclass. Its fields are options with the same names, unless an annotation says otherwise:
 `batch_size: Annotated[int, Option(name="batch")]`. `cli.parsing` makes the parser of that, `command_line` the words.
 """
 
@@ -34,7 +34,7 @@ class Option:
 
 
 class OptionGroup(Protocol):
-  """A settings class of options that only together make fields of another one."""
+  """A settings class of options that together make fields of another one."""
 
   def make(self) -> dict[str, Any]:
     """The fields of the other settings."""
@@ -48,7 +48,7 @@ class OptionGroup(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class MadeBy:
-  """Annotates the field in whose place these options stand."""
+  """Annotates a field that these options replace."""
 
   options: type[OptionGroup]
 
@@ -62,11 +62,8 @@ class Setting:
   """A field of a settings class as an option.
 
   Attributes:
-    owner: the class.
-    field: the field's name.
-    type: its type, without annotations.
-    default: its default; `dataclasses.MISSING` where there is none.
-    option: how it stands on the command line.
+    type: without annotations.
+    default: `dataclasses.MISSING` where there is none.
   """
 
   owner: type
@@ -77,7 +74,6 @@ class Setting:
 
   @property
   def name(self) -> str:
-    """The option's name, without the dashes."""
     return self.option.name or self.field.replace("_", "-")
 
 
@@ -106,7 +102,7 @@ def without_none(kind: Any) -> Any:
 def command_line(command: str, *settings: Any) -> str:
   """The command line that asks for these settings, for a shell.
 
-  Every setting stands there that has a value, defaults too, so that it says the same under a later version's defaults.
+  Defaults are written too, so that it means the same in later versions.
 
   Args:
     command: such as `find` or `data prepare`.
@@ -123,7 +119,6 @@ def command_line(command: str, *settings: Any) -> str:
 
 
 def iterate_values(settings: Any) -> Iterator[tuple[Setting, Any]]:
-  """Each option and its value."""
   for setting in read_settings(type(settings)):
     if isinstance(setting, MadeBy):
       yield from iterate_values(setting.options.of(settings))
@@ -132,7 +127,7 @@ def iterate_values(settings: Any) -> Iterator[tuple[Setting, Any]]:
 
 
 def write_option(setting: Setting, value: Any) -> list[str]:
-  """The words of one option; none where they would say nothing."""
+  """The words of one option; none for an option that is off."""
   if setting.option.is_positional:
     return list(map(str, value)) if isinstance(value, tuple) else [str(value)]
   if value is None or value is False or (value == () and setting.default == ()):

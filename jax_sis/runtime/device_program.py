@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax_sis.runtime import devices
 from jax_sis.runtime.devices import Device
 
-# Over which a function may reduce, see `map_devices`.
+# Functions may reduce over it, see `map_devices`.
 DEVICE_AXIS = "devices"
 
 Note = TypeVar("Note")
@@ -25,15 +25,15 @@ def map_devices(
   static_argnums: tuple[int, ...] = (),
   donate_argnums: tuple[int, ...] = (),
 ) -> Any:
-  """The function on every device at once.
+  """The function on every device at once; its results get a leading device axis.
 
   Args:
     function: of one device's arrays; may reduce over DEVICE_AXIS.
     local_devices: where it runs.
-    in_axes: 0 for arrays that `shard` or `stack_replicas` gave a leading device axis, None for those that every device
-      takes whole. What the function returns has a leading device axis.
-    static_argnums: which arguments are Python values, for each of which it is compiled anew.
-    donate_argnums: which arguments' memory the results may take.
+    in_axes: 0 for arrays with a leading device axis, see `shard` and `stack_replicas`; None for those that every device
+      gets whole.
+    static_argnums: arguments that are Python values; each new value compiles again.
+    donate_argnums: arguments whose memory the results may take.
   """
   return jax.pmap(
     function,
@@ -79,17 +79,17 @@ def replicate(tree: Any, local_devices: list[Device]) -> Any:
 
 
 class Launch(NamedTuple):
-  """What the devices are at work on: their outputs `[D, B, ...]`, and how many of the examples are no padding."""
+  """What the devices work on: their outputs `[D, B, ...]`, and the number of examples without padding."""
 
   outputs: Any
   num_examples: int
 
 
 class Finished(NamedTuple):
-  """What one launch found, and how long it took.
+  """The results of one launch, and how long it took.
 
   Attributes:
-    found: the function's results, `[N, ...]`, in NumPy.
+    found: the results, `[N, ...]`, in NumPy.
     core_seconds: CPU time of all threads of this process.
     seconds: time on the clock.
   """
@@ -126,14 +126,14 @@ class DeviceProgram:
     """The compiled program.
 
     Raises:
-      ValueError: `compile` was not called, nor anything run.
+      ValueError: neither `compile` nor a run came before.
     """
     if self._compiled is None:
       raise ValueError("the program must be compiled first.")
     return self._compiled
 
   def compile(self, *arrays: Any, checks_memory: bool = True) -> None:
-    """Compiles for examples such as these, so that the first launch takes no longer than others.
+    """Compiles for examples like these, so that the first launch is as fast as others.
 
     Args:
       *arrays: arrays, or their shapes and types, `[any number, ...]`.
@@ -154,7 +154,7 @@ class DeviceProgram:
     """Hands at most `launch_size` examples to the devices, without waiting; fewer are padded by repeating the last.
 
     Raises:
-      ValueError: there are more, or as for `compile`, which it does where that was not done.
+      ValueError: there are more, or as for `compile`, which it calls if needed.
     """
     if self._compiled is None:
       self.compile(*arrays)
@@ -176,7 +176,7 @@ class DeviceProgram:
     )
 
   def run(self, *arrays: np.ndarray) -> Finished:
-    """Runs it once and times it; compiling, where that was not done, and fetching are not in the time.
+    """Runs it once and times it, without compiling and fetching.
 
     Raises:
       ValueError: as for `start`.
@@ -190,13 +190,13 @@ class DeviceProgram:
     return Finished(self.fetch(launch), core_seconds, seconds)
 
   def run_all(self, batches: Iterable[tuple[Note, Sequence[np.ndarray]]]) -> Iterator[tuple[Note, Any]]:
-    """Runs one batch after the other, a launch ahead: batch n + 1 is started before what batch n found is handed out.
+    """Runs batches one launch ahead: batch n + 1 is started before the results of batch n are yielded.
 
     Args:
-      batches: what to remember of each batch, and its arrays, see `start`.
+      batches: a note and the arrays of each, see `start`.
 
     Yields:
-      What was to be remembered, and what was found, see `fetch`.
+      The note of each batch, and its results, see `fetch`.
     """
     pending: tuple[Note, Launch] | None = None
     for note, arrays in batches:

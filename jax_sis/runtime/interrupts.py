@@ -76,12 +76,7 @@ class Listener:
   """Handles the signals of a command, and ends the process.
 
   Python runs signal handlers between two instructions of its main thread, so not while that thread is in compiled code,
-  such as waiting for a device. But Python also writes each signal to a socket as soon as it arrives, and a thread, the
-  watcher, reads it there.
-
-  Args:
-    command: its name, for the message.
-    what_now: what was kept and what the user can do, for the message.
+  such as waiting for a device. But it also writes each signal to a socket at once, where the watcher, a thread, reads.
 
   Attributes:
     signum: the first signal, None until it has come.
@@ -100,7 +95,6 @@ class Listener:
     self._watcher = threading.Thread(target=self._watch, name="signals", daemon=True)
 
   def open(self) -> None:
-    """Starts to listen."""
     self._watcher.start()
     self._previous_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
     sys.unraisablehook = self._leave_or_report
@@ -186,7 +180,7 @@ def run_callback(callback: Callable[[], None]) -> None:
 
 
 def run_within(seconds: float, function: Callable[..., object], *arguments: object) -> None:
-  """Calls a function in a thread of its own, and waits for it no longer than this."""
+  """Calls a function in a thread, and waits for it at most this long."""
   thread = threading.Thread(target=function, args=arguments, daemon=True)
   thread.start()
   thread.join(seconds)

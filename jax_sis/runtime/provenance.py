@@ -24,7 +24,7 @@ def all_versions() -> dict[str, str]:
 
 
 def describe_commit(package: pathlib.Path = PACKAGE) -> str:
-  """The Git commit that a package's files are of, and whether they were changed since, in words.
+  """The Git commit of a package's files, and whether they were changed since, in words.
 
   A package that was installed below some other checkout is not part of it.
   """

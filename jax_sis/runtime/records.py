@@ -1,4 +1,4 @@
-"""Files that grow by a line of JSON for each finished piece of work, and outlast a kill at any moment."""
+"""Records in JSON: dataclasses, and files that grow by a line for each finished piece of work and survive a kill."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def to_json(value: Any) -> Any:
-  """The JSON form of dataclasses, and of what holds them; one that has a method `to_json` says itself what that is."""
+  """The JSON form of dataclasses and containers of them; a method `to_json` overrides it."""
   if hasattr(value, "to_json"):
     return value.to_json()
   if dataclasses.is_dataclass(value):
@@ -76,7 +76,6 @@ def read_record(kind: type[T], content: Any, place: str = "record") -> T:
 
 
 def read_value(kind: Any, value: Any, place: str) -> Any:
-  """A value of this type from its JSON form."""
   origin, inner = typing.get_origin(kind), typing.get_args(kind)
   if origin is types.UnionType:
     if value is None and types.NoneType in inner:
