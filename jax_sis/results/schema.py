@@ -106,12 +106,10 @@ IMAGE_FIELDS = {
 
 
 def describe_field(field: Field) -> dict[str, Any]:
-  """A field in JSON types."""
   return {name: value for name, value in dataclasses.asdict(field).items() if value is not None}
 
 
 def parse_field(description: Mapping[str, Any]) -> Field:
-  """The field that `describe_field` described."""
   return Field(**{**description, "shape": tuple(description["shape"])})
 
 
@@ -121,7 +119,6 @@ def mask_field(num_features: int) -> Field:
 
 
 def order_fields(num_features: int, num_sizes: int) -> dict[str, Field]:
-  """The fields of whole orders, whose confidences are known at so many sizes."""
   rank_dtype = "uint16" if num_features <= np.iinfo(np.uint16).max else "uint32"
   return {
     "rank": Field(shape=(num_features,), dtype=rank_dtype),

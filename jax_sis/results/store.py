@@ -324,7 +324,7 @@ def create_or_resume(
   """Opens the store of this run, or makes it. Several processes may do so at once.
 
   Args:
-    directory: the run's folder, see `storage.open_folder`.
+    directory: the run's folder, see `folder.open_folder`.
     spec: what fixes the results, in JSON types.
     num_images: N.
     unit_size: images in a unit.
@@ -356,7 +356,7 @@ def open(directory: str | os.PathLike[str]) -> Results:
          [ True, False]])
 
   Args:
-    directory: the run's folder, see `storage.open_folder`.
+    directory: the run's folder, see `folder.open_folder`.
 
   Raises:
     ValueError: the folder holds no run.
