@@ -27,7 +27,7 @@ PREDICTIONS_DIR = "predictions"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
-  """Of each image that was classified, in the order of the data: its label, and the class that is most probable."""
+  """Of each classified image, in the order of the data: its label, the most probable class, and its probability."""
 
   id: Shaped[np.ndarray, "N"]
   label: Int[np.ndarray, "N"]

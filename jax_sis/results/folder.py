@@ -209,7 +209,7 @@ def shared_context() -> ts.Context:
 
 @functools.cache
 def missing_generation() -> bytes:
-  """By which TensorStore says that a file is not there."""
+  """What TensorStore gives as the generation of a file that does not exist."""
   return ts.KvStore.open("memory://", context=ts.Context()).result().read("none").result().stamp.generation
 
 

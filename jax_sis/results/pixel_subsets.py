@@ -115,7 +115,7 @@ def make_masks(
   image_shape: tuple[int, ...],
   description: Mapping[str, Any],
 ) -> PixelMasks:
-  """Masks of these images, and beside what is known of them what they hold."""
+  """Masks of these images; adds to `description` what the masks hold."""
   num_kept = np.bitwise_count(packed).sum(1, dtype=np.int64)
   content = {
     "mean_num_kept": float(num_kept.mean()),

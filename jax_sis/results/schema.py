@@ -45,7 +45,7 @@ class Field:
   Attributes:
     shape: of one image's row, as stored.
     dtype: as NumPy names it.
-    num_bits: for masks over so many features, which are stored in bits, from each byte's lowest; None for others.
+    num_bits: the features of masks, which are stored in bits, from each byte's lowest; None for other fields.
   """
 
   shape: tuple[int, ...]
@@ -114,7 +114,7 @@ def parse_field(description: Mapping[str, Any]) -> Field:
 
 
 def mask_field(num_features: int) -> Field:
-  """The field of masks over so many features."""
+  """The field of masks over `num_features` features."""
   return Field(shape=(-(-num_features // 8),), dtype="uint8", num_bits=num_features)
 
 

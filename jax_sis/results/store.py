@@ -217,7 +217,7 @@ class Results:
     """The finished images in order, some at a time.
 
     Args:
-      num_images_at_once: at most so many; fewer, where whole units then fit.
+      num_images_at_once: at most; fewer, where whole units then fit.
       names: the fields to read; None for all.
 
     Yields:
@@ -307,7 +307,7 @@ class Results:
       yield stored.masks(self.read_many(stored.mask_fields, some))
 
   def split_images(self, indices: Int[np.ndarray, "M"]) -> Iterator[Int[np.ndarray, "m"]]:
-    """These images, so many at a time that their orders fit the memory."""
+    """These images, in groups whose orders fit the memory."""
     step = max(1, FEATURES_AT_ONCE // masking.num_features(tuple(self.spec["grid"])))
     for start in range(0, len(indices), step):
       yield indices[start : start + step]

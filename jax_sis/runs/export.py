@@ -293,7 +293,7 @@ def count_ordered(store: Results) -> tuple[int, int]:
 
 
 def write_header(file: IO[bytes], values: Shaped[np.ndarray, "M ..."], num_rows: int) -> None:
-  """The beginning of an .npy file of so many rows like these."""
+  """The beginning of an .npy file of `num_rows` rows like these."""
   np.lib.format.write_array_header_1_0(
     file,
     {

@@ -25,7 +25,7 @@ from jax_sis.runtime.progress import format_seconds
 
 # A launch that would take longer is not timed as a whole, but by some steps of each kind of search.
 LONGEST_PROBE_SECONDS = 60.0
-# So many steps of each kind.
+# How many steps of each kind.
 NUM_PROBED_STEPS = {Gradient: 16, Screened: 4, Exact: 1}
 
 
@@ -63,7 +63,7 @@ class Cost:
 
 
 def plan(config: FindConfig, *, num_workers: int = PlanOptions.num_workers) -> Cost:
-  """Estimates what a run will cost on so many machines like this one, and prints it; ValueError as for `find`."""
+  """Estimates what a run will cost on `num_workers` machines like this one, and prints it; ValueError as for `find`."""
   require_positive("--workers", num_workers)
   folder = results.open_folder(config.out)
   print("Opening and compiling ...", flush=True)
@@ -121,7 +121,7 @@ def count_evaluations(job: Job) -> tuple[int, int]:
 
 
 def count_flops(job: Job, *, num_gradients: int, num_forwards: int) -> float:
-  """Floating-point operations of so many gradients and evaluations, by XLA's count of one of each."""
+  """Floating-point operations of these gradients and evaluations, by XLA's count of one of each."""
   if not num_gradients + num_forwards:
     return 0.0
   inputs = jax.ShapeDtypeStruct((1, *job.classifier.input_shape), np.float32)

@@ -28,7 +28,7 @@ LIBRARIES = ("jax",)
 # Larger batches gain nothing: on two CPU cores 16 to 32 are the fastest, and accelerators are full below 256.
 LARGEST_BATCHES = {"cpu": 16}
 LARGEST_BATCH = 256
-# A batch that is chosen leaves each device at least so many launches, so that all devices end together.
+# Launches that a chosen batch leaves each device at least, so that all devices end together.
 MIN_LAUNCHES = 4
 # The share of the memory that such a batch may fill.
 MEMORY_SHARE = 0.8

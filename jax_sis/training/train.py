@@ -374,7 +374,6 @@ def evaluate(training: Training, state: TrainState, *, batch_size: int) -> tuple
 
 
 def make_classifier(config: TrainConfig, training: Training, state: TrainState) -> classifiers.Classifier:
-  """The trained module with what one must know to use it."""
   return classifiers.Classifier(
     model_name=config.model,
     module=nnx.merge(training.graphdef, state.params, state.batch_stats),
