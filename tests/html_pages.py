@@ -1,4 +1,4 @@
-"""Reads a page of `jax_sis.page` as a browser would, so that tests can say what stands on it."""
+"""Reads a page of `jax_sis.display.page` as a browser would, so that tests can say what stands on it."""
 
 import base64
 import dataclasses

@@ -48,7 +48,6 @@ class LinenPredictor:
   options: tuple[tuple[str, Any], ...]
 
   def __call__(self, variables: Params, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
-
     logits: Any = self.module.apply(variables, inputs, **dict(self.options))
     return logits
 
@@ -79,7 +78,6 @@ class EquinoxPredictor:
   is_stateful: bool
 
   def __call__(self, params: Params, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
-
     import equinox
 
     arrays, state = params
@@ -129,7 +127,6 @@ def use_fast_convolutions(predict_fn: PredictFn) -> PredictFn:
 
 
 def evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-  """Runs a traced program with our convolutions."""
   values: dict[Any, Any] = {}
 
   def read(variable: Any) -> Any:

@@ -67,11 +67,7 @@ class TrainingCheckpoints:
       ) from error
 
   def restore_latest(self, state: Any) -> tuple[Any, dict[str, Any] | None]:
-    """The last saved state and position; `(state, None)` if nothing is saved yet.
-
-    Raises:
-      ValueError: it cannot be read.
-    """
+    """The last saved state and position; `(state, None)` if nothing is saved yet; ValueError if it cannot be read."""
     step = self._manager.latest_step()
     if step is None:
       return state, None
@@ -184,11 +180,7 @@ def build_abstract(description: dict[str, Any]) -> tuple[Any, EnsembleConfig | N
 
 
 def read_description(directory: pathlib.Path) -> dict[str, Any]:
-  """The content of `classifier.json`.
-
-  Raises:
-    ValueError: it is missing, damaged or of another format.
-  """
+  """The content of `classifier.json`; ValueError if it is missing, damaged or of another format."""
   path = directory / DESCRIPTION_FILE
   if not path.is_file():
     raise ValueError(

@@ -20,7 +20,6 @@ class FrozenPredictor:
   graphdef: nnx.GraphDef
 
   def __call__(self, params: FrozenParams, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
-
     return nnx.merge(self.graphdef, params)(inputs)
 
 
@@ -32,7 +31,6 @@ class FrozenPart:
   method: Literal["features", "classify"]
 
   def __call__(self, params: FrozenParams, inputs: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-
     return getattr(nnx.merge(self.graphdef, params), self.method)(inputs)
 
 

@@ -61,11 +61,7 @@ def import_weights(
 
 
 def parse_normalisation(text: str) -> Normalisation:
-  """The normalisation of a data set by its name, or by six comma-separated numbers: means, then standard deviations.
-
-  Raises:
-    ValueError: the text is neither.
-  """
+  """A data set's normalisation by its name, or by six numbers: means, then deviations; else raises ValueError."""
   if text in NORMALISATIONS:
     return NORMALISATIONS[text]
   try:
@@ -80,11 +76,7 @@ def parse_normalisation(text: str) -> Normalisation:
 
 
 def read_class_names(source: str, *, data_dir: str | None) -> tuple[str, ...]:
-  """The class names in a text file, one per line, or of a TFDS data set.
-
-  Raises:
-    ValueError: there is neither a file nor a data set of that name.
-  """
+  """The class names in a text file, one per line, or of a TFDS data set; ValueError if there is neither."""
   path = pathlib.Path(source)
   if path.is_file():
     return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())

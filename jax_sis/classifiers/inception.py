@@ -45,7 +45,6 @@ class Branch:
 
 
 def keeping(name: str, width: int, height: int = 1, columns: int = 1) -> ConvConfig:
-  """A convolution that keeps the resolution."""
   return ConvConfig(name=name, width=width, kernel_size=(height, columns), padding=(height // 2, columns // 2))
 
 

@@ -95,7 +95,6 @@ class ClassifierOnImages:
 
   @property
   def launch_size(self) -> int:
-    """Images that all devices work on at once."""
     return len(self.local_devices) * self.batch_size
 
   @functools.cached_property
@@ -105,7 +104,6 @@ class ClassifierOnImages:
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """A name for each class."""
     return self.classifier.class_names
 
   @property
@@ -170,7 +168,6 @@ class ClassifierOnImages:
 
 
 def call_at_precision(function: Callable[..., Any], precision: str, params: Params, *arrays: Any) -> Any:
-  """Calls the function at this matmul precision."""
   with jax.default_matmul_precision(precision):
     return function(params, *arrays)
 

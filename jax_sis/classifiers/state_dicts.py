@@ -178,11 +178,7 @@ def read_npz(file: io.BufferedReader) -> dict[str, np.ndarray]:
 
 
 def check_dtype(name: str, array: np.ndarray) -> np.ndarray:
-  """The array in this machine's byte order.
-
-  Raises:
-    ValueError: its dtype is not one of weights.
-  """
+  """The array in this machine's byte order; ValueError if its dtype is not one of weights."""
   if array.dtype.newbyteorder("=") not in STORAGE_DTYPES.values():
     raise ValueError(f"its array {name!r} is of {array.dtype}, which weights never are")
   return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -135,7 +135,6 @@ class Match:
 
   @property
   def is_exact(self) -> bool:
-    """Whether every array has its place."""
     return not (self.missing or self.unused or self.misshapen)
 
   @property
@@ -265,7 +264,6 @@ def fill_in(name: str, steps: dict[str, str]) -> str:
 
 @functools.cache
 def abstract_module(model_name: str, num_classes: int) -> Any:
-  """The architecture with shapes in place of arrays."""
   return nnx.eval_shape(lambda: classifiers.build(model_name, num_classes=num_classes))
 
 

@@ -168,7 +168,6 @@ def add_round(
 
 
 def read_round(state: CollectionState, number: int, problem: Problem, threshold: float) -> Subsets:
-  """The subsets of one round."""
   mask = state.round_of == number
   confidence = state.confidence[:, number]
   return Subsets(

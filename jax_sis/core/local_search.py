@@ -293,5 +293,4 @@ def as_mode(mode: Mode) -> Int8[Array, ""]:
 
 
 def choose(condition: Bool[Array, ""], if_true: LocalState, if_false: LocalState) -> LocalState:
-  """One state or the other."""
   return jax.tree.map(functools.partial(jnp.where, condition), if_true, if_false)

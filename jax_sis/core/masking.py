@@ -39,7 +39,6 @@ def check_grid(grid: tuple[int, ...] | None, input_shape: tuple[int, ...]) -> tu
 
 
 def num_features(grid: tuple[int, ...]) -> int:
-  """How many features a grid has."""
   return math.prod(grid)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 
 def first_line(error: BaseException) -> str:
-  """The first line of an error's text."""
   return (str(error).splitlines() or [""])[0]
 
 

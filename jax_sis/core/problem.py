@@ -42,12 +42,10 @@ class Problem:
 
   @property
   def num_images(self) -> int:
-    """B, the number of images."""
     return self.inputs.shape[0]
 
   @property
   def num_features(self) -> int:
-    """F, the number of features of an image."""
     return masking.num_features(self.grid)
 
   def in_log_odds(self) -> "Problem":
@@ -59,7 +57,6 @@ class Problem:
     return dataclasses.replace(self, available=self.available & available)
 
   def take(self, images: Int[Array, "N"]) -> "Problem":
-    """The problem of some of the images."""
     inputs, targets, baseline, available = (
       array[images] for array in (self.inputs, self.targets, self.baseline, self.available)
     )

@@ -39,7 +39,6 @@ def probability(logits: Float[Array, "B K"], targets: Int[Array, "B"]) -> Float[
 
 
 def score_logits(logits: Float[Array, "B K"], targets: Int[Array, "B"], *, score: ScoreName) -> Float[Array, "B"]:
-  """The named score of each target."""
   return SCORES[score](logits, targets)
 
 

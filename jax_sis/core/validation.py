@@ -48,7 +48,6 @@ def check_inputs(inputs: Any) -> Float[Array, "B ..."]:
 
 
 def check_score(score: Any) -> None:
-  """Raises ValueError unless `score` names a score."""
   if score not in SCORES:
     raise ValueError(f"score must be one of {sorted(SCORES)}, got {score!r}.")
 
@@ -173,13 +172,11 @@ def check_examples_independent(
 
 
 def require_positive(name: str, value: int | float) -> None:
-  """Raises ValueError unless `value` is above zero."""
   if not value > 0:
     raise ValueError(f"{name} must be positive, got {value!r}.")
 
 
 def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-  """Raises ValueError unless `value` is one of those allowed."""
   if value not in allowed:
     raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
 

@@ -51,7 +51,6 @@ class Archive(NamedTuple):
 
   @property
   def image_files(self) -> tuple[str, ...]:
-    """The files of all splits."""
     return tuple(file for files in self.split_files.values() for file in files)
 
   @property
@@ -126,11 +125,7 @@ def read_cifar(name: str, source: pathlib.Path, num_images: Mapping[str, int]) -
 
 
 def read_files(name: str, source: pathlib.Path) -> dict[str, bytes]:
-  """The files of a data set.
-
-  Raises:
-    ValueError: they cannot be read, or one is not there.
-  """
+  """The files of a data set; ValueError if one is missing or cannot be read."""
   if not source.exists():
     raise ValueError(f"--from must be an existing archive or folder, got {str(source)!r}.")
   try:
@@ -176,11 +171,7 @@ def read_tar(path: pathlib.Path) -> dict[str, bytes]:
 
 
 def find_prefix(name: str, source: pathlib.Path, found: Collection[str]) -> str:
-  """What stands before the names of a data set's files, of all the paths found.
-
-  Raises:
-    ValueError: some or all of the files are not there.
-  """
+  """What precedes the names of a data set's files in all the paths found; ValueError if files are missing."""
   archive = ARCHIVES[name]
   missing = {
     prefix: [file for file in archive.files if prefix + file not in found] for prefix in (f"{archive.folder}/", "")

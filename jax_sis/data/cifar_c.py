@@ -60,7 +60,6 @@ class CifarC:
 
   @property
   def missing(self) -> tuple[str, ...]:
-
     return tuple(name for name in ALL_CORRUPTIONS if name not in self.images)
 
   def source(self, corruption: str, severity: int) -> CifarCSource:
@@ -92,11 +91,7 @@ def open_cifar_c(directory: str | os.PathLike[str]) -> CifarC:
 
 
 def open_images(path: pathlib.Path) -> UInt8[np.ndarray, "N 32 32 3"]:
-  """Memory-maps the file of one corruption.
-
-  Raises:
-    ValueError: the file does not hold the images of CIFAR-10-C.
-  """
+  """Memory-maps the file of one corruption; ValueError if it does not hold the images of CIFAR-10-C."""
   images = open_array(path)
   if images.shape != SHAPE or images.dtype != np.uint8:
     raise ValueError(
@@ -107,11 +102,7 @@ def open_images(path: pathlib.Path) -> UInt8[np.ndarray, "N 32 32 3"]:
 
 
 def read_labels(path: pathlib.Path) -> Int[np.ndarray, "N"]:
-  """The classes of the images of one severity.
-
-  Raises:
-    ValueError: the file is missing, or does not label the images of CIFAR-10-C.
-  """
+  """The classes of the images of one severity; ValueError if the file is missing or has other labels."""
   if not path.is_file():
     raise ValueError(f"the folder of CIFAR-10-C must hold {LABELS_FILE}, but {str(path)!r} is missing; copy it there.")
   labels = open_array(path)
@@ -135,11 +126,7 @@ def read_labels(path: pathlib.Path) -> Int[np.ndarray, "N"]:
 
 
 def open_array(path: pathlib.Path) -> np.ndarray:
-  """Memory-maps a .npy file.
-
-  Raises:
-    ValueError: the file is damaged, or of another kind.
-  """
+  """Memory-maps a .npy file; ValueError if it is damaged or of another kind."""
   try:
     return np.load(path, mmap_mode="r", allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:

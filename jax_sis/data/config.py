@@ -12,11 +12,7 @@ from jax_sis.runtime.command_line import Option
 
 
 def read_ids(path: str | os.PathLike[str]) -> tuple[str, ...]:
-  """The ids in a text file, one a line; blank lines count for nothing.
-
-  Raises:
-    ValueError: the file cannot be read as text.
-  """
+  """The ids in a text file, one a line, without blank lines; ValueError if it cannot be read as text."""
   try:
     lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
   except (OSError, UnicodeDecodeError) as error:

@@ -94,7 +94,6 @@ def draw(generators: Generators, draw_fn: Callable[[np.random.Generator], Any]) 
 
 
 def gaussian_noise(images: Pixels, generators: Generators, scale: float) -> Pixels:
-
   return to_pixels(to_unit(images) + draw(generators, lambda generator: generator.normal(0, scale, images.shape[1:])))
 
 
@@ -120,7 +119,6 @@ def speckle_noise(images: Pixels, generators: Generators, scale: float) -> Pixel
 
 
 def gaussian_blur(images: Pixels, generators: Generators, sigma: float) -> Pixels:
-  """Gaussian filter; sigma in pixels."""
   del generators
   return to_pixels(smooth(to_unit(images), sigma))
 
@@ -269,7 +267,6 @@ def wobble(generators: Generators, sums: Float[np.ndarray, "B h w"], amplitude: 
 
 
 def brightness(images: Pixels, generators: Generators, amount: float) -> Pixels:
-  """Raises the value of the HSV colour."""
   del generators
   hsv = colors.rgb_to_hsv(to_unit(images))
   hsv[..., 2] = np.clip(hsv[..., 2] + amount, 0, 1)

@@ -72,11 +72,7 @@ def resize(
 
 
 def find_image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """All image files below a folder, in the order of their paths.
-
-  Raises:
-    ValueError: there are none.
-  """
+  """All image files below a folder, in the order of their paths; ValueError if there are none."""
   paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
   if not paths:
     raise ValueError(

@@ -30,13 +30,7 @@ LOCK_FILE = "lock"
 
 
 class FromArchive:
-  """A mixin that replaces the methods of a stock builder that download or need TensorFlow.
-
-  Attributes:
-    cifar: the images.
-    progress: counts them.
-    info: the stock builder's.
-  """
+  """A mixin that replaces the methods of a stock builder that download or need TensorFlow."""
 
   cifar: Cifar
   progress: Progress
@@ -134,11 +128,7 @@ def write_dataset(name: str, cifar: Cifar, data_dir: pathlib.Path, progress: Pro
 
 @contextlib.contextmanager
 def staging_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """An empty folder for this process alone, without what a killed run left there; it is removed at the end.
-
-  Raises:
-    ValueError: another process is using it.
-  """
+  """An empty folder for this process alone, removed at the end; ValueError if another process is using it."""
   path.mkdir(parents=True, exist_ok=True)
   with open(path / LOCK_FILE, "w") as lock:
     try:

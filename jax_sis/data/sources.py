@@ -54,9 +54,7 @@ class ImageSource(Protocol):
 class ListedSource(ImageSource, Protocol):
   """A source that knows the ids of its images without decoding them."""
 
-  def ids(self) -> list[str]:
-    """The ids of all images, in order."""
-    ...
+  def ids(self) -> list[str]: ...
 
 
 class TfdsSource:
@@ -152,11 +150,9 @@ class FileSource:
     self.description = {"data": description, "num_images": len(paths), "crop": crop, "files": hash_files(paths, ids)}
 
   def __len__(self) -> int:
-
     return len(self._paths)
 
   def __getitem__(self, index: int) -> Record:
-
     path = self._paths[index]
     image, error = np.zeros(self._input_shape, np.uint8), ""
     try:
@@ -207,7 +203,6 @@ class SelectedSource:
     return {**self._source[self._places[index]], "index": index}
 
   def ids(self) -> list[str]:
-    """The ids of all images, in order."""
     return self._ids
 
 

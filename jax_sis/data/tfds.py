@@ -38,11 +38,7 @@ def open_data_source(
 
 
 def labelled_features(source: Any, name: str) -> Any:
-  """The features of a data set with images and labels.
-
-  Raises:
-    ValueError: it has no images or no labels.
-  """
+  """The features of a data set; ValueError if it has no images or no labels."""
   features = source.dataset_info.features
   if features is None or not {"image", "label"} <= set(features):
     raise ValueError(f"data set {name!r} must have the features image and label, got {sorted(features or ())}.")

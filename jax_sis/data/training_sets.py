@@ -277,11 +277,7 @@ def open_image_folder(
 def split_off_validation(
   num_images: int, num_validation: int, *, seed: int
 ) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "M"]]:
-  """The places to train on, and `num_validation` random places to hold out, both ascending.
-
-  Raises:
-    ValueError: nothing would be left to train on.
-  """
+  """The places to train on, and `num_validation` random others, both ascending; ValueError if none are left."""
   if num_validation >= num_images:
     raise ValueError(f"num_validation must be below the {num_images} images of the split, got {num_validation}.")
   order = np.random.default_rng([seed, num_images]).permutation(num_images)

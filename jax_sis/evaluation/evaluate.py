@@ -29,9 +29,6 @@ from jax_sis.runtime.progress import Progress
 def evaluate(config: EvaluateConfig) -> pathlib.Path:
   """Runs or resumes an evaluation; prints a line a condition and the table, writes metrics, predictions and figures.
 
-  Args:
-    config: what to evaluate, see EvaluateConfig.
-
   Returns:
     The folder of the results.
 
@@ -43,13 +40,13 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
   results.check_writable(results.open_folder(out_dir))
   evaluation = open_evaluation(config)
   spec = results.settle_spec(out_dir, make_spec(evaluation))
-  rows = report.read_rows(out_dir)
+  rows = report.read_conditions(out_dir)
   print(headline(evaluation), flush=True)
   if rows:
     print(f"{len(rows)} of {len(evaluation.conditions)} conditions are done already in {out_dir}.", flush=True)
   report.print_header(config.level)
   for row in rows:
-    report.print_row(row)
+    report.print_condition(row)
   if len(rows) < len(evaluation.conditions):
     rows += evaluate_conditions(evaluation, out_dir, rows)
   rows.sort(key=lambda row: evaluation.conditions.index(row.condition))
@@ -65,12 +62,14 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
   return out_dir
 
 
-def evaluate_conditions(evaluation: Evaluation, out_dir: pathlib.Path, done: list[report.Row]) -> list[report.Row]:
+def evaluate_conditions(
+  evaluation: Evaluation, out_dir: pathlib.Path, done: list[report.ConditionMetrics]
+) -> list[report.ConditionMetrics]:
   """Evaluates the conditions that are not done yet; writes and prints each as soon as it is."""
   conditions_done = {row.condition for row in done}
   total = sum(evaluation.num_images(condition) for condition in evaluation.conditions)
   start = sum(evaluation.num_images(condition) for condition in conditions_done)
-  rows: list[report.Row] = []
+  rows: list[report.ConditionMetrics] = []
   memory: list[Batch] = []
   with Progress("compiling", total=total, start=start, unit="image") as progress:
     program = evaluation.make_program(evaluation.predict_fn)
@@ -80,8 +79,8 @@ def evaluate_conditions(evaluation: Evaluation, out_dir: pathlib.Path, done: lis
     for condition in evaluation.conditions:
       if condition not in conditions_done:
         row = evaluate_condition(evaluation, program, condition, memory, progress)
-        report.append_row(out_dir, row)
-        report.print_row(row)
+        report.append_condition(out_dir, row)
+        report.print_condition(row)
         rows.append(row)
   return rows
 
@@ -100,7 +99,7 @@ def evaluate_condition(
   condition: tuple[str, int],
   memory: list[Batch],
   progress: Progress,
-) -> report.Row:
+) -> report.ConditionMetrics:
   """Classifies all images of a condition and measures.
 
   Raises:
@@ -122,7 +121,7 @@ def evaluate_condition(
   predicted = predictions.make_predictions(ids, all_logits, all_labels)
   # Before the row, which marks the condition as done.
   predictions.write(pathlib.Path(evaluation.config.out), condition, predicted)
-  return report.make_row(
+  return report.measure_condition(
     condition,
     all_logits,
     all_labels,
@@ -136,11 +135,7 @@ def evaluate_condition(
 def prepare_batches(
   evaluation: Evaluation, condition: tuple[str, int], memory: list[Batch], skipped: dict[str, str]
 ) -> Iterator[tuple[RecordsRead, tuple[Float[np.ndarray, "B H W C"]]]]:
-  """What to remember of each batch of a condition, and the classifier's inputs; adds to `skipped` what is unreadable.
-
-  Raises:
-    ValueError: as for `check_records`.
-  """
+  """What to remember of each batch, and the classifier's inputs; adds to `skipped` what is unreadable."""
   for batch in read_batches(evaluation, condition, memory):
     is_read = check_records(evaluation, batch)
     ids = [str(name) for name in batch["id"]]
@@ -170,7 +165,7 @@ def headline(evaluation: Evaluation) -> str:
   return f"{line}\n{evaluation.corruptions_title}: {counts}{f', without {left_out}' if left_out else ''}."
 
 
-def print_outcome(evaluation: Evaluation, rows: list[report.Row]) -> None:
+def print_outcome(evaluation: Evaluation, rows: list[report.ConditionMetrics]) -> None:
   """Prints what is known at the end: images left out, weak classes, and the table of corruptions."""
   clean = rows[0]
   if clean.skipped:

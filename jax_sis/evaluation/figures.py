@@ -37,10 +37,7 @@ class ReliabilityPanel:
 def draw_reliability(panels: list[ReliabilityPanel], *, title: str, note: str) -> bytes:
   """Draws accuracy against confidence, and below it how many predictions each bin of confidence holds.
 
-  Args:
-    panels: one a column.
-    title: what was evaluated.
-    note: what the panels after the first are; may be empty.
+  A panel a column; `note` says what those after the first are, and may be empty.
   """
   width = max(2.1 * len(panels) + 0.9, 6.6)
   left = 0.75 / width

@@ -30,10 +30,6 @@ def negative_log_likelihood(logits: Float[np.ndarray, "N K"], labels: Int[np.nda
 
   Exact where float32 rounds the probability to 0 or 1, since it is computed from the logits, in float64.
 
-  Args:
-    logits: finite.
-    labels: the true classes.
-
   Raises:
     ValueError: there are no examples, shapes do not fit, a label is no class, or a logit is not finite.
   """
@@ -45,13 +41,8 @@ def negative_log_likelihood(logits: Float[np.ndarray, "N K"], labels: Int[np.nda
 def calibration(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, "N"], num_bins: int = 15) -> Calibration:
   """Compares confidence with accuracy in bins of equal width, and gives the expected calibration error.
 
-  Bin m of M takes the confidences p with m / M < p <= (m + 1) / M. With few examples a bin the error is far from 0 even
-  for a perfectly calibrated classifier.
-
-  Args:
-    logits: finite.
-    labels: the true classes.
-    num_bins: M.
+  Bin m of M, `num_bins`, takes the confidences p with m / M < p <= (m + 1) / M. With few examples a bin the error is
+  far from 0 even for a perfectly calibrated classifier.
 
   Raises:
     ValueError: as for `negative_log_likelihood`, or there is no bin.
@@ -99,11 +90,7 @@ def log_probabilities(logits: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N 
 def check_predictions(
   logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, "N"]
 ) -> tuple[Float[np.ndarray, "N K"], Int[np.ndarray, "N"]]:
-  """Returns both as NumPy arrays.
-
-  Raises:
-    ValueError: see `negative_log_likelihood`.
-  """
+  """Returns both as NumPy arrays; ValueError as for `negative_log_likelihood`."""
   logits, labels = np.asarray(logits), np.asarray(labels)
   if logits.ndim != 2 or 0 in logits.shape:
     raise ValueError(f"logits must have shape [N, K] with at least one example and class, got {list(logits.shape)}.")

@@ -4,7 +4,7 @@ A file a condition in the evaluation's folder, `predictions/clean.npz` or `predi
 `Predictions`. With them, the difference of two accuracies has a paired interval:
 
   first, second = predictions.pair(predictions.read("runs/a"), predictions.read("runs/b"))
-  intervals.paired_bootstrap(first.is_correct, second.is_correct)
+  estimates.paired_bootstrap(first.is_correct, second.is_correct)
 """
 
 import dataclasses
@@ -27,14 +27,7 @@ PREDICTIONS_DIR = "predictions"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
-  """Of each image that was classified, in the order of the data.
-
-  Attributes:
-    id: its name.
-    label: its class.
-    predicted: the most probable class.
-    confidence: the softmax probability of that.
-  """
+  """Of each classified image, in the order of the data: its label, the most probable class, and its probability."""
 
   id: Shaped[np.ndarray, "N"]
   label: Int[np.ndarray, "N"]
@@ -43,16 +36,13 @@ class Predictions:
 
   @property
   def is_correct(self) -> Bool[np.ndarray, "N"]:
-    """Whether each was classified rightly."""
     return self.predicted == self.label
 
   def select(self, places: Int[np.ndarray, "M"]) -> "Predictions":
-    """Those at these places."""
     return Predictions(**{name: values[places] for name, values in vars(self).items()})
 
 
 def make_predictions(ids: Sequence[str], logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, "N"]) -> Predictions:
-  """What these logits predict."""
   return Predictions(
     id=np.array(ids, np.str_),
     label=labels.astype(np.int32),
@@ -68,27 +58,14 @@ def predictions_file(directory: pathlib.Path, condition: tuple[str, int]) -> pat
 
 
 def write(directory: pathlib.Path, condition: tuple[str, int], predictions: Predictions) -> None:
-  """Writes the predictions under one condition, whole or not at all.
-
-  Raises:
-    StorageError: they cannot be written.
-  """
+  """Writes the predictions under one condition, whole or not at all; StorageError if they cannot be written."""
   content = io.BytesIO()
   np.savez_compressed(content, **vars(predictions))
   write_atomically(predictions_file(directory, condition), content.getvalue())
 
 
 def read(directory: str | os.PathLike[str], corruption: str = "clean", severity: int = 0) -> Predictions:
-  """Reads what an evaluation predicted under one condition.
-
-  Args:
-    directory: the evaluation's folder.
-    corruption: `clean`, or a corruption's name.
-    severity: 0 for clean, else 1..5.
-
-  Raises:
-    ValueError: there is no such file, or a damaged one.
-  """
+  """Reads what an evaluation predicted under one condition; ValueError if the file is missing or damaged."""
   path = predictions_file(pathlib.Path(directory), (corruption, severity))
   try:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:

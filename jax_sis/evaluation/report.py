@@ -30,7 +30,7 @@ MAX_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class ConditionMetrics:
   """What was measured under one condition.
 
   Attributes:
@@ -69,14 +69,13 @@ class Row:
 
   @property
   def condition(self) -> tuple[str, int]:
-    """Corruption and severity."""
     return self.corruption, self.severity
 
 
-CSV_COLUMNS = tuple(field.name for field in dataclasses.fields(Row))[:9]
+CSV_COLUMNS = tuple(field.name for field in dataclasses.fields(ConditionMetrics))[:9]
 
 
-def make_row(
+def measure_condition(
   condition: tuple[str, int],
   logits: Float[np.ndarray, "N K"],
   labels: Int[np.ndarray, "N"],
@@ -85,14 +84,14 @@ def make_row(
   skipped: Mapping[str, str],
   num_bins: int,
   level: float,
-) -> Row:
+) -> ConditionMetrics:
   """Measures one condition from the logits of its images."""
   is_correct = logits.argmax(1) == labels
   accuracy, low, high = share_of(is_correct, level=level).numbers
   calibration = metrics.calibration(logits, labels, num_bins)
   class_count = np.bincount(labels, minlength=len(class_names))
   class_correct = np.bincount(labels, is_correct, len(class_names))
-  return Row(
+  return ConditionMetrics(
     corruption=condition[0],
     severity=condition[1],
     num_examples=len(labels),
@@ -120,12 +119,11 @@ def none_for_nan(values: Float[np.ndarray, "M"]) -> list[float | None]:
   return [None if np.isnan(value) else float(value) for value in values]
 
 
-def append_row(directory: pathlib.Path, row: Row) -> None:
-  """Writes a finished condition; it is on disk when this returns."""
+def append_condition(directory: pathlib.Path, row: ConditionMetrics) -> None:
   append_record(directory / CONDITIONS_FILE, dataclasses.asdict(row))
 
 
-def read_rows(directory: pathlib.Path) -> list[Row]:
+def read_conditions(directory: pathlib.Path) -> list[ConditionMetrics]:
   """The finished conditions. A last line that was cut off by a kill is removed from the file.
 
   Raises:
@@ -133,18 +131,16 @@ def read_rows(directory: pathlib.Path) -> list[Row]:
   """
   path = directory / CONDITIONS_FILE
   try:
-    return [Row(**record) for record in read_records(path)]
+    return [ConditionMetrics(**record) for record in read_records(path)]
   except TypeError as error:
     raise ValueError(f"{str(path)!r} is damaged ({error}); remove it to evaluate again.") from error
 
 
 def print_header(level: float) -> None:
-  """The line above those of the conditions."""
   print(LINE_FORMAT.format("corruption", "severity", "images", f"accuracy [{100 * level:g} %]", "NLL", "ECE"))
 
 
-def print_row(row: Row) -> None:
-  """The line of one condition."""
+def print_condition(row: ConditionMetrics) -> None:
   share = Estimate(value=row.accuracy, low=row.accuracy_low, high=row.accuracy_high, num_images=row.num_examples)
   accuracy = f"{share:.4f}"
   likelihood, error = f"{row.negative_log_likelihood:.4f}", f"{row.expected_calibration_error:.4f}"
@@ -159,30 +155,28 @@ def describe_skipped(skipped: Mapping[str, str], num_images: int) -> str:
   return f"Skipped {len(skipped)} of {num_images} images, which cannot be read: {named}{more}."
 
 
-def describe_classes(row: Row) -> str:
-  """The classes with the lowest accuracy."""
+def describe_classes(row: ConditionMetrics) -> str:
   lowest = sorted(row.class_accuracy.items(), key=lambda item: item[1])[:MAX_NAMED]
   shares = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in lowest)
   return f"Least accurate classes of {len(row.class_accuracy)}: {shares}."
 
 
-def corruptions_of(rows: Iterable[Row]) -> tuple[str, ...]:
+def corruptions_of(rows: Iterable[ConditionMetrics]) -> tuple[str, ...]:
   """The corruptions of these rows, in the benchmark's order."""
   present = {row.corruption for row in rows}
   return tuple(name for name in ALL_CORRUPTIONS if name in present)
 
 
-def mean_over(rows: Iterable[Row], name: str) -> float:
-  """The mean of a number of each row."""
+def mean_over(rows: Iterable[ConditionMetrics], name: str) -> float:
   return float(np.mean([getattr(row, name) for row in rows]))
 
 
-def main_rows(rows: Iterable[Row]) -> list[Row]:
+def main_conditions(rows: Iterable[ConditionMetrics]) -> list[ConditionMetrics]:
   """The rows that the benchmark's mean is over: those of its fifteen corruptions."""
   return [row for row in rows if row.corruption in MAIN_CORRUPTIONS]
 
 
-def print_table(rows: list[Row], title: str) -> None:
+def print_table(rows: list[ConditionMetrics], title: str) -> None:
   """Accuracies in per cent: a line a corruption, a column a severity, means last."""
   table = Table(title=title, title_justify="left", caption_justify="left")
   table.add_column("corruption")
@@ -192,7 +186,7 @@ def print_table(rows: list[Row], title: str) -> None:
   groups = [*FAMILIES.values(), EXTRA_CORRUPTIONS]
   for group in groups:
     if group is EXTRA_CORRUPTIONS:
-      main = main_rows(rows)
+      main = main_conditions(rows)
       if main:
         table.add_row(f"mean of {len(corruptions_of(main))}", *accuracy_cells(main), style="bold")
         table.add_section()
@@ -204,13 +198,13 @@ def print_table(rows: list[Row], title: str) -> None:
   Console(file=sys.stdout, highlight=False).print(table)
 
 
-def accuracy_cells(rows: list[Row]) -> list[str]:
+def accuracy_cells(rows: list[ConditionMetrics]) -> list[str]:
   """The mean accuracy at each severity, and over all, in per cent."""
   by_severity = [[row for row in rows if row.severity == severity] for severity in SEVERITIES]
   return [f"{100 * mean_over(group, 'accuracy'):.2f}" for group in [*by_severity, rows]]
 
 
-def pool_calibration(rows: list[Row]) -> metrics.Calibration:
+def pool_calibration(rows: list[ConditionMetrics]) -> metrics.Calibration:
   """The calibration of several conditions as if they were one."""
   count = np.array([row.bin_count for row in rows])
   confidence, accuracy = (
@@ -220,9 +214,9 @@ def pool_calibration(rows: list[Row]) -> metrics.Calibration:
   return metrics.make_calibration(edges, np.nansum(confidence * count, 0), np.nansum(accuracy * count, 0), count.sum(0))
 
 
-def summarise(rows: list[Row]) -> dict[str, Any]:
+def summarise(rows: list[ConditionMetrics]) -> dict[str, Any]:
   """Means over the corruptions, in JSON types; empty without corruptions."""
-  main = main_rows(rows)
+  main = main_conditions(rows)
   if not main:
     return {}
   names = ("accuracy", "negative_log_likelihood", "expected_calibration_error")
@@ -242,22 +236,16 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
 
 def write_report(
   directory: pathlib.Path,
-  rows: list[Row],
+  rows: list[ConditionMetrics],
   *,
   spec: Mapping[str, Any],
   corruptions: Mapping[str, Any] | None,
   subject: str,
   what: str,
 ) -> None:
-  """Writes metrics.json, metrics.csv and the pictures.
+  """Writes metrics.json, metrics.csv and the pictures of all conditions, clean first.
 
-  Args:
-    directory: the run's folder, in which the predictions are.
-    rows: all conditions, clean first.
-    spec: what fixed the results.
-    corruptions: what the corruptions are; None without.
-    subject: the classifier and the data.
-    what: what the corruptions are, in words.
+  `subject` names the classifier and the data, and `what` the corruptions; `corruptions` describes these in JSON types.
   """
   content = {
     "spec": spec,
@@ -270,10 +258,10 @@ def write_report(
   write_answer(open_folder(directory), "metrics.json", content, files, beside=["predictions"])
 
 
-def draw(rows: list[Row], *, subject: str, what: str) -> dict[str, bytes]:
+def draw(rows: list[ConditionMetrics], *, subject: str, what: str) -> dict[str, bytes]:
   """The reliability diagrams and, with corruptions, the accuracies under them, by the names of their files."""
   clean, corrupted = rows[0], rows[1:]
-  main = main_rows(corrupted)
+  main = main_conditions(corrupted)
   panels = [make_panel(CLEAN, [clean])]
   if main:
     panels += [
@@ -294,8 +282,7 @@ def draw(rows: list[Row], *, subject: str, what: str) -> dict[str, bytes]:
   return pictures
 
 
-def make_panel(title: str, rows: list[Row]) -> figures.ReliabilityPanel:
-  """The reliability diagram of some conditions together."""
+def make_panel(title: str, rows: list[ConditionMetrics]) -> figures.ReliabilityPanel:
   return figures.ReliabilityPanel(
     title=title,
     calibration=pool_calibration(rows),

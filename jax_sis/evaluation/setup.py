@@ -41,7 +41,6 @@ class Evaluation(ClassifierOnImages):
   conditions: tuple[tuple[str, int], ...]
 
   def num_images(self, condition: tuple[str, int]) -> int:
-    """Images of a condition, read or not."""
     available = cifar_c.NUM_IMAGES if self.published and condition[0] != report.CLEAN else len(self.source)
     return min(available, self.config.limit or available)
 
@@ -52,7 +51,6 @@ class Evaluation(ClassifierOnImages):
 
   @property
   def subject(self) -> str:
-    """The images as they are, in words."""
     return f"{self.num_images((report.CLEAN, 0)):,} images of {self.data_name}"
 
   def show(self, batch: Batch) -> Float[np.ndarray, "B H W C"]:
@@ -64,11 +62,7 @@ class Evaluation(ClassifierOnImages):
 
 
 def open_evaluation(config: EvaluateConfig) -> Evaluation:
-  """Opens what the settings name, and checks that it fits together.
-
-  Raises:
-    ValueError: as for `evaluate`.
-  """
+  """Opens what the settings name, and checks that it fits together; ValueError as for `evaluate`."""
   images = open_on_images(config, batch_size=config.batch_size)
   classifier = images.classifier
   published = None
@@ -148,10 +142,7 @@ def describe_corruptions(evaluation: Evaluation) -> dict[str, Any] | None:
 def read_batches(evaluation: Evaluation, condition: tuple[str, int], memory: list[Batch]) -> Iterator[Batch]:
   """The images of a condition, enough for all devices at a time; the last batch may be shorter.
 
-  Args:
-    evaluation: the data and the corruptions.
-    condition: corruption and severity.
-    memory: keeps the clean images that are to be corrupted again and again, 3 KiB each.
+  `memory` keeps the clean images that are to be corrupted again and again, 3 KiB each.
   """
   corruption, severity = condition
   is_clean = corruption == report.CLEAN

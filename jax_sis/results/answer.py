@@ -13,11 +13,7 @@ from jax_sis.results.spec import SPEC_FILE
 
 
 def encode_json(content: Any) -> bytes:
-  """JSON that people can read, too.
-
-  Raises:
-    ValueError: a number is not finite; what is missing is None.
-  """
+  """JSON that people can read, too; ValueError if a number is not finite: what is missing is None."""
   return json.dumps(content, indent=2, allow_nan=False).encode() + b"\n"
 
 
@@ -36,7 +32,7 @@ def encode_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
 def write_answer(
   folder: Folder, name: str, content: Mapping[str, Any], files: Mapping[str, bytes], *, beside: Sequence[str] = ()
 ) -> dict[str, Any]:
-  """Writes all files of an answer, the JSON last: whoever finds it finds the others, too. Names them on the screen.
+  """Writes all files of an answer, the JSON last: where it is, the others are, too. Names them on the screen.
 
   Args:
     folder: gets the files; each is replaced whole.

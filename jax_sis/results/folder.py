@@ -209,7 +209,7 @@ def shared_context() -> ts.Context:
 
 @functools.cache
 def missing_generation() -> bytes:
-  """By which TensorStore says that a file is not there."""
+  """What TensorStore gives as the generation of a file that does not exist."""
   return ts.KvStore.open("memory://", context=ts.Context()).result().read("none").result().stamp.generation
 
 
@@ -249,11 +249,7 @@ def open_folder(location: str | os.PathLike[str]) -> Folder:
 
 
 def parse_url(location: str) -> dict[str, Any]:
-  """TensorStore's JSON specification of a URL that it knows.
-
-  Raises:
-    ValueError: it does not read it.
-  """
+  """TensorStore's JSON specification of a URL; ValueError if TensorStore does not know it."""
   try:
     return ts.KvStore.Spec(location).to_json()
   except ValueError as error:
@@ -262,11 +258,7 @@ def parse_url(location: str) -> dict[str, Any]:
 
 
 def parse_s3_server(location: str) -> dict[str, Any]:
-  """TensorStore's JSON specification of `s3+http://HOST:PORT/BUCKET/PATH`.
-
-  Raises:
-    ValueError: it names no server or no bucket.
-  """
+  """TensorStore's JSON specification of `s3+http://HOST:PORT/BUCKET/PATH`; ValueError without server or bucket."""
   parts = urllib.parse.urlsplit(location)
   bucket, _, path = urllib.parse.unquote(parts.path).strip("/").partition("/")
   if not parts.netloc or not bucket or parts.query or parts.fragment:
@@ -314,9 +306,5 @@ def check_writable(folder: Folder, argument: str = "--out") -> None:
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-  """Replaces a file on disk whole or not at all.
-
-  Raises:
-    StorageError: it cannot be written.
-  """
+  """Replaces a file on disk whole or not at all; StorageError if it cannot be written."""
   open_folder(path.parent).write(path.name, content)

@@ -26,15 +26,7 @@ FORMAT = "jax_sis.masks/1"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunMasks:
-  """The subsets of the finished images of a run.
-
-  Attributes:
-    location: where they were read.
-    spec: the run's specification.
-    query: which subsets they are.
-    ids: the images.
-    packed: their masks, a bit a feature.
-  """
+  """The subsets of the finished images of a run, and where they were read; `packed` are masks, a bit a feature."""
 
   location: str
   spec: Mapping[str, Any]
@@ -79,7 +71,6 @@ def read_run(store: Results, query: SubsetQuery) -> RunMasks:
 
 
 def packed_width(spec: Mapping[str, Any]) -> int:
-  """Bytes of a mask."""
   return -(-masking.num_features(tuple(spec["grid"])) // 8)
 
 
@@ -95,11 +86,7 @@ def write_masks_file(file: IO[bytes], masks: RunMasks) -> None:
 
 
 def read_masks_file(path: str | os.PathLike[str]) -> RunMasks:
-  """Reads what `write_masks_file` wrote.
-
-  Raises:
-    ValueError: it is no such file, or a damaged one.
-  """
+  """Reads what `write_masks_file` wrote; ValueError if it is no such file, or a damaged one."""
   try:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
       ids, packed, provenance = archive["ids"], archive["masks"], json.loads(str(archive["provenance"]))

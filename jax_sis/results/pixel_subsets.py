@@ -51,11 +51,7 @@ class PixelMasks:
     return {name: place for place, name in enumerate(self.ids)}
 
   def find_places(self, ids: Sequence[str]) -> Int[np.ndarray, "B"]:
-    """Where the images of these ids are.
-
-    Raises:
-      ValueError: one of them has no mask.
-    """
+    """Where the images of these ids are; ValueError if one of them has no mask."""
     missing = [name for name in ids if name not in self._place_of_id]
     if missing:
       raise ValueError(f"the subset must show pixels of every image, but has none of {name_ids(missing)}.")
@@ -119,7 +115,7 @@ def make_masks(
   image_shape: tuple[int, ...],
   description: Mapping[str, Any],
 ) -> PixelMasks:
-  """Masks of these images, and beside what is known of them what they hold."""
+  """Masks of these images; adds to `description` what the masks hold."""
   num_kept = np.bitwise_count(packed).sum(1, dtype=np.int64)
   content = {
     "mean_num_kept": float(num_kept.mean()),
@@ -167,11 +163,7 @@ def join_run(
   ids: tuple[str, ...],
   image_shape: tuple[int, ...],
 ) -> PixelMasks:
-  """The masks of a run in the order of these images, see `open_masks`.
-
-  Raises:
-    ValueError: they do not belong together.
-  """
+  """The masks of a run in the order of these images, see `open_masks`; ValueError if they do not belong together."""
   # As the store keeps ids, of long ones the end.
   wanted = schema.decode_text(schema.encode_text(ids)).tolist()
   place_of_id = {name: place for place, name in enumerate(masks.ids)}
@@ -193,11 +185,7 @@ def join_run(
 
 
 def check_run(masks: RunMasks, subset: PixelSubset, *, images: Mapping[str, Any], normalisation: Normalisation) -> None:
-  """Refuses a run of other images, another model or another baseline.
-
-  Raises:
-    ValueError: it is one, with the differences.
-  """
+  """Raises ValueError, with the differences, for a run of other images, another model or another baseline."""
   searched = masks.spec["data"]
   # A folder of image files is known by its files, wherever it lies.
   not_compared = NOT_COMPARED | ({"data"} if "files" in searched and "files" in images else set())
@@ -230,11 +218,7 @@ def check_run(masks: RunMasks, subset: PixelSubset, *, images: Mapping[str, Any]
 
 
 def check_ids(location: str, searched: Sequence[str], wanted: Sequence[str]) -> None:
-  """Refuses a run whose images are not just these.
-
-  Raises:
-    ValueError: some are missing on either side, or an id stands for several images.
-  """
+  """Raises ValueError unless the run has just these images, each id once."""
   for whose, names in (("the images", wanted), (f"those of {location!r}", searched)):
     repeated = [name for name, count in collections.Counter(names).items() if count > 1]
     if repeated:
@@ -254,7 +238,6 @@ def check_ids(location: str, searched: Sequence[str], wanted: Sequence[str]) -> 
 
 
 def name_ids(ids: Sequence[str]) -> str:
-  """The first ids, and how many more."""
   return messages.name_some([repr(name) for name in ids], most=MAX_NAMED)
 
 
@@ -267,7 +250,6 @@ def hash_masks(ids: Sequence[str], packed: UInt8[np.ndarray, "N W"]) -> str:
 
 
 def describe_subset(description: Mapping[str, Any]) -> str:
-  """The masks that `PixelMasks.description` describes, in words."""
   fill = f", the others {description['fill']:g}" if description["fill"] else ""
   empty = f"; of {description['num_empty']} images none" if description["num_empty"] else ""
   if "random_seed" in description:

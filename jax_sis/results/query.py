@@ -90,7 +90,6 @@ class SubsetQuery:
 
 
 def parse_query(description: Mapping[str, Any]) -> SubsetQuery:
-  """What `SubsetQuery.to_json` wrote."""
   return SubsetQuery(kind=description["answer"], threshold=description["threshold"], fraction=description["fraction"])
 
 
@@ -196,7 +195,6 @@ def find_subsets(query: SubsetQuery, spec: Mapping[str, Any], fields: Collection
 
 
 def describe_masks(spec: Mapping[str, Any], fields: Collection[str]) -> str:
-  """Which subsets a run holds the features of, in words."""
   held = [f"{name} (kind 'sis')" for name in fields if name.startswith("mask_")]
   if "rank" in fields:
     held.append("those of every threshold and fraction (kind 'sis')")
@@ -218,7 +216,7 @@ class PixelSubset:
     random_seed: fixes, with an image's id, which pixels are shown at random; None for those of a run.
     fill: what the other pixels show, in the normalised units of the classifier that looks; 0 is the data's mean colour.
     allows_other_baseline: take a run whose masked pixels showed something else than the fill.
-    expected_model: what the run must have searched, as `checkpoint.hash_params` says it; None for any classifier.
+    expected_model: the `checkpoint.hash_params` of what the run must have searched; None for any classifier.
   """
 
   run: str | None = None

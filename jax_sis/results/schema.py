@@ -45,7 +45,7 @@ class Field:
   Attributes:
     shape: of one image's row, as stored.
     dtype: as NumPy names it.
-    num_bits: for masks over so many features, which are stored in bits, from each byte's lowest; None for others.
+    num_bits: the features of masks, which are stored in bits, from each byte's lowest; None for other fields.
   """
 
   shape: tuple[int, ...]
@@ -106,22 +106,19 @@ IMAGE_FIELDS = {
 
 
 def describe_field(field: Field) -> dict[str, Any]:
-  """A field in JSON types."""
   return {name: value for name, value in dataclasses.asdict(field).items() if value is not None}
 
 
 def parse_field(description: Mapping[str, Any]) -> Field:
-  """The field that `describe_field` described."""
   return Field(**{**description, "shape": tuple(description["shape"])})
 
 
 def mask_field(num_features: int) -> Field:
-  """The field of masks over so many features."""
+  """The field of masks over `num_features` features."""
   return Field(shape=(-(-num_features // 8),), dtype="uint8", num_bits=num_features)
 
 
 def order_fields(num_features: int, num_sizes: int) -> dict[str, Field]:
-  """The fields of whole orders, whose confidences are known at so many sizes."""
   rank_dtype = "uint16" if num_features <= np.iinfo(np.uint16).max else "uint32"
   return {
     "rank": Field(shape=(num_features,), dtype=rank_dtype),

@@ -20,7 +20,7 @@ def settle_spec(directory: str | os.PathLike[str], spec: Mapping[str, Any]) -> d
   Several processes may do so at once.
 
   Args:
-    directory: the run's folder, see `storage.open_folder`.
+    directory: the run's folder, see `folder.open_folder`.
     spec: what fixes the results, in JSON types; `format` names the kind of run.
 
   Returns:
@@ -46,7 +46,7 @@ def read_spec(directory: str | os.PathLike[str], expected_format: str = FORMAT) 
   """The specification of the run in this folder.
 
   Args:
-    directory: the run's folder, see `storage.open_folder`.
+    directory: the run's folder, see `folder.open_folder`.
     expected_format: the kind of run.
 
   Raises:
@@ -61,11 +61,7 @@ def read_spec(directory: str | os.PathLike[str], expected_format: str = FORMAT) 
 
 
 def parse_spec(folder: Folder, content: bytes, expected_format: str) -> dict[str, Any]:
-  """The specification in a file's content.
-
-  Raises:
-    ValueError: it is not one of ours.
-  """
+  """The specification in a file's content; ValueError if it is not one of ours."""
   place = repr(folder.join(SPEC_FILE))
   try:
     spec = json.loads(content)
@@ -84,7 +80,6 @@ def parse_spec(folder: Folder, content: bytes, expected_format: str) -> dict[str
 
 
 def find_differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
-  """What differs between two specifications, a text each."""
   differences = []
   for key in sorted({*stored, *asked}):
     there, here = stored.get(key), asked.get(key)
@@ -97,5 +92,4 @@ def find_differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix
 
 
 def shorten(text: str) -> str:
-  """A text, or the beginning of a long one."""
   return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 3]}..."

@@ -217,7 +217,7 @@ class Results:
     """The finished images in order, some at a time.
 
     Args:
-      num_images_at_once: at most so many; fewer, where whole units then fit.
+      num_images_at_once: at most; fewer, where whole units then fit.
       names: the fields to read; None for all.
 
     Yields:
@@ -307,7 +307,7 @@ class Results:
       yield stored.masks(self.read_many(stored.mask_fields, some))
 
   def split_images(self, indices: Int[np.ndarray, "M"]) -> Iterator[Int[np.ndarray, "m"]]:
-    """These images, so many at a time that their orders fit the memory."""
+    """These images, in groups whose orders fit the memory."""
     step = max(1, FEATURES_AT_ONCE // masking.num_features(tuple(self.spec["grid"])))
     for start in range(0, len(indices), step):
       yield indices[start : start + step]
@@ -324,7 +324,7 @@ def create_or_resume(
   """Opens the store of this run, or makes it. Several processes may do so at once.
 
   Args:
-    directory: the run's folder, see `storage.open_folder`.
+    directory: the run's folder, see `folder.open_folder`.
     spec: what fixes the results, in JSON types.
     num_images: N.
     unit_size: images in a unit.
@@ -356,7 +356,7 @@ def open(directory: str | os.PathLike[str]) -> Results:
          [ True, False]])
 
   Args:
-    directory: the run's folder, see `storage.open_folder`.
+    directory: the run's folder, see `folder.open_folder`.
 
   Raises:
     ValueError: the folder holds no run.

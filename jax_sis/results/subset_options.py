@@ -69,11 +69,7 @@ class SubsetOptions:
 
   @classmethod
   def of(cls, settings: Any) -> Self:
-    """The options of settings that have a `subset`.
-
-    Raises:
-      ValueError: no options say this.
-    """
+    """The options of settings that have a `subset`; ValueError if no options say this."""
     subset: PixelSubset | None = settings.subset
     if subset is None:
       options = cls()

@@ -160,11 +160,7 @@ def compile_steps(
   sizes: tuple[int, ...],
   local_devices: list[devices.Device],
 ) -> DeviceProgram:
-  """Compiles a search through `sizes` towards the predicted class.
-
-  Raises:
-    ValueError: the batch does not fit the memory.
-  """
+  """Compiles a search through `sizes` towards the predicted class; ValueError if the batch does not fit the memory."""
   steps = functools.partial(search_steps, predict_fn, search=search, sizes=sizes)
   program = DeviceProgram(steps, params, local_devices=local_devices, batch_size=batch_size)
   program.compile(jax.ShapeDtypeStruct((1, *input_shape), np.float32))
@@ -198,5 +194,4 @@ def measure_matmul(local_devices: list[devices.Device], num_runs: int = 5) -> fl
 
 
 def multiply(matrix: Float[Array, "N N"], scales: Float[Array, "1"]) -> Float[Array, "1 N N"]:
-  """The matrix, scaled, times itself."""
   return jnp.matmul(scales[:, None, None] * matrix[None], matrix)

@@ -43,7 +43,6 @@ class SearchOptions:
     require_positive("--per-step", self.per_step)
 
   def make(self) -> dict[str, Any]:
-    """The fields of FindConfig that they are."""
     gradient = Gradient(per_step=self.per_step)
     backward = {"gradient": gradient, "both": gradient, "screened": Screened(), "exact": Exact(), "smallest": None}
     effort = THOROUGH if self.thorough else QUICK
@@ -55,11 +54,7 @@ class SearchOptions:
 
   @classmethod
   def of(cls, settings: "FindConfig") -> Self:
-    """The options that make the searches of a run.
-
-    Raises:
-      ValueError: no options say this.
-    """
+    """The options that make the searches of a run; ValueError if no options say this."""
     is_thorough = settings.smallest is not None and settings.exchanges == THOROUGH.exchanges
     for name in get_args(cls.__annotations__["search"]):
       per_step = settings.search.per_step if name in ("both", "gradient") and settings.search else Gradient.per_step
@@ -169,19 +164,16 @@ class FindConfig:
 
   @property
   def saves_order(self) -> bool:
-    """Whether the whole order of each image is kept."""
     return self.search is not None and self.saved != "mask"
 
   @property
   def saved_thresholds(self) -> tuple[float, ...]:
-    """The confidences whose subsets are kept as masks."""
     if self.search is None or self.saved == "order":
       return ()
     return self.mask_thresholds if self.mask_thresholds or self.mask_fractions else (self.threshold,)
 
 
 def settings_to_json(config: FindConfig) -> dict[str, Any]:
-  """All settings in JSON types, paths among them."""
   settings = dataclasses.asdict(config)
   for name in ("search", "smallest"):
     search = getattr(config, name)
@@ -190,11 +182,7 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
 
 
 def settings_from_json(settings: Mapping[str, Any]) -> FindConfig:
-  """The settings that `settings_to_json` wrote.
-
-  Raises:
-    ValueError: they are not of this version.
-  """
+  """The settings that `settings_to_json` wrote; ValueError if they are not of this version."""
   kinds = {kind.__name__: kind for kind in (Gradient, Screened, Exact, Forward)}
   try:
     values = dict(settings)

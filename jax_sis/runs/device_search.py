@@ -12,6 +12,7 @@ from jax_sis.core.certify import evaluate_alone, run_certify
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, make_problem
 from jax_sis.core.scores import log_odds, predict_logits
+from jax_sis.core.searches import Phase
 from jax_sis.core.smallest import search_smallest
 from jax_sis.core.subsets import Subsets
 from jax_sis.core.types import Params, PredictFn
@@ -23,13 +24,7 @@ from jax_sis.runs.config import FindConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSearch:
-  """The searches of a run on one classifier.
-
-  Attributes:
-    config: what is searched for.
-    predict_fn: the classifier's frozen form.
-    grid: the mask's shape.
-  """
+  """The searches of a run on a frozen classifier; `grid` is the mask's shape."""
 
   config: FindConfig
   predict_fn: PredictFn
@@ -37,44 +32,34 @@ class ImageSearch:
 
   @property
   def num_features(self) -> int:
-    """F, the number of features of an image."""
     return masking.num_features(self.grid)
+
+  @property
+  def phases(self) -> tuple[Phase, ...]:
+    """Those of the backward search; none where there is no such search."""
+    return () if self.config.search is None else self.config.search.phases(self.num_features)
 
   @property
   def sizes(self) -> tuple[int, ...]:
     """The subset sizes that the backward search evaluates, ascending."""
-    if self.config.search is None:
-      return ()
-    return tuple(sorted(size for phase in self.config.search.phases(self.num_features) for size in phase.sizes))
+    return tuple(sorted(size for phase in self.phases for size in phase.sizes))
 
   @property
   def kinds(self) -> tuple[str, ...]:
-    """The kinds of subset that are found."""
     searches = (self.config.search, self.config.smallest)
     return tuple(kind for kind, search in zip(KINDS, searches, strict=True) if search is not None)
 
   @property
   def saved_masks(self) -> tuple[SubsetQuery, ...]:
-    """The subsets of an order that are kept as masks."""
     of_thresholds = [SubsetQuery(threshold=threshold) for threshold in self.config.saved_thresholds]
     return (*of_thresholds, *(SubsetQuery(fraction=fraction) for fraction in self.config.mask_fractions))
 
   def __call__(self, params: Params, inputs: Float[Array, "B H W C"], requested: Int[Array, "B"]) -> dict[str, Array]:
-    """Searches the images of one device.
-
-    Args:
-      params: the classifier's arrays.
-      inputs: normalised images.
-      requested: the class to keep up, or NO_CLASS for the predicted one.
-
-    Returns:
-      The fields of the store that are computed, see `fields`.
-    """
+    """The computed fields of the store; `requested` is the class to keep up, or NO_CLASS for the predicted one."""
     with jax.default_matmul_precision(self.config.precision):
       return search_images(self, params, inputs, requested)
 
   def fields(self) -> dict[str, Field]:
-    """The arrays of a run."""
     fields = dict(IMAGE_FIELDS)
     if self.config.saves_order:
       fields |= schema.order_fields(self.num_features, len(self.sizes))
@@ -89,7 +74,6 @@ class ImageSearch:
 def search_images(
   search: ImageSearch, params: Params, inputs: Float[Array, "B H W C"], requested: Int[Array, "B"]
 ) -> dict[str, Array]:
-  """As ImageSearch, at the precision that is set."""
   config = search.config
   logits = predict_logits(search.predict_fn, params, inputs)
   predicted = logits.argmax(-1).astype(jnp.int32)
@@ -101,7 +85,7 @@ def search_images(
   )
   found = {}
   if config.search is not None:
-    order = run_backward(problem, phases=config.search.phases(search.num_features))
+    order = run_backward(problem, phases=search.phases)
     fields |= order_fields(search, order)
     found["sis"] = SubsetQuery(threshold=config.threshold).read_order(order)
   if config.smallest is not None:
@@ -112,7 +96,6 @@ def search_images(
 
 
 def order_fields(search: ImageSearch, order: FeatureOrder) -> dict[str, Array]:
-  """What the store keeps of an order."""
   fields = {"rank": order.rank, "confidence": order.confidence} if search.config.saves_order else {}
   return fields | {query.mask_field: query.read_order(order).kept for query in search.saved_masks}
 
@@ -132,7 +115,6 @@ def certified_fields(config: FindConfig, problem: Problem, found: dict[str, Subs
 
 
 def certify_subsets(config: FindConfig, problem: Problem, subsets: Subsets) -> dict[str, Array]:
-  """The certificate that the run asks for, as fields of the store."""
   fields = {"num_kept": subsets.num_kept, "status": subsets.status}
   if config.certificate == "alone":
     report = evaluate_alone(problem, subsets, config.tolerance)

@@ -65,17 +65,16 @@ def export(run_dir: str, *, to: str, masks: Sequence[str] = (), is_partial: bool
       "by the same command of find, or use --partial."
     )
   subsets = {name: find_mask(store, name) for name in masks}
+  left_out = 0
   with explain_writing(to), Progress("export", total=store.num_images - num_missing, unit="image") as progress:
     if path.suffix == ".npz" and masks:
       num_written = write_masks(store, path, subsets[masks[0]], progress)
-      left_out = 0
     elif path.suffix == ".npz":
       check_order(store)
       num_written = (write_files if has_place(to) else write_one_npz)(store, to, progress)
       left_out = store.num_images - num_missing - num_written
     else:
       num_written = (write_csv if path.suffix == ".csv" else write_parquet)(store, path, subsets, progress)
-      left_out = 0
   notes = f"; {left_out} left out, not searched or not finite" if left_out else ""
   notes += f"; {num_missing} are missing" if num_missing else ""
   return f"{num_written} images written to {to}{notes}."
@@ -105,11 +104,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def find_mask(store: Results, name: str) -> StoredSubsets:
-  """The subsets of which `--masks` gives the name.
-
-  Raises:
-    ValueError: the run does not hold them, or it is no such name.
-  """
+  """The subsets of which `--masks` gives the name; ValueError if the run does not hold them."""
   try:
     query = parse_mask_name(name, store.spec)
   except ValueError as error:
@@ -123,11 +118,7 @@ def find_mask(store: Results, name: str) -> StoredSubsets:
 
 
 def check_order(store: Results) -> None:
-  """Refuses a run without whole orders.
-
-  Raises:
-    ValueError: it has none.
-  """
+  """Raises ValueError for a run without whole orders."""
   if "rank" not in store.fields:
     raise ValueError(
       f"{store.folder.location!r} must hold the order of all features for .npz; run find with a backward search "
@@ -140,10 +131,7 @@ def make_columns(
 ) -> dict[str, np.ndarray | list[Any]]:
   """The columns of a table for some images; of what an image does not have, None.
 
-  Args:
-    store: the run.
-    fields: of these images, as `Results.iterate` gives them.
-    subsets: by column, those whose features to add, numbered row by row from 0.
+  Of each of the `subsets`, by column, the table has the features, numbered row by row from 0.
   """
   is_searched = fields[f"{kinds_of(fields)[0]}_status"] != NOT_SEARCHED
   class_names = store.spec["class_names"]
@@ -176,7 +164,6 @@ def keep_where(is_there: Bool[np.ndarray, "M"], values: Shaped[np.ndarray, "M"])
 def iterate_columns(
   store: Results, subsets: Mapping[str, StoredSubsets], progress: Progress
 ) -> Iterator[dict[str, np.ndarray | list[Any]]]:
-  """The table, some images at a time."""
   names = {*store.table_fields, *(name for stored in subsets.values() for name in stored.mask_fields)}
   num_at_once = max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"])) if subsets else ROWS_AT_ONCE
   for indices, fields in store.iterate(num_at_once, names=sorted(names)):
@@ -298,7 +285,6 @@ def write_one_npz(store: Results, to: str, progress: Progress) -> int:
 
 
 def count_ordered(store: Results) -> tuple[int, int]:
-  """How many images have an order, and the length of the longest id."""
   num_images, id_length = 0, 1
   for _, fields in store.iterate(ROWS_AT_ONCE, names=("id", "sis_status")):
     num_images += int(has_order(fields["sis_status"]).sum())
@@ -307,7 +293,7 @@ def count_ordered(store: Results) -> tuple[int, int]:
 
 
 def write_header(file: IO[bytes], values: Shaped[np.ndarray, "M ..."], num_rows: int) -> None:
-  """The beginning of an .npy file of so many rows like these."""
+  """The beginning of an .npy file of `num_rows` rows like these."""
   np.lib.format.write_array_header_1_0(
     file,
     {

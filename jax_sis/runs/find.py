@@ -50,7 +50,8 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
     print(f"{num_done} of {store.num_images} images are done already in {config.out}.", flush=True)
   if is_printed:
     print_header(job.search.kinds)
-    print_stored_rows(job, store)
+    for _, fields in store.iterate():
+      print_rows(make_rows(fields, job.class_names, num_features=job.num_features))
   if num_done < store.num_images:
     Worker(job, store, shard or Shard(index=0, count=1), is_printed=is_printed).run(takes_over=takes_over)
   num_left = store.num_images - len(store.done_images())
@@ -62,7 +63,6 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
 
 
 def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
-  """What the run is about to do, in a few lines."""
   config = job.config
   searches = " and ".join(str(search) for search in (config.search, config.smallest) if search)
   num_bytes = store.num_bytes_per_image
@@ -77,14 +77,7 @@ def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
 
 
 class Worker:
-  """One process at work on a run: it reads, searches and stores the units of its part.
-
-  Args:
-    job: what is searched.
-    store: where the results go.
-    shard: its part of the units.
-    is_printed: whether each image gets a line on the screen.
-  """
+  """One process at work on a run: it reads, searches and stores the units of its part, and prints them if asked."""
 
   def __init__(self, job: Job, store: results.Results, shard: Shard, *, is_printed: bool):
     self._job = job
@@ -118,7 +111,6 @@ class Worker:
     return turned[: max(1, num_launched // self._job.unit_size)]
 
   def _store_unit(self, unit: int, rows: dict[str, np.ndarray]) -> None:
-    """Stores one unit and reports it."""
     self._store.write_unit(unit, rows)
     if self._is_printed:
       print_rows(make_rows(rows, self._job.class_names, num_features=self._job.num_features))
@@ -127,18 +119,10 @@ class Worker:
 
 
 def missing_units(store: results.Results) -> Int[np.ndarray, "U"]:
-  """The units that are not done yet, ascending."""
   return np.setdiff1d(np.arange(store.num_units), store.done_units())
 
 
-def print_stored_rows(job: Job, store: results.Results) -> None:
-  """Prints the lines of the images that were done before."""
-  for _, fields in store.iterate():
-    print_rows(make_rows(fields, job.class_names, num_features=job.num_features))
-
-
 def write_outcome(job: Job, store: results.Results) -> None:
-  """Writes the summary and the gallery of a finished run, and prints the answer in a sentence or two."""
   totals = write_summary(store, job.class_names)
   pictures = ""
   if job.config.gallery:

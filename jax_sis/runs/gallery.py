@@ -23,13 +23,7 @@ HEADING_INCHES = 0.7
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SubsetPanel:
-  """One subset of an image.
-
-  Attributes:
-    kept: True where the subset shows the image; broadcasts against it.
-    title: the caption, or the reason why there is none.
-    has_subset: whether there is one.
-  """
+  """One subset of an image; `title` is the caption, or the reason why there is none."""
 
   kept: Bool[np.ndarray, "h w c"]
   title: str
@@ -54,7 +48,6 @@ class GalleryPanel:
 
 
 def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
-  """A PNG with a row for each of the first images of a finished run."""
   classifier = job.classifier
   indices = np.arange(min(num_images, store.num_images))
   fields = {name: store.read(name, indices) for name in store.fields}
@@ -88,7 +81,6 @@ def kept_features(store: results.Results, fields: Mapping[str, np.ndarray]) -> d
 def make_panel(
   job: Job, row: Row, index: int, *, kept: Mapping[str, np.ndarray], ranks: np.ndarray | None
 ) -> GalleryPanel:
-  """The row of one image."""
   shape = job.classifier.input_shape
 
   def expand(features: np.ndarray) -> np.ndarray:
@@ -117,11 +109,7 @@ def draw_panels(
 ) -> bytes:
   """Draws each image beside its subsets on the masked background and the heat map of its order.
 
-  Args:
-    panels: one a row.
-    headings: one for each subset of a row.
-    with_order: whether there is a column for the order.
-    masked_colour: what a masked pixel shows, 0..255.
+  A panel a row, and a heading for each of its subsets; `masked_colour` is what a masked pixel shows, 0..255.
   """
   widths = [1, 1.2, *[1, 1.45] * len(headings), *[1] * with_order]
   figure, axes = start_figure(
@@ -155,24 +143,20 @@ def draw_panels(
 
 
 def caption(axis: Axes, text: str) -> None:
-  """Text beside a picture."""
   axis.text(0.02, 0.5, text, fontsize=10, va="center", linespacing=1.5)
 
 
 def describe_kind(kind: str, search: BackwardSearch | None) -> str:
-  """The heading of a kind of subset in the gallery."""
   if kind == "smallest":
     return "the smallest evidence\nfound"
   return f"its sufficient input subset\nby {type(search).__name__} search"
 
 
 def describe_image(row: Row) -> str:
-  """The caption of an image."""
   return f"{row.image}\ntrue: {row.true_class}\npredicted: {row.predicted_class}\n{format_confidence(row.confidence)}"
 
 
 def describe_subset(row: Row, kind: str) -> str:
-  """The caption of a subset."""
   answer = row.answers[kind]
   if answer.status != "ok":
     return "\n".join(textwrap.wrap(answer.certificate, 20))

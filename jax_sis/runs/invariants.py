@@ -29,17 +29,7 @@ class Violation(NamedTuple):
 
 
 def check_rows(rows: Rows, spec: Mapping[str, Any], *, target: int | None, num_classes: int) -> list[Violation]:
-  """Looks for contradictions in rows of the store.
-
-  Args:
-    rows: all fields of M images, masks as Booleans `[M, F]`.
-    spec: the run's specification.
-    target: as in `Job`: NO_CLASS for the predicted class, None for the label, else a class.
-    num_classes: K.
-
-  Returns:
-    The rules that are broken.
-  """
+  """The rules that all fields of M images break, masks as Booleans `[M, F]`; `target` is as in `Job`."""
   kinds = kinds_of(rows)
   is_searched = rows["predicted"] != NO_CLASS
   violations = check_classes(rows, is_searched, target=target, num_classes=num_classes)
@@ -57,7 +47,6 @@ def check_rows(rows: Rows, spec: Mapping[str, Any], *, target: int | None, num_c
 def check_classes(
   rows: Rows, is_searched: Bool[np.ndarray, "M"], *, target: int | None, num_classes: int
 ) -> list[Violation]:
-  """The classes, by numbers and by what the run asks for."""
   predicted, targets = rows["predicted"], rows["target"]
   violations = [
     Violation("predicted", f"must be a class, 0 to {num_classes - 1}", is_searched & ~is_class(predicted, num_classes)),
@@ -92,7 +81,6 @@ def check_statuses(rows: Rows, is_searched: Bool[np.ndarray, "M"], kinds: Iterab
 
 
 def check_order(rows: Rows, spec: Mapping[str, Any]) -> list[Violation]:
-  """An order, its confidences, and what is read from them."""
   rank, confidence, status = rows["rank"], rows["confidence"], rows["sis_status"]
   num_features = rank.shape[1]
   is_finite = has_order(status)
@@ -129,7 +117,6 @@ def check_masks(rows: Rows, spec: Mapping[str, Any]) -> list[Violation]:
 
 
 def check_subset(rows: Rows, kind: str, spec: Mapping[str, Any]) -> list[Violation]:
-  """One kind of subset, and its evaluation alone."""
   status, confidence = rows[f"{kind}_status"], rows[f"{kind}_certified_confidence"]
   is_ok = status == Status.OK
   has_none = ~is_ok
@@ -160,7 +147,6 @@ def check_subset(rows: Rows, kind: str, spec: Mapping[str, Any]) -> list[Violati
 
 
 def check_certificate(rows: Rows, kind: str) -> list[Violation]:
-  """What a full certificate adds."""
   is_sufficient, num_droppable = rows[f"{kind}_is_sufficient"], rows[f"{kind}_num_droppable"]
   is_minimal, is_smallest = rows[f"{kind}_is_minimal"], rows[f"{kind}_is_smallest"]
   has_smaller = rows[f"{kind}_has_smaller"]
@@ -178,10 +164,8 @@ def check_certificate(rows: Rows, kind: str) -> list[Violation]:
 
 
 def is_class(values: Int[np.ndarray, "M"], num_classes: int) -> Bool[np.ndarray, "M"]:
-  """Which are classes."""
   return (values >= 0) & (values < num_classes)
 
 
 def is_probability(values: Float[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-  """Which are numbers from 0 to 1."""
   return (values >= 0) & (values <= 1)

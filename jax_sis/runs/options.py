@@ -47,7 +47,7 @@ class StatusOptions:
 
   Attributes:
     run_dir: the run's folder, what find calls --out.
-    watch_seconds: show it again every so many seconds until all images are done.
+    watch_seconds: show it again every SECONDS seconds until all images are done.
   """
 
   run_dir: RunFolder

@@ -25,7 +25,7 @@ from jax_sis.runtime.progress import format_seconds
 
 # A launch that would take longer is not timed as a whole, but by some steps of each kind of search.
 LONGEST_PROBE_SECONDS = 60.0
-# So many steps of each kind.
+# How many steps of each kind.
 NUM_PROBED_STEPS = {Gradient: 16, Screened: 4, Exact: 1}
 
 
@@ -63,18 +63,7 @@ class Cost:
 
 
 def plan(config: FindConfig, *, num_workers: int = PlanOptions.num_workers) -> Cost:
-  """Estimates what a run will cost, and prints it; writes nothing.
-
-  Args:
-    config: what the run is.
-    num_workers: machines like this one that share the run.
-
-  Returns:
-    The estimate.
-
-  Raises:
-    ValueError: as for `find`.
-  """
+  """Estimates what a run will cost on `num_workers` machines like this one, and prints it; ValueError as for `find`."""
   require_positive("--workers", num_workers)
   folder = results.open_folder(config.out)
   print("Opening and compiling ...", flush=True)
@@ -92,7 +81,6 @@ def plan(config: FindConfig, *, num_workers: int = PlanOptions.num_workers) -> C
 
 
 def estimate_cost(job: Job, program: DeviceProgram, *, num_done: int, num_workers: int, startup_seconds: float) -> Cost:
-  """Counts what can be counted, and times the rest."""
   num_left = job.num_images - num_done
   num_gradients, num_forwards = count_evaluations(job)
   batch, images_read_per_second = read_first_images(job)
@@ -122,7 +110,7 @@ def estimate_cost(job: Job, program: DeviceProgram, *, num_done: int, num_worker
 def count_evaluations(job: Job) -> tuple[int, int]:
   """Gradients, and model evaluations beside them, that a backward search takes an image."""
   num_gradients = num_forwards = 0
-  for phase in job.config.search.phases(job.num_features) if job.config.search is not None else ():
+  for phase in job.search.phases:
     if isinstance(phase.search, Exact):
       num_forwards += len(phase.sizes) + sum(phase.sizes)
     else:
@@ -133,7 +121,7 @@ def count_evaluations(job: Job) -> tuple[int, int]:
 
 
 def count_flops(job: Job, *, num_gradients: int, num_forwards: int) -> float:
-  """Floating-point operations of so many gradients and evaluations, by XLA's count of one of each."""
+  """Floating-point operations of these gradients and evaluations, by XLA's count of one of each."""
   if not num_gradients + num_forwards:
     return 0.0
   inputs = jax.ShapeDtypeStruct((1, *job.classifier.input_shape), np.float32)
@@ -175,7 +163,7 @@ def read_first_images(job: Job) -> tuple[dict[str, np.ndarray], float]:
 def time_backward(job: Job, batch: dict[str, np.ndarray]) -> float:
   """Seconds that the backward search of one launch takes, estimated from some steps of each kind."""
   seconds = 0.0
-  for phase in job.config.search.phases(job.num_features) if job.config.search is not None else ():
+  for phase in job.search.phases:
     num_steps = min(NUM_PROBED_STEPS[type(phase.search)], len(phase.sizes))
     # Sizes ascend: the last ones belong to the first steps, which try the most features.
     probed = Phase(phase.search, phase.sizes[-num_steps:])
@@ -213,7 +201,6 @@ def search_phase(
 
 
 def describe_cost(job: Job, cost: Cost, *, num_workers: int) -> list[str]:
-  """The estimate, as lines of text."""
   config, device = job.config, job.local_devices[0]
   rate = job.launch_size / cost.seconds_per_launch
   lines = [

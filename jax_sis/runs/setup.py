@@ -28,7 +28,7 @@ LIBRARIES = ("jax",)
 # Larger batches gain nothing: on two CPU cores 16 to 32 are the fastest, and accelerators are full below 256.
 LARGEST_BATCHES = {"cpu": 16}
 LARGEST_BATCH = 256
-# A batch that is chosen leaves each device at least so many launches, so that all devices end together.
+# Launches that a chosen batch leaves each device at least, so that all devices end together.
 MIN_LAUNCHES = 4
 # The share of the memory that such a batch may fill.
 MEMORY_SHARE = 0.8
@@ -64,7 +64,6 @@ class Job(ClassifierOnImages):
 
   @property
   def num_images(self) -> int:
-    """N."""
     return len(self.source)
 
   def launch_arrays(self, batch: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "B H W C"], Int[np.ndarray, "B"]]:
@@ -79,10 +78,6 @@ def make_job(config: FindConfig, folder: results.Folder) -> Job:
 
   Where the settings leave the batch or the unit open, those of the run in the folder count; without a run, they are
   chosen.
-
-  Args:
-    config: what is asked for.
-    folder: the run's folder.
 
   Raises:
     ValueError: as for `find`.
@@ -182,11 +177,7 @@ def make_spec(job: Job) -> dict[str, Any]:
 
 
 def create_or_resume(job: Job) -> results.Results:
-  """The store of the run.
-
-  Raises:
-    ValueError: the folder holds another run, or cannot be written.
-  """
+  """The store of the run; ValueError if the folder holds another run, or cannot be written."""
   store = results.create_or_resume(
     job.config.out,
     spec=make_spec(job),
@@ -199,11 +190,7 @@ def create_or_resume(job: Job) -> results.Results:
 
 
 def read_settings(folder: results.Folder) -> FindConfig:
-  """The settings with which the run in this folder was started.
-
-  Raises:
-    ValueError: the folder holds none.
-  """
+  """The settings with which the run in this folder was started; ValueError if the folder holds none."""
   content = folder.read(SETTINGS_FILE)
   if content is None:
     raise ValueError(
@@ -218,11 +205,7 @@ def read_settings(folder: results.Folder) -> FindConfig:
 
 
 def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
-  """`predicted` -> NO_CLASS, `label` -> None, a class name or number -> its index.
-
-  Raises:
-    ValueError: there is no such class.
-  """
+  """`predicted` -> NO_CLASS, `label` -> None, a class name or number -> its index; else raises ValueError."""
   if target == "predicted":
     return NO_CLASS
   if target == "label":
@@ -238,11 +221,7 @@ def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
 
 
 def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"]) -> Float[np.ndarray, "M H W C"]:
-  """The normalised images with these numbers, from where the run had them.
-
-  Raises:
-    ValueError: there are other images, or one cannot be read.
-  """
+  """The run's normalised images with these numbers; ValueError if there are others, or one cannot be read."""
   expected = store.read_text("id", indices)
   found, errors, images = [], [], []
   for batch in batches.iterate_batches(job.source, indices, IMAGES_READ_AT_ONCE):
@@ -259,11 +238,7 @@ def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"])
 
 
 def check_ids(expected: Sequence[str], found: Sequence[str]) -> None:
-  """Refuses images that are not those of the run.
-
-  Raises:
-    ValueError: some ids differ; the message names them.
-  """
+  """Raises ValueError, with the ids, for images that are not those of the run."""
   different = [
     f"{there!r} in the run is {here!r}" for there, here in zip(expected, found, strict=True) if there != here
   ]
@@ -282,11 +257,7 @@ def make_job_again(
   num_devices: int | None,
   is_computing: bool,
 ) -> Job:
-  """The job of a stored run, from the classifier and the data at hand now.
-
-  Raises:
-    ValueError: they are not those that the run was made from; the message says how they differ.
-  """
+  """The job of a stored run, from what is at hand now; ValueError, with the differences, if that is another."""
   config = read_settings(store.folder)
   config = dataclasses.replace(
     config,
@@ -312,7 +283,6 @@ def make_job_again(
 
 
 def advise(differences: Sequence[str]) -> str:
-  """What to do where the run differs from what is at hand."""
   if all(difference.startswith(OF_COMPUTING[1:]) for difference in differences):
     return "; other versions and devices compute other last bits: use those of the run, or --sample 0"
   return f"; name the right --checkpoint or --data-dir, and see whether {results.SPEC_FILE} is damaged"

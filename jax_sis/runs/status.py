@@ -55,7 +55,6 @@ class State:
 
   @property
   def missing_units(self) -> Int[np.ndarray, "U"]:
-
     return np.setdiff1d(np.arange(self.store.num_units), self.done_units)
 
   @property
@@ -64,11 +63,7 @@ class State:
 
 
 def status(run_dir: str, *, watch_seconds: float | None = None) -> None:
-  """Prints the state of a run.
-
-  Args:
-    run_dir: its folder, on disk or in a bucket.
-    watch_seconds: print it again after this many seconds, until all images are done; None prints it once.
+  """Prints the state of a run once, or every `watch_seconds` until all images are done.
 
   Raises:
     ValueError: the folder holds no run, or the time is not positive.
@@ -156,12 +151,10 @@ def read_ids(store: results.Results, indices: Int[np.ndarray, "M"]) -> list[str]
 
 
 def count_images(store: results.Results, units: Iterable[int]) -> int:
-
   return sum(stop - start for start, stop in map(store.unit_range, map(int, units)))
 
 
 def describe_state(state: State) -> str:
-
   blocks = [
     describe_run(state.store.folder.location, state.store.spec),
     describe_progress(state),
@@ -266,7 +259,6 @@ def find_num_parts(records: Sequence[WorkerRecord]) -> int | None:
 
 
 def describe_answers(state: State) -> list[str]:
-  """A line for each kind of subset: how many images have which status."""
   lines = []
   for answer, counts in state.statuses.items():
     present = [f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count]
@@ -275,7 +267,6 @@ def describe_answers(state: State) -> list[str]:
 
 
 def describe_failures(state: State) -> list[str]:
-  """Images that were not searched and why, images with numbers that are not finite, and units that cannot be read."""
   lines = []
   if state.reasons:
     lines.append(f"not searched: {plural(sum(count for count, _ in state.reasons.values()), 'image')}")
@@ -294,7 +285,6 @@ def describe_failures(state: State) -> list[str]:
 
 
 def list_ids(ids: Sequence[str], count: int) -> str:
-  """The ids, and dots if there are more."""
   return ", ".join(ids) + (", ..." if count > len(ids) else "")
 
 

@@ -58,7 +58,6 @@ class Row:
 
 
 def make_rows(fields: Mapping[str, np.ndarray], class_names: tuple[str, ...], *, num_features: int) -> list[Row]:
-  """The table's lines for some rows of the store, of images with so many features."""
   kinds = kinds_of(fields)
 
   def name_class(index: int) -> str:
@@ -82,31 +81,16 @@ def make_rows(fields: Mapping[str, np.ndarray], class_names: tuple[str, ...], *,
 
 
 def make_answer(fields: Mapping[str, np.ndarray], i: int, kind: str, *, error: str, num_features: int) -> Answer:
-  """What row `i` of the store says of one kind of subset."""
   names = [name for name in FULL_DTYPES if f"{kind}_{name}" in fields]
   of_kind = {name: fields[f"{kind}_{name}"][i].item() for name in names}
   status = of_kind["status"]
-  is_searched = status != NOT_SEARCHED
-  if not is_searched:
+  if status == NOT_SEARCHED:
     certificate = f"none: {error}"
-  elif "num_droppable" in of_kind:
-    certificate = describe_certificate(
-      status=Status(status),
-      keeps_class=of_kind["keeps_class"],
-      is_reproduced=of_kind["is_reproduced"],
-      is_sufficient=of_kind["is_sufficient"],
-      is_minimal=of_kind["is_minimal"],
-      is_smallest=of_kind["is_smallest"],
-      has_smaller=of_kind["has_smaller"],
-      num_droppable=of_kind["num_droppable"],
-    )
   else:
-    certificate = describe_alone(
-      status=Status(status),
-      keeps_class=of_kind["keeps_class"],
-      is_reproduced=of_kind["is_reproduced"],
-      is_sufficient=of_kind["is_sufficient"],
-    )
+    measured = ("num_kept", "status", "certified_confidence")
+    judged = {name: value for name, value in of_kind.items() if name not in measured}
+    describe = describe_certificate if "num_droppable" in judged else describe_alone
+    certificate = describe(status=Status(status), **judged)
   return Answer(
     num_pixels=of_kind["num_kept"],
     share=of_kind["num_kept"] / num_features,
@@ -117,7 +101,6 @@ def make_answer(fields: Mapping[str, np.ndarray], i: int, kind: str, *, error: s
 
 
 def print_header(kinds: tuple[str, ...]) -> None:
-  """The first lines of the table."""
   above = IMAGE_FORMAT.format("", "", "", "")
   below = IMAGE_FORMAT.format("image", "true", "predicted", "confidence")
   for kind in kinds:
@@ -127,7 +110,6 @@ def print_header(kinds: tuple[str, ...]) -> None:
 
 
 def print_rows(rows: list[Row]) -> None:
-  """Lines of the table."""
   for row in rows:
     name = row.image if len(row.image) <= 16 else "..." + row.image[-13:]
     line = IMAGE_FORMAT.format(name, row.true_class[:10], row.predicted_class[:10], format_confidence(row.confidence))
@@ -138,18 +120,13 @@ def print_rows(rows: list[Row]) -> None:
         f"{answer.share:.1%}" if has_subset else "-",
         format_confidence(answer.confidence),
       )
-    print(f"{line}  {describe_certificates(row)}")
+    # Once where they agree.
+    certificates = dict.fromkeys(answer.certificate for answer in row.answers.values())
+    print(f"{line}  {' | '.join(certificates)}")
   sys.stdout.flush()
 
 
-def describe_certificates(row: Row) -> str:
-  """The certificates of a line, once where they agree."""
-  certificates = list(dict.fromkeys(answer.certificate for answer in row.answers.values()))
-  return " | ".join(certificates)
-
-
 def describe_outcome(totals: Mapping[str, Any], threshold: float) -> str:
-  """The answer, a sentence for each kind of subset."""
   return "\n".join(describe_totals(totals, kind, threshold) for kind in KINDS if kind in totals)
 
 
@@ -167,11 +144,7 @@ def describe_totals(totals: Mapping[str, Any], kind: str, threshold: float) -> s
 
 
 def write_summary(store: results.Results, class_names: tuple[str, ...]) -> dict[str, Any]:
-  """Writes `summary.csv`, a line an image, and `summary.json`, the run's specification and totals.
-
-  Returns:
-    The totals.
-  """
+  """Writes `summary.csv`, a line an image, and `summary.json`, the specification and the totals, which it returns."""
   num_features = math.prod(store.spec["grid"])
   rows = (
     row.flat()
@@ -185,7 +158,6 @@ def write_summary(store: results.Results, class_names: tuple[str, ...]) -> dict[
 
 
 def count_totals(store: results.Results, *, num_features: int) -> dict[str, Any]:
-  """Counts and sizes of each kind of subset over all finished images."""
   indices = store.done_images()
   totals: dict[str, Any] = {"num_images": len(indices)}
   for kind in kinds_of(store.fields):

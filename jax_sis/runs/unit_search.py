@@ -19,13 +19,7 @@ OF_UNSEARCHED = {"status": NOT_SEARCHED, "certified_confidence": np.nan, "is_rep
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-  """Images of one unit that one device searches at once: a batch, or fewer at the end of the unit.
-
-  Attributes:
-    unit: the unit.
-    start: the first image.
-    stop: one past the last.
-  """
+  """The images of a unit, `stop` excluded, that one device searches at once: a batch, or fewer at the unit's end."""
 
   unit: int
   start: int
@@ -48,10 +42,6 @@ class Launch:
 class UnitSearch:
   """Computes the rows of units on all local devices.
 
-  Args:
-    job: what is searched.
-    store: whose units.
-
   Raises:
     ValueError: the classifier mixes up the images of a batch, or the batch does not fit the memory.
   """
@@ -66,9 +56,7 @@ class UnitSearch:
   def run(self, units: Int[np.ndarray, "U"], finish_fn: Callable[[int, dict[str, np.ndarray]], None]) -> None:
     """Keeps the devices busy: while launch n is computed, n + 1 waits at the devices and n - 1 is finished.
 
-    Args:
-      units: which.
-      finish_fn: gets each unit with all its rows, by field as `Results.write_unit` takes them, in another thread.
+    `finish_fn` gets each unit with all its rows, by field as `Results.write_unit` takes them, in another thread.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="store") as executor:
       pending: collections.deque[Future[None]] = collections.deque()
@@ -85,7 +73,6 @@ class UnitSearch:
     found: dict[str, np.ndarray],
     finish_fn: Callable[[int, dict[str, np.ndarray]], None],
   ) -> None:
-    """Hands on the units that a launch completes."""
     fields = collect_fields(self._job, launch.batch, found)
     for place, part in enumerate(launch.parts):
       first = place * self._job.batch_size

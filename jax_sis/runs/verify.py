@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -21,14 +21,7 @@ MAX_PRINTED = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Damage:
-  """What is wrong with a field of a unit.
-
-  Attributes:
-    unit: the unit.
-    field: the array, or `done`.
-    reason: what is wrong.
-    images: the images that it is wrong for, where they are known.
-  """
+  """What is wrong with a field of a unit, or with its `done`, and for which images where they are known."""
 
   unit: int
   field: str
@@ -49,7 +42,7 @@ def verify(
   """Checks every finished unit of a run, computes some again, and marks damaged units as not done.
 
   Args:
-    directory: the run's folder, see `results.folder.open_folder`.
+    directory: the run's folder, see `results.open_folder`.
     num_sampled: how many units are computed again and compared bit by bit.
     seed: of their choice.
     checkpoint: the classifier's folder, if it has moved since the run.
@@ -93,14 +86,7 @@ def verify(
 def find_damages(
   job: Job, store: results.Results, flagged: Int[np.ndarray, "V"], done: Int[np.ndarray, "U"]
 ) -> list[Damage]:
-  """Says how much of the run is done, and reads all of it.
-
-  Args:
-    job: the run.
-    store: its results.
-    flagged: the units that have a flag, readable or not.
-    done: those whose flag says that they are done.
-  """
+  """Says how much of the run is done, and reads all of it; `flagged` units have a flag, readable or not."""
   num_images = len(store.images_of(done))
   print(
     f"{store.folder.location}: {len(done)} of {store.num_units} units are done, "
@@ -213,12 +199,6 @@ def compare_unit(
   store: results.Results, damages: list[Damage], progress: Progress, unit: int, rows: dict[str, np.ndarray]
 ) -> None:
   """Adds the fields of a unit whose stored bits differ from those computed now."""
-  damages += find_different_bits(store, unit, rows)
-  progress.advance(len(rows["id"]))
-
-
-def find_different_bits(store: results.Results, unit: int, rows: dict[str, np.ndarray]) -> Iterator[Damage]:
-  """The fields of a unit whose stored bits differ from those computed now."""
   start, stop = store.unit_range(unit)
   for name, field in store.fields.items():
     now = as_bytes(field.encode(name, rows[name], stop - start))
@@ -226,9 +206,9 @@ def find_different_bits(store: results.Results, unit: int, rows: dict[str, np.nd
       stored = as_bytes(store[name][start:stop].read().result())
     different = start + np.flatnonzero((now != stored).any(1))
     if len(different):
-      yield Damage(
-        unit=unit, field=name, reason="differs from what was computed again", images=tuple(different.tolist())
-      )
+      reason = "differs from what was computed again"
+      damages.append(Damage(unit=unit, field=name, reason=reason, images=tuple(different.tolist())))
+  progress.advance(len(rows["id"]))
 
 
 def as_bytes(rows: Shaped[np.ndarray, "M ..."]) -> Shaped[np.ndarray, "M W"]:
@@ -237,7 +217,6 @@ def as_bytes(rows: Shaped[np.ndarray, "M ..."]) -> Shaped[np.ndarray, "M W"]:
 
 
 def print_damages(store: results.Results, damages: Sequence[Damage]) -> None:
-  """Prints a line for each damage, up to MAX_PRINTED."""
   for damage in damages[:MAX_PRINTED]:
     start, stop = store.unit_range(damage.unit)
     images = f"image {start}" if stop == start + 1 else f"images {start} to {stop - 1}"

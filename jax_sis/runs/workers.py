@@ -47,12 +47,7 @@ LAUNCHERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """The part of a run that one of `count` workers does.
-
-  Attributes:
-    index: which one, from 0.
-    count: how many there are.
-  """
+  """The part of a run that one of `count` workers does; `index` counts from 0."""
 
   index: int
   count: int
@@ -72,11 +67,7 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-  """`"2/8"` -> the third of eight.
-
-  Raises:
-    ValueError: the text has another form.
-  """
+  """`"2/8"` -> the third of eight; ValueError for text of another form."""
   match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
   if match is None or int(match[1]) >= int(match[2]):
     raise ValueError(f"--shard must be I/N with I from 0 to N - 1, such as 0/8 for the first of eight, got {text!r}.")
@@ -189,7 +180,6 @@ def finish_distributed() -> None:
 
 
 def read_number(name: str) -> int | None:
-  """The value of an environment variable, None if it is not set."""
   value = os.environ.get(name)
   if value is not None and not value.isdecimal():
     raise ValueError(f"{name} must be a whole number, got {value!r}; correct it.")
@@ -260,7 +250,6 @@ class Heartbeat:
 
   @property
   def name(self) -> str:
-    """The record's path in the folder."""
     return f"{WORKERS_PREFIX}{self._host}-{os.getpid()}.json"
 
   def __enter__(self) -> Self:
@@ -341,11 +330,7 @@ class RecentRate:
 def read_workers(folder: WorkersFolder, *, now: datetime.datetime | None = None) -> list[WorkerRecord]:
   """The last records of a run's workers, by the names of their files, without damaged ones.
 
-  A worker whose record says `running`, but is older than LOST_SECONDS, is `lost`.
-
-  Args:
-    folder: the run's folder.
-    now: the time to compare with, with its zone; the present by default.
+  A worker whose record says `running`, but is older than LOST_SECONDS at the time `now`, is `lost`.
   """
   now = now or datetime.datetime.now(datetime.UTC)
   records = [parse_record(content) for name in sorted(folder.list(WORKERS_PREFIX)) if (content := folder.read(name))]

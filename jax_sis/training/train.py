@@ -207,11 +207,7 @@ def show_subset(
 
 
 def claim_folder(out_dir: pathlib.Path, config: TrainConfig, training: Training) -> None:
-  """Writes the recipe into a new folder, or makes sure that the folder's run has the same one.
-
-  Raises:
-    ValueError: it has another one; what differs is named.
-  """
+  """Writes the recipe into a new folder; ValueError, with the differences, if the folder's run has another."""
   recipe = {
     **dataclasses.asdict(config),
     "subset": training.masks and training.masks.description,
@@ -378,7 +374,6 @@ def evaluate(training: Training, state: TrainState, *, batch_size: int) -> tuple
 
 
 def make_classifier(config: TrainConfig, training: Training, state: TrainState) -> classifiers.Classifier:
-  """The trained module with what one must know to use it."""
   return classifiers.Classifier(
     model_name=config.model,
     module=nnx.merge(training.graphdef, state.params, state.batch_stats),

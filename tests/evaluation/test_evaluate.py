@@ -334,7 +334,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, made_run: pat
     wait_for_line(process, "shot_noise")
     process.kill()
   assert not (tmp_path / "metrics.json").exists()
-  num_done = len(report.read_rows(tmp_path))
+  num_done = len(report.read_conditions(tmp_path))
   assert 7 <= num_done < 86
   # The kill may also come in the middle of a line.
   with open(tmp_path / report.CONDITIONS_FILE, "a") as file:
@@ -359,14 +359,14 @@ def test_ctrl_c_leaves_within_seconds_and_says_how_to_go_on(tmp_path: pathlib.Pa
   assert process.returncode == 130
   assert "jax-sis evaluate: interrupted; the same command goes on where it stopped." in errors
   assert "Traceback" not in errors
-  assert 1 <= len(report.read_rows(tmp_path)) < 86
+  assert 1 <= len(report.read_conditions(tmp_path)) < 86
 
 
 def test_a_damaged_line_in_the_middle_is_refused(tmp_path: pathlib.Path, made_run: pathlib.Path):
   lines = (made_run / report.CONDITIONS_FILE).read_bytes().splitlines(keepends=True)
   (tmp_path / report.CONDITIONS_FILE).write_bytes(lines[0] + b"{\n" + lines[2])
   with pytest.raises(ValueError, match=re.escape("conditions.jsonl' is damaged (")):
-    report.read_rows(tmp_path)
+    report.read_conditions(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -592,7 +592,7 @@ def test_several_conditions_are_calibrated_as_if_they_were_one():
   generator = np.random.default_rng(0)
   logits, labels = generator.normal(0, 2, (90, 3)), generator.integers(0, 3, 90)
   rows = [
-    report.make_row(
+    report.measure_condition(
       ("fog", severity),
       logits[part],
       labels[part],
