@@ -12,11 +12,11 @@ from jax_sis.runtime.command_line import Option
 
 
 def read_ids(path: str | os.PathLike[str]) -> tuple[str, ...]:
-  """The ids in a text file, one a line, without blank lines; ValueError if it cannot be read as text."""
+  """The ids in a text file, one per line; blank lines are skipped; ValueError if it cannot be read as text."""
   try:
     lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
   except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"--ids must be a text file with an id a line, got {str(path)!r} ({error}).") from error
+    raise ValueError(f"--ids must be a text file with one id per line, got {str(path)!r} ({error}).") from error
   return tuple(line.strip() for line in lines if line.strip())
 
 
@@ -50,7 +50,7 @@ class ImageSetConfig:
     data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10.
     split: the TFDS split, for example `test[:64]`.
     data_dir: the folder that holds the TFDS data set (default: TFDS's own).
-    ids: only these images, in this order; on the command line a text file with an id a line (default: all).
+    ids: only these images, in this order; on the command line a text file with one id per line (default: all).
     resize: show the middle of images of another size, brought to the classifier's.
     patch: mask squares of N x N pixels together.
     threshold: the probability that a subset must reach.

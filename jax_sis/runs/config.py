@@ -77,7 +77,7 @@ class FindConfig:
     data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10.
     split: the TFDS split, for example `test[:64]`.
     data_dir: the folder that holds the TFDS data set (default: TFDS's own).
-    ids: only these images, in this order; on the command line a text file with an id a line (default: all).
+    ids: only these images, in this order; on the command line a text file with one id per line (default: all).
     search: the backward search, which orders all pixels; None leaves it out.
     smallest: the forward search for the smallest evidence, at this run's threshold; None leaves it out.
     exchanges: how its subsets are made smaller, see `minimise`.

@@ -311,7 +311,7 @@ def test_ids_that_do_not_name_images_are_refused(tmp_path: pathlib.Path, ids: tu
 def test_a_file_of_ids_that_is_no_text_is_refused(tmp_path: pathlib.Path):
   (tmp_path / "ids.bin").write_bytes(b"\xff\xfe\x00")
   for name in ("ids.bin", "missing.txt"):
-    message = f"--ids must be a text file with an id a line, got '{tmp_path / name}'"
+    message = f"--ids must be a text file with one id per line, got '{tmp_path / name}'"
     with pytest.raises(ValueError, match=re.escape(message)):
       read_ids(tmp_path / name)
 
