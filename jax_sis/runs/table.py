@@ -23,6 +23,8 @@ from jax_sis.results.schema import (
   kinds_of,
 )
 
+# What the table shows as it is; the certificate says the rest in words.
+MEASURED = ("num_kept", "status", "certified_confidence")
 IMAGE_FORMAT = "{:<16} {:<10} {:<10} {:>10}"
 ANSWER_FORMAT = " {:>8} {:>7} {:>9}"
 
@@ -81,15 +83,14 @@ def make_rows(fields: Mapping[str, np.ndarray], class_names: tuple[str, ...], *,
 
 
 def make_answer(fields: Mapping[str, np.ndarray], i: int, kind: str, *, error: str, num_features: int) -> Answer:
-  names = [name for name in FULL_DTYPES if f"{kind}_{name}" in fields]
-  of_kind = {name: fields[f"{kind}_{name}"][i].item() for name in names}
+  is_full = f"{kind}_num_droppable" in fields
+  of_kind = {name: fields[f"{kind}_{name}"][i].item() for name in (FULL_DTYPES if is_full else ALONE_DTYPES)}
   status = of_kind["status"]
   if status == NOT_SEARCHED:
     certificate = f"none: {error}"
   else:
-    measured = ("num_kept", "status", "certified_confidence")
-    judged = {name: value for name, value in of_kind.items() if name not in measured}
-    describe = describe_certificate if "num_droppable" in judged else describe_alone
+    judged = {name: value for name, value in of_kind.items() if name not in MEASURED}
+    describe = describe_certificate if is_full else describe_alone
     certificate = describe(status=Status(status), **judged)
   return Answer(
     num_pixels=of_kind["num_kept"],

@@ -123,6 +123,7 @@ def test_only_available_features_are_kept_and_only_they_must_suffice():
   assert subsets.status.tolist() == [Status.OK, Status.BELOW_THRESHOLD]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_type_checks")
 def test_it_works_under_jit_vmap_and_pmap():
   images, params = toys.images_and_params(4, num_images=8)

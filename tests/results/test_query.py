@@ -68,7 +68,7 @@ def find_by_loop(order: FeatureOrder, threshold: float, image: int) -> tuple[int
   return Status.NOT_REACHED, 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(found=orders(), threshold=st.sampled_from([0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95]), own=st.booleans())
 def test_the_store_and_the_kernel_say_the_same_of_an_order(
   found: tuple[dict[str, Any], np.ndarray], threshold: float, own: bool

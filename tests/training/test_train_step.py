@@ -291,6 +291,7 @@ def test_learning_rates_follow_their_schedule(schedule: Schedule, rates: dict[in
     np.testing.assert_allclose(rate_fn(step), rate, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_step_is_sgd_with_nesterov_momentum_and_weight_decay_on_the_mean_gradient():
   config = TrainConfig(
     model="resnet20",
