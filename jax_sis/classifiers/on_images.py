@@ -74,7 +74,7 @@ class ClassifierOnImages:
     params: the arrays of that.
     source: the images.
     grid: the mask's shape.
-    batch_size: images a device at a time.
+    batch_size: images per device at a time.
     precision: JAX's matmul precision.
     local_devices: where it runs.
   """
@@ -184,7 +184,7 @@ def open_on_images(
 
   Args:
     config: the classifier, the images and the devices.
-    batch_size: images a device at a time.
+    batch_size: images per device at a time.
     ids: the images of the data, in this order; None for all.
     patch: pixels a side of the squares that are masked together.
     precision: JAX's matmul precision.

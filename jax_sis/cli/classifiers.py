@@ -43,7 +43,7 @@ class ImportOptions:
     normalisation: how the input is made: cifar10, cifar100 or imagenet2012, or six numbers separated by commas, the
       means and standard deviations of red, green and blue in 0..1.
     model: the architecture (default: the one that the arrays fit).
-    classes: a text file with a class a line, or a TFDS data set (default: numbers).
+    classes: a text file with one class per line, or a TFDS data set (default: numbers).
     data_dir: the folder that holds that data set (default: TFDS's own).
     size: pixels a side (default: 224 for resnet50, 299 for inception_v3, else 32).
     key: which state dict, where the file holds several.

@@ -57,8 +57,8 @@ The exit code is 0 where all that is finished is sound, 1 where something is dam
     run_fn=run_status,
     description="""\
 Says what a run has done, from its folder alone, also while workers are at it: images done of all, images a second and
-the time left by the workers that are at work, a line a worker, the parts that nobody works on and how to finish them,
-how many images have which status, and the images that could not be searched, with the reasons.
+the time left by the workers that are at work, one line per worker, the parts that nobody works on and how to
+finish them, how many images have which status, and the images that could not be searched, with the reasons.
 """,
     examples=("status runs/sis", "status s3://bucket/runs/sis --watch 30"),
     after_interrupt="the run itself is not touched",
@@ -71,12 +71,12 @@ Writes the finished images of a run as a table or as the arrays of the method's 
 """,
     tables={
       "endings of FILE": {
-        ".csv, .parquet": "a row an image: id, error, label, target, predicted (each class also by name), "
+        ".csv, .parquet": "one row per image: id, error, label, target, predicted (each class also by name), "
         "full_confidence, and for each kind of subset its status, size and certificate. What an image does not have is "
         "empty.",
         ".npz": "the arrays of Carter et al. (imagenet_backselect.py, and for runs of one pixel a step also "
-        "SISResult), an image along the first axis; with {id} or {index} in FILE a file an image, which their programs "
-        "read. With --patch a square counts as a pixel. Images that were not searched, or met a number that is not "
+        "SISResult), images along the first axis; with {id} or {index} in FILE one file per image, which their "
+        "programs read. With --patch a square counts as a pixel. Images that were not searched, or met a number that is not "
         "finite, are left out; index and id say which are there.",
         ".npz, --masks NAME": "only the subsets of that kind, as `train` and `evaluate` take them by --subset without "
         "the run: ids [N], masks [N, ceil(F / 8)] uint8, a bit a pixel, row by row, from each byte's lowest, and "

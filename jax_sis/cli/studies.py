@@ -50,8 +50,8 @@ subset; nothing; and nothing of it with the blurred image. Evidence is also look
 predicted.
 
 It prints a table and its reading for each kind of subset that the run holds, finished or not, and writes controls.json,
-controls.csv (a row an image and control) and controls.png into the run's folder. Columns: the share of the images whose
-class is kept, the share that reaches the run's threshold, both with Wilson intervals; the mean confidence; and the
+controls.csv (one row per image and control) and controls.png into the run's folder. Columns: the share of the images
+whose class is kept, the share that reaches the run's threshold, both with Wilson intervals; the mean confidence; and the
 change of the first against the subsets themselves, with a paired bootstrap interval. All in percent but the confidence.
 """,
     examples=(
@@ -133,7 +133,7 @@ number is a lower bound of what there is.
 
 It prints how many images have how many subsets and how often the classifier is right about them; the size of the
 subset found first, second, and so on; and whether wrong predictions have fewer than right ones, as they are and at the
-same confidence. It writes disjoint.json (all numbers), disjoint.csv (a line an image) and disjoint.png. The same
+same confidence. It writes disjoint.json (all numbers), disjoint.csv (one line per image) and disjoint.png. The same
 command again goes on with an unfinished run.
 """,
     examples=(

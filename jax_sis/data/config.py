@@ -54,7 +54,7 @@ class ImageSetConfig:
     resize: show the middle of images of another size, brought to the classifier's.
     patch: mask squares of N x N pixels together.
     threshold: the probability that a subset must reach.
-    batch_size: images a device at a time; it is part of what the run is.
+    batch_size: images per device at a time; it is part of what the run is.
     num_devices: devices to use (default: all; on a CPU one device a core).
     seed: of all that is random, intervals among it.
   """

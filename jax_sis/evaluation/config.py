@@ -31,7 +31,7 @@ class EvaluateConfig:
     seed: of the corruptions that are made.
     num_bins: bins of confidence for the calibration.
     level: of the intervals of accuracies.
-    batch_size: images a device at a time.
+    batch_size: images per device at a time.
     num_devices: devices to use (default: all; on a CPU one device a core).
   """
 

@@ -31,7 +31,7 @@ class Preset:
     num_corrupted: images of each corruption and severity.
     compared_split: test images on which classifiers are compared by the size of their subsets.
     smallest_split: test images on which the smallest evidence is looked for.
-    sample_split: test images that are searched a pixel a step and by screening, too.
+    sample_split: test images that are searched one pixel at a step and by screening, too.
     exact_split: test images that are searched by exact backward selection, too.
     tied_split: of these the ones that are ranked by probability as well, as the authors' code does.
     exact_patch: pixels a side of the squares that the searches of these samples mask together.

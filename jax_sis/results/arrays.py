@@ -1,4 +1,4 @@
-"""The Zarr arrays of a run, through TensorStore: one for each field, in chunks of a unit, and `done`, a flag a unit."""
+"""The Zarr arrays of a run, by TensorStore: one per field, in chunks of a unit, and `done`, one flag per unit."""
 
 from collections.abc import Mapping
 

@@ -2,8 +2,8 @@ r"""The store of a run: what it is, what is done, and one row of arrays an image
 
 A folder, on disk or in a bucket, with `spec.json`, which fixes what the run computes, and `results.zarr`, a Zarr v3
 group written through TensorStore. Every array has the images along its first axis, in chunks of one unit, compressed
-by zstd and followed by a crc32c checksum. `done` has a flag a unit, in chunks of one, written after everything else of
-the unit; a flag that is missing or damaged says that the unit is to be computed again, which writes the same bytes.
+by zstd and followed by a crc32c checksum. `done` has one flag per unit, in chunks of one, written after all else of the
+unit; a flag that is missing or damaged says that the unit is to be computed again, which writes the same bytes.
 
 The zarr package alone reads it, too:
 

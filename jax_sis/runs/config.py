@@ -93,7 +93,7 @@ class FindConfig:
     saved: keep each image's whole order and confidences, the masks of subsets in bits, or both.
     mask_thresholds: masks of the subsets at these confidences (default: at --threshold).
     mask_fractions: masks of these shares of the pixels, the most needed ones, such as 0.05.
-    batch_size: images a device at a time; it is part of what the run is (default: auto, by the memory and the images).
+    batch_size: images per device at a time; it is part of what the run is (default: auto, by memory and images).
     unit_size: images that are stored together, a multiple of the batch (default: by the number of images, at most 256).
     num_devices: devices to use (default: all; on a CPU one device a core).
     resize: show the middle of images of another size, brought to the classifier's.

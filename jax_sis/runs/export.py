@@ -37,7 +37,7 @@ def export(run_dir: str, *, to: str, masks: Sequence[str] = (), is_partial: bool
 
   Args:
     run_dir: the run's folder, on disk or in a bucket.
-    to: the file, by whose ending it is chosen: `.csv` or `.parquet`, a row an image, see `make_columns`; `.npz`, the
+    to: the file, by whose ending it is chosen: `.csv` or `.parquet`, one row per image, see `make_columns`; `.npz`, the
       authors' arrays, see `authors_layout`, with the images along a first axis and beside them `index` and `id`. An
       `{id}` or `{index}` in the name of an `.npz` stands for each image's, and makes a file of each.
     masks: of which subsets a table also has the features: `smallest_mask`, `mask_threshold_P`, `mask_fraction_S`. With
@@ -250,7 +250,7 @@ def iterate_arrays(
 
 
 def write_files(store: Results, to: str, progress: Progress) -> int:
-  """Writes the authors' arrays, a file an image. Returns the number of images."""
+  """Writes the authors' arrays, one file per image. Returns the number of images."""
   written: set[str] = set()
   for indices, ids, arrays in iterate_arrays(store, progress):
     for i, (index, text) in enumerate(zip(indices.tolist(), ids, strict=True)):

@@ -70,7 +70,7 @@ def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
   return (
     f"Sufficient input subsets: pixels that alone make {job.classifier.model_name} at least {config.threshold:g} "
     f"confident.\n{job.num_images} images, {searches}, {job.devices_name}, "
-    f"{job.batch_size} images a device at a time{part}.\n"
+    f"{job.batch_size} images per device at a time{part}.\n"
     f"Results: {devices.format_bytes(num_bytes)} an image, {devices.format_bytes(num_bytes * job.num_images)} before "
     f"compression, in {store.num_units} units."
   )

@@ -78,7 +78,7 @@ class BenchOptions:
 
   Attributes:
     checkpoint_dir: a classifier's folder (default: the embedded ResNet-20).
-    batch_sizes: images a device at a time, a line of the table each.
+    batch_sizes: images per device at a time, a line of the table each.
     per_step: pixels that a step masks.
     num_steps: steps a timed run.
     num_runs: timed runs a line.

@@ -175,7 +175,7 @@ def describe_run(location: str, spec: Mapping[str, Any]) -> list[str]:
   return [
     f"{location}: {spec['model']['name']} on {name}{split}, {spec['num_images']} images, target {spec['target']}, "
     f"threshold {spec['threshold']:g}",
-    f"{' and '.join(searches)}, certificate {spec['certificate']}, {spec['batch_size']} images a device at a time, "
+    f"{' and '.join(searches)}, certificate {spec['certificate']}, {spec['batch_size']} images per device at a time, "
     f"{spec['device']}",
   ]
 

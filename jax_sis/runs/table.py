@@ -1,4 +1,4 @@
-"""The table of a run: a line an image, on the screen and as CSV and JSON."""
+"""The table of a run: one line per image, on the screen and as CSV and JSON."""
 
 import dataclasses
 import math
@@ -145,7 +145,7 @@ def describe_totals(totals: Mapping[str, Any], kind: str, threshold: float) -> s
 
 
 def write_summary(store: results.Results, class_names: tuple[str, ...]) -> dict[str, Any]:
-  """Writes `summary.csv`, a line an image, and `summary.json`, the specification and the totals, which it returns."""
+  """Writes `summary.csv`, one line per image, and `summary.json`, the specification and totals, which it returns."""
   num_features = math.prod(store.spec["grid"])
   rows = (
     row.flat()

@@ -96,7 +96,7 @@ def show(store: results.Results, capsys: pytest.CaptureFixture[str]) -> list[str
 def test_a_real_run_of_one_part_of_two(half_run: results.Results, capsys: pytest.CaptureFixture[str]):
   lines = show(half_run, capsys)
   assert lines[0] == f"{half_run.folder.location}: resnet20 on sample, 24 images, target predicted, threshold 0.9"
-  assert lines[1].startswith("Gradient(per_step=1), certificate alone, 3 images a device at a time, ")
+  assert lines[1].startswith("Gradient(per_step=1), certificate alone, 3 images per device at a time, ")
   assert lines[2] == "12 of 24 images done (50.0%); no worker is running"
   assert lines[3] == "workers:"
   assert re.fullmatch(r"  \S+ pid \d+ part 0/2: finished, 12 images, seen \d+:\d\d ago", lines[4])

@@ -499,11 +499,11 @@ def test_a_subset_that_works_with_one_fill_only_is_named_by_the_rule():
     ({"inputs": np.zeros((2, 8, 8), np.float32)}, "inputs must be images [N, H, W, C], got shape [2, 8, 8]."),
     (
       {"masks": np.ones((2, 8, 8, 3), bool)},
-      "masks must be Boolean [2, h, w, 1], a mask an image that keeps all channels together, got bool[2, 8, 8, 3].",
+      "masks must be Boolean [2, h, w, 1], one mask per image, all channels kept together, got bool[2, 8, 8, 3].",
     ),
     (
       {"masks": np.ones((1, 8, 8, 1), bool)},
-      "masks must be Boolean [2, h, w, 1], a mask an image that keeps all channels together, got bool[1, 8, 8, 1].",
+      "masks must be Boolean [2, h, w, 1], one mask per image, all channels kept together, got bool[1, 8, 8, 1].",
     ),
     (
       {"masks": np.ones((2, 3, 8, 1), bool)},

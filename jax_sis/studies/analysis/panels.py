@@ -58,7 +58,7 @@ def draw_distributions(axis: Axes, found: Mapping[str, Sizes | None], analyses: 
 
 
 def draw_classes(axis: Axes, analyses: Mapping[str, RunAnalysis], answer: str) -> None:
-  """Median and quartiles of each class, a line a class; of many classes the medians in ascending order."""
+  """Median and quartiles of each class, one line per class; of many classes the medians in ascending order."""
   by_run = {
     label: [sizes for sizes in analysis.sizes_by_class if sizes.answer == answer and sizes.percentiles is not None]
     for label, analysis in analyses.items()

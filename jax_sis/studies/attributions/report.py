@@ -32,7 +32,7 @@ AREA_NOTE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
-  """What one method gave, a value an image in the order of the images; a line of the run's file.
+  """What one method gave, one value per image, in their order; a line of the run's file.
 
   Attributes:
     method: a key of METHODS.

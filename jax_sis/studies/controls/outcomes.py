@@ -152,7 +152,7 @@ def check_masks(inputs: Float[np.ndarray, "N H W C"], masks: Bool[np.ndarray, "N
     raise ValueError(f"inputs must be images [N, H, W, C], got shape {list(inputs.shape)}.")
   if masks.dtype != bool or masks.ndim != 4 or len(masks) != len(inputs) or masks.shape[3] != 1:
     raise ValueError(
-      f"masks must be Boolean [{len(inputs)}, h, w, 1], a mask an image that keeps all channels together, "
+      f"masks must be Boolean [{len(inputs)}, h, w, 1], one mask per image, all channels kept together, "
       f"got {masks.dtype}{list(masks.shape)}."
     )
   masking.check_grid(masks.shape[1:], inputs.shape[1:])

@@ -17,7 +17,7 @@ class DisjointConfig(ImageSetConfig):
     per_step: pixels that a step of the gradient search masks.
     max_subsets: the number at which an image is done; images that reach it are counted apart.
     is_minimised: drop and exchange pixels of each subset before they are taken away: smaller and more subsets, slower.
-    batch_size: images a device at a time, half of which are searched at once, so that few wait for the last.
+    batch_size: images per device at a time, half of which are searched at once, so that few wait for the last.
   """
 
   out: Folder = "jax-sis-disjoint"
