@@ -76,8 +76,8 @@ Writes the finished images of a run as a table or as the arrays of the method's 
         "empty.",
         ".npz": "the arrays of Carter et al. (imagenet_backselect.py, and for runs of one pixel a step also "
         "SISResult), images along the first axis; with {id} or {index} in FILE one file per image, which their "
-        "programs read. With --patch a square counts as a pixel. Images that were not searched, or met a number that is not "
-        "finite, are left out; index and id say which are there.",
+        "programs read. With --patch a square counts as a pixel. Images that were not searched, or met a number that "
+        "is not finite, are left out; index and id say which are there.",
         ".npz, --masks NAME": "only the subsets of that kind, as `train` and `evaluate` take them by --subset without "
         "the run: ids [N], masks [N, ceil(F / 8)] uint8, a bit a pixel, row by row, from each byte's lowest, and "
         "provenance, JSON.",

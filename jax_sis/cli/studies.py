@@ -49,10 +49,11 @@ blurred, noise, another image of another class, or imputed from what is kept (no
 subset; nothing; and nothing of it with the blurred image. Evidence is also looked for towards classes that are not
 predicted.
 
-It prints a table and its reading for each kind of subset that the run holds, finished or not, and writes controls.json,
-controls.csv (one row per image and control) and controls.png into the run's folder. Columns: the share of the images
-whose class is kept, the share that reaches the run's threshold, both with Wilson intervals; the mean confidence; and the
-change of the first against the subsets themselves, with a paired bootstrap interval. All in percent but the confidence.
+It prints a table and its reading for each kind of subset that the run holds, finished or not, and writes
+controls.json, controls.csv (one row per image and control) and controls.png into the run's folder. Columns: the share
+of the images whose class is kept, the share that reaches the run's threshold, both with Wilson intervals; the mean
+confidence; and the change of the first against the subsets themselves, with a paired bootstrap interval. All in
+percent but the confidence.
 """,
     examples=(
       "controls jax-sis-results",
