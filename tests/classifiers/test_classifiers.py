@@ -223,6 +223,7 @@ def test_the_parts_of_a_frozen_network_together_are_the_network(model_name: str)
   )
 
 
+@pytest.mark.slow
 def test_an_ensemble_has_no_feature_maps_of_its_own():
   config = EnsembleConfig(members=("resnet20",) * 2)
   frozen = freeze(classifiers.build_ensemble(config, num_classes=3))

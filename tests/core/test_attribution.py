@@ -207,6 +207,7 @@ def test_a_window_masks_its_neighbours_too():
   np.testing.assert_allclose(scores, [[3, 7, 14, 28, 24]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_decides_alone_stands_out_under_random_masks():
   weights = np.zeros(64)
   weights[27] = 6
@@ -220,6 +221,7 @@ def test_what_decides_alone_stands_out_under_random_masks():
   assert scores[0, 63] == pytest.approx(3, abs=0.3)
 
 
+@pytest.mark.slow
 def test_a_feature_that_no_mask_shows_has_the_mean_of_all_masks():
   image, params = jnp.ones((1, 6)), toys.linear_params([1, 2, 3, 4, 5, 6])
   method = Rise(num_masks=2, num_cells=6, keep_probability=0.2, seed=1)
@@ -323,6 +325,7 @@ def test_random_masks_depend_on_the_image_and_the_seed():
   assert np.abs(reseeded - same).max() > 0.01
 
 
+@pytest.mark.slow
 def test_masks_show_the_share_that_is_asked_for():
   masks = jax.vmap(lambda number: Rise(keep_probability=0.25).draw_mask(jax.random.key(0), number, grid=(32, 32, 1)))(
     jnp.arange(400)
@@ -385,6 +388,7 @@ def test_the_confidence_is_that_of_the_highest_scores(sizes: Any, chunk_size: in
     assert expected[-1] == pytest.approx(reference.probability_of(problem.model.logits(image), problem.target))
 
 
+@pytest.mark.slow
 def test_what_reads_orders_reads_those_of_attributions():
   images, params = toys.images_and_params(10, num_images=8)
   scores = jax_sis.attribute(toys.predict_tanh, params, images, method=Occlusion())

@@ -260,6 +260,7 @@ def test_what_is_said_to_be_the_smallest_is_so_by_brute_force():
   assert seen >= {(1, True), (2, True), (2, False), (3, True), (3, False)}
 
 
+@pytest.mark.slow
 def test_some_pairs_disprove_but_do_not_prove():
   # Log-odds add up; 0.99 needs 4.6. {0, 1, 2} has 4.8, and so has {3, 4}.
   params = toys.linear_params([1.6, 1.6, 1.6, 2.4, 2.4])

@@ -243,6 +243,7 @@ def test_random_pixels_leave_a_full_image_model_near_chance(
   assert content["clean"]["accuracy"] < 0.2
 
 
+@pytest.mark.slow
 def test_a_corrupted_image_shows_the_pixels_of_the_clean_one(tmp_path: pathlib.Path):
   subset = PixelSubset(random_seed=4, fraction=0.3)
   content = run_evaluate(tmp_path / "made", corruptions="made", limit=8, batch_size=4, subset=subset)

@@ -119,6 +119,7 @@ def interval_of(count: int, num_images: int, digits: int = 1) -> str:
   return f"{share_of_count(count, num_images):.{digits}%}"
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_every_section_answers_first(page: Node):
   html_pages.check_page(page)
   sections = [node for node in page.find_all("section") if "id" in node.attributes]
@@ -142,6 +143,7 @@ def list_numbers(value: Any) -> set[float]:
   return {float(value)} if isinstance(value, int | float) else set()
 
 
+@pytest.mark.slow
 def test_no_number_is_from_elsewhere(run: results.Results, analysis_dir: pathlib.Path, page: Node):
   content = read_json(analysis_dir / "analysis.json")["runs"]["out"]
   files = [read_json(path_of(run) / name) for name in ("controls.json", "spec.json", "settings.json")]
@@ -163,6 +165,7 @@ def test_no_number_is_from_elsewhere(run: results.Results, analysis_dir: pathlib
     assert [text for text in found if text not in known] == [], name
 
 
+@pytest.mark.slow
 def test_tables_hold_the_numbers_of_the_analysis_in_their_places(analysis_dir: pathlib.Path, page: Node):
   content = read_json(analysis_dir / "analysis.json")["runs"]["out"]
   table = html_pages.rows_of(page.find("sizes").find_all("table")[0])
@@ -190,6 +193,7 @@ def test_tables_hold_the_numbers_of_the_analysis_in_their_places(analysis_dir: p
   assert (removal[0][-1], removal[1][-1]) == ("0.0%", f"{means[0]:.3f}")
 
 
+@pytest.mark.slow
 def test_controls_stand_beside_the_headline_and_in_their_tables(run: results.Results, page: Node):
   answer = read_json(path_of(run) / "controls.json")
   tables = page.find("controls").find_all("table")
@@ -223,6 +227,7 @@ def test_controls_stand_beside_the_headline_and_in_their_tables(run: results.Res
   )
 
 
+@pytest.mark.slow
 def test_the_gallery_shows_the_extreme_images_as_they_are(run: results.Results, page: Node):
   ids = run.read_text("id")
   sections = [node for node in page.find("gallery").find_all("section") if node.find_all("article")]
@@ -254,6 +259,7 @@ def test_the_gallery_shows_the_extreme_images_as_they_are(run: results.Results, 
       assert facts["certificate"] == "sufficient"
 
 
+@pytest.mark.slow
 def test_it_says_where_it_comes_from(run: results.Results, page: Node):
   text = page.find("provenance").text
   answer = read_json(path_of(run) / "controls.json")["provenance"]
@@ -308,6 +314,7 @@ def test_what_is_missing_is_said(odd: tuple[pathlib.Path, Node]):
   assert "the wall time is not known, since no worker left a record" in page.find("provenance").text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("change", "reason"),
   [
@@ -342,6 +349,7 @@ def test_evidence_for_other_classes_is_shown():
   assert "What it says." in block.text
 
 
+@pytest.mark.slow
 def test_images_that_are_gone_are_said(run: results.Results, tmp_path: pathlib.Path):
   shutil.copytree(path_of(run), tmp_path / "run")
   file = tmp_path / "run" / "settings.json"
@@ -357,6 +365,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
   return capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("options", "message"),
   [
@@ -388,6 +397,7 @@ def test_a_folder_without_a_run_and_damaged_ones_are_refused(
   assert list(tmp_path.rglob("report.html")) == []
 
 
+@pytest.mark.slow
 def test_an_analysis_of_another_run_or_state_is_refused(
   run: results.Results, odd: tuple[pathlib.Path, Node], analysis_dir: pathlib.Path, tmp_path: pathlib.Path, capsys: Any
 ):

@@ -225,6 +225,7 @@ def test_data_that_do_not_fit_are_refused(
     run_tiny(tmp_path, shared_dir, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 def test_held_out_images_choose_the_best_classifier(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
   run_tiny(tmp_path, shared_dir, num_validation=16, stages=(Stage(epochs=4, resolution=8),), evaluate_every=2)
