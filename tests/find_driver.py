@@ -31,8 +31,8 @@ def arm(point: str, unit: int) -> None:
   import tensorstore as ts
 
   from jax_sis import results
-  from jax_sis.results import arrays
   from jax_sis.results import folder as results_folder
+  from jax_sis.results import store
   from jax_sis.runtime import device_program
 
   at_files = {"before_spec": "spec.json", "before_summary": "summary.csv", "mid_summary": "summary.json"}
@@ -40,7 +40,7 @@ def arm(point: str, unit: int) -> None:
     # What a process leaves that is killed while it writes the file.
     wrap(results_folder.Folder, "write_new" if point == "before_spec" else "write", leave_half, when=at_files[point])
   elif point == "after_spec":
-    arrays.open_arrays = die
+    store.open_arrays = die
   elif point == "mid_arrays":
     ts.open = open_some(ts.open, unit)
   elif point == "before_launch":
@@ -71,7 +71,7 @@ def wrap(owner: Any, name: str, fault_fn: Callable[..., object], *, when: object
   method = getattr(owner, name)
 
   def wrapped(self: Any, first: object, *rest: Any) -> Any:
-    if when in (first, None):
+    if when is None or when == first:
       fault_fn(self, first, *rest)
     return method(self, first, *rest)
 

@@ -201,7 +201,7 @@ def test_an_unfinished_run_and_one_in_a_bucket_have_controls(capsys: pytest.Capt
   assert answer["kinds"]["mask_fraction_0.25"]["num_images"] == 12
   assert json.loads(store.folder.read("controls.json") or b"") == answer
   assert (store.folder.read("controls.png") or b"").startswith(b"\x89PNG")
-  message = f"{location!r} must hold the masks that are asked for (answer 'sis', threshold None, fraction 0.05); it "
+  message = f"{location!r} must hold the masks that are asked for (fraction 0.05, kind 'sis'); it "
   with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
     program.controls(ControlsConfig(run_dir=location, mask_fractions=(0.05,)))
 
