@@ -121,6 +121,7 @@ def test_grids_and_baselines_equal_the_reference(grid: tuple[int, ...], search: 
   assert_equals_reference("tanh", params, images, np.array([1, 1]), search=search, grid=grid, baseline=baseline)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", toys.SCORES)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(

@@ -16,6 +16,7 @@ SETTINGS: dict[str, Any] = {"patch": 8, "gallery": 0, "num_devices": 2, "smalles
 NUM_FEATURES = 16
 
 
+@pytest.mark.slow
 def test_a_plan_writes_nothing_and_agrees_with_the_run(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
   out = tmp_path / "out"
   config = FindConfig(out=str(out), **SETTINGS)

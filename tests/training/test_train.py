@@ -185,6 +185,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_nothing_of_it_is_saved(
   assert not (tmp_path / "run" / "classifier").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 def test_a_gradient_above_the_limit_names_the_step(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
   with pytest.raises(
