@@ -20,7 +20,7 @@ from jax_sis import results
 from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.data.config import read_ids
 from jax_sis.results.folder import open_folder
-from jax_sis.results.schema import NOT_SEARCHED
+from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED
 from jax_sis.runs import find, setup, verify
 from jax_sis.runs.config import FindConfig
 from jax_sis.runtime import devices
@@ -241,6 +241,7 @@ def test_an_image_that_was_not_searched_has_no_subset(tmp_path: pathlib.Path):
   store = run_find(tmp_path / "out", data=str(folder), saved="mask", mask_fractions=(0.25,), certificate="alone")
   stored = read_all(store)
   assert stored["sis_status"].tolist()[1] == NOT_SEARCHED
+  assert stored["predicted"].tolist()[1] == NO_CLASS
   assert stored["mask_fraction_0.25"].sum(1).tolist() == [4, 0]
   assert stored["sis_num_kept"][1] == 0
   assert np.isnan([stored["sis_certified_confidence"][1], stored["full_confidence"][1]]).all()
