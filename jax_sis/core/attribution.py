@@ -21,12 +21,12 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jax_sis.core import masking
 from jax_sis.core.attribution_methods import AttributionMethod, GradCam
+from jax_sis.core.chunks import check_chunk_size, settle_chunk_size
 from jax_sis.core.curves import confidence_along
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.trials import sort_keys
 from jax_sis.core.types import PredictFn, ScoreName
-from jax_sis.core.validation import check_positive_integer
 
 
 def attribute(
@@ -92,7 +92,7 @@ def order_by_scores(
   baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
   grid: tuple[int, ...] | None = None,
   score: ScoreName = "log_odds",
-  chunk_size: int = 128,
+  chunk_size: int | None = None,
 ) -> FeatureOrder:
   """Ranks features by scores, whatever they come from, and evaluates the classifier on the subsets of that order.
 
@@ -115,7 +115,8 @@ def order_by_scores(
     baseline: as for `attribute`.
     grid: as for `attribute`.
     score: what the scores were made of; it does not enter here, but is kept with the order.
-    chunk_size: masked copies a model call, over all images of the batch together; it bounds the memory.
+    chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
+      what suits the platform, see `chunks.py`.
 
   Returns:
     A complete order, to be read as one of `backselect`. Not finite where a score or a logit is not.
@@ -123,7 +124,7 @@ def order_by_scores(
   Raises:
     ValueError: as for `backselect`, or the scores or sizes do not fit the inputs.
   """
-  check_positive_integer("chunk_size", chunk_size)
+  check_chunk_size("chunk_size", chunk_size)
   problem = check_problem(
     predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=None, score=score
   )
@@ -131,7 +132,7 @@ def order_by_scores(
     problem,
     check_scores(scores, num_images=problem.num_images, grid=problem.grid),
     sizes=check_sizes(sizes, problem.num_features),
-    chunk_size=chunk_size,
+    chunk_size=settle_chunk_size(chunk_size, problem.inputs, on_cpu=128),
   )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_sis.core import messages, validation
+from jax_sis.core.chunks import check_chunk_size, settle_chunk_size
 from jax_sis.core.curves import chunk_numbers, join_chunks
 from jax_sis.core.problem import Problem
 from jax_sis.core.scores import at_least_float32, predict_logits
@@ -87,17 +88,18 @@ class Occlusion:
 
   Attributes:
     window: features a side, along every axis of the grid; odd. 1 masks the feature alone.
-    chunk_size: masked copies a model call, over all images of the batch together; it bounds the memory.
+    chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
+      what suits the platform, see `chunks.py`.
   """
 
   window: int = 1
-  chunk_size: int = 128
+  chunk_size: int | None = None
 
   def __post_init__(self) -> None:
     check_positive_integer("Occlusion.window", self.window)
     if self.window % 2 == 0:
       raise ValueError(f"Occlusion.window must be odd, so that it has a centre, got {self.window}.")
-    check_positive_integer("Occlusion.chunk_size", self.chunk_size)
+    check_chunk_size("Occlusion.chunk_size", self.chunk_size)
 
   def score_features(self, problem: Problem, image_ids: Int[Array, "B"]) -> Float[Array, "B F"]:
     """One forward pass a feature, and one for the whole input."""
@@ -110,7 +112,8 @@ class Occlusion:
       masks = (~is_covered).astype(jnp.result_type(float))
       return problem.score_masks(jnp.broadcast_to(masks[None], (num_images, *masks.shape)))
 
-    scores = jax.lax.map(score_chunk, chunk_numbers(num_features, num_images, self.chunk_size))
+    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=128)
+    scores = jax.lax.map(score_chunk, chunk_numbers(num_features, num_images, chunk_size))
     whole = problem.score_masks(filled_mask(problem, 1.0)[:, None])
     return whole - join_chunks(scores, num_features)
 
@@ -129,20 +132,21 @@ class Rise:
     num_cells: cells along each axis of the grid; as many as the axis is long where it is shorter.
     keep_probability: of a cell.
     seed: of the masks; see `image_ids` of `attribute`.
-    chunk_size: masked copies a model call, over all images of the batch together; it bounds the memory.
+    chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
+      what suits the platform, see `chunks.py`.
   """
 
   num_masks: int = 4000
   num_cells: int = 7
   keep_probability: float = 0.5
   seed: int = 0
-  chunk_size: int = 128
+  chunk_size: int | None = None
 
   def __post_init__(self) -> None:
     check_positive_integer("Rise.num_masks", self.num_masks)
     check_positive_integer("Rise.num_cells", self.num_cells)
     validation.check_threshold(self.keep_probability, "Rise.keep_probability")
-    check_positive_integer("Rise.chunk_size", self.chunk_size)
+    check_chunk_size("Rise.chunk_size", self.chunk_size)
     if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
       raise ValueError(f"Rise.seed must be an integer from 0 to 2**31 - 1, got {self.seed!r}.")
 
@@ -163,7 +167,8 @@ class Rise:
       return (sums[0] + weighted, sums[1] + masks.sum(1), sums[2] + scores.sum(1)), None
 
     zeros = filled_mask(problem, 0.0)
-    chunks = chunk_numbers(self.num_masks, zeros.shape[0], self.chunk_size)
+    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=128)
+    chunks = chunk_numbers(self.num_masks, zeros.shape[0], chunk_size)
     (weighted, shown, total), _ = jax.lax.scan(add_chunk, (zeros, zeros, zeros[:, 0]), chunks)
     # A feature that no mask shows is said to be like the mean of them all.
     mean = jnp.broadcast_to(total[:, None] / self.num_masks, shown.shape)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_sis.core import validation
+from jax_sis.core.chunks import check_chunk_size, settle_chunk_size
 from jax_sis.core.local_search import passing
 from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.scores import log_odds
@@ -121,7 +122,7 @@ def certify(
   *,
   tolerance: float = 1e-3,
   pair_partners: int = 0,
-  chunk_size: int = 128,
+  chunk_size: int | None = None,
 ) -> Certificate:
   """Evaluates every subset alone, and without each of its features, at the highest matmul precision.
 
@@ -137,7 +138,7 @@ def certify(
     subsets: what to check.
     tolerance: how far a stored confidence may be from the new one. The default covers float32 and TF32 searches.
     pair_partners: features that are paired with every other one, for subsets of three.
-    chunk_size: masked copies a model call; it bounds the memory.
+    chunk_size: masked copies at a time; it bounds the memory. By default what suits the platform, see `chunks.py`.
 
   Returns:
     A certificate for each image.
@@ -147,7 +148,8 @@ def certify(
       parameters or the inputs are not those of the search. Under `jit`, read `is_reproduced` instead.
   """
   problem = check_answered(predict_fn, params, inputs, subsets)
-  check_positive_integer("chunk_size", chunk_size)
+  check_chunk_size("chunk_size", chunk_size)
+  chunk_size = settle_chunk_size(chunk_size, problem.inputs, on_cpu=128)
   if pair_partners != 0:
     check_positive_integer("pair_partners", pair_partners)
   report = run_certify(problem, subsets, tolerance, pair_partners=pair_partners, chunk_size=chunk_size)
@@ -258,14 +260,14 @@ def score_smaller(
   dropped = jnp.pad(dropped, ((0, 0), (0, 1)), constant_values=num_features)
   added = jnp.roll(jnp.arange(num_features + 1, dtype=jnp.int32), 1)
   added = jnp.broadcast_to(added[None], dropped.shape)
-  num_needed = jnp.where(is_single_tried, num_features + 1, 1).max()
+  num_needed = jnp.where(is_single_tried, num_features + 1, 1)
 
   def score_batch(batch: tuple[Array, Array, Array]) -> Float[Array, "B P"]:
     start, features, num_needed = batch
     return score_flips(problem, start, features, chunk_size=chunk_size, num_needed=num_needed)
 
   starts = jnp.stack([kept, jnp.zeros_like(kept)])
-  batches = starts, jnp.stack([dropped, added]), jnp.stack([num_kept.max(), num_needed])
+  batches = starts, jnp.stack([dropped, added]), jnp.stack([num_kept, num_needed])
   less, alone = jax.lax.map(score_batch, batches)
   nothing, alone = alone[:, :1], jnp.where(is_single_tried[:, None], alone[:, 1:], -jnp.inf)
 
@@ -299,7 +301,7 @@ def best_pair(
   num_images, num_features = alone.shape
   partners = best_features(alone, jnp.ones_like(alone, bool), count)
   features = jnp.broadcast_to(jnp.arange(num_features, dtype=jnp.int32)[None], alone.shape)
-  num_needed = jnp.where(is_asked.any(), num_features, 0)
+  num_needed = jnp.where(is_asked, num_features, 0)
 
   def try_partner(best: Float[Array, "B"], partner: Int[Array, "B"]) -> tuple[Float[Array, "B"], None]:
     is_partner = features == partner[:, None]

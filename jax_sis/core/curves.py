@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jax_sis.core.chunks import check_chunk_size, settle_chunk_size
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.types import PredictFn
-from jax_sis.core.validation import check_positive_integer
 
 
 def insertion_area(order: FeatureOrder) -> Float[Array, "B"]:
@@ -51,7 +51,7 @@ def deletion_confidence(
   inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
   order: FeatureOrder,
   *,
-  chunk_size: int = 128,
+  chunk_size: int | None = None,
 ) -> Float[Array, "B T"]:
   """The confidence with the `order.sizes[t]` most needed features masked and the others shown.
 
@@ -62,7 +62,8 @@ def deletion_confidence(
     params: the model's arrays.
     inputs: the inputs that the order is of.
     order: one that reaches the full input. Features that were not available to it stay masked.
-    chunk_size: masked copies a model call, over all images of the batch together; it bounds the memory.
+    chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
+      what suits the platform, see `chunks.py`.
 
   Returns:
     The softmax probability of the target; NaN for an image with a logit that is NaN or infinite.
@@ -70,9 +71,11 @@ def deletion_confidence(
   Raises:
     ValueError: the order stops before the full input, or the inputs do not fit it.
   """
-  check_positive_integer("chunk_size", chunk_size)
+  check_chunk_size("chunk_size", chunk_size)
   check_complete(order)
-  return run_deletion(check_answered(predict_fn, params, inputs, order), order, chunk_size=chunk_size)
+  problem = check_answered(predict_fn, params, inputs, order)
+  chunk_size = settle_chunk_size(chunk_size, problem.inputs, on_cpu=128)
+  return run_deletion(problem, order, chunk_size=chunk_size)
 
 
 def deletion_area(order: FeatureOrder, confidence: Float[Array, "B T"]) -> Float[Array, "B"]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jax_sis.core.chunks import settle_chunk_size
 from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, run_local_search, start
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
@@ -80,7 +81,10 @@ def grow(problem: Problem, search: Forward, *, is_pruned: bool = False, exchange
     state=start(jnp.zeros_like(available), jnp.full(problem.num_images, Mode.GROW), search.max_features),
     threshold=jnp.full(problem.num_images, search.threshold, jnp.result_type(float)),
     settings=LocalSettings(
-      candidates=search.candidates, chunk_size=search.chunk_size, is_pruned=is_pruned, exchanges=exchanges
+      candidates=search.candidates,
+      chunk_size=settle_chunk_size(search.chunk_size, problem.inputs),
+      is_pruned=is_pruned,
+      exchanges=exchanges,
     ),
   )
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int8
 
+from jax_sis.core.chunks import settle_chunk_size
 from jax_sis.core.order import NOT_RANKED
 from jax_sis.core.problem import Problem
 from jax_sis.core.scores import to_probability
@@ -44,13 +45,13 @@ class LocalSettings(NamedTuple):
 
   Attributes:
     candidates: masked features that the gradient names and forward passes try.
-    chunk_size: masked copies a model call.
+    chunk_size: masked copies at a time; by default what suits the platform, see `chunks.py`.
     is_pruned: whether a subset that passes is pruned.
     exchanges: what is tried on a subset that cannot be pruned; see Exchanges.
   """
 
   candidates: int
-  chunk_size: int
+  chunk_size: int | None = None
   is_pruned: bool = False
   exchanges: Exchanges = ()
 
@@ -127,7 +128,8 @@ def run_local_search(
     threshold: the probability that a subset must reach.
     settings: how far to look.
   """
-  num_lanes = min(max(settings.chunk_size // settings.candidates, 1), problem.num_images)
+  chunk_size = settle_chunk_size(settings.chunk_size, problem.inputs)
+  num_lanes = min(max(chunk_size // settings.candidates, 1), problem.num_images)
 
   def goes_on(state: LocalState) -> Bool[Array, ""]:
     return (state.mode != Mode.DONE).any()
@@ -137,7 +139,7 @@ def run_local_search(
     lanes = jnp.argsort(state.mode == Mode.DONE, stable=True)[:num_lanes]
     lane_problem = problem.take(lanes)
     lane_threshold, lane_state = jax.tree.map(lambda array: array[lanes], (threshold, state))
-    trial = try_changes(lane_problem, lane_state, settings)
+    trial = try_changes(lane_problem, lane_state, candidates=settings.candidates, chunk_size=chunk_size)
     step = functools.partial(advance, settings=settings, score=problem.score)
     advanced = jax.vmap(step)(lane_state, trial, lane_threshold)
     return jax.tree.map(lambda array, lane: array.at[lanes].set(lane), state, advanced)
@@ -145,14 +147,14 @@ def run_local_search(
   return jax.lax.while_loop(goes_on, advance_lanes, state)
 
 
-def try_changes(problem: Problem, state: LocalState, settings: LocalSettings) -> Trial:
+def try_changes(problem: Problem, state: LocalState, *, candidates: int, chunk_size: int) -> Trial:
   """Scores what each image could do next: keep one feature more while it grows, one less while it is pruned."""
   num_features = state.kept.shape[1]
   logits, gradient = differentiate_score(problem, state.kept)
   score = problem.score_logits(logits[:, None])[:, 0]
   # Features that an exchange has just dropped stay out.
   addable = problem.available & ~state.kept & ~state.smallest
-  added = best_features(gradient, addable, settings.candidates)
+  added = best_features(gradient, addable, candidates)
   added = jnp.pad(added, ((0, 0), (0, num_features - added.shape[1])), constant_values=num_features)
   # Kept features first, in ascending order.
   dropped = jnp.argsort(~state.kept, axis=1, stable=True).astype(added.dtype)
@@ -160,8 +162,8 @@ def try_changes(problem: Problem, state: LocalState, settings: LocalSettings) ->
   is_growing, is_done = (state.mode[:, None] == mode for mode in (Mode.GROW, Mode.DONE))
   features = jnp.where(is_done, num_features, jnp.where(is_growing, added, dropped))
   is_tried = features < num_features
-  num_needed = is_tried.sum(1, dtype=jnp.int32).max()
-  scores = score_flips(problem, state.kept, features, chunk_size=settings.chunk_size, num_needed=num_needed)
+  num_needed = is_tried.sum(1, dtype=jnp.int32)
+  scores = score_flips(problem, state.kept, features, chunk_size=chunk_size, num_needed=num_needed)
   return Trial(
     score=score,
     is_finite=jnp.isfinite(score) & jnp.isfinite(gradient).all(1, where=addable),

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_sis.core import validation
+from jax_sis.core.chunks import check_chunk_size
 from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, passing, run_local_search, start
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_answered
@@ -20,7 +21,7 @@ from jax_sis.core.subsets import Status, Subsets
 from jax_sis.core.types import PredictFn, ScoreName
 from jax_sis.core.validation import check_positive_integer
 
-DEFAULT_SETTINGS = LocalSettings(candidates=64, chunk_size=64, is_pruned=True, exchanges=((2, 4), (4, 8)))
+DEFAULT_SETTINGS = LocalSettings(candidates=64, is_pruned=True, exchanges=((2, 4), (4, 8)))
 
 
 def minimise(
@@ -33,7 +34,7 @@ def minimise(
   exchanges: Sequence[tuple[int, int]] = DEFAULT_SETTINGS.exchanges,
   candidates: int = DEFAULT_SETTINGS.candidates,
   available: Bool[Array, "B ..."] | Bool[np.ndarray, "B ..."] | None = None,
-  chunk_size: int = DEFAULT_SETTINGS.chunk_size,
+  chunk_size: int | None = None,
 ) -> Subsets:
   """Makes each sufficient subset smaller, until the local search below finds nothing more to drop.
 
@@ -62,7 +63,7 @@ def minimise(
       Empty leaves step 3 out.
     candidates: masked features tried at each step of growing again.
     available: features that may come in, `[B, F]` or `[B, *grid]`; by default all.
-    chunk_size: masked copies a model call, as for `Forward`.
+    chunk_size: masked copies at a time, as for `Forward`.
 
   Returns:
     The smaller subsets.
@@ -71,8 +72,8 @@ def minimise(
     ValueError: the arguments do not fit together, or the subsets have no threshold.
   """
   problem = check_answered(predict_fn, params, inputs, subsets, available=available)
-  for name, value in (("candidates", candidates), ("chunk_size", chunk_size)):
-    check_positive_integer(name, value)
+  check_positive_integer("candidates", candidates)
+  check_chunk_size("chunk_size", chunk_size)
   exchanges = check_exchanges(exchanges)
   check_minimisable(subsets, order)
   settings = LocalSettings(candidates=candidates, chunk_size=chunk_size, is_pruned=True, exchanges=exchanges)

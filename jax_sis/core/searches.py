@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jax_sis.core import validation
+from jax_sis.core.chunks import check_chunk_size, settle_chunk_size
 from jax_sis.core.problem import Problem
 from jax_sis.core.trials import best_features, differentiate_score, score_flips, scores_without_each, spread_scores
 from jax_sis.core.validation import check_positive_integer
@@ -87,18 +88,19 @@ class Screened:
     candidates: features tried at each step.
     gradient_until: features left when screening begins; None screens from the first step on.
     gradient_per_step: features masked a step before that.
-    chunk_size: masked copies a model call, over all images of the batch together; it bounds the memory.
+    chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
+      what suits the platform, see `chunks.py`.
   """
 
   candidates: int = 16
   gradient_until: int | None = None
   gradient_per_step: int = 4
-  chunk_size: int = 64
+  chunk_size: int | None = None
 
   def __post_init__(self) -> None:
     check_positive_integer("Screened.candidates", self.candidates)
     check_positive_integer("Screened.gradient_per_step", self.gradient_per_step)
-    check_positive_integer("Screened.chunk_size", self.chunk_size)
+    check_chunk_size("Screened.chunk_size", self.chunk_size)
     if self.gradient_until is not None:
       check_positive_integer("Screened.gradient_until", self.gradient_until)
 
@@ -120,7 +122,8 @@ class Screened:
     logits, gradient = differentiate_score(problem, kept)
     estimate = jnp.where(jnp.isnan(remembered), -gradient, (remembered - gradient) / 2)
     candidates = best_features(estimate, kept, self.candidates)
-    scores = score_flips(problem, kept, candidates, chunk_size=self.chunk_size)
+    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs)
+    scores = score_flips(problem, kept, candidates, chunk_size=chunk_size)
     changes = (scores - problem.score_logits(logits[:, None])).astype(remembered.dtype)
     images = jnp.arange(kept.shape[0])[:, None]
     # A gradient that is no number must show in the result, as it does in a plain gradient search.
@@ -137,13 +140,14 @@ class Exact:
   F (F + 1) / 2 evaluations an image (Carter et al. 2019, algorithm 1): 524,800 for 1,024 pixels.
 
   Attributes:
-    chunk_size: masked copies a model call, over all images of the batch together; it bounds the memory.
+    chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
+      what suits the platform, see `chunks.py`.
   """
 
-  chunk_size: int = 128
+  chunk_size: int | None = None
 
   def __post_init__(self) -> None:
-    check_positive_integer("Exact.chunk_size", self.chunk_size)
+    check_chunk_size("Exact.chunk_size", self.chunk_size)
 
   @property
   def per_step(self) -> int:
@@ -157,7 +161,8 @@ class Exact:
   def evaluate(self, problem: Problem, kept: Bool[Array, "B F"], remembered: Float[Array, "B F"]) -> Evaluation:
     """Logits at the current mask, and the score without each kept feature."""
     logits = problem.predict_masked(kept)
-    scores = scores_without_each(problem, kept, chunk_size=self.chunk_size)
+    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=128)
+    scores = scores_without_each(problem, kept, chunk_size=chunk_size)
     return Evaluation(logits, scores, remembered)
 
 
@@ -176,17 +181,17 @@ class Forward:
     candidates: features tried at each step. More give smaller subsets and cost as much more time.
     threshold: the softmax probability at which an image is done, strictly between 0 and 1.
     max_features: features at which an image that is not done is given up.
-    chunk_size: masked copies a model call. It bounds the memory, and says how many images are worked on at a time:
-      as many as have their candidates in one call. A CPU likes few, an accelerator thousands.
+    chunk_size: masked copies at a time. It bounds the memory, and says how many images are worked on at a time: as many
+      as have their candidates in it. By default what suits the platform, see `chunks.py`.
   """
 
   candidates: int = 256
   threshold: float = 0.99
   max_features: int = 128
-  chunk_size: int = 64
+  chunk_size: int | None = None
 
   def __post_init__(self) -> None:
     check_positive_integer("Forward.candidates", self.candidates)
     check_positive_integer("Forward.max_features", self.max_features)
-    check_positive_integer("Forward.chunk_size", self.chunk_size)
+    check_chunk_size("Forward.chunk_size", self.chunk_size)
     validation.check_threshold(self.threshold, "Forward.threshold")

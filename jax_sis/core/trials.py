@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jax_sis.core.chunks import LARGEST_CALL
 from jax_sis.core.problem import Problem
 
 
@@ -41,16 +42,14 @@ def sort_keys(preference: Float[Array, "*B F"], allowed: Bool[Array, "*B F"]) ->
 def scores_without_each(problem: Problem, kept: Bool[Array, "B F"], *, chunk_size: int) -> Float[Array, "B F"]:
   """The score of each image with one kept feature masked in addition, for every kept feature; -inf elsewhere.
 
-  Only as many model calls are made as the image with the most kept features needs.
-
   Args:
     problem: the classifier and its images.
     kept: the features that are kept now.
-    chunk_size: masked copies a model call, over all images together.
+    chunk_size: masked copies at a time, over all images together.
   """
   # Kept features first, in ascending order; a stable sort keeps them so.
   candidates = jnp.argsort(~kept, axis=1, stable=True)
-  num_needed = kept.sum(1, dtype=jnp.int32).max()
+  num_needed = kept.sum(1, dtype=jnp.int32)
   scores = score_flips(problem, kept, candidates, chunk_size=chunk_size, num_needed=num_needed)
   return spread_scores(scores, candidates, kept)
 
@@ -61,35 +60,40 @@ def score_flips(
   features: Int[Array, "B P"],
   *,
   chunk_size: int,
-  num_needed: Int[Array, ""] | None = None,
+  num_needed: Int[Array, "B"] | None = None,
 ) -> Float[Array, "B P"]:
-  """The score of each image with one feature changed from kept to masked or back: P such variants.
+  """The score of each image with one feature changed from kept to masked or back: P such variants, or fewer.
+
+  What the images need is tried one after the other, so that no model call is filled up but the last.
 
   Args:
     problem: the classifier and its images.
     kept: the features that are kept now.
     features: which to change; the number F changes nothing.
-    chunk_size: masked copies a model call, over all images together.
-    num_needed: how many of the P columns matter; the scores of later ones may be -inf.
+    chunk_size: masked copies at a time, over all images together; a call takes LARGEST_CALL at most, or one an image.
+    num_needed: how many of the P columns matter in each image, all by default; the scores of later ones are -inf.
   """
   num_images, num_features = kept.shape
   num_columns = features.shape[1]
-  per_image = min(max(chunk_size // num_images, 1), num_columns)
-  num_chunks = -(-num_columns // per_image)
-  padding = num_chunks * per_image - num_columns
-  features = jnp.pad(features, ((0, 0), (0, padding)), constant_values=num_features)
-  numbers = jnp.arange(num_features, dtype=features.dtype)[None, None]
+  per_image = min(max(min(chunk_size, LARGEST_CALL) // num_images, 1), num_columns)
+  call_size = per_image * num_images
+  num_needed = jnp.full(num_images, num_columns, jnp.int32) if num_needed is None else num_needed
+  ends = jnp.cumsum(num_needed)
+  numbers = jnp.arange(num_features, dtype=features.dtype)
 
-  def score_chunk(index: Array, scores: Float[Array, "B P"]) -> Float[Array, "B P"]:
-    start = index * per_image
-    chunk = jax.lax.dynamic_slice_in_dim(features, start, per_image, axis=1)
-    masks = kept[:, None] ^ (numbers == chunk[..., None])
-    chunk_scores = problem.score_masks(masks).astype(scores.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(scores, chunk_scores, start, axis=1)
+  def score_call(index: Array, scores: Float[Array, "B P"]) -> Float[Array, "B P"]:
+    places = index * call_size + jnp.arange(call_size, dtype=ends.dtype)
+    images = (places[:, None] >= ends[None]).sum(1, dtype=jnp.int32)
+    # What fills up the last call changes nothing, in the last image, and goes nowhere.
+    images = jnp.minimum(images, num_images - 1)
+    columns = jnp.where(places < ends[-1], places - (ends - num_needed)[images], num_columns)
+    flipped = features.at[images, columns].get(mode="fill", fill_value=num_features)
+    masks = kept[images] ^ (numbers[None] == flipped[:, None])
+    call_scores = problem.take(images).score_masks(masks[:, None])[:, 0]
+    return scores.at[images, columns].set(call_scores.astype(scores.dtype), mode="drop")
 
   scores = jnp.full(features.shape, -jnp.inf, jnp.result_type(float))
-  num_calls = num_chunks if num_needed is None else -(-num_needed // per_image)
-  return jax.lax.fori_loop(0, num_calls, score_chunk, scores)[:, :num_columns]
+  return jax.lax.fori_loop(0, -(-ends[-1] // call_size), score_call, scores)
 
 
 def spread_scores(

@@ -691,6 +691,9 @@ def test_an_nnx_batch_norm_in_training_mode_is_refused_and_in_evaluation_mode_ac
 def test_counts_of_a_search_must_be_positive_integers(value: Any):
   with refuses(f"Gradient.per_step must be an integer of at least 1, got {value!r}."):
     jax_sis.Gradient(per_step=value)
+  if value is None:
+    assert jax_sis.Exact(chunk_size=value) == jax_sis.Exact()
+    return
   with refuses(f"Exact.chunk_size must be an integer of at least 1, got {value!r}."):
     jax_sis.Exact(chunk_size=value)
 
