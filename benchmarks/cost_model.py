@@ -74,7 +74,7 @@ def time_run(opened: setup.Job, out: pathlib.Path) -> float:
   """Seconds of reading, searching and storing all images."""
   opened = dataclasses.replace(opened, config=dataclasses.replace(opened.config, out=str(out)))
   store = setup.create_or_resume(opened)
-  search = unit_search.UnitSearch(opened, store)
+  search = unit_search.UnitSearch(opened)
   started = time.perf_counter()
   search.run(find.missing_units(store), store.write_unit)
   return time.perf_counter() - started

@@ -14,7 +14,7 @@ GROUPS = {
   "image": f"{IMAGE} ids",
   "search": "threshold target search thorough per_step score baseline patch certificate precision",
   "output": "out saved mask_thresholds mask_fractions unit_size gallery",
-  "device": DEVICE,
+  "device": f"{DEVICE} chunk_size",
 }
 
 

@@ -17,6 +17,9 @@ from jax_sis.core.problem import Problem
 from jax_sis.core.trials import best_features, differentiate_score, score_flips, scores_without_each, spread_scores
 from jax_sis.core.validation import check_positive_integer
 
+# As `chunks.ON_CPU`, for the exact search, whose calls are nothing but trials.
+EXACT_ON_CPU = 128
+
 
 class Evaluation(NamedTuple):
   """What a search sees at the current mask.
@@ -161,7 +164,7 @@ class Exact:
   def evaluate(self, problem: Problem, kept: Bool[Array, "B F"], remembered: Float[Array, "B F"]) -> Evaluation:
     """Logits at the current mask, and the score without each kept feature."""
     logits = problem.predict_masked(kept)
-    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=128)
+    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=EXACT_ON_CPU)
     scores = scores_without_each(problem, kept, chunk_size=chunk_size)
     return Evaluation(logits, scores, remembered)
 

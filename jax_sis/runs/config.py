@@ -99,7 +99,8 @@ class FindConfig:
     resize: show the middle of images of another size, brought to the classifier's.
     gallery: images that the gallery shows.
     tolerance: how far a certificate's confidence may be from the search's.
-    chunk_size: masked copies a model call when certifying.
+    chunk_size: masked copies at a time, where searches and certificates try some; like the batch it is part of what the
+      run is (default: auto, by platform, size of the images and memory).
   """
 
   out: Folder = "jax-sis-results"
@@ -127,7 +128,7 @@ class FindConfig:
   resize: bool = False
   gallery: int = 24
   tolerance: Annotated[float, NOT_AN_OPTION] = 1e-3
-  chunk_size: Annotated[int, NOT_AN_OPTION] = 64
+  chunk_size: Annotated[int | None, Option(name="chunk", word_for_none="auto")] = None
 
   def __post_init__(self) -> None:
     validation.check_threshold(self.threshold, "--threshold")
@@ -136,7 +137,8 @@ class FindConfig:
       raise ValueError("FindConfig.search and FindConfig.smallest must not both be None; there is nothing to find.")
     check_ids(self.ids)
     require_positive("--patch", self.patch)
-    for name, value in (("--batch", self.batch_size), ("--unit", self.unit_size), ("--devices", self.num_devices)):
+    sizes = {"--batch": self.batch_size, "--chunk": self.chunk_size, "--unit": self.unit_size}
+    for name, value in {**sizes, "--devices": self.num_devices}.items():
       if value is not None:
         require_positive(name, value)
     if self.batch_size and self.unit_size and self.unit_size % self.batch_size:

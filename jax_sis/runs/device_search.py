@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.certify import evaluate_alone, run_certify
+from jax_sis.core.chunks import settle_chunk_size
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, make_problem
 from jax_sis.core.scores import log_odds, predict_logits
@@ -119,7 +120,8 @@ def certify_subsets(config: FindConfig, problem: Problem, subsets: Subsets) -> d
   if config.certificate == "alone":
     report = evaluate_alone(problem, subsets, config.tolerance)
   else:
-    report = run_certify(problem, subsets, config.tolerance, chunk_size=config.chunk_size)
+    chunk_size = settle_chunk_size(config.chunk_size, problem.inputs)
+    report = run_certify(problem, subsets, config.tolerance, chunk_size=chunk_size)
     fields |= {
       "is_minimal": report.is_minimal,
       "is_smallest": report.is_smallest,

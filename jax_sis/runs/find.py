@@ -10,8 +10,9 @@ from jaxtyping import Int
 
 from jax_sis import results
 from jax_sis.runs.config import FindConfig
+from jax_sis.runs.first_launch import open_run
 from jax_sis.runs.gallery import draw_gallery
-from jax_sis.runs.setup import Job, create_or_resume, make_job
+from jax_sis.runs.setup import Job, explain_out_of_memory
 from jax_sis.runs.table import describe_outcome, make_rows, print_header, print_rows, write_summary
 from jax_sis.runs.unit_search import UnitSearch
 from jax_sis.runs.workers import Heartbeat, Shard
@@ -22,6 +23,7 @@ from jax_sis.runtime.progress import Progress
 MAX_PRINTED_IMAGES = 512
 # Launches before a worker looks again at what others have done.
 LAUNCHES_A_ROUND = 8
+ALL_UNITS = Shard(index=0, count=1)
 
 
 def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = False) -> str:
@@ -41,8 +43,7 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
   """
   folder = results.open_folder(config.out)
   results.check_writable(folder)
-  job = make_job(config, folder)
-  store = create_or_resume(job)
+  job, store = open_run(config, folder, shard or ALL_UNITS)
   print(headline(job, store, shard), flush=True)
   is_printed = job.num_images <= MAX_PRINTED_IMAGES
   num_done = len(store.done_images())
@@ -53,7 +54,8 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
     for _, fields in store.iterate():
       print_rows(make_rows(fields, job.class_names, num_features=job.num_features))
   if num_done < store.num_images:
-    Worker(job, store, shard or Shard(index=0, count=1), is_printed=is_printed).run(takes_over=takes_over)
+    with explain_out_of_memory(job):
+      Worker(job, store, shard or ALL_UNITS, is_printed=is_printed).run(takes_over=takes_over)
   num_left = store.num_images - len(store.done_images())
   if num_left:
     print(f"This worker's part is done; {num_left} images of other workers are not. `jax-sis status` shows them.")
@@ -94,7 +96,7 @@ class Worker:
       Progress("compiling", total=num_images, unit="image") as self._progress,
       Heartbeat(store.folder, self._shard) as self._heartbeat,
     ):
-      search = UnitSearch(job, store)
+      search = UnitSearch(job)
       self._progress.restart("search")
       search.run(own, self._store_unit)
       while takes_over:

@@ -1,9 +1,11 @@
 """A run of `find`: what its settings name, opened and checked, its batch and units chosen, and its store."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +20,17 @@ from jax_sis.results import schema, spec
 from jax_sis.results.schema import NO_CLASS
 from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.device_search import ImageSearch
+from jax_sis.runs.sizes import (
+  Open,
+  Sizes,
+  choose_unit_size,
+  default_batch_size,
+  describe_certificate_chunk,
+  find_open,
+  read_sizes,
+  settle_chunks,
+  shrink,
+)
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram
 
@@ -25,17 +38,8 @@ from jax_sis.runtime.device_program import DeviceProgram
 SETTINGS_FILE = "settings.json"
 # Whose versions fix the last bits of the results.
 LIBRARIES = ("jax",)
-# Larger batches gain nothing: on two CPU cores 16 to 32 are the fastest, and accelerators are full below 256.
-LARGEST_BATCHES = {"cpu": 16}
-LARGEST_BATCH = 256
-# Launches that a chosen batch leaves each device at least, so that all devices end together.
-MIN_LAUNCHES = 4
 # The share of the memory that such a batch may fill.
 MEMORY_SHARE = 0.8
-# Units are small enough to give a run some dozens of them, and large enough to cost little: writing one takes 4 ms of
-# CPU, and two CPU cores search an image of 32x32 in 6 ms at 128 pixels a step.
-MIN_UNITS = 64
-LARGEST_UNIT = 256
 # Where images of a run are read again.
 IMAGES_READ_AT_ONCE = 64
 # Names that a message lists.
@@ -49,10 +53,11 @@ class Job(ClassifierOnImages):
   """A run of `find`, opened and checked; see ClassifierOnImages for the classifier, the images and the devices.
 
   Attributes:
-    config: what was asked for.
+    config: what was asked for, and how many masked copies are worked on at a time.
     target: NO_CLASS for the predicted class, None for the label, else a class.
     search: what each device computes.
     unit_size: images that are stored together.
+    is_new: whether the folder held no run when this was opened.
     program: the search on all devices, where choosing the batch took compiling it.
   """
 
@@ -60,11 +65,26 @@ class Job(ClassifierOnImages):
   target: int | None
   search: ImageSearch
   unit_size: int
+  is_new: bool
   program: DeviceProgram | None = None
 
   @property
   def num_images(self) -> int:
     return len(self.source)
+
+  @property
+  def platform(self) -> str:
+    """Of the devices, as JAX names it."""
+    return self.local_devices[0].platform
+
+  @property
+  def sizes(self) -> Sizes:
+    """What a device works on at a time."""
+    return read_sizes(self.config, self.batch_size)
+
+  def unit_range(self, unit: int) -> tuple[int, int]:
+    """As that of `Results`, also where there is no store yet."""
+    return unit * self.unit_size, min((unit + 1) * self.unit_size, self.num_images)
 
   def launch_arrays(self, batch: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "B H W C"], Int[np.ndarray, "B"]]:
     """What the search takes of these images: the inputs, and the class to keep up or NO_CLASS for the predicted one."""
@@ -76,8 +96,8 @@ class Job(ClassifierOnImages):
 def make_job(config: FindConfig, folder: results.Folder) -> Job:
   """Opens what the settings name, and checks that it fits together.
 
-  Where the settings leave the batch or the unit open, those of the run in the folder count; without a run, they are
-  chosen.
+  Where the settings leave the batch, the unit or the copies at a time open, those of the run in the folder count;
+  without a run, they are chosen.
 
   Raises:
     ValueError: as for `find`.
@@ -85,22 +105,28 @@ def make_job(config: FindConfig, folder: results.Folder) -> Job:
   images = open_on_images(
     config, batch_size=config.batch_size or 1, ids=config.ids, patch=config.patch, precision=config.precision
   )
+  stored = read_stored_spec(folder)
   job = Job(
     **vars(images),
     config=config,
     target=parse_target(config.target, images.class_names),
     search=ImageSearch(config=config, predict_fn=images.predict_fn, grid=images.grid),
-    unit_size=config.unit_size or 1,
+    unit_size=0,
+    is_new=stored is None,
   )
-  stored = read_stored_spec(folder)
+  job = with_settings(job, settle_chunks(config, job.platform, job.classifier.input_shape, stored=stored))
   if stored is not None:
     job = dataclasses.replace(job, batch_size=config.batch_size or stored["batch_size"])
   elif config.batch_size is None:
-    job = choose_batch(job)
+    job = choose_batch(job, config)
   unit_size = config.unit_size or (stored["unit_size"] if stored else choose_unit_size(job.num_images, job.batch_size))
   if unit_size % job.batch_size:
     raise ValueError(f"--unit must be a multiple of the batch ({job.batch_size}), got {unit_size}.")
   return dataclasses.replace(job, unit_size=unit_size)
+
+
+def with_settings(job: Job, config: FindConfig) -> Job:
+  return dataclasses.replace(job, config=config, search=dataclasses.replace(job.search, config=config), program=None)
 
 
 def read_stored_spec(folder: results.Folder) -> Mapping[str, Any] | None:
@@ -108,41 +134,91 @@ def read_stored_spec(folder: results.Folder) -> Mapping[str, Any] | None:
   return results.read_spec(folder.location) if folder.read(results.SPEC_FILE) is not None else None
 
 
-def choose_batch(job: Job) -> Job:
-  """Chooses as batch the largest power of two that fits the memory, still gains speed, and keeps all devices busy.
+def choose_batch(job: Job, asked: FindConfig) -> Job:
+  """The job with the batch that suits the platform and fits the memory, compiled.
 
   Raises:
     ValueError: not even one image fits.
   """
-  num_devices, platform = len(job.local_devices), job.local_devices[0].platform
-  largest = min(LARGEST_BATCHES.get(platform, LARGEST_BATCH), job.num_images // (num_devices * MIN_LAUNCHES))
-  batch_size = floor_power_of_two(max(largest, 1))
-  if job.config.unit_size is not None:
-    batch_size = math.gcd(batch_size, job.config.unit_size)
+  batch_size = default_batch_size(
+    job.platform, job.classifier.input_shape, num_images=job.num_images, num_devices=len(job.local_devices)
+  )
+  if asked.unit_size is not None:
+    batch_size = math.gcd(batch_size, asked.unit_size)
+  return fit_memory(dataclasses.replace(job, batch_size=batch_size), asked)
+
+
+def fit_memory(job: Job, asked: FindConfig) -> Job:
+  """The job compiled, with smaller sizes than it has where those need too much memory and `asked` leaves them open.
+
+  Raises:
+    ValueError: it does not fit.
+  """
   available = devices.available_bytes(job.local_devices)
+  # A batch that is asked for may fill the memory.
+  share = MEMORY_SHARE if asked.batch_size is None else 1.0
   while True:
-    job = dataclasses.replace(job, batch_size=batch_size)
-    program = compile_search(job, checks_memory=False)
+    program = devices.unless_out_of_memory(functools.partial(compile_search, job, checks_memory=False))
+    if program is None:
+      job = after_out_of_memory(job, asked)
+      continue
     needed = devices.program_bytes(program.compiled)
-    if available is None or needed <= MEMORY_SHARE * available:
+    if available is None or needed <= share * available:
       return dataclasses.replace(job, program=program)
-    if batch_size == 1:
+    smaller = shrink(job.sizes, job.platform, find_open(asked), fitting_share=share * available / needed)
+    if smaller is None and asked.batch_size is not None:
+      devices.check_memory(program.compiled, batch_size=job.batch_size, devices=job.local_devices, argument="--batch")
+    if smaller is None:
       raise ValueError(
         f"--batch must be small enough for the memory, but one image needs {devices.format_bytes(needed)} of "
         f"{devices.format_bytes(available)} on each device; use a smaller model, or a larger --patch."
       )
-    fitting = int(batch_size * MEMORY_SHARE * available / needed)
-    batch_size = floor_power_of_two(max(1, min(batch_size // 2, fitting)))
+    job = resize(job, asked, smaller)
 
 
-def floor_power_of_two(number: int) -> int:
-  """The largest power of two that is not above `number`."""
-  return 1 << (number.bit_length() - 1)
+def after_out_of_memory(job: Job, asked: FindConfig) -> Job:
+  """The job with the next smaller sizes, and a line that says so; ValueError if there are none to try."""
+  smaller = shrink(job.sizes, job.platform, find_open(asked))
+  if smaller is None:
+    raise ValueError(
+      f"--batch and --chunk must be small enough for the memory, but {job.sizes} at a time need more; "
+      f"{advise_sizes(job)}."
+    )
+  print(f"Out of memory with {job.sizes} at a time; trying {smaller}.", flush=True)
+  return resize(job, asked, smaller)
 
 
-def choose_unit_size(num_images: int, batch_size: int) -> int:
-  """A multiple of the batch that gives the run some dozens of units, if it has enough images."""
-  return batch_size * max(1, min(LARGEST_UNIT, num_images // MIN_UNITS) // batch_size)
+def advise_sizes(job: Job) -> str:
+  """Which options to try where the sizes of a job need too much."""
+  smaller = shrink(job.sizes, job.platform, Open(batch=True, chunk=True))
+  if smaller is None:
+    return "use a smaller model, or a larger --patch"
+  return f"try --batch {smaller.batch}" + (f" --chunk {smaller.copies}" if smaller.copies < job.sizes.copies else "")
+
+
+def resize(job: Job, asked: FindConfig, sizes: Sizes) -> Job:
+  """The job with other sizes, of a new run."""
+  config = job.config
+  if sizes.copies != job.sizes.copies:
+    asked_chunk = dataclasses.replace(asked, chunk_size=sizes.copies)
+    config = settle_chunks(asked_chunk, job.platform, job.classifier.input_shape)
+  unit_size = asked.unit_size or choose_unit_size(job.num_images, sizes.batch)
+  return dataclasses.replace(with_settings(job, config), batch_size=sizes.batch, unit_size=unit_size)
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(job: Job) -> Iterator[None]:
+  """Says of a run that has begun why it cannot go on with smaller sizes, in a ValueError."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if not devices.is_out_of_memory(error):
+      raise
+    raise ValueError(
+      f"the memory of each device must hold {job.sizes} at a time, which are part of what the run in "
+      f"{job.config.out!r} is, but it ran out; go on where more memory is free, or begin anew with another --out: "
+      f"{advise_sizes(job)}."
+    ) from error
 
 
 def compile_search(job: Job, *, checks_memory: bool = True) -> DeviceProgram:
@@ -172,6 +248,7 @@ def make_spec(job: Job) -> dict[str, Any]:
     "baseline": config.baseline,
     "grid": list(job.grid),
     "certificate": config.certificate,
+    **describe_certificate_chunk(config),
     "tolerance": config.tolerance,
   }
 

@@ -46,10 +46,9 @@ class UnitSearch:
     ValueError: the classifier mixes up the images of a batch, or the batch does not fit the memory.
   """
 
-  def __init__(self, job: Job, store: results.Results):
+  def __init__(self, job: Job):
     job.check_classifier(job.config.baseline)
     self._job = job
-    self._store = store
     self._program = job.program or compile_search(job)
     self._parts_of_unit: dict[int, list[dict[str, np.ndarray]]] = collections.defaultdict(list)
 
@@ -60,7 +59,7 @@ class UnitSearch:
     """
     with ThreadPoolExecutor(1, thread_name_prefix="store") as executor:
       pending: collections.deque[Future[None]] = collections.deque()
-      for launch, found in self._program.run_all(read_launches(self._job, self._store, units)):
+      for launch, found in self._program.run_all(read_launches(self._job, units)):
         while len(pending) > 1:
           pending.popleft().result()
         pending.append(executor.submit(self._finish, launch, found, finish_fn))
@@ -78,26 +77,24 @@ class UnitSearch:
       first = place * self._job.batch_size
       rows = {name: values[first : first + part.stop - part.start] for name, values in fields.items()}
       self._parts_of_unit[part.unit].append(rows)
-      if part.stop == self._store.unit_range(part.unit)[1]:
+      if part.stop == self._job.unit_range(part.unit)[1]:
         pieces = self._parts_of_unit.pop(part.unit)
         finish_fn(part.unit, {name: np.concatenate([piece[name] for piece in pieces]) for name in rows})
 
 
-def split_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"]) -> list[Part]:
+def split_units(job: Job, units: Int[np.ndarray, "U"]) -> list[Part]:
   """The units' images in batches for one device; no batch holds images of two units."""
   parts = []
   for unit in units.tolist():
-    start, stop = store.unit_range(unit)
+    start, stop = job.unit_range(unit)
     for first in range(start, stop, job.batch_size):
       parts.append(Part(unit=unit, start=first, stop=min(first + job.batch_size, stop)))
   return parts
 
 
-def read_launches(
-  job: Job, store: results.Results, units: Int[np.ndarray, "U"]
-) -> Iterator[tuple[Launch, tuple[np.ndarray, ...]]]:
+def read_launches(job: Job, units: Int[np.ndarray, "U"]) -> Iterator[tuple[Launch, tuple[np.ndarray, ...]]]:
   """Reads the units' images ahead, a launch at a time; each comes with the arrays that the search takes."""
-  parts = split_units(job, store, units)
+  parts = split_units(job, units)
   num_devices = len(job.local_devices)
   indices = np.array([min(part.start + place, part.stop - 1) for part in parts for place in range(job.batch_size)])
   for number, batch in enumerate(read_images(job, indices, job.launch_size)):

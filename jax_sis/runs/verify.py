@@ -189,7 +189,7 @@ def compute_again(job: Job, store: results.Results, units: Int[np.ndarray, "U"])
   """Computes units as `find` does, and compares each field bit by bit."""
   damages: list[Damage] = []
   with Progress("compiling", total=len(store.images_of(units)), unit="image") as progress:
-    search = UnitSearch(job, store)
+    search = UnitSearch(job)
     progress.restart("compute again")
     search.run(units, functools.partial(compare_unit, store, damages, progress))
   return damages

@@ -115,6 +115,7 @@ class DeviceProgram:
     self._local_devices = local_devices
     self._batch_size = batch_size
     self._compiled: jax.stages.Compiled | None = None
+    self._tried: tuple[tuple[np.ndarray, ...], Launch] | None = None
 
   @property
   def launch_size(self) -> int:
@@ -156,6 +157,9 @@ class DeviceProgram:
     Raises:
       ValueError: there are more, or as for `compile`, which it calls if needed.
     """
+    tried, self._tried = self._tried, None
+    if tried is not None and all(map(np.array_equal, tried[0], arrays)):
+      return tried[1]
     if self._compiled is None:
       self.compile(*arrays)
     count = len(arrays[0])
@@ -167,6 +171,16 @@ class DeviceProgram:
     shards = shard(arrays, len(self._local_devices))
     call: Any = self.compiled
     return Launch(call(self._params, *shards), count)
+
+  def try_launch(self, *arrays: np.ndarray) -> None:
+    """Runs it once, so that what may fail has failed; if the next launch is of the same arrays, it is this one.
+
+    Raises:
+      ValueError: as for `start`.
+    """
+    launch = self.start(*arrays)
+    jax.block_until_ready(launch.outputs)
+    self._tried = arrays, launch
 
   def fetch(self, launch: Launch) -> Any:
     """Waits for a launch, and joins what the devices found, `[N, ...]` in NumPy, without the padding."""

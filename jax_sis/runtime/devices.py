@@ -5,12 +5,15 @@ import hashlib
 import os
 import pathlib
 import platform
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 
 # Type checkers take jax.Device for a variable, so it gets a name here.
 Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
+
+ResultT = TypeVar("ResultT")
 
 
 def use_one_cpu_device_per_core(num_devices: int | None = None) -> None:
@@ -101,6 +104,21 @@ def available_bytes(devices: list[Device]) -> int | None:
     return free_memory_bytes() // len(devices)
   stats = devices[0].memory_stats()
   return None if stats is None else stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+  """Whether this says that a device cannot hold what it should, in compiling or running a program."""
+  return str(error).startswith("RESOURCE_EXHAUSTED")
+
+
+def unless_out_of_memory(function: Callable[[], ResultT]) -> ResultT | None:
+  """What a function returns; None where a device has not enough memory for it."""
+  try:
+    return function()
+  except jax.errors.JaxRuntimeError as error:
+    if not is_out_of_memory(error):
+      raise
+    return None
 
 
 def free_memory_bytes() -> int:

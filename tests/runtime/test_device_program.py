@@ -118,3 +118,15 @@ def test_a_program_beyond_the_memory_is_refused_unless_that_is_not_asked(monkeyp
     program.compile(*shapes)
   program.compile(*shapes, checks_memory=False)
   assert devices.program_bytes(program.compiled) > 0
+
+
+def test_the_launch_that_was_tried_is_the_next_one_of_the_same_arrays():
+  program = make_program(Counted())
+  tried, others = make_arrays(6), make_arrays(5)
+  program.try_launch(*tried)
+  launches = [program.start(*arrays) for arrays in (tried, tried)]
+  assert launches[0].outputs is not launches[1].outputs
+  for launch in launches:
+    np.testing.assert_array_equal(program.fetch(launch)["weighted"], tried[0] * WEIGHTS)
+  program.try_launch(*tried)
+  np.testing.assert_array_equal(program.fetch(program.start(*others))["weighted"], others[0] * WEIGHTS)
