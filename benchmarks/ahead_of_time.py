@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -71,7 +72,7 @@ CASES = {
     Case(network="resnet20", search="smallest", batch=16),
     *(Case(network="resnet20", search="find", batch=batch) for batch in (16, 256)),
     Case(network="resnet20", search="gradient", batch=256, precision="default"),
-    Case(network="resnet50", search="gradient", batch=64, per_step=100, precision="default"),
+    Case(network="resnet50", search="gradient", batch=16, per_step=100, precision="default"),
   )
 }
 
@@ -100,15 +101,22 @@ def main() -> None:
 def run_case(name: str, limit: float) -> dict[str, Any]:
   """What a process of its own found out within so many seconds."""
   command = [sys.executable, __file__, "--case", name]
+  core_started = core_seconds_of_children()
   try:
     done = subprocess.run(
       command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=limit, check=False
     )
   except subprocess.TimeoutExpired:
-    return {"error": f"not compiled within {limit:.0f} s"}
+    core_seconds = core_seconds_of_children() - core_started
+    return {"error": f"not compiled within {limit:.0f} s, {core_seconds:.0f} s of CPU"}
   if done.returncode:
     return {"error": f"ended with {done.returncode}: {' '.join(done.stderr.split())[-500:]}"}
   return json.loads(done.stdout.splitlines()[-1])
+
+
+def core_seconds_of_children() -> float:
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
 
 
 def compile_case(case: Case) -> dict[str, Any]:
