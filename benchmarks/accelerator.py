@@ -42,7 +42,9 @@ class Sizes(NamedTuple):
   checked_images: int = 24
   checked_per_step: int = 8
   checked_chunk: int = 4096
-  batches20: tuple[int, ...] = (256, 1024, 64, 8192, 1)
+  # The most telling ones, and those that follow when more is known.
+  batches20: tuple[int, ...] = (1024, 64)
+  more_batches20: tuple[int, ...] = (256, 8192, 1)
   compiled_batch: int = 1024
   # Image-steps in all of a timed run of ResNet-20, up to 32 steps.
   work20: int = 32 * 1024
@@ -65,6 +67,7 @@ TINY = Sizes(
   checked_per_step=256,
   checked_chunk=128,
   batches20=(4,),
+  more_batches20=(2,),
   compiled_batch=4,
   work20=8,
   batch50=1,
@@ -120,22 +123,23 @@ def make_sections(report: Report, sizes: Sizes, device: Any, torch: Any, rates: 
       lambda: rates.update(accelerator_checks.measure_rates(report, device, torch, size=sizes.matmul)), 10
     ),
     "correctness": Section(part(accelerator_checks.check_searches, report, device, **checked), 60),
-    "gradient20": Section(part(gradient20, sizes.batches20), 25),
-    "smallest": Section(part(speed.time_smallest, report, device, chunks=sizes.chunks), 30),
-    "gradient50": Section(gradient50, 60),
-    "profile": Section(
-      part(speed.profile_search, report, device, cases=sizes.profiled, num_steps=sizes.timed_steps), 30
-    ),
-    "convolutions": Section(
-      part(speed.time_convolutions, report, device, batch_size=sizes.compiled_batch, num_steps=sizes.timed_steps), 40
-    ),
-    "find": Section(part(speed.time_find, report, batch_size=sizes.find_batch, per_step=sizes.find_per_step), 30),
+    "gradient20": Section(part(gradient20, sizes.batches20), 30),
     "compiler_options": Section(
       part(
         speed.time_compiler_options, report, device, batch_sizes=sizes.launched_batches, num_steps=sizes.timed_steps
       ),
       30,
     ),
+    "profile": Section(
+      part(speed.profile_search, report, device, cases=sizes.profiled, num_steps=sizes.timed_steps), 30
+    ),
+    "smallest": Section(part(speed.time_smallest, report, device, chunks=sizes.chunks), 30),
+    "gradient50": Section(gradient50, 60),
+    "convolutions": Section(
+      part(speed.time_convolutions, report, device, batch_size=sizes.compiled_batch, num_steps=sizes.timed_steps), 40
+    ),
+    "find": Section(part(speed.time_find, report, batch_size=sizes.find_batch, per_step=sizes.find_per_step), 30),
+    "gradient20_more": Section(part(gradient20, sizes.more_batches20), 30),
     "torch_compile": Section(part(gradient20, (sizes.compiled_batch,), is_compiled=True), 60),
   }
 

@@ -84,7 +84,9 @@ def measure_rates(report: Report, device: Any, torch: Any, *, size: int) -> dict
   Returns:
     What rooflines are made of: operations a second for "highest", "default" and "bf16", and "bytes" a second.
   """
-  host = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
+  with jax.default_device(device):
+    random = jax.random.normal(jax.random.key(0), (size, size))
+    long = jnp.ones(8 * size * size)
   cases = {
     "highest": (jnp.float32, "highest"),
     "high": (jnp.float32, "high"),
@@ -93,14 +95,12 @@ def measure_rates(report: Report, device: Any, torch: Any, *, size: int) -> dict
   }
   functions = {}
   for name, (dtype, precision) in cases.items():
-    matrix = place(host, device, dtype)
+    matrix = random.astype(dtype)
     with jax.default_matmul_precision(precision):
       product = jax.jit(lambda left, right: left @ right).lower(matrix, matrix).compile()
     functions[name] = lambda product=product, matrix=matrix: jax.block_until_ready(
       [product(matrix, matrix) for _ in range(5)]
     )
-  with jax.default_device(device):
-    long = jnp.ones(8 * size * size)
   copy = jax.jit(lambda array: array + 1.0)
   functions["copy"] = lambda: jax.block_until_ready([copy(long) for _ in range(5)])
   seconds = report.time_in_turn("rates", functions, 3)
@@ -109,7 +109,7 @@ def measure_rates(report: Report, device: Any, torch: Any, *, size: int) -> dict
   tflops = {name: round(value / 1e12, 2) for name, value in rates.items() if name != "bytes"}
   report.emit("rates", library="jax", matmul=size, tflops=tflops, copy_gb_per_s=round(rates["bytes"] / 1e9, 1))
   if torch is not None and device.platform == "gpu":
-    seconds = report.time_in_turn("rates", import_peer().make_matmuls(host), 3)
+    seconds = report.time_in_turn("rates", import_peer().make_matmuls(size), 3)
     tflops = {name: round(5 * 2 * size**3 / value / 1e12, 2) for name, value in seconds.items()}
     report.emit("rates", library="torch", matmul=size, tflops=tflops)
   return rates

@@ -1,11 +1,12 @@
 """Settings that every test runs under, and the fixtures that several files share."""
 
+import fcntl
 import logging
 import os
 import pathlib
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -32,6 +33,8 @@ TYPE_CHECKED = ("jax_sis.core", "jax_sis.classifiers")
 jaxtyping.install_import_hook(TYPE_CHECKED, "beartype.beartype")
 
 WEIGHTS_FILE = "data/weights/resnet20-12fca82f.th"
+
+MakeOnce = Callable[[str, Callable[[pathlib.Path], object]], pathlib.Path]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,39 +88,55 @@ def published_classifier(published_module: Any) -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-  """The folder of the tiny classifier."""
-  import tiny_classifier
+def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeOnce:
+  """Lets the process that first asks for a folder of this name make it, and gives it to all processes."""
+  own = tmp_path_factory.getbasetemp()
+  base = own if worker_id == "master" else own.parent
 
-  with jax.numpy_rank_promotion("allow"):
-    return tiny_classifier.save(tmp_path_factory.mktemp("classifier") / "tiny")
+  def make(name: str, make_fn: Callable[[pathlib.Path], object]) -> pathlib.Path:
+    path, is_made = base / name, base / f"{name}.made"
+    with (base / f"{name}.lock").open("w") as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      if not is_made.exists():
+        make_fn(path)
+        is_made.touch()
+    return path
+
+  return make
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def tiny_checkpoint(make_once: MakeOnce) -> str:
+  """The folder of the tiny classifier."""
+  import tiny_classifier
+
+  tiny_classifier.register()
+  with jax.numpy_rank_promotion("allow"):
+    return str(make_once("tiny", tiny_classifier.save))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_checkpoint: str, make_once: MakeOnce) -> pathlib.Path:
   """The folder of a finished run of `find` on the tiny classifier and the sample, in five units of 24 images.
 
   It holds both kinds of subset, orders and masks. A test that changes it takes a copy.
   """
-  from jax_sis.runs import find
-  from jax_sis.runs.config import FindConfig
+  from tiny_runs import find_tiny
 
-  out = tmp_path_factory.mktemp("run") / "out"
-  config = FindConfig(
-    out=str(out),
-    checkpoint=tiny_checkpoint,
-    patch=8,
-    threshold=0.9,
-    batch_size=5,
-    num_devices=2,
-    gallery=0,
-    saved="both",
-    mask_thresholds=(0.5, 0.9),
-    mask_fractions=(0.25,),
-  )
-  with jax.numpy_rank_promotion("allow"):
-    find.find(config)
-  return out
+  return make_once("tiny_run", lambda out: find_tiny(out, tiny_checkpoint))
+
+
+@pytest.fixture(scope="session")
+def tiny_half_run(tiny_checkpoint: str, make_once: MakeOnce) -> pathlib.Path:
+  """The folder of the first of two parts of another, in eight units, that removes three squares a step."""
+  from tiny_runs import GRADIENT, find_tiny
+
+  from jax_sis import Gradient
+  from jax_sis.runs.workers import Shard
+
+  options = {**GRADIENT, "search": Gradient(per_step=3), "batch_size": 3, "saved": "order"}
+  options |= {"mask_thresholds": (), "mask_fractions": ()}
+  return make_once("tiny_half_run", lambda out: find_tiny(out, tiny_checkpoint, shard=Shard(0, 2), **options))
 
 
 @pytest.fixture(scope="session")

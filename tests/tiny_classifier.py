@@ -13,6 +13,8 @@ from jax_sis.data.cifar_c import CLASS_NAMES
 from jax_sis.data.normalisation import Normalisation
 
 NAME = "tiny"
+# Of pixels from 0 to 1. No grey, so that what masked features show is a fill of its own.
+MEAN = (0.54, 0.5, 0.5)
 # Of its logits, so that its confidences in the sample reach from 0.37 to 1.
 SCALE = 12.0
 # `jax-sis` in a process that knows the architecture.
@@ -41,7 +43,7 @@ def save(directory: str | os.PathLike[str]) -> str:
     model_name=NAME,
     module=module,
     class_names=CLASS_NAMES,
-    normalisation=Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+    normalisation=Normalisation(mean=MEAN, std=(0.25, 0.25, 0.25)),
     input_shape=(32, 32, 3),
   )
   checkpoint.save_classifier(directory, classifier)

@@ -6,16 +6,17 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 from typing import Any
 
 import html_pages
 import jax
 import numpy as np
 import pytest
+import tiny_classifier
 from html_pages import Node
 from made_runs import make_rows, make_run
 from PIL import Image
+from tiny_runs import GRADIENT, PATCH, find_tiny
 
 from jax_sis import results
 from jax_sis.classifiers import checkpoint
@@ -28,8 +29,6 @@ from jax_sis.report.controls import make_classes
 from jax_sis.report.inputs import ClassControls
 from jax_sis.report.program import ReportConfig, report
 from jax_sis.results.answer import encode_json
-from jax_sis.runs import find
-from jax_sis.runs.config import FindConfig
 from jax_sis.statistics.estimates import Estimate, share_of_count
 from jax_sis.studies.analysis import program
 from jax_sis.studies.analysis.run import analyse_run
@@ -39,18 +38,15 @@ from jax_sis.studies.controls.wrong_class import TowardsSummary
 NAMES = ["sizes", "positions", "controls", "correctness", "removal", "gallery", "provenance"]
 ODD_CLASSES = ('<b>&"', "</style><script>x</script>", "d'og &amp;", "eel\x00\n")
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
-PATCH = 8
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
+def run(tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> results.Results:
   """The subsets of the sample, with controls."""
-  out = str(tmp_path_factory.mktemp("run") / "out")
-  settings = {"patch": PATCH, "threshold": 0.9, "gallery": 0, "num_devices": 1, "batch_size": 8, "certificate": "alone"}
+  store = find_tiny(tmp_path_factory.mktemp("run") / "out", tiny_checkpoint, **GRADIENT)
   with jax.numpy_rank_promotion("allow"):
-    find.find(FindConfig(out=out, smallest=None, **settings))
-    controls(ControlsConfig(run_dir=out, limit=8, num_wrong_class=0, mask_fractions=(0.25,)))
-  return results.open(out)
+    controls(ControlsConfig(run_dir=store.folder.location, limit=8, num_wrong_class=0, mask_fractions=(0.25,)))
+  return store
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +63,9 @@ def analysis_dir(run: results.Results, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def page(run: results.Results, analysis_dir: pathlib.Path) -> Node:
   """The report with the numbers of that analysis, by the command line in a process of its own."""
+  python, option, code = tiny_classifier.COMMAND
   words = ["report", run.folder.location, "--gallery", "4", "--analysis", str(analysis_dir)]
-  command = [sys.executable, "-W", "error", "-m", "jax_sis", *words]
+  command = [python, "-W", "error", option, code, *words]
   finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
   assert (finished.returncode, finished.stderr) == (0, "")
   assert finished.stdout.splitlines()[-1] == f"Written to {run.folder.location}/report.html"
@@ -228,11 +225,11 @@ def test_controls_stand_beside_the_headline_and_in_their_tables(run: results.Res
 
 
 @pytest.mark.slow
-def test_the_gallery_shows_the_extreme_images_as_they_are(run: results.Results, page: Node):
+def test_the_gallery_shows_the_extreme_images_as_they_are(run: results.Results, page: Node, tiny_checkpoint: str):
   ids = run.read_text("id")
   sections = [node for node in page.find("gallery").find_all("section") if node.find_all("article")]
   leaves = [node for node in sections if not node.find_all("section")]
-  fill = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER).normalisation.invert(np.zeros(3))
+  fill = checkpoint.load_classifier(tiny_checkpoint).normalisation.invert(np.zeros(3))
   expected = [(answer, is_largest) for answer in ("sis",) for is_largest in (False, True)]
   for leaf, (answer, is_largest) in zip(leaves, expected, strict=True):
     is_ok = run.read(f"{answer}_status") == Status.OK

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from pyarrow import parquet
+from tiny_runs import find_tiny
 
 import jax_sis
 from jax_sis import results
@@ -19,44 +20,31 @@ from jax_sis.classifiers import frozen
 from jax_sis.cli import main
 from jax_sis.core.subsets import Status
 from jax_sis.data.normalisation import Normalisation
+from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.results import folder
 from jax_sis.results.schema import NOT_SEARCHED
-from jax_sis.runs import export, find, workers
+from jax_sis.runs import export
 from jax_sis.runs.authors_layout import select_image, to_authors_arrays
-from jax_sis.runs.config import FindConfig
 
-SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 BACKSELECT_NAMES = {"original_confidences", "target_class_idx", "confidences_over_backselect", "mask_order"}
 SIS_NAMES = {"ordering_over_entire_backselect", "values_over_entire_backselect", "mask"}
 BROKEN = "cat/broken.png"
 FEATURES = 16
 
 
-def run_find(out: pathlib.Path, *, shard: workers.Shard | None = None, **options: Any) -> results.Results:
-  settings = {"patch": 8, "threshold": 0.9, "gallery": 0, "num_devices": 2, "batch_size": 3, "certificate": "alone"}
-  with jax.numpy_rank_promotion("allow"):
-    find.find(FindConfig(out=str(out), **{**settings, "smallest": None, **options}), shard=shard)
-  return results.open(out)
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
+def run(tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> results.Results:
   """Both searches over the labelled sample and an unreadable image."""
   folder = tmp_path_factory.mktemp("photos") / "sample"
-  shutil.copytree(SAMPLE, folder, ignore=lambda _, names: [name for name in names if name.endswith(".md")])
+  shutil.copytree(SAMPLE_DIR, folder, ignore=lambda _, names: [name for name in names if name.endswith(".md")])
   content = next(folder.glob("cat/*.png")).read_bytes()
   (folder / BROKEN).write_bytes(content[:300])
-  smallest = jax_sis.Forward(candidates=4)
-  return run_find(
-    tmp_path_factory.mktemp("run") / "out", data=str(folder), smallest=smallest, saved="both", mask_fractions=(0.2,)
-  )
+  return find_tiny(tmp_path_factory.mktemp("run") / "out", tiny_checkpoint, data=str(folder))
 
 
 @pytest.fixture(scope="module")
-def half_run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
-  """The first of two parts of a search that removes three squares a step."""
-  out = tmp_path_factory.mktemp("run") / "half"
-  return run_find(out, shard=workers.Shard(0, 2), search=jax_sis.Gradient(per_step=3))
+def half_run(tiny_half_run: pathlib.Path) -> results.Results:
+  return results.open(tiny_half_run)
 
 
 def read_csv(path: pathlib.Path) -> dict[str, list[str]]:
@@ -129,7 +117,8 @@ def test_masks_are_those_of_the_run(run: results.Results, tmp_path: pathlib.Path
     "smallest_mask": {"kind": "smallest"},
     "mask_threshold_0.9": {"threshold": 0.9},
     "mask_threshold_0.5": {"threshold": 0.5},
-    "mask_fraction_0.2": {"fraction": 0.2},
+    "mask_threshold_0.7": {"threshold": 0.7},
+    "mask_fraction_0.25": {"fraction": 0.25},
     "mask_fraction_0.5": {"fraction": 0.5},
   }
   export.export(location(run), to=str(tmp_path / "t.csv"), masks=list(questions))
@@ -211,7 +200,7 @@ def test_the_output_does_not_depend_on_how_much_is_in_memory(
   names = ("t.csv", "a.npz")
   for part in ("whole", "few"):
     for name in names:
-      masks = ["mask_threshold_0.5"] if name == "t.csv" else []
+      masks = ["mask_threshold_0.7"] if name == "t.csv" else []
       export.export(location(run), to=str(tmp_path / part / name), masks=masks)
     monkeypatch.setattr(export, "FEATURES_AT_ONCE", 2 * FEATURES)
     monkeypatch.setattr(export, "ROWS_AT_ONCE", 2)
@@ -376,7 +365,7 @@ def test_a_damaged_run_leaves_the_file_that_was_there(run: results.Results, tmp_
   for name in ("a.npz", "t.csv"):
     (tmp_path / name).write_text("old")
     with pytest.raises(folder.StorageError, match="could not be read"):
-      export.export(str(tmp_path / "run"), to=str(tmp_path / name), masks=["mask_threshold_0.5"] * (name == "t.csv"))
+      export.export(str(tmp_path / "run"), to=str(tmp_path / name), masks=["mask_threshold_0.7"] * (name == "t.csv"))
     assert (tmp_path / name).read_text() == "old"
   assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "run", "t.csv"]
 

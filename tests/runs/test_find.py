@@ -1,19 +1,22 @@
-"""The main job, on the real sample with the embedded classifier; patches instead of pixels keep it quick."""
+"""The main job, on the real sample; patches instead of pixels, and mostly the tiny classifier, keep it quick."""
 
 import csv
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_runs import GRADIENT, find_tiny
 
 import jax_sis
 from jax_sis import results
@@ -59,21 +62,30 @@ def read_all(store: results.Results) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def sample_run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
-  import jax
-
+  """Both kinds of subset, by the embedded classifier."""
   with jax.numpy_rank_promotion("allow"):
-    return run_find(tmp_path_factory.mktemp("run") / "out", threshold=0.9, gallery=3, smallest=jax_sis.Forward())
+    return run_find(tmp_path_factory.mktemp("run") / "out", threshold=0.9, smallest=jax_sis.Forward())
 
 
-def test_the_store_holds_what_the_kernel_gives(sample_run: results.Results):
-  classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
+@pytest.fixture
+def copied_run(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+  return shutil.copytree(tiny_run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("is_embedded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_store_holds_what_the_kernel_gives(request: pytest.FixtureRequest, is_embedded: bool):
+  if is_embedded:
+    store, folder = request.getfixturevalue("sample_run"), checkpoint.EMBEDDED_CLASSIFIER
+  else:
+    store, folder = results.open(request.getfixturevalue("tiny_run")), request.getfixturevalue("tiny_checkpoint")
+  classifier = checkpoint.load_classifier(folder)
   predict_fn, params = frozen.freeze(classifier.module)
   paths = sorted(SAMPLE.glob("*/*.png"), key=lambda path: path.stem)
   inputs = classifier.normalisation.apply(np.stack([np.asarray(Image.open(path)) for path in paths]))
   order = jax_sis.backselect(predict_fn, params, inputs, grid=(4, 4, 1))
   subsets = jax_sis.sufficient_subsets(order, 0.9)
   report = jax_sis.certify(predict_fn, params, inputs, subsets)
-  stored = read_all(sample_run)
+  stored = read_all(store)
   np.testing.assert_array_equal(stored["rank"], order.rank)
   np.testing.assert_allclose(stored["confidence"], order.confidence, atol=1e-5)
   for name in ("num_kept", "status"):
@@ -81,7 +93,7 @@ def test_the_store_holds_what_the_kernel_gives(sample_run: results.Results):
   for name in ("is_sufficient", "is_minimal", "keeps_class", "is_reproduced"):
     np.testing.assert_array_equal(stored[f"sis_{name}"], getattr(report, name))
   np.testing.assert_allclose(stored["sis_certified_confidence"], report.confidence, atol=1e-5)
-  assert sample_run.read_text("id") == [path.stem for path in paths]
+  assert store.read_text("id") == [path.stem for path in paths]
 
 
 @pytest.mark.slow
@@ -114,10 +126,10 @@ def test_a_run_may_find_one_kind_of_subset_only(tmp_path: pathlib.Path, search: 
   assert (tmp_path / "gallery.png").exists()
 
 
-def test_the_summary_has_a_line_an_image_and_its_totals(sample_run: results.Results):
-  with open(out_of(sample_run) / "summary.csv") as file:
+def test_the_summary_has_a_line_an_image_and_its_totals(tiny_run: pathlib.Path):
+  with open(tiny_run / "summary.csv") as file:
     rows = list(csv.DictReader(file))
-  summary = json.loads((out_of(sample_run) / "summary.json").read_text())
+  summary = json.loads((tiny_run / "summary.json").read_text())
   assert [row["image"] for row in rows] == [f"test_{index:05}" for index in range(24)]
   assert rows[0]["true_class"] == "cat"
   assert summary["num_images"] == 24
@@ -129,8 +141,9 @@ def test_the_summary_has_a_line_an_image_and_its_totals(sample_run: results.Resu
     assert summary[answer]["num_certified"] == len(certified)
 
 
-def test_the_gallery_is_a_picture_with_a_row_an_image(sample_run: results.Results):
-  with Image.open(out_of(sample_run) / "gallery.png") as picture:
+def test_the_gallery_is_a_picture_with_a_row_an_image(copied_run: pathlib.Path, tiny_checkpoint: str):
+  find_tiny(copied_run, tiny_checkpoint, gallery=3)
+  with Image.open(copied_run / "gallery.png") as picture:
     assert picture.format == "PNG"
     assert picture.width > 900
     assert picture.height > 3 * 160
@@ -195,10 +208,12 @@ def test_ctrl_c_leaves_within_seconds_and_says_how_to_go_on(tmp_path: pathlib.Pa
   assert "Traceback" not in errors
 
 
-def test_a_finished_run_is_shown_again_without_searching(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
-  run_find(tmp_path)
+def test_a_finished_run_is_shown_again_without_searching(
+  tmp_path: pathlib.Path, tiny_checkpoint: str, capsys: pytest.CaptureFixture[str]
+):
+  find_tiny(tmp_path, tiny_checkpoint, **GRADIENT)
   first = capsys.readouterr().out
-  run_find(tmp_path)
+  find_tiny(tmp_path, tiny_checkpoint, **GRADIENT)
   second = capsys.readouterr().out
   assert "24 of 24 images are done already" in second
   assert [line for line in first.splitlines() if line.startswith("test_")] == [
@@ -206,10 +221,9 @@ def test_a_finished_run_is_shown_again_without_searching(tmp_path: pathlib.Path,
   ]
 
 
-def test_other_settings_in_the_same_folder_are_refused(tmp_path: pathlib.Path):
-  run_find(tmp_path)
-  with pytest.raises(ValueError, match=re.escape("holds a run of another kind (threshold: 0.99 there, 0.5 asked)")):
-    run_find(tmp_path, threshold=0.5)
+def test_other_settings_in_the_same_folder_are_refused(copied_run: pathlib.Path, tiny_checkpoint: str):
+  with pytest.raises(ValueError, match=re.escape("holds a run of another kind (threshold: 0.9 there, 0.5 asked)")):
+    find_tiny(copied_run, tiny_checkpoint, threshold=0.5)
 
 
 @pytest.mark.slow
@@ -232,13 +246,13 @@ def test_bad_images_are_listed_and_the_others_searched(tmp_path: pathlib.Path):
   assert "truncated" in rows[1]["sis_certificate"]
 
 
-def test_an_image_that_was_not_searched_has_no_subset(tmp_path: pathlib.Path):
+def test_an_image_that_was_not_searched_has_no_subset(tmp_path: pathlib.Path, tiny_checkpoint: str):
   folder = tmp_path / "photos"
   folder.mkdir()
   for place, path in enumerate(sorted(SAMPLE.glob("*/*.png"), key=lambda path: path.stem)[:2]):
     (folder / path.name).write_bytes(path.read_bytes()[: 300 if place else None])
   # Of the black image that stands for the damaged one, it would have been a quarter.
-  store = run_find(tmp_path / "out", data=str(folder), saved="mask", mask_fractions=(0.25,), certificate="alone")
+  store = find_tiny(tmp_path / "out", tiny_checkpoint, data=str(folder), **{**GRADIENT, "saved": "mask"})
   stored = read_all(store)
   assert stored["sis_status"].tolist()[1] == NOT_SEARCHED
   assert stored["predicted"].tolist()[1] == NO_CLASS
@@ -249,12 +263,12 @@ def test_an_image_that_was_not_searched_has_no_subset(tmp_path: pathlib.Path):
   assert store.masks(fraction=0.25)[1].sum() == 0
 
 
-def test_an_image_without_a_label_is_not_searched_for_its_label(tmp_path: pathlib.Path):
+def test_an_image_without_a_label_is_not_searched_for_its_label(tmp_path: pathlib.Path, tiny_checkpoint: str):
   folder = tmp_path / "photos"
   for name in ("cat", "unknown"):
     (folder / name).mkdir(parents=True)
     (folder / name / "a.png").write_bytes((SAMPLE / "cat" / "test_00000.png").read_bytes())
-  store = run_find(tmp_path / "out", data=str(folder), target="label")
+  store = find_tiny(tmp_path / "out", tiny_checkpoint, data=str(folder), target="label", **GRADIENT)
   assert store.read("target")[0] == 3
   assert store.read("sis_status")[1] == NOT_SEARCHED
   assert store.read_text("error") == ["", "no label; use another --target"]
@@ -263,8 +277,11 @@ def test_an_image_without_a_label_is_not_searched_for_its_label(tmp_path: pathli
 @pytest.mark.parametrize(
   ("target", "expected"), [("label", [3, 8, 8, 0]), ("truck", [9] * 4), ("2", [2] * 4), ("predicted", None)]
 )
-def test_the_target_may_be_the_label_or_a_class(tmp_path: pathlib.Path, target: str, expected: list[int] | None):
-  store = run_find(tmp_path, target=target)
+def test_the_target_may_be_the_label_or_a_class(
+  tmp_path: pathlib.Path, tiny_checkpoint: str, target: str, expected: list[int] | None
+):
+  ids = tuple(f"test_{index:05}" for index in range(5))
+  store = find_tiny(tmp_path, tiny_checkpoint, target=target, ids=ids, **GRADIENT)
   targets = store.read("target")[:4].tolist()
   assert targets == (store.read("predicted")[:4].tolist() if expected is None else expected)
 
@@ -340,10 +357,12 @@ def test_an_out_path_that_cannot_be_written_is_refused(tmp_path: pathlib.Path):
     run_find(tmp_path / "file" / "out")
 
 
-def test_a_batch_that_cannot_fit_is_refused_before_it_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_batch_that_cannot_fit_is_refused_before_it_runs(
+  tmp_path: pathlib.Path, tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+):
   monkeypatch.setattr(devices, "free_memory_bytes", lambda: 2**20)
-  with pytest.raises(ValueError, match="--batch must be small enough for the memory, but 3 examples a device need"):
-    run_find(tmp_path)
+  with pytest.raises(ValueError, match="--batch must be small enough for the memory, but 5 examples a device need"):
+    find_tiny(tmp_path, tiny_checkpoint, **GRADIENT)
   # No run has begun, so that the same folder takes one of a smaller batch.
   assert not (tmp_path / results.SPEC_FILE).exists()
 

@@ -11,15 +11,13 @@ import threading
 import time
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from jax_sis import results
 from jax_sis.cli import main
 from jax_sis.core.subsets import Status
-from jax_sis.runs import find, status, workers
-from jax_sis.runs.config import FindConfig
+from jax_sis.runs import status, workers
 
 COMMAND = [sys.executable, "-m", "jax_sis", "status"]
 FIELDS = {
@@ -41,15 +39,8 @@ SPEC = {
 
 
 @pytest.fixture(scope="module")
-def half_run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
-  """The first of two parts of a real run."""
-  out = tmp_path_factory.mktemp("run") / "out"
-  config = FindConfig(
-    out=str(out), patch=8, threshold=0.9, gallery=0, num_devices=2, batch_size=3, smallest=None, certificate="alone"
-  )
-  with jax.numpy_rank_promotion("allow"):
-    find.find(config, shard=workers.Shard(0, 2))
-  return results.open(out)
+def half_run(tiny_half_run: pathlib.Path) -> results.Results:
+  return results.open(tiny_half_run)
 
 
 def make_store(directory: str | pathlib.Path, *, num_images: int = 11) -> results.Results:
@@ -95,8 +86,8 @@ def show(store: results.Results, capsys: pytest.CaptureFixture[str]) -> list[str
 
 def test_a_real_run_of_one_part_of_two(half_run: results.Results, capsys: pytest.CaptureFixture[str]):
   lines = show(half_run, capsys)
-  assert lines[0] == f"{half_run.folder.location}: resnet20 on sample, 24 images, target predicted, threshold 0.9"
-  assert lines[1].startswith("Gradient(per_step=1), certificate alone, 3 images per device at a time, ")
+  assert lines[0] == f"{half_run.folder.location}: tiny on sample, 24 images, target predicted, threshold 0.9"
+  assert lines[1].startswith("Gradient(per_step=3), certificate alone, 3 images per device at a time, ")
   assert lines[2] == "12 of 24 images done (50.0%); no worker is running"
   assert lines[3] == "workers:"
   assert re.fullmatch(r"  \S+ pid \d+ part 0/2: finished, 12 images, seen \d+:\d\d ago", lines[4])

@@ -5,21 +5,20 @@ import io
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from made_runs import CLASS_NAMES, make_rows, make_run
 from PIL import Image
+from tiny_runs import GRADIENT, find_tiny
 
 from jax_sis import results
 from jax_sis.cli import main
 from jax_sis.core.subsets import Status
-from jax_sis.runs import find
-from jax_sis.runs.config import FindConfig
 from jax_sis.studies.analysis import figures, program
 from jax_sis.studies.analysis.program import StudyConfig
 
@@ -27,20 +26,13 @@ PICTURES = {"sizes.png", "positions.png", "confidence.png", "accuracy_by_size.pn
 FILES = {"analysis.json", "analysis.csv", *PICTURES}
 
 
-def run_find(out: pathlib.Path, **options: Any) -> str:
-  settings = {"patch": 8, "threshold": 0.9, "gallery": 0, "num_devices": 2, "batch_size": 3, "certificate": "alone"}
-  with jax.numpy_rank_promotion("allow"):
-    return find.find(FindConfig(out=str(out), **{**settings, "smallest": None, **options}))
-
-
 @pytest.fixture(scope="module")
-def runs(tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-  """The embedded sample searched by both scores."""
+def runs(tiny_run: pathlib.Path, tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+  """The sample searched by both scores, the second time without the smallest subsets."""
   folder = tmp_path_factory.mktemp("runs")
-  return (
-    run_find(folder / "log_odds", checkpoint=tiny_checkpoint),
-    run_find(folder / "probability", checkpoint=tiny_checkpoint, score="probability"),
-  )
+  log_odds = shutil.copytree(tiny_run, folder / "log_odds")
+  probability = find_tiny(folder / "probability", tiny_checkpoint, score="probability", **GRADIENT)
+  return str(log_odds), probability.folder.location
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +109,7 @@ def test_the_comparison_is_of_the_same_images(printed: tuple[pathlib.Path, str],
   masks = [store.masks().reshape(24, -1)[has_both] for store in stores]
   overlap = (masks[0] & masks[1]).sum(1) / (masks[0] | masks[1]).sum(1)
   assert comparison["overlaps"][0]["observed"]["mean"] == pytest.approx(overlap.mean())
-  assert comparison["left_out"] == []
+  assert comparison["left_out"] == ["smallest subsets at 0.9: only log_odds holds them"]
 
 
 def test_the_csv_has_a_line_for_each_run_kind_threshold_and_class(printed: tuple[pathlib.Path, str]):

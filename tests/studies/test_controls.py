@@ -15,37 +15,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_classifier
 from flax import nnx
 from PIL import Image
+from tiny_runs import GRADIENT, PATCH, THRESHOLD, find_tiny
 
 import jax_sis
 from jax_sis import results
 from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.data.sources import SAMPLE_DIR
-from jax_sis.runs import find, workers
-from jax_sis.runs.config import FindConfig
+from jax_sis.runs import workers
 from jax_sis.studies.controls import program
 from jax_sis.studies.controls.program import ControlsConfig
 from jax_sis.studies.controls.views import NAMES
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
-PATCH = 8
-THRESHOLD = 0.9
-
-
-def run_find(out: Any, *, shard: workers.Shard | None = None, **options: Any) -> results.Results:
-  settings = {"patch": PATCH, "threshold": THRESHOLD, "gallery": 0, "num_devices": 2, "batch_size": 3}
-  smallest = jax_sis.Forward(candidates=8)
-  config = {**settings, "certificate": "alone", "smallest": smallest, "exchanges": (), **options}
-  with jax.numpy_rank_promotion("allow"):
-    find.find(FindConfig(out=str(out), **config), shard=shard)
-  return results.open(out)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
+def run(tiny_run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> results.Results:
   """Both kinds of subset of the sample."""
-  return run_find(tmp_path_factory.mktemp("run") / "out")
+  return results.open(shutil.copytree(tiny_run, tmp_path_factory.mktemp("run") / "out"))
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +104,15 @@ def test_every_subset_of_the_run_has_a_row_a_control_and_shares_are_theirs(
 
 
 @pytest.mark.parametrize("kind", ["sis", "smallest"])
-def test_confidences_are_those_of_pictures_painted_by_hand(run: results.Results, answer: dict[str, Any], kind: str):
-  classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
+@pytest.mark.usefixtures("answer")
+def test_confidences_are_those_of_pictures_painted_by_hand(run: results.Results, tiny_checkpoint: str, kind: str):
+  classifier = checkpoint.load_classifier(tiny_checkpoint)
   predict_fn, params = frozen.freeze(classifier.module)
   rows = [row for row in read_rows(run) if row["kind"] == kind][: 3 * len(NAMES)]
   ids = list(dict.fromkeys(row["image"] for row in rows))
   masks = run.masks(ids, kind=kind)
   targets = run.read("target", run.find_images(ids))
-  mean = np.array([125.3, 123.0, 113.9])
+  mean = 255 * np.array(tiny_classifier.MEAN)
   for name, mask, target in zip(ids, masks, targets, strict=True):
     image = np.asarray(Image.open(next(SAMPLE_DIR.glob(f"*/{name}.png")))).astype(float)
     kept = np.kron(mask[..., 0], np.ones((PATCH, PATCH))).astype(bool)[..., None]
@@ -189,11 +180,11 @@ def test_the_same_command_again_gives_the_same_numbers(run: results.Results, tmp
 
 
 @pytest.mark.slow
-def test_an_unfinished_run_and_one_in_a_bucket_have_controls(capsys: pytest.CaptureFixture[str]):
+def test_an_unfinished_run_and_one_in_a_bucket_have_controls(tiny_checkpoint: str, capsys: pytest.CaptureFixture[str]):
   location = "memory://controls-of-a-run"
   search = jax_sis.Gradient(per_step=4)
-  options = {"search": search, "smallest": None, "saved": "mask", "mask_fractions": (0.25,)}
-  store = run_find(location, shard=workers.Shard(0, 2), **options)
+  options = {"search": search, **GRADIENT, "saved": "mask", "mask_thresholds": (), "batch_size": 3}
+  store = find_tiny(location, tiny_checkpoint, shard=workers.Shard(0, 2), **options)
   assert len(store.done_images()) == 12
   capsys.readouterr()
   answer = program.controls(ControlsConfig(run_dir=location, mask_fractions=(0.25,), num_wrong_class=0))
@@ -218,11 +209,11 @@ def test_images_of_other_ids_are_refused_with_a_list(run: results.Results, tmp_p
     program.controls(ControlsConfig(run_dir=copy.folder.location))
 
 
-def test_another_classifier_is_refused(run: results.Results, tmp_path: pathlib.Path):
-  classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
+def test_another_classifier_is_refused(run: results.Results, tiny_checkpoint: str, tmp_path: pathlib.Path):
+  classifier = checkpoint.load_classifier(tiny_checkpoint)
   nnx.update(classifier.module, jax.tree.map(lambda array: array * 1.01, nnx.state(classifier.module, nnx.Param)))
   checkpoint.save_classifier(tmp_path / "other", classifier)
-  with pytest.raises(ValueError, match=r"^--checkpoint must be the classifier of the run, resnet20 with the SHA-256 "):
+  with pytest.raises(ValueError, match=r"^--checkpoint must be the classifier of the run, tiny with the SHA-256 "):
     program.controls(ControlsConfig(run_dir=run.folder.location, checkpoint=str(tmp_path / "other")))
 
 
@@ -285,11 +276,9 @@ def test_the_command_says_what_is_wrong_in_a_line(tmp_path: pathlib.Path):
 def test_ctrl_c_says_truly_what_is_left(run: results.Results, tmp_path: pathlib.Path):
   copy = shutil.copytree(path_of(run), tmp_path / "out", ignore=shutil.ignore_patterns("controls.*"))
   # A shell that runs the tests in the background leaves Ctrl-C ignored, and children inherit that.
-  code = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from jax_sis.cli.main import main; sys.exit(main(sys.argv[1:]))"
-  )
-  command = [sys.executable, "-u", "-c", code, "controls", str(copy)]
+  python, option, code = tiny_classifier.COMMAND
+  code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {code}"
+  command = [python, "-u", option, code, "controls", str(copy)]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
     assert process.stdout is not None
     assert process.stdout.readline().startswith(f"{copy}: SIS, ")
