@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from jax_sis.core.searches import Exact, Forward, Gradient, Screened
-from jax_sis.core.smallest import QUICK
+from jax_sis.core.smallest import QUICK, THOROUGH, Effort
 from jax_sis.runs import sizes
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.sizes import Open, Sizes
@@ -43,10 +43,10 @@ def test_the_batch_suits_the_platform_and_the_run(
     ("cpu", {}, (None, 64, 64)),
     ("cpu", {"search": Screened()}, (64, 64, 64)),
     ("cpu", {"search": Exact()}, (128, 64, 64)),
-    ("gpu", {"search": Exact()}, (4096, 4096, 4096)),
+    ("gpu", {"search": Exact()}, (16384, 16384, 16384)),
     ("gpu", {"search": Exact(), "chunk_size": 96}, (96, 96, 96)),
     ("gpu", {"search": Screened(chunk_size=7), "chunk_size": 96}, (7, 96, 96)),
-    ("gpu", {"search": Screened(chunk_size=7), "smallest": None}, (7, None, 4096)),
+    ("gpu", {"search": Screened(chunk_size=7), "smallest": None}, (7, None, 16384)),
   ],
 )
 def test_every_number_of_copies_is_settled(platform: str, options: dict[str, Any], expected: tuple[int | None, ...]):
@@ -72,26 +72,27 @@ def test_a_run_that_goes_on_keeps_its_numbers_of_copies():
   ("options", "expected"),
   [
     ({"chunk_size": 64}, {}),
-    ({"chunk_size": 4096}, {"chunk_size": 4096}),
-    ({"chunk_size": 4096, "certificate": "alone"}, {}),
+    ({"chunk_size": 16384}, {"chunk_size": 16384}),
+    ({"chunk_size": 16384, "certificate": "alone"}, {}),
   ],
 )
 def test_specifications_say_what_is_not_as_it_always_was(options: dict[str, Any], expected: dict[str, int]):
   assert sizes.describe_certificate_chunk(FindConfig(**options)) == expected
 
 
-def test_a_gpu_looks_for_the_smallest_evidence_of_64_images_at_a_time():
-  settled = sizes.settle_chunks(FindConfig(), "gpu", CIFAR)
-  assert isinstance(settled.smallest, Forward)
+@pytest.mark.parametrize(("effort", "num_lanes"), [(QUICK, 256), (THOROUGH, 64)])
+def test_a_gpu_looks_for_the_smallest_evidence_of_many_images_at_a_time(effort: Effort, num_lanes: int):
+  settled = sizes.settle_chunks(FindConfig(smallest=effort.forward), "gpu", CIFAR)
+  assert settled.smallest is not None
   assert settled.smallest.chunk_size is not None
-  assert settled.smallest.chunk_size // QUICK.forward.candidates == 64
-  assert sizes.default_batch_size("gpu", CIFAR, num_images=1000, num_devices=1) >= 64
+  assert settled.smallest.chunk_size // effort.forward.candidates == num_lanes
+  assert sizes.default_batch_size("gpu", CIFAR, num_images=1000, num_devices=1) >= num_lanes
 
 
 @pytest.mark.parametrize(
   ("options", "expected"),
   [
-    ({"chunk_size": 4096}, 1024),
+    ({"chunk_size": 16384}, 1024),
     ({"chunk_size": 96, "smallest": Forward(chunk_size=64)}, 96),
     ({"chunk_size": 96, "smallest": Forward(chunk_size=64), "certificate": "alone"}, 64),
     ({"chunk_size": 96, "search": Gradient(), "smallest": None, "certificate": "alone"}, 0),
