@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
-PACKAGE = pathlib.Path(__file__).parents[1] / "jax_sis"
+import jax_sis
+
+PACKAGE = pathlib.Path(jax_sis.__file__).parent
 # From the ground up. A folder imports folders of lower floors only, and none of its own floor.
 FLOORS = (
   ("version", "core", "statistics", "display"),
@@ -34,7 +36,8 @@ def name_of(path: pathlib.Path) -> str:
   return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+# What lies in assets is data: the recipes there too, which Python finds as modules in an installed package only.
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py")) if "assets" not in path.parts}
 
 
 def imports_of(path: pathlib.Path) -> set[str]:

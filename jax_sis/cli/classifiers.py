@@ -20,7 +20,7 @@ class TrainOptions:
   """What `jax-sis train` trains, of what, and where.
 
   Attributes:
-    config: a Python file that binds `config`, such as configs/cifar10_resnet20.py.
+    config: a recipe: a Python file that binds `config`, or one that comes with jax_sis, by name: cifar10_resnet20.
     data_dir: the folder that holds the TFDS data set (default: TFDS's own).
     out: gets the state, the metrics and the classifier.
     overrides: changes a setting of the configuration, such as seed=1 or num_devices=4; may come several times.
@@ -180,8 +180,8 @@ With --subset or --random-fraction it trains, and evaluates what is held out, on
 move and flip with it.
 """,
     examples=(
-      "train configs/cifar10_resnet20.py --data-dir DATA --out runs/mine",
-      "train configs/cifar10_resnet20_subset.py --data-dir DATA --subset runs/train_sis --subset-fraction 0.05 "
+      "train cifar10_resnet20 --data-dir DATA --out runs/mine",
+      "train cifar10_resnet20_subset --data-dir DATA --subset runs/train_sis --subset-fraction 0.05 "
       "--out runs/on_subsets",
     ),
     groups={"pixel subset": SUBSET},

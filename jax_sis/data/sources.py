@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from jax_sis.data.images import IMAGE_SUFFIXES, UNREADABLE, find_image_files, fit, read_image
@@ -114,7 +113,7 @@ class TfdsSource:
     )
 
   def ids(self) -> list[str]:
-    undecoded = open_data_source(*self._place, decoders={"image": tfds.decode.SkipDecoding()})
+    undecoded = open_data_source(*self._place, with_images=False)
     return [tfds_id(undecoded[index], index) for index in range(len(undecoded))]
 
 

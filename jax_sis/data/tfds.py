@@ -1,13 +1,13 @@
-"""Data sets of TensorFlow Datasets, read without TensorFlow."""
+"""Data sets of TensorFlow Datasets, read without TensorFlow.
+
+TFDS is imported when a data set is opened: other images need neither it nor array_record.
+"""
 
 import os
 import pathlib
 import shlex
 from collections.abc import Mapping
 from typing import Any
-
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core import constants
 
 from jax_sis.core.messages import first_line
 from jax_sis.data.cifar_archives import ARCHIVES
@@ -20,13 +20,28 @@ def tfds_id(example: Mapping[str, Any], index: int) -> str:
 
 
 def open_data_source(
-  name: str, split: str, data_dir: str | os.PathLike[str] | None, *, decoders: Mapping[str, Any] | None = None
+  name: str, split: str, data_dir: str | os.PathLike[str] | None, *, with_images: bool = True
 ) -> Any:
   """`tfds.data_source` without downloads, with errors that say what to do.
 
+  Args:
+    name: the data set.
+    split: its split.
+    data_dir: the TFDS folder; None for TFDS's default.
+    with_images: whether images are decoded; otherwise they stay encoded bytes, which is quicker.
+
   Raises:
-    ValueError: the data set is not there in array_record form, or has no such split.
+    ValueError: the data set is not there in array_record form, or has no such split, or TFDS cannot be imported.
   """
+  try:
+    import array_record  # noqa: F401  TFDS imports it too late for a clear error.
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise ValueError(
+      f"--data {name} is read by tensorflow-datasets and array-record, which cannot be imported here ({error}); "
+      "install them, or give a folder of images, which needs neither."
+    ) from error
+  decoders = None if with_images else {"image": tfds.decode.SkipDecoding()}
   try:
     return tfds.data_source(name, split=split, data_dir=data_dir, download=False, decoders=decoders)
   except Exception as error:
@@ -47,6 +62,8 @@ def labelled_features(source: Any, name: str) -> Any:
 
 def advise_on_missing(name: str, data_dir: str | os.PathLike[str] | None) -> str:
   """Says that a data set is not there, and how to get it; empty if it is there in some form."""
+  from tensorflow_datasets.core import constants
+
   root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
   folder = root / dataset_of(name)
   if any(folder.rglob("dataset_info.json")):

@@ -8,15 +8,17 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-import grain
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from jax_sis.data import tfds
 from jax_sis.data.images import CENTRAL_CROP, UNREADABLE, central_crop, find_image_files, random_crop, read_image
 from jax_sis.data.normalisation import IMAGENET_NORMALISATION, NORMALISATIONS, Normalisation
+
+if TYPE_CHECKING:
+  import grain
 
 MOST_BYTES_IN_MEMORY = 2 * 2**30
 
@@ -318,7 +320,7 @@ def training_batches(
   seed: int,
   shard_index: int = 0,
   num_shards: int = 1,
-) -> grain.DatasetIterator:
+) -> "grain.DatasetIterator":
   """The full batches of all epochs, each in an order of its own; images that fill no batch are left out of their epoch.
 
   A checkpoint keeps the iterator's `get_state()` for its `set_state()`.
@@ -332,6 +334,8 @@ def training_batches(
     shard_index: which of the `num_shards` parts of the places this process takes.
     num_shards: how many processes share the places.
   """
+  import grain
+
   order = ShuffledOrder(indices[shard_index::num_shards], batch_size=batch_size, num_epochs=num_epochs, seed=seed)
   dataset = grain.MapDataset.source(order).seed(seed).random_map(training_set.read)
   return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))

@@ -24,7 +24,12 @@ def use_one_cpu_device_per_core(num_devices: int | None = None) -> None:
   Args:
     num_devices: how many; by default one for each core that this process may use.
   """
-  jax.config.update("jax_num_cpu_devices", num_devices or len(os.sched_getaffinity(0)))
+  jax.config.update("jax_num_cpu_devices", num_devices or count_cores())
+
+
+def count_cores() -> int:
+  """Cores that this process may use; where the system does not say, all of the machine."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_compilation_cache() -> None:
@@ -101,7 +106,8 @@ def program_bytes(compiled: jax.stages.Compiled) -> int:
 def available_bytes(devices: list[Device]) -> int | None:
   """Free bytes on each device, None if unknown; CPU devices share the machine's memory equally."""
   if devices[0].platform == "cpu":
-    return free_memory_bytes() // len(devices)
+    free = free_memory_bytes()
+    return None if free is None else free // len(devices)
   stats = devices[0].memory_stats()
   return None if stats is None else stats["bytes_limit"] - stats["bytes_in_use"]
 
@@ -121,8 +127,13 @@ def unless_out_of_memory(function: Callable[[], ResultT]) -> ResultT | None:
     return None
 
 
-def free_memory_bytes() -> int:
-  """Memory that this process may still use: what the system has free, or less if its control group has a limit."""
+def free_memory_bytes() -> int | None:
+  """Memory that this process may still use: what the system has free, or less if its control group has a limit.
+
+  Where the system does not say what is free, as macOS, all memory of the machine; None where it says neither.
+  """
+  if not hasattr(os, "sysconf"):
+    return None
   for line in pathlib.Path("/proc/meminfo").read_text().splitlines() if os.path.exists("/proc/meminfo") else ():
     if line.startswith("MemAvailable:"):
       free = int(line.split()[1]) * 1024

@@ -13,6 +13,9 @@ from jax_sis.core.validation import require_one_of, require_positive
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.results.query import PixelSubset
 
+# The recipes that come with the package; in the repository a link to the folder of that name at its top.
+CONFIGS = pathlib.Path(__file__).parents[1] / "assets" / "configs"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -214,15 +217,16 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Trai
   """Runs a Python file and returns the TrainConfig that it binds to `config`.
 
   Args:
-    path: the file.
+    path: the file, or the name of one of CONFIGS such as `cifar10_resnet20`.
     overrides: fields to change, each as `name=value`, the value a Python literal or a plain word.
 
   Raises:
     ValueError: there is no such file, it binds no TrainConfig, or a setting is unknown.
   """
-  path = pathlib.Path(path)
+  shipped = {file.stem: file for file in sorted(CONFIGS.glob("*.py"))}
+  path = shipped.get(str(path), pathlib.Path(path))
   if not path.is_file():
-    raise ValueError(f"config must be an existing Python file, got {str(path)!r}.")
+    raise ValueError(f"config must be an existing Python file or one of {', '.join(shipped)}, got {str(path)!r}.")
   try:
     config = runpy.run_path(str(path)).get("config")
   except TypeError as error:

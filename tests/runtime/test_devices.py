@@ -1,5 +1,6 @@
 """The devices of this process, and memory that is asked for before it is needed."""
 
+import os
 import re
 
 import jax
@@ -40,7 +41,23 @@ def test_a_program_beyond_the_memory_is_refused_with_a_batch_that_fits(monkeypat
 
 
 def test_free_memory_is_a_plausible_number():
-  assert 2**20 < devices.free_memory_bytes() < 2**50
+  free = devices.free_memory_bytes()
+  assert free is not None
+  assert 2**20 < free < 2**50
+
+
+def test_systems_other_than_linux_need_not_say_what_is_free(monkeypatch: pytest.MonkeyPatch):
+  cores = devices.count_cores()
+  monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+  assert devices.count_cores() == os.cpu_count()
+  assert devices.count_cores() >= cores >= 1
+  monkeypatch.setattr(os.path, "exists", lambda path: False)
+  free = devices.free_memory_bytes()
+  assert free is not None
+  assert 2**20 < free < 2**50
+  monkeypatch.delattr(os, "sysconf")
+  assert devices.free_memory_bytes() is None
+  devices.check_memory(compile_outer_product(64), batch_size=8, devices=devices.local_devices(1), argument="--batch")
 
 
 @pytest.mark.parametrize(

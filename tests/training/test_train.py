@@ -371,8 +371,9 @@ def test_tensorboard_events_hold_the_metrics(tmp_path: pathlib.Path, shared_dir:
 
 
 @pytest.mark.parametrize("name", ["cifar10_resnet20", "cifar10_resnet18", "cifar10_vgg16", "cifar10_wrn28_10"])
-def test_shipped_configurations_load(repository: pathlib.Path, name: str):
-  shipped = config.load_config(repository / "configs" / f"{name}.py")
+def test_shipped_configurations_load_by_name(repository: pathlib.Path, name: str):
+  shipped = config.load_config(name)
+  assert shipped == config.load_config(repository / "configs" / f"{name}.py")
   assert shipped.model == name.removeprefix("cifar10_")
   assert shipped.model in classifiers.ARCHITECTURES
 
@@ -445,5 +446,5 @@ def test_a_configuration_file_must_bind_config(tmp_path: pathlib.Path):
   (tmp_path / "config.py").write_text("recipe = 1\n")
   with pytest.raises(ValueError, match=r"must bind `config` to a TrainConfig, got NoneType\."):
     config.load_config(tmp_path / "config.py")
-  with pytest.raises(ValueError, match="config must be an existing Python file"):
+  with pytest.raises(ValueError, match="config must be an existing Python file or one of cifar10_resnet18, "):
     config.load_config(tmp_path / "none.py")
