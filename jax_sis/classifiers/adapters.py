@@ -1,7 +1,7 @@
 """A user's Flax NNX, Linen or Equinox model -> the pair `(predict_fn, params)` that searches take.
 
-The pair is fast inside a search: all convolutions are replaced by ours, whose input gradient stays fast inside XLA:CPU
-loops. Batch norm is not folded, since that would need the order of the layers.
+The pair is fast inside a search: convolutions of images are replaced by ours, whose input gradient stays fast inside
+XLA:CPU loops. Batch norm is not folded, since that would need the order of the layers.
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
-from jax import lax
 from jaxtyping import Array, Float
 
 from jax_sis.classifiers.conv import conv2d
@@ -119,9 +118,9 @@ class FastPredictor:
 
 
 def use_fast_convolutions(predict_fn: PredictFn) -> PredictFn:
-  """The same function with every plain two-dimensional convolution replaced by ours, whatever library wrote it.
+  """The same function with two-dimensional convolutions replaced by ours, whatever library wrote them.
 
-  Convolutions with groups, dilation or unequal strides stay as they are.
+  Transposed convolutions and those that cut off margins or give another type than they take stay as they are.
   """
   return FastPredictor(predict_fn)
 
@@ -138,7 +137,7 @@ def evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> lis
     inputs = [read(variable) for variable in equation.invars]
     primitive: Any = equation.primitive
     inner = equation.params.get("jaxpr")
-    if primitive.name == "conv_general_dilated" and is_plain(equation.params):
+    if primitive.name == "conv_general_dilated" and is_supported(inputs, equation.params):
       images, kernel = inputs
       outputs = [convolve(images, kernel, equation.params)]
     elif primitive.name in INLINED and inner is not None:
@@ -154,28 +153,35 @@ def evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> lis
   return [read(variable) for variable in jaxpr.outvars]
 
 
-def is_plain(params: dict[str, Any]) -> bool:
+def is_supported(arrays: Sequence[Array], params: dict[str, Any]) -> bool:
   """Whether `conv2d` can do the convolution."""
-  strides = params["window_strides"]
+  dtype, kernel_dtype = (array.dtype for array in arrays)
+  # NumPy takes None for float64, so that it cannot stand in a list of types.
+  out_dtype = dtype if params["preferred_element_type"] is None else params["preferred_element_type"]
   return (
-    len(strides) == 2
-    and strides[0] == strides[1]
-    and params["feature_group_count"] == params["batch_group_count"] == 1
-    and set(params["lhs_dilation"]) == set(params["rhs_dilation"]) == {1}
+    len(params["window_strides"]) == 2
+    and params["batch_group_count"] == 1
+    and set(params["lhs_dilation"]) == {1}
     and min(pad for pads in params["padding"] for pad in pads) >= 0
+    and jnp.issubdtype(dtype, jnp.floating)
+    and dtype == kernel_dtype == out_dtype
   )
 
 
 def convolve(inputs: Array, kernel: Array, params: dict[str, Any]) -> Array:
-  """A plain convolution of any layout by `conv2d`."""
+  """A supported convolution of any layout by `conv2d`."""
   layout = params["dimension_numbers"]
   inputs = inputs.transpose(layout.lhs_spec[0], *layout.lhs_spec[2:], layout.lhs_spec[1])
   kernel = kernel.transpose(*layout.rhs_spec[2:], layout.rhs_spec[1], layout.rhs_spec[0])
-  symmetric = tuple(min(pads) for pads in params["padding"])
-  if any(low != high for low, high in params["padding"]):
-    extra = [(low - pad, high - pad, 0) for (low, high), pad in zip(params["padding"], symmetric, strict=True)]
-    inputs = lax.pad(inputs, jnp.zeros((), inputs.dtype), [(0, 0, 0), *extra, (0, 0, 0)])
-  outputs = conv2d(inputs, kernel, stride=params["window_strides"][0], padding=symmetric)
+  outputs = conv2d(
+    inputs,
+    kernel,
+    stride=params["window_strides"],
+    padding=params["padding"],
+    dilation=params["rhs_dilation"],
+    groups=params["feature_group_count"],
+    precision=params["precision"],
+  )
   # For each axis of the result, its place in our layout.
   order = np.argsort([layout.out_spec[0], *layout.out_spec[2:], layout.out_spec[1]])
   return outputs.transpose(*order.tolist())

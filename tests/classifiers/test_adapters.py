@@ -1,5 +1,6 @@
 """Models of other libraries, as a user writes them: the same logits and gradients, by our convolutions."""
 
+import re
 from typing import Any
 
 import equinox
@@ -126,13 +127,13 @@ def test_a_search_runs_on_the_pair(make_fn: Any):
 def test_no_plain_convolution_is_left_to_jaxs_own_gradient(make_fn: Any):
   predict_fn, params, own_fn = make_fn()
 
-  def dilated(logits_fn: Any) -> int:
-    gradient_fn = jax.grad(lambda inputs: logits_fn(inputs).sum())
-    return str(jax.make_jaxpr(gradient_fn)(INPUTS)).count("lhs_dilation=(2, 2)")
+  def text(logits_fn: Any) -> str:
+    return jax.jit(jax.grad(lambda inputs: logits_fn(inputs).sum())).lower(INPUTS).as_text()
 
   # JAX's gradient of a strided convolution is dilated; ours is not.
-  assert dilated(own_fn) > 0
-  assert dilated(lambda inputs: predict_fn(params, inputs)) == 0
+  assert "lhs_dilate = [2, 2]" in text(own_fn)
+  assert "lhs_dilate = [2, 2]" not in text(lambda inputs: predict_fn(params, inputs))
+  assert not re.search("feature_group_count = [^1]", text(lambda inputs: predict_fn(params, inputs)))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,11 @@ def test_no_plain_convolution_is_left_to_jaxs_own_gradient(make_fn: Any):
   [
     {"window_strides": (1, 2), "padding": "SAME"},
     {"window_strides": (1, 1), "padding": "SAME", "rhs_dilation": (2, 2)},
+    {"window_strides": (2, 2), "padding": "SAME", "feature_group_count": 4},
+    {"window_strides": (2, 1), "padding": "SAME", "feature_group_count": 2, "rhs_dilation": (1, 2)},
+    {"window_strides": (1, 1), "padding": ((1, 1), (1, 1)), "lhs_dilation": (2, 2)},
+    {"window_strides": (1, 1), "padding": "SAME", "batch_group_count": 2},
+    {"window_strides": (1, 1), "padding": "SAME", "preferred_element_type": "float64"},
     {"window_strides": (2, 2), "padding": ((0, 1), (2, 0))},
     {"window_strides": (1, 1), "padding": ((-1, 0), (0, 0))},
     {"window_strides": (2, 2), "padding": "SAME", "dimension_numbers": ("NCHW", "OIHW", "NHWC")},
@@ -150,14 +156,28 @@ def test_convolutions_of_every_kind_keep_their_results(options: dict[str, Any]):
   rng = np.random.default_rng(2)
   options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")} | options
   inputs_layout, kernel_layout, _ = options["dimension_numbers"]
-  sizes = {"N": 2, "C": 3, "H": 7, "W": 6}
-  kernel_sizes = {"O": 4, "I": 3, "H": 3, "W": 3}
+  sizes = {"N": 2, "C": 4, "H": 7, "W": 6}
+  kernel_sizes = {"O": 4, "I": 4 // options.get("feature_group_count", 1), "H": 3, "W": 3}
   inputs = jnp.asarray(rng.normal(size=[sizes[axis] for axis in inputs_layout]), jnp.float32)
   kernel = jnp.asarray(rng.normal(size=[kernel_sizes[axis] for axis in kernel_layout]), jnp.float32)
 
   def predict(kernel: Any, inputs: Any) -> Any:
     return lax.conv_general_dilated(inputs, kernel, **options)
 
-  np.testing.assert_allclose(
-    adapters.use_fast_convolutions(predict)(kernel, inputs), predict(kernel, inputs), rtol=1e-4, atol=1e-5
-  )
+  with jax.enable_x64(options.get("preferred_element_type") == "float64"):
+    actual, expected = adapters.use_fast_convolutions(predict)(kernel, inputs), predict(kernel, inputs)
+  assert actual.dtype == expected.dtype
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_precision_is_kept():
+  def predict(kernel: Any, inputs: Any) -> Any:
+    return lax.conv_general_dilated(inputs, kernel, (1, 1), "SAME", precision="highest")
+
+  inputs, kernel = jnp.ones((1, 3, 8, 8)), jnp.ones((4, 3, 3, 3))
+  fast_fn = adapters.use_fast_convolutions(predict)
+  gradient_fn = jax.jit(jax.grad(lambda inputs: fast_fn(kernel, inputs).sum()))
+  for function in (gradient_fn, jax.jit(lambda inputs: fast_fn(kernel, inputs))):
+    text = function.trace(inputs).lower(lowering_platforms=("cuda",)).as_text()
+    assert "precision HIGHEST" in text
+    assert "precision DEFAULT" not in text

@@ -13,9 +13,10 @@ from jax import lax
 
 import jax_sis
 from jax_sis import classifiers
-from jax_sis.classifiers import conv, layers, resnet, torch_weights
+from jax_sis.classifiers import dense_conv, layers, resnet, torch_weights
 from jax_sis.classifiers.batch_norm import BatchNorm
-from jax_sis.classifiers.conv import DIMENSION_NUMBERS, Padding, conv2d
+from jax_sis.classifiers.conv import conv2d
+from jax_sis.classifiers.dense_conv import DIMENSION_NUMBERS, Window
 from jax_sis.classifiers.ensemble import Average, Ensemble, EnsembleConfig
 from jax_sis.classifiers.frozen import freeze, split
 from jax_sis.core import scores
@@ -48,7 +49,7 @@ SMALL_INPUTS = {"resnet50": 64, "inception_v3": 75}
   ],
 )
 def test_a_convolution_and_both_its_gradients_equal_jaxs_own(
-  size: tuple[int, int], kernel_size: tuple[int, int], stride: int, padding: Padding, dtype: str
+  size: tuple[int, int], kernel_size: tuple[int, int], stride: int, padding: int | tuple[int, int], dtype: str
 ):
   check_convolution(size, kernel_size, stride, padding, dtype, widths=(3, 4))
 
@@ -67,7 +68,7 @@ def check_convolution(
   size: tuple[int, int],
   kernel_size: tuple[int, int],
   stride: int,
-  padding: Padding,
+  padding: int | tuple[int, int],
   dtype: str,
   *,
   widths: tuple[int, int],
@@ -107,12 +108,12 @@ def check_convolution(
 def test_the_kernel_gradient_sums_over_all_groups_of_images(monkeypatch: pytest.MonkeyPatch):
   rng = np.random.default_rng(5)
   inputs, cotangent = (jnp.asarray(rng.normal(size=(6, 8, 8, width)), jnp.float32) for width in (4, 5))
-  options = {"kernel_size": (3, 3), "stride": 1, "padding": (1, 1)}
-  expected = conv.convolved_kernel_gradient(inputs, cotangent, **options)
+  options = {"kernel_size": (3, 3), "window": Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1, None)}
+  expected = dense_conv.own_kernel_gradient(inputs, cotangent, **options)
   # Numbers in the windows of one image: 8 * 8 * 9 * 4. Groups of 1, 2, 3 (as 4 and 5 do not divide 6) and 6.
   for num_images in (0, 1, 2, 4, 5, 7):
-    monkeypatch.setattr(conv, "GATHERED_AT_ONCE", num_images * 2304)
-    actual = conv.gathered_kernel_gradient(inputs, cotangent, **options)
+    monkeypatch.setattr(dense_conv, "GATHERED_AT_ONCE", num_images * 2304)
+    actual = dense_conv.gathered_kernel_gradient(inputs, cotangent, **options)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
