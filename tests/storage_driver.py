@@ -15,8 +15,10 @@ import sys
 import time
 
 # Alone, for importing the package takes a second, and several of these run at once.
+_package = importlib.util.find_spec("jax_sis")
+assert _package is not None and _package.submodule_search_locations is not None
 _spec = importlib.util.spec_from_file_location(
-  "storage", pathlib.Path(__file__).parents[1] / "jax_sis" / "results" / "folder.py"
+  "storage", pathlib.Path(*_package.submodule_search_locations) / "results" / "folder.py"
 )
 assert _spec is not None
 assert _spec.loader is not None
