@@ -48,6 +48,7 @@ FIND = FindConfig(
   baseline=-0.5,
   certificate="alone",
   precision="high",
+  chunk_size=96,
   saved="both",
   mask_thresholds=(0.5, 0.9),
   mask_fractions=(0.05,),
@@ -189,7 +190,7 @@ def test_a_subset_that_no_options_make_is_refused():
   ("line", "settings"),
   [
     ("find", (FindConfig(), WorkerOptions())),
-    ("find --batch auto", (FindConfig(), WorkerOptions())),
+    ("find --batch auto --chunk auto", (FindConfig(), WorkerOptions())),
     ("find --batch 8 --search smallest --thorough", (
       FindConfig(batch_size=8, search=None, smallest=THOROUGH.forward, exchanges=THOROUGH.exchanges), WorkerOptions()
     )),
