@@ -68,7 +68,7 @@ EVALUATE = EvaluateConfig(
 # Every command, each option with another value than its default.
 WRITTEN: list[tuple[Any, ...]] = [
   ("find", FIND, WorkerOptions(shard="1/4", take_over=True)),
-  ("plan", FIND, PlanOptions(num_workers=64)),
+  ("plan", FIND, PlanOptions(num_workers=64, accelerator="v5e")),
   ("verify", VerifyOptions(
     directory="gs://bucket/run", num_sampled=0, seed=1, checkpoint="c", data_dir="d", is_report_only=True, num_devices=1
   )),
