@@ -16,6 +16,7 @@ from jax_sis.classifiers import checkpoint
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.problem import Problem, make_problem
 from jax_sis.core.searches import Phase, backward_sizes
+from jax_sis.runs.roofline import count_work
 
 # JAX's matmul precision for each of ours; in bf16 parameters and inputs are bfloat16, too.
 MATMUL_PRECISIONS = {"highest": "highest", "default": "default", "bf16": "default"}
@@ -54,34 +55,8 @@ def resnet50(size: int) -> Network:
 
 
 def make_network(predict_fn: Any, params: Any, *, size: int, num_classes: int) -> Network:
-  flops, values = count_work(predict_fn, params, size)
+  flops, values = count_work(predict_fn, params, (size, size, 3))
   return Network(predict_fn, jax.tree.map(np.asarray, params), size, num_classes, 2 * flops, 2 * values)
-
-
-def count_work(predict_fn: Any, params: Any, size: int) -> tuple[float, float]:
-  """The floating point operations of a forward pass of one image, and the numbers that its convolutions touch."""
-  closed = jax.make_jaxpr(predict_fn)(params, jnp.zeros((1, size, size, 3)))
-  return count_jaxpr(closed.jaxpr)
-
-
-def count_jaxpr(jaxpr: Any) -> tuple[float, float]:
-  flops = values = 0.0
-  for equation in jaxpr.eqns:
-    if equation.primitive.name in ("conv_general_dilated", "dot_general"):
-      left, right, output = (variable.aval for variable in (*equation.invars, *equation.outvars))
-      # HWIO kernels and [in, out] matrices: the last axis is the output's own.
-      flops += 2.0 * output.size * right.size / right.shape[-1]
-      values += left.size + output.size
-      continue
-    # Of the forms by platform the last is the default one; all compute the same.
-    inner = equation.params["branches"][-1:] if "branches" in equation.params else equation.params.values()
-    for value in inner:
-      body = getattr(value, "jaxpr", value)
-      if hasattr(body, "eqns"):
-        more = count_jaxpr(body)
-        flops, values = flops + more[0], values + more[1]
-        break
-  return flops, values
 
 
 def sample_images() -> np.ndarray:

@@ -55,7 +55,7 @@ def run_plan(config: FindConfig, options: PlanOptions) -> None:
   get_devices_ready(config.num_devices)
   from jax_sis.runs import plan
 
-  plan.plan(config, num_workers=options.num_workers)
+  plan.plan(config, **vars(options))
 
 
 COMMANDS = {
@@ -87,12 +87,17 @@ and of two once every single pixel was tried).
     description="""\
 Says what `find` with the same options will do, before it does: images, steps, floating-point operations, bytes, and an
 estimate of the time from a short timed probe on this machine. It writes nothing into the results folder.
+
+With --on, the time is that of an accelerator that need not be here: the products and sums of the backward search, and
+the numbers that they touch, over the shares of a data sheet's rates that one network (ResNet-20) reached on one chip
+(H100) with 1,024 images at a time. The memory is what this machine's compiler says that the program needs.
 """,
     examples=(
       "plan --data cifar10 --data-dir DATA --search gradient --per-step 4 --certificate alone",
       "plan --checkpoint runs/resnet50 --data imagenet2012 --data-dir DATA --split train --resize --search gradient "
       "--per-step 100 --certificate alone --save mask --mask-fraction 0.1 --workers 64",
+      "plan --data cifar10 --data-dir DATA --search gradient --precision default --on h100",
     ),
-    groups={**GROUPS, "worker": "num_workers"},
+    groups={**GROUPS, "worker": "num_workers accelerator"},
   ),
 }

@@ -88,8 +88,11 @@ class FindConfig:
     patch: mask squares of N x N pixels together.
     certificate: full: evaluate each subset afresh, drop each of its pixels, look for smaller ones; alone: only the
       first of these, for large runs, since the others may take longer than the search.
-    precision: of matrix products in the searches, on accelerators: highest is float32, default the fastest (TF32,
-      bfloat16); certificates always have the highest.
+    precision: of matrix products in the searches, on accelerators: highest is float32, default the fastest (TF32 on a
+      GPU, bfloat16 products on a TPU); certificates always have the highest. Orders depend on it: on an H100, against
+      float32 on a CPU (embedded ResNet-20, 24 images, 8 pixels a step), ranks correlated by 0.97 with highest and 0.62
+      with default, the 5 percent needed most were the same to 0.92 and 0.30, and subsets had 235 and 254 pixels for
+      233. All of it in bfloat16, which is no choice here: 0.57, 0.29, and 251 pixels.
     saved: keep each image's whole order and confidences, the masks of subsets in bits, or both.
     mask_thresholds: masks of the subsets at these confidences (default: at --threshold).
     mask_fractions: masks of these shares of the pixels, the most needed ones, such as 0.05.
@@ -173,6 +176,12 @@ class FindConfig:
     if self.search is None or self.saved == "order":
       return ()
     return self.mask_thresholds if self.mask_thresholds or self.mask_fractions else (self.threshold,)
+
+
+def describe_precision(spec: Mapping[str, Any]) -> str:
+  """What a line about the run of this specification ends with where its searches are less exact than by default."""
+  precision = spec.get("precision", FindConfig.precision)
+  return "" if precision == FindConfig.precision else f", precision {precision}"
 
 
 def settings_to_json(config: FindConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jax_sis import results
-from jax_sis.runs.config import FindConfig
+from jax_sis.runs.config import FindConfig, describe_precision
 from jax_sis.runs.first_launch import open_run
 from jax_sis.runs.gallery import draw_gallery
 from jax_sis.runs.setup import Job, explain_out_of_memory
@@ -72,7 +72,7 @@ def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
   return (
     f"Sufficient input subsets: pixels that alone make {job.classifier.model_name} at least {config.threshold:g} "
     f"confident.\n{job.num_images} images, {searches}, {job.devices_name}, "
-    f"{job.batch_size} images per device at a time{part}.\n"
+    f"{job.batch_size} images per device at a time{describe_precision(store.spec)}{part}.\n"
     f"Results: {devices.format_bytes(num_bytes)} an image, {devices.format_bytes(num_bytes * job.num_images)} before "
     f"compression, in {store.num_units} units."
   )

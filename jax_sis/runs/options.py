@@ -1,10 +1,12 @@
 """Settings of the commands that look after runs of `find`; `FindConfig` is in `config`."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 from jax_sis.data.config import NumDevices, OptionalFolder, RunFolder
 from jax_sis.runtime.command_line import Option
+
+AcceleratorName = Literal["a100", "h100", "h200", "l4", "v4", "v5e", "v5p", "v6e"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -12,10 +14,13 @@ class PlanOptions:
   """What `jax-sis plan` asks beside the run.
 
   Attributes:
-    num_workers: machines like this one that share the run.
+    num_workers: machines like this one, or with as many chips as --devices says, that share the run.
+    accelerator: estimate for chips of this kind, GPUs (a100, h100, h200, l4) or TPUs (v4, v5e, v5p, v6e), from counted
+      work and their data sheets, without one at hand (default: a timed probe on this machine).
   """
 
   num_workers: Annotated[int, Option(name="workers")] = 1
+  accelerator: Annotated[AcceleratorName | None, Option(name="on")] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

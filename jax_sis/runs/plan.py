@@ -17,8 +17,9 @@ from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
 from jax_sis.runs.config import FindConfig
-from jax_sis.runs.options import PlanOptions
-from jax_sis.runs.setup import Job, compile_search, make_job, read_stored_spec
+from jax_sis.runs.forecast import Forecast, count_evaluations, forecast
+from jax_sis.runs.options import AcceleratorName, PlanOptions
+from jax_sis.runs.setup import Job, compile_search, explain_out_of_memory, make_job, read_stored_spec
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import format_seconds
@@ -62,9 +63,21 @@ class Cost:
   seconds: float
 
 
-def plan(config: FindConfig, *, num_workers: int = PlanOptions.num_workers) -> Cost:
-  """Estimates what a run will cost on `num_workers` machines like this one, and prints it; ValueError as for `find`."""
+def plan(
+  config: FindConfig,
+  *,
+  num_workers: int = PlanOptions.num_workers,
+  accelerator: AcceleratorName | None = PlanOptions.accelerator,
+) -> Cost | Forecast:
+  """Estimates what a run will cost, and prints it; arguments as in PlanOptions, ValueError as for `find`."""
   require_positive("--workers", num_workers)
+  if accelerator is not None:
+    return forecast(config, accelerator, num_workers=num_workers)
+  return plan_here(config, num_workers=num_workers)
+
+
+def plan_here(config: FindConfig, *, num_workers: int) -> Cost:
+  """Estimates what a run will cost on `num_workers` machines like this one, and prints it; ValueError as for `find`."""
   folder = results.open_folder(config.out)
   print("Opening and compiling ...", flush=True)
   started = time.perf_counter()
@@ -75,7 +88,8 @@ def plan(config: FindConfig, *, num_workers: int = PlanOptions.num_workers) -> C
   if read_stored_spec(folder) is not None:
     num_done = len(results.open(config.out).done_images())
   print(f"Timing a probe on {job.devices_name} ...", flush=True)
-  cost = estimate_cost(job, program, num_done=num_done, num_workers=num_workers, startup_seconds=startup_seconds)
+  with explain_out_of_memory(job):
+    cost = estimate_cost(job, program, num_done=num_done, num_workers=num_workers, startup_seconds=startup_seconds)
   print("\n".join(describe_cost(job, cost, num_workers=num_workers)), flush=True)
   return cost
 
@@ -105,19 +119,6 @@ def estimate_cost(job: Job, program: DeviceProgram, *, num_done: int, num_worker
     # All workers start up at the same time.
     seconds=startup_seconds + num_left * seconds_per_image / num_workers,
   )
-
-
-def count_evaluations(job: Job) -> tuple[int, int]:
-  """Gradients, and model evaluations beside them, that a backward search takes an image."""
-  num_gradients = num_forwards = 0
-  for phase in job.search.phases:
-    if isinstance(phase.search, Exact):
-      num_forwards += len(phase.sizes) + sum(phase.sizes)
-    else:
-      num_gradients += len(phase.sizes)
-    if isinstance(phase.search, Screened):
-      num_forwards += sum(min(phase.search.candidates, size) for size in phase.sizes)
-  return num_gradients, num_forwards
 
 
 def count_flops(job: Job, *, num_gradients: int, num_forwards: int) -> float:

@@ -39,7 +39,7 @@ SETTINGS_FILE = "settings.json"
 # Whose versions fix the last bits of the results.
 LIBRARIES = ("jax",)
 # The share of the memory that such a batch may fill.
-MEMORY_SHARE = 0.8
+FITTING_SHARE = 0.8
 # Where images of a run are read again.
 IMAGES_READ_AT_ONCE = 64
 # Names that a message lists.
@@ -156,7 +156,7 @@ def fit_memory(job: Job, asked: FindConfig) -> Job:
   """
   available = devices.available_bytes(job.local_devices)
   # A batch that is asked for may fill the memory.
-  share = MEMORY_SHARE if asked.batch_size is None else 1.0
+  share = FITTING_SHARE if asked.batch_size is None else 1.0
   while True:
     program = devices.unless_out_of_memory(functools.partial(compile_search, job, checks_memory=False))
     if program is None:

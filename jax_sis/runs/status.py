@@ -16,6 +16,7 @@ from jax_sis.core.subsets import Status
 from jax_sis.results import schema
 from jax_sis.results.schema import KIND_TITLES, NOT_SEARCHED, STATUS_NAMES
 from jax_sis.runs import workers
+from jax_sis.runs.config import describe_precision
 from jax_sis.runs.workers import WorkerRecord
 from jax_sis.runtime.progress import format_seconds
 
@@ -176,7 +177,7 @@ def describe_run(location: str, spec: Mapping[str, Any]) -> list[str]:
     f"{location}: {spec['model']['name']} on {name}{split}, {spec['num_images']} images, target {spec['target']}, "
     f"threshold {spec['threshold']:g}",
     f"{' and '.join(searches)}, certificate {spec['certificate']}, {spec['batch_size']} images per device at a time, "
-    f"{spec['device']}",
+    f"{spec['device']}{describe_precision(spec)}",
   ]
 
 

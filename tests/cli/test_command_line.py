@@ -48,6 +48,7 @@ FIND = FindConfig(
   baseline=-0.5,
   certificate="alone",
   precision="high",
+  chunk_size=96,
   saved="both",
   mask_thresholds=(0.5, 0.9),
   mask_fractions=(0.05,),
@@ -67,7 +68,7 @@ EVALUATE = EvaluateConfig(
 # Every command, each option with another value than its default.
 WRITTEN: list[tuple[Any, ...]] = [
   ("find", FIND, WorkerOptions(shard="1/4", take_over=True)),
-  ("plan", FIND, PlanOptions(num_workers=64)),
+  ("plan", FIND, PlanOptions(num_workers=64, accelerator="v5e")),
   ("verify", VerifyOptions(
     directory="gs://bucket/run", num_sampled=0, seed=1, checkpoint="c", data_dir="d", is_report_only=True, num_devices=1
   )),
@@ -189,7 +190,7 @@ def test_a_subset_that_no_options_make_is_refused():
   ("line", "settings"),
   [
     ("find", (FindConfig(), WorkerOptions())),
-    ("find --batch auto", (FindConfig(), WorkerOptions())),
+    ("find --batch auto --chunk auto", (FindConfig(), WorkerOptions())),
     ("find --batch 8 --search smallest --thorough", (
       FindConfig(batch_size=8, search=None, smallest=THOROUGH.forward, exchanges=THOROUGH.exchanges), WorkerOptions()
     )),

@@ -1,5 +1,6 @@
 """What a run will cost: counted as the papers count, and as the run then finds it."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from jax_sis import results
 from jax_sis.core.searches import Exact, Gradient, Screened
 from jax_sis.results import folder
-from jax_sis.runs import find, plan, setup
+from jax_sis.runs import find, forecast, plan, roofline, setup
 from jax_sis.runs.config import FindConfig
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -20,7 +21,7 @@ NUM_FEATURES = 16
 def test_a_plan_writes_nothing_and_agrees_with_the_run(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
   out = tmp_path / "out"
   config = FindConfig(out=str(out), **SETTINGS)
-  before = plan.plan(config)
+  before = plan.plan_here(config, num_workers=1)
   text = capsys.readouterr().out
   assert not out.exists()
   assert before.num_images == before.num_left == 24
@@ -38,7 +39,7 @@ def test_a_plan_writes_nothing_and_agrees_with_the_run(tmp_path: pathlib.Path, c
   chunks = [path for path in (out / results.ZARR_DIR).rglob("*") if path.is_file() and path.name != "zarr.json"]
   assert before.num_files == len(chunks)
 
-  assert plan.plan(config).num_left == 0
+  assert plan.plan_here(config, num_workers=1).num_left == 0
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,38 @@ def test_a_plan_writes_nothing_and_agrees_with_the_run(tmp_path: pathlib.Path, c
 def test_evaluations_are_counted(tmp_path: pathlib.Path, search: Any, num_gradients: int, num_trials: int):
   config = FindConfig(out=str(tmp_path), **{**SETTINGS, "search": search, "batch_size": 2})
   opened = setup.make_job(config, folder.open_folder(tmp_path))
-  assert plan.count_evaluations(opened) == (num_gradients, num_trials)
+  assert forecast.count_evaluations(opened) == (num_gradients, num_trials)
 
 
 def test_a_plan_for_no_worker_is_refused(tmp_path: pathlib.Path):
   with pytest.raises(ValueError, match="--workers must be positive, got 0"):
     plan.plan(FindConfig(out=str(tmp_path), **SETTINGS), num_workers=0)
+
+
+@pytest.mark.parametrize(("accelerator", "patch_bytes"), [("h100", None), ("v5e", 10**5)])
+def test_a_forecast_is_of_the_sizes_that_the_accelerator_gets(
+  tiny_checkpoint: str,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+  monkeypatch: pytest.MonkeyPatch,
+  accelerator: Any,
+  patch_bytes: int | None,
+):
+  if patch_bytes is not None:
+    # With so little memory.
+    chip = dataclasses.replace(roofline.ACCELERATORS[accelerator], gigabytes=patch_bytes / 1e9)
+    monkeypatch.setitem(roofline.ACCELERATORS, accelerator, chip)
+  config = FindConfig(out=str(tmp_path / "out"), checkpoint=tiny_checkpoint, **{**SETTINGS, "num_devices": None})
+  found = plan.plan(config, num_workers=2, accelerator=accelerator)
+  text = capsys.readouterr().out
+  assert isinstance(found, forecast.Forecast)
+  assert (found.batch_size == 32) == (patch_bytes is None)
+  assert ("IT DOES NOT FIT" in text) == (patch_bytes is not None)
+  assert found.num_left == 24
+  assert f"{found.batch_size} images a device at a time, 1 {accelerator} a machine, 2 machine(s)" in text
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_forecast_needs_steps_to_count(tmp_path: pathlib.Path):
+  with pytest.raises(ValueError, match="--on must come with a backward search"):
+    plan.plan(FindConfig(out=str(tmp_path), search=None), accelerator="h100")

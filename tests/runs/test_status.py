@@ -242,3 +242,9 @@ def test_a_time_that_is_not_positive_is_refused(
 ):
   assert main.main(["status", str(tmp_path), f"--watch={seconds}"]) == 2
   assert capsys.readouterr().err.startswith("jax-sis status: --watch must be positive, got ")
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("highest", "cpu"), ("default", "cpu, precision default")])
+def test_a_precision_that_is_not_the_default_is_told(precision: str, expected: str):
+  spec = {**SPEC, "num_images": 3, "precision": precision}
+  assert status.describe_run("out", spec)[1].endswith(f" images per device at a time, {expected}")
