@@ -31,7 +31,8 @@ def orders(draw: st.DrawFn) -> tuple[dict[str, Any], np.ndarray]:
   They are given as the fields of a FeatureOrder: the type checks of its tuples draw random numbers of their own, which
   Hypothesis forbids here.
   """
-  num_images = draw(st.integers(1, 5))
+  # Few shapes: for each, JAX compiles anew.
+  num_images = draw(st.sampled_from([1, 4]))
   is_complete = draw(st.booleans())
   inner = sorted(draw(st.sets(st.integers(1, NUM_FEATURES - 1), min_size=1)))
   sizes = (0, *inner, *([NUM_FEATURES] if is_complete else []))
