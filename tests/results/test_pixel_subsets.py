@@ -136,7 +136,8 @@ def test_masks_are_joined_by_id_whatever_the_order_of_the_images(location: str):
 def test_a_run_may_be_in_a_bucket(location: str):
   in_memory = make_run("memory://run-of-subsets")
   bucket, folder = (open_masks(PixelSubset(run=run, fraction=0.3)) for run in (in_memory, location))
-  assert bucket == dataclasses.replace(folder, packed=bucket.packed)
+  # Not the classes: Python 3.13 compares field by field, and arrays have no one truth value.
+  assert {**vars(bucket), "packed": None} == {**vars(folder), "packed": None}
 
 
 def test_masks_of_a_threshold_are_those_of_the_run_and_empty_ones_are_counted(location: str):
@@ -352,7 +353,7 @@ def test_a_file_of_masks_stands_for_the_run(location: str, masks_file: str):
   ids = IDS[::-1]
   from_run, from_file = (open_masks(PixelSubset(run=run, fraction=0.3), ids=ids) for run in (location, masks_file))
   np.testing.assert_array_equal(from_file.packed, from_run.packed)
-  assert from_file == dataclasses.replace(from_run, packed=from_file.packed)
+  assert {**vars(from_file), "packed": None} == {**vars(from_run), "packed": None}
   assert json.loads(json.dumps(from_file.description)) == from_run.description
   # As the module says, NumPy alone reads it.
   with np.load(masks_file) as archive:
