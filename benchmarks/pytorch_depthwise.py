@@ -160,6 +160,8 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--compile", action="store_true", help="torch.compile, besides")
   options = parser.parse_args()
+  # On a busy machine PyTorch's threads wait for each other in a loop that costs CPU time; one alone does not.
+  torch.set_num_threads(1)
   runs = make_runs(options.batch, options.steps, is_compiled=options.compile)
   for run in runs.values():
     run()

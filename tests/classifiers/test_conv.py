@@ -68,6 +68,7 @@ def value_and_gradients(conv_fn: Any, inputs: Any, kernel: Any, cotangent: Any) 
     ("depthwise", (8, 7), (3, 3), {"stride": (2, 2), "padding": ((0, 1), (1, 1))}),
     ("depthwise", (7, 7), (5, 5), {"stride": (2, 2), "padding": ((2, 2), (2, 2))}),
     ("depthwise", (6, 6), (1, 1), {"stride": (2, 2)}),
+    ("depthwise", (8, 9), (3, 3), {"dilation": (2, 3), "padding": ((2, 2), (3, 3))}),
     ("depthwise", (9, 12), (2, 3), {"stride": (3, 2), "dilation": (2, 2), "padding": ((0, 0), (1, 3))}),
     ("multiplied", (7, 6), (3, 3), {"stride": (2, 1), "padding": ((1, 1), (0, 0))}),
     ("grouped", (7, 6), (3, 3), {"stride": (2, 2), "padding": ((0, 1), (1, 1))}),
@@ -124,6 +125,13 @@ def test_cpus_get_no_groups(kind: str):
   has_groups = re.compile("feature_group_count = [^1]|batch_group_count = [^1]").search
   assert any(map(has_groups, convolutions(theirs, arrays, "cpu")))
   assert not any(map(has_groups, convolutions(ours, arrays, "cpu")))
+
+
+def test_the_gradient_of_a_dilated_convolution_has_no_more_taps():
+  ours, _, arrays = make("dense", (9, 9), (3, 3), "float32", dilation=(2, 2))
+  forward_and_back = convolutions(ours, arrays, "cpu")
+  assert len(forward_and_back) == 2
+  assert all("rhs_dilate = [2, 2]" in line for line in forward_and_back)
 
 
 def test_groups_that_do_not_fit_are_named():
