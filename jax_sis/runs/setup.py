@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from jax_sis import results
 from jax_sis.classifiers.on_images import ClassifierOnImages, open_on_images
@@ -66,11 +66,11 @@ class Job(ClassifierOnImages):
   def num_images(self) -> int:
     return len(self.source)
 
-  def launch_arrays(self, batch: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "B H W C"], Int[np.ndarray, "B"]]:
-    """What the search takes of these images: the inputs, and the class to keep up or NO_CLASS for the predicted one."""
+  def launch_arrays(self, batch: Mapping[str, np.ndarray]) -> tuple[UInt8[np.ndarray, "B H W C"], Int[np.ndarray, "B"]]:
+    """What the program takes of these images: pixels, and the class to keep up or NO_CLASS for the predicted one."""
     labels = batch["label"]
     requested = labels if self.target is None else np.full_like(labels, self.target)
-    return self.normalise(batch["image"]), requested.astype(np.int32)
+    return batch["image"], requested.astype(np.int32)
 
 
 def make_job(config: FindConfig, folder: results.Folder) -> Job:
@@ -146,14 +146,14 @@ def choose_unit_size(num_images: int, batch_size: int) -> int:
 
 
 def compile_search(job: Job, *, checks_memory: bool = True) -> DeviceProgram:
-  """The search on all devices, of inputs and requested classes, see `Job.launch_arrays`.
+  """The search on all devices, of pixels and requested classes, see `Job.launch_arrays`.
 
   Raises:
     ValueError: the batch does not fit the memory, where that is checked.
   """
   program = job.make_program(job.search)
-  inputs = jax.ShapeDtypeStruct((1, *job.classifier.input_shape), np.float32)
-  program.compile(inputs, jax.ShapeDtypeStruct((1,), np.int32), checks_memory=checks_memory)
+  pixels = jax.ShapeDtypeStruct((1, *job.classifier.input_shape), np.uint8)
+  program.compile(pixels, jax.ShapeDtypeStruct((1,), np.int32), checks_memory=checks_memory)
   return program
 
 
