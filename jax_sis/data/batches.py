@@ -1,7 +1,10 @@
 """Images in batches, read ahead of their use."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import grain
 import numpy as np
@@ -14,6 +17,8 @@ IMAGES_READ_TOGETHER = 8
 NUM_READERS = 16
 # Decoded images that wait in memory.
 NUM_IMAGES_AHEAD = 512
+
+Item = TypeVar("Item")
 
 
 def iterate_batches(
@@ -37,3 +42,17 @@ def read_group(source: ImageSource, indices: Sequence[int] | Int[np.ndarray, "N"
 
 def join_groups(groups: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
   return {name: np.concatenate([group[name] for group in groups]) for name in Record.__annotations__}
+
+
+def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
+  """The same items; while one is in use, a thread gets the next, and no more."""
+  with ThreadPoolExecutor(1, thread_name_prefix="read") as executor:
+    upcoming = executor.submit(take, items)
+    while found := upcoming.result():
+      upcoming = executor.submit(take, items)
+      yield from found
+
+
+def take(items: Iterator[Item]) -> tuple[Item, ...]:
+  """The next item; nothing after the last."""
+  return tuple(itertools.islice(items, 1))
