@@ -53,7 +53,7 @@ def test_compile_time_and_traces_of_the_default_job(benchmark: Any, tmp_path: pa
   opened = dataclasses.replace(opened, search=dataclasses.replace(opened.search, predict_fn=counted))
   program = benchmark.pedantic(lambda: setup.compile_search(opened), rounds=1)
   traces_of_one_shape = num_traces
-  images = np.zeros((program.launch_size, *opened.classifier.input_shape), np.float32)
+  images = np.zeros((program.launch_size, *opened.classifier.input_shape), np.uint8)
   for _ in range(3):
     program.run(images, np.zeros(program.launch_size, np.int32))
   benchmark.extra_info["traces_of_the_model"] = traces_of_one_shape

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 
-from jax_sis.classifiers import conv, layers
+from jax_sis.classifiers import conv, dense_conv, layers
 from jax_sis.classifiers.conv import Padding
 
 PLATFORMS = ("cuda", "tpu")
@@ -134,7 +134,7 @@ def plain_conv2d(inputs: jax.Array, kernel: jax.Array, *, stride: int = 1, paddi
 
 def _run_plain(stride: int, pads: tuple[int, int], inputs: jax.Array, kernel: jax.Array) -> jax.Array:
   return lax.conv_general_dilated(
-    inputs, kernel, (stride, stride), [(pad, pad) for pad in pads], dimension_numbers=conv.DIMENSION_NUMBERS
+    inputs, kernel, (stride, stride), [(pad, pad) for pad in pads], dimension_numbers=dense_conv.DIMENSION_NUMBERS
   )
 
 

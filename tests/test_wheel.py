@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import venv
 
@@ -23,7 +24,10 @@ def test_a_wheel_finds_subsets_and_knows_its_recipes(repository: pathlib.Path, t
   venv.create(tmp_path / "environment", with_pip=True)
   python = str(tmp_path / "environment" / "bin" / "python")
   pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
-  built = run(*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(repository), cwd=tmp_path, must_work=False)
+  # A copy: building in place packs what an earlier build has left there.
+  leftovers = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "__pycache__")
+  sources = shutil.copytree(repository, tmp_path / "sources", symlinks=True, ignore=leftovers)
+  built = run(*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(sources), cwd=tmp_path, must_work=False)
   if "No matching distribution found for setuptools" in built.stderr:
     pytest.skip("needs a package index, and none can be reached")
   assert built.returncode == 0, built.stderr

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from jax_sis.classifiers import Classifier, checkpoint, frozen
 from jax_sis.classifiers.frozen import FrozenPredictor
@@ -17,6 +17,7 @@ from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params
 from jax_sis.data import batches, sources
 from jax_sis.data.config import ImageSetConfig
+from jax_sis.data.normalisation import Normalisation
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram, replicate
 from jax_sis.runtime.provenance import library_versions
@@ -149,9 +150,12 @@ class ClassifierOnImages:
       )
 
   def make_program(self, function: Callable[..., Any]) -> DeviceProgram:
-    """A function of `(params, *arrays [B, ...])` as a program on all devices, see DeviceProgram."""
-    at_precision = functools.partial(call_at_precision, function, self.precision)
-    return DeviceProgram(at_precision, self.replicated, local_devices=self.local_devices, batch_size=self.batch_size)
+    """A function of `(params, *arrays [B, ...])` as a program on all devices, see DeviceProgram.
+
+    Arrays of 8-bit pixels are normalised there, and come to the function as inputs.
+    """
+    on_inputs = functools.partial(call_on_inputs, function, self.precision, self.classifier.normalisation)
+    return DeviceProgram(on_inputs, self.replicated, local_devices=self.local_devices, batch_size=self.batch_size)
 
   def describe(self, *libraries: str) -> dict[str, Any]:
     """What fixes results beside the settings, in JSON types, the versions of these libraries among it."""
@@ -167,9 +171,12 @@ class ClassifierOnImages:
     }
 
 
-def call_at_precision(function: Callable[..., Any], precision: str, params: Params, *arrays: Any) -> Any:
+def call_on_inputs(
+  function: Callable[..., Any], precision: str, normalisation: Normalisation, params: Params, *arrays: Array
+) -> Any:
+  inputs = (normalisation.look_up(array) if array.dtype == np.uint8 else array for array in arrays)
   with jax.default_matmul_precision(precision):
-    return function(params, *arrays)
+    return function(params, *inputs)
 
 
 def open_on_images(

@@ -1,9 +1,11 @@
 """Images in batches, read ahead of their use."""
 
 import collections
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -15,6 +17,8 @@ IMAGES_READ_TOGETHER = 8
 NUM_READERS = 16
 # Decoded images that wait in memory.
 NUM_IMAGES_AHEAD = 512
+
+Item = TypeVar("Item")
 
 
 def iterate_batches(
@@ -52,3 +56,17 @@ def read_group(source: ImageSource, indices: Sequence[int] | Int[np.ndarray, "B"
 def join(groups: Sequence[Future[list[Record]]]) -> dict[str, np.ndarray]:
   records = [record for group in groups for record in group.result()]
   return {name: np.stack([record[name] for record in records]) for name in Record.__annotations__}
+
+
+def read_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+  """The same items; while one is in use, a thread gets the next, and no more."""
+  with ThreadPoolExecutor(1, thread_name_prefix="read") as executor:
+    upcoming = executor.submit(take, items)
+    while found := upcoming.result():
+      upcoming = executor.submit(take, items)
+      yield from found
+
+
+def take(items: Iterator[Item]) -> tuple[Item, ...]:
+  """The next item; nothing after the last."""
+  return tuple(itertools.islice(items, 1))

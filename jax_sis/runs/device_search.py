@@ -118,10 +118,10 @@ def certified_fields(config: FindConfig, problem: Problem, found: dict[str, Subs
 def certify_subsets(config: FindConfig, problem: Problem, subsets: Subsets) -> dict[str, Array]:
   fields = {"num_kept": subsets.num_kept, "status": subsets.status}
   if config.certificate == "alone":
-    report = evaluate_alone(problem, subsets, config.tolerance)
+    report = evaluate_alone(problem, subsets, config.certificate_tolerance)
   else:
     chunk_size = settle_chunk_size(config.chunk_size, problem.inputs)
-    report = run_certify(problem, subsets, config.tolerance, chunk_size=chunk_size)
+    report = run_certify(problem, subsets, config.certificate_tolerance, chunk_size=chunk_size)
     fields |= {
       "is_minimal": report.is_minimal,
       "is_smallest": report.is_smallest,

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from jax_sis import results
 from jax_sis.classifiers.on_images import ClassifierOnImages, open_on_images
@@ -86,11 +86,11 @@ class Job(ClassifierOnImages):
     """As that of `Results`, also where there is no store yet."""
     return unit * self.unit_size, min((unit + 1) * self.unit_size, self.num_images)
 
-  def launch_arrays(self, batch: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "B H W C"], Int[np.ndarray, "B"]]:
-    """What the search takes of these images: the inputs, and the class to keep up or NO_CLASS for the predicted one."""
+  def launch_arrays(self, batch: Mapping[str, np.ndarray]) -> tuple[UInt8[np.ndarray, "B H W C"], Int[np.ndarray, "B"]]:
+    """What the program takes of these images: pixels, and the class to keep up or NO_CLASS for the predicted one."""
     labels = batch["label"]
     requested = labels if self.target is None else np.full_like(labels, self.target)
-    return self.normalise(batch["image"]), requested.astype(np.int32)
+    return batch["image"], requested.astype(np.int32)
 
 
 def make_job(config: FindConfig, folder: results.Folder) -> Job:
@@ -222,14 +222,14 @@ def explain_out_of_memory(job: Job) -> Iterator[None]:
 
 
 def compile_search(job: Job, *, checks_memory: bool = True) -> DeviceProgram:
-  """The search on all devices, of inputs and requested classes, see `Job.launch_arrays`.
+  """The search on all devices, of pixels and requested classes, see `Job.launch_arrays`.
 
   Raises:
     ValueError: the batch does not fit the memory, where that is checked.
   """
   program = job.make_program(job.search)
-  inputs = jax.ShapeDtypeStruct((1, *job.classifier.input_shape), np.float32)
-  program.compile(inputs, jax.ShapeDtypeStruct((1,), np.int32), checks_memory=checks_memory)
+  pixels = jax.ShapeDtypeStruct((1, *job.classifier.input_shape), np.uint8)
+  program.compile(pixels, jax.ShapeDtypeStruct((1,), np.int32), checks_memory=checks_memory)
   return program
 
 
@@ -249,7 +249,7 @@ def make_spec(job: Job) -> dict[str, Any]:
     "grid": list(job.grid),
     "certificate": config.certificate,
     **describe_certificate_chunk(config),
-    "tolerance": config.tolerance,
+    "tolerance": config.certificate_tolerance,
   }
 
 

@@ -13,6 +13,8 @@ from jax_sis.data import batches, sources
 from jax_sis.results.schema import FULL_DTYPES, NO_CLASS, NOT_SEARCHED
 from jax_sis.runs.setup import Job, compile_search
 
+# Launches whose results may wait to be stored, so that one slow write does not hold up the devices.
+LAUNCHES_TO_STORE = 8
 # What the store holds for subsets of images that could not be searched; other fields are those of an empty subset.
 OF_UNSEARCHED = {"status": NOT_SEARCHED, "certified_confidence": np.nan, "is_reproduced": True}
 
@@ -53,18 +55,22 @@ class UnitSearch:
     self._parts_of_unit: dict[int, list[dict[str, np.ndarray]]] = collections.defaultdict(list)
 
   def run(self, units: Int[np.ndarray, "U"], finish_fn: Callable[[int, dict[str, np.ndarray]], None]) -> None:
-    """Keeps the devices busy: while launch n is computed, n + 1 waits at the devices and n - 1 is finished.
+    """Keeps the devices busy: while launch n is computed, n + 1 waits at the devices, n + 2 is read, others are stored.
 
-    `finish_fn` gets each unit with all its rows, by field as `Results.write_unit` takes them, in another thread.
+    `finish_fn` gets each unit with all its rows, by field as `Results.write_unit` takes them, in another thread. Where
+    it fails, or the work is interrupted, the units that wait for it are dropped.
     """
+    launches = batches.read_ahead(read_launches(self._job, units))
     with ThreadPoolExecutor(1, thread_name_prefix="store") as executor:
       pending: collections.deque[Future[None]] = collections.deque()
-      for launch, found in self._program.run_all(read_launches(self._job, units)):
-        while len(pending) > 1:
-          pending.popleft().result()
-        pending.append(executor.submit(self._finish, launch, found, finish_fn))
-      while pending:
-        pending.popleft().result()
+      try:
+        for launch, found in self._program.run_all(launches):
+          await_finished(pending, at_most=LAUNCHES_TO_STORE - 1)
+          pending.append(executor.submit(self._finish, launch, found, finish_fn))
+        await_finished(pending, at_most=0)
+      except BaseException:
+        executor.shutdown(cancel_futures=True)
+        raise
 
   def _finish(
     self,
@@ -80,6 +86,12 @@ class UnitSearch:
       if part.stop == self._job.unit_range(part.unit)[1]:
         pieces = self._parts_of_unit.pop(part.unit)
         finish_fn(part.unit, {name: np.concatenate([piece[name] for piece in pieces]) for name in rows})
+
+
+def await_finished(pending: collections.deque[Future[None]], *, at_most: int) -> None:
+  """Waits until no more than these are left, and raises the first error of those that are over."""
+  while pending and (len(pending) > at_most or pending[0].done()):
+    pending.popleft().result()
 
 
 def split_units(job: Job, units: Int[np.ndarray, "U"]) -> list[Part]:

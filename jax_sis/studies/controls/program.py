@@ -164,7 +164,7 @@ def evaluate_kinds(
         batch_size=batch_size,
         advance_fn=progress.advance,
       )
-      check_reproduced(store, kind, of_kind, job.config.tolerance)
+      check_reproduced(store, kind, of_kind, job.config.certificate_tolerance)
       outcomes.append(of_kind)
   return outcomes
 
