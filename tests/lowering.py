@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 
-from jax_sis.classifiers import conv, dense_conv, layers
+from jax_sis.classifiers import dense_conv, layers
 from jax_sis.classifiers.conv import Padding
 
 PLATFORMS = ("cuda", "tpu")

@@ -143,3 +143,9 @@ def test_what_is_larger_is_made_smaller(
 )
 def test_what_settings_name_is_not_open(options: dict[str, Any], expected: tuple[bool, bool]):
   assert sizes.find_open(FindConfig(**options)) == expected
+
+
+def test_a_certificate_allows_for_the_precision_of_the_search():
+  assert FindConfig().certificate_tolerance == 1e-3
+  assert FindConfig(precision="default").certificate_tolerance == 1e-2
+  assert FindConfig(precision="default", tolerance=0.1).certificate_tolerance == 0.1
