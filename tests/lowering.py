@@ -36,12 +36,6 @@ class Convolution(NamedTuple):
   stride: tuple[int, int]
   dilation: tuple[int, int]
 
-  def by_phases(self) -> "Convolution":
-    """A dilated one, JAX's input gradient of a strided one, as `conv.convolved_gradient` computes it."""
-    rows, columns = self.dilation
-    window = -(-self.window[0] // rows), -(-self.window[1] // columns)
-    return self._replace(out_width=self.out_width * rows * columns, window=window, dilation=(1, 1))
-
 
 def lower(function: Callable[..., Any], *arguments: Any, platforms: Sequence[str] = PLATFORMS) -> dict[str, str]:
   """The function's program for each platform, in StableHLO."""
@@ -56,7 +50,7 @@ def check_programs(programs: dict[str, str], plain_program: str) -> None:
     programs: by platform.
     plain_program: what computes the same with JAX's own convolutions, see `with_plain_convolutions`.
   """
-  expected = expected_convolutions(plain_program)
+  expected = convolutions(plain_program)
   assert expected
   for platform, program in programs.items():
     assert find_faults(program) == [], platform
@@ -106,14 +100,6 @@ def read_convolution(line: str) -> Convolution:
     stride=(stride[0], stride[1]),
     dilation=(dilation[0], dilation[1]),
   )
-
-
-def expected_convolutions(plain_program: str) -> collections.Counter[Convolution]:
-  """Those that a program has on an accelerator, from the same program with JAX's own convolutions and gradients."""
-  expected: collections.Counter[Convolution] = collections.Counter()
-  for convolution, count in convolutions(plain_program).items():
-    expected[convolution.by_phases()] += count
-  return expected
 
 
 def with_plain_convolutions(predict_fn: Callable[..., Any]) -> Callable[..., Any]:
