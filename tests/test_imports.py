@@ -41,6 +41,7 @@ def rows_of(run: pathlib.Path) -> dict[str, dict[str, str]]:
   }
 
 
+@pytest.mark.slow
 def test_find_needs_no_library_of_data_sets(tiny_checkpoint: str, tiny_run: pathlib.Path, tmp_path: pathlib.Path):
   options = ["--checkpoint", tiny_checkpoint, "--patch", "8", "--threshold", "0.9", "--batch", "5", "--devices", "2"]
   options += ["--gallery", "2", "--save", "both", "--mask-threshold", "0.5", "0.9", "--mask-fraction", "0.25"]

@@ -100,7 +100,13 @@ def check_search(name: str, network: Network) -> None:
   lowering.check_programs(lower_search(name, network, *lowering.PLATFORMS), lower_plain(name, network, "tpu"))
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+# The others are made of the same parts.
+QUICK_SEARCHES = ("gradient", "screened", "exact", "smallest", "certify")
+
+
+@pytest.mark.parametrize(
+  "name", [name if name in QUICK_SEARCHES else pytest.param(name, marks=pytest.mark.slow) for name in SEARCHES]
+)
 def test_searches_lower_for_accelerators(name: str, tiny_network: Network):
   check_search(name, tiny_network)
 
