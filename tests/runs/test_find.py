@@ -196,6 +196,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, sample_run: r
     np.testing.assert_array_equal(values, sample_run.read(name), err_msg=name)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_within_seconds_and_says_how_to_go_on(tmp_path: pathlib.Path):
   command = [*LISTENING_COMMAND, "--out", str(tmp_path / "out"), "--batch", "2"]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

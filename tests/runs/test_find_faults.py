@@ -21,6 +21,8 @@ import pytest
 from jax_sis import results
 from jax_sis.data.sources import SAMPLE_DIR
 
+pytestmark = pytest.mark.slow
+
 DRIVER = pathlib.Path(__file__).parents[1] / "find_driver.py"
 OPTIONS = ("--patch", "8", "--gallery", "0", "--batch", "5", "--threshold", "0.9")
 OPTIONS += ("--search", "gradient", "--certificate", "alone", "--save", "both")
@@ -122,7 +124,6 @@ def kill_repeatedly(
   return drive(out, environment)
 
 
-@pytest.mark.slow
 def test_a_run_killed_at_every_point_ends_bitwise_where_an_undisturbed_one_does(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
 ):
@@ -136,7 +137,6 @@ def test_a_run_killed_at_every_point_ends_bitwise_where_an_undisturbed_one_does(
   assert "24 of 24 images are done already" in finished[-1].stdout
 
 
-@pytest.mark.slow
 def test_a_run_interrupted_twice_leaves_within_seconds_and_ends_the_same(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
 ):
@@ -161,7 +161,6 @@ def test_a_run_interrupted_twice_leaves_within_seconds_and_ends_the_same(
   assert_same_run(out, undisturbed)
 
 
-@pytest.mark.slow
 def test_files_that_cannot_grow_end_the_run_in_one_line_and_keep_what_is_done(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
 ):
@@ -185,7 +184,6 @@ def can_mount() -> bool:
   ).returncode == 0  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="needs to mount in a namespace of its own")
 def test_a_full_disk_ends_the_run_in_one_line_and_with_more_space_it_goes_on(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
@@ -220,7 +218,6 @@ def test_a_read_only_folder_is_refused(tmp_path: pathlib.Path, environment: dict
   )
 
 
-@pytest.mark.slow
 def test_eight_devices_write_the_same_bytes_as_one(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
 ):
@@ -228,7 +225,6 @@ def test_eight_devices_write_the_same_bytes_as_one(
   assert_same_run(tmp_path / "out", undisturbed)
 
 
-@pytest.mark.slow
 def test_two_processes_that_begin_at_once_write_the_same_bytes_as_one(
   tmp_path: pathlib.Path, undisturbed: pathlib.Path, environment: dict[str, str]
 ):
