@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jax_sis.core import masking
 from jax_sis.core.attribution_methods import AttributionMethod, GradCam
-from jax_sis.core.chunks import check_chunk_size, settle_chunk_size
+from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
 from jax_sis.core.curves import confidence_along
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
@@ -132,7 +132,7 @@ def order_by_scores(
     problem,
     check_scores(scores, num_images=problem.num_images, grid=problem.grid),
     sizes=check_sizes(sizes, problem.num_features),
-    chunk_size=settle_chunk_size(chunk_size, problem.inputs, on_cpu=128),
+    chunk_size=settle_chunk_size(chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU),
   )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_sis.core import messages, validation
-from jax_sis.core.chunks import check_chunk_size, settle_chunk_size
+from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
 from jax_sis.core.curves import chunk_numbers, join_chunks
 from jax_sis.core.problem import Problem
 from jax_sis.core.scores import at_least_float32, predict_logits
@@ -112,7 +112,7 @@ class Occlusion:
       masks = (~is_covered).astype(jnp.result_type(float))
       return problem.score_masks(jnp.broadcast_to(masks[None], (num_images, *masks.shape)))
 
-    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=128)
+    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU)
     scores = jax.lax.map(score_chunk, chunk_numbers(num_features, num_images, chunk_size))
     whole = problem.score_masks(filled_mask(problem, 1.0)[:, None])
     return whole - join_chunks(scores, num_features)
@@ -167,7 +167,7 @@ class Rise:
       return (sums[0] + weighted, sums[1] + masks.sum(1), sums[2] + scores.sum(1)), None
 
     zeros = filled_mask(problem, 0.0)
-    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=128)
+    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU)
     chunks = chunk_numbers(self.num_masks, zeros.shape[0], chunk_size)
     (weighted, shown, total), _ = jax.lax.scan(add_chunk, (zeros, zeros, zeros[:, 0]), chunks)
     # A feature that no mask shows is said to be like the mean of them all.

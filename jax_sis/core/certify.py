@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_sis.core import validation
-from jax_sis.core.chunks import check_chunk_size, settle_chunk_size
+from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
 from jax_sis.core.local_search import passing
 from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.scores import log_odds
@@ -150,7 +150,7 @@ def certify(
   """
   problem = check_answered(predict_fn, params, inputs, subsets)
   check_chunk_size("chunk_size", chunk_size)
-  chunk_size = settle_chunk_size(chunk_size, problem.inputs, on_cpu=128)
+  chunk_size = settle_chunk_size(chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU)
   if pair_partners != 0:
     check_positive_integer("pair_partners", pair_partners)
   report = run_certify(problem, subsets, tolerance, pair_partners=pair_partners, chunk_size=chunk_size)

@@ -10,6 +10,8 @@ from jax_sis.core.validation import check_positive_integer, is_concrete
 
 # More copies than fit a CPU's caches are slower there.
 ON_CPU = 64
+# Where nothing but copies is evaluated: the exact search, certificates, curves and attributions.
+COPIES_ALONE_ON_CPU = 128
 # On accelerators: 256 images of 64 candidates each in a local search, or 64 of 256, or fewer where copies are large. An
 # H100 forms the gradients of 256 images of 32x32 (ResNet-20) in 3.9 ms, in TF32 in 1.6, and those of 64 in 1.5.
 LARGEST_CHUNK = 16384

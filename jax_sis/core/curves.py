@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_sis.core.chunks import check_chunk_size, settle_chunk_size
+from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.types import PredictFn
@@ -74,7 +74,7 @@ def deletion_confidence(
   check_chunk_size("chunk_size", chunk_size)
   check_complete(order)
   problem = check_answered(predict_fn, params, inputs, order)
-  chunk_size = settle_chunk_size(chunk_size, problem.inputs, on_cpu=128)
+  chunk_size = settle_chunk_size(chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU)
   return run_deletion(problem, order, chunk_size=chunk_size)
 
 

@@ -12,13 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jax_sis.core import validation
-from jax_sis.core.chunks import check_chunk_size, settle_chunk_size
+from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
 from jax_sis.core.problem import Problem
 from jax_sis.core.trials import best_features, differentiate_score, score_flips, scores_without_each, spread_scores
 from jax_sis.core.validation import check_positive_integer
-
-# As `chunks.ON_CPU`, for the exact search, whose calls are nothing but trials.
-EXACT_ON_CPU = 128
 
 
 class Evaluation(NamedTuple):
@@ -164,7 +161,7 @@ class Exact:
   def evaluate(self, problem: Problem, kept: Bool[Array, "B F"], remembered: Float[Array, "B F"]) -> Evaluation:
     """Logits at the current mask, and the score without each kept feature."""
     logits = problem.predict_masked(kept)
-    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=EXACT_ON_CPU)
+    chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU)
     scores = scores_without_each(problem, kept, chunk_size=chunk_size)
     return Evaluation(logits, scores, remembered)
 

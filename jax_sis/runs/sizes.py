@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jax_sis.core.chunks import LARGEST_CALL, ON_CPU, default_chunk_size
-from jax_sis.core.searches import EXACT_ON_CPU, Exact, Gradient
+from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, LARGEST_CALL, ON_CPU, default_chunk_size
+from jax_sis.core.searches import Exact, Gradient
 from jax_sis.runs.config import FindConfig
 
 # On two CPU cores batches of 16 to 32 are the fastest; four launches a device let all devices end together.
@@ -78,7 +78,9 @@ def settle_chunks(
     if search is None or isinstance(search, Gradient) or search.chunk_size is not None:
       continue
     of_run = ((stored or {}).get(name) or {}).get("chunk_size")
-    default = default_chunk_size(platform, input_shape, on_cpu=EXACT_ON_CPU if isinstance(search, Exact) else ON_CPU)
+    default = default_chunk_size(
+      platform, input_shape, on_cpu=COPIES_ALONE_ON_CPU if isinstance(search, Exact) else ON_CPU
+    )
     changes[name] = dataclasses.replace(search, chunk_size=config.chunk_size or of_run or default)
   return dataclasses.replace(config, **changes, chunk_size=certificate_chunk(config, platform, input_shape, stored))
 
