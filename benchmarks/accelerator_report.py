@@ -13,6 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
+# What PyTorch's variants are called, by our precision.
+TORCH_NAMES = {"highest": "f32", "default": "tf32", "bf16": "bf16"}
+PRECISIONS_BY_TORCH_NAME = {name: precision for precision, name in TORCH_NAMES.items()}
+
 
 @dataclasses.dataclass(kw_only=True)
 class Report:

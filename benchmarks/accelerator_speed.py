@@ -20,7 +20,15 @@ from accelerator_jax import (
   sample_images,
   temporary_mib,
 )
-from accelerator_report import Report, import_peer, make_noise, peak_mib, time_once
+from accelerator_report import (
+  PRECISIONS_BY_TORCH_NAME,
+  TORCH_NAMES,
+  Report,
+  import_peer,
+  make_noise,
+  peak_mib,
+  time_once,
+)
 from jax import lax
 
 from jax_sis import Gradient
@@ -81,14 +89,15 @@ def time_gradient(
     runs |= import_peer().make_runs(report, section, model, images, targets, **options)
   seconds = report.time_in_turn(section, runs, 3)
   for name, value in seconds.items():
-    precision = {"f32": "highest", "tf32": "default"}.get(name.split()[-1], name.split()[-1])
+    word = name.split()[-1]
+    precision = PRECISIONS_BY_TORCH_NAME.get(word, word)
     roofline = add_roofline(network, rates, precision, batch_size * num_steps / value)
     times = {}
     if name.startswith("jax"):
       peers = {
         peer: seconds[peer] / value
         for peer in seconds
-        if peer.endswith(f" {torch_name(precision)}") and peer.startswith("torch")
+        if peer.startswith("torch") and peer.endswith(f" {TORCH_NAMES[precision]}")
       }
       authors = {peer: times for peer, times in peers.items() if "authors" in peer}
       best = {peer: times for peer, times in peers.items() if "authors" not in peer}
@@ -105,10 +114,6 @@ def time_gradient(
     )
   if model is not None:
     report.emit(section, batch=batch_size, torch_peak_mib=import_peer().peak_mib(), jax_peak_mib=peak_mib(device))
-
-
-def torch_name(precision: str) -> str:
-  return {"highest": "f32", "default": "tf32", "bf16": "bf16"}[precision]
 
 
 def time_smallest(report: Report, device: Any, *, chunks: tuple[tuple[int, int], ...]) -> None:

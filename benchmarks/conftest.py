@@ -1,7 +1,6 @@
 """Every record says on what it was made."""
 
 import importlib.metadata
-import os
 from typing import Any
 
 import jax
@@ -18,5 +17,5 @@ def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, An
   del config
   installed = {distribution.name for distribution in importlib.metadata.distributions()}
   machine_info["versions"] = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
-  machine_info["usable_cores"] = len(os.sched_getaffinity(0))
+  machine_info["usable_cores"] = devices.count_cores()
   machine_info["devices"] = [device.device_kind for device in jax.local_devices()]

@@ -49,21 +49,36 @@ def parse_options() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def open_job(case: Case, data_dir: str, out: pathlib.Path) -> tuple[setup.Job, float]:
-  """The run, and the seconds that compiling its search took."""
-  config = FindConfig(
+def make_config(
+  data_dir: str,
+  out: pathlib.Path,
+  *,
+  images: int,
+  per_step: int,
+  batch_size: int,
+  num_devices: int,
+  unit_size: int | None = None,
+) -> FindConfig:
+  """A gradient search of the first of CIFAR-10's test images."""
+  return FindConfig(
     out=str(out),
     data="cifar10",
     data_dir=data_dir,
-    split=f"test[:{case.images}]",
-    search=Gradient(per_step=case.per_step),
+    split=f"test[:{images}]",
+    search=Gradient(per_step=per_step),
     smallest=None,
     certificate="alone",
-    batch_size=case.batch,
-    unit_size=64,
-    num_devices=case.devices,
+    batch_size=batch_size,
+    unit_size=unit_size,
+    num_devices=num_devices,
     gallery=0,
   )
+
+
+def open_job(case: Case, data_dir: str, out: pathlib.Path) -> tuple[setup.Job, float]:
+  """The run, and the seconds that compiling its search took."""
+  sizes = {"images": case.images, "per_step": case.per_step, "batch_size": case.batch, "num_devices": case.devices}
+  config = make_config(data_dir, out, **sizes, unit_size=64)
   opened = setup.make_job(config, folder.open_folder(out))
   started = time.perf_counter()
   program = setup.compile_search(opened)

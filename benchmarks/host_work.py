@@ -18,6 +18,7 @@ import tempfile
 import time
 from typing import Any
 
+import cost_model
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -25,7 +26,6 @@ from jaxtyping import Array
 from jax_sis.core.searches import Gradient
 from jax_sis.results import folder
 from jax_sis.runs import find, setup
-from jax_sis.runs.config import FindConfig
 from jax_sis.runs.workers import Shard
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram, Launch
@@ -99,18 +99,8 @@ def recall(found: dict[str, Array], images: Array, requested: Array) -> dict[str
 
 
 def open_case(case: Case, data_dir: str, out: pathlib.Path) -> setup.Job:
-  config = FindConfig(
-    out=str(out),
-    data="cifar10",
-    data_dir=data_dir,
-    split=f"test[:{case.images}]",
-    search=Gradient(per_step=case.per_step),
-    smallest=None,
-    certificate="alone",
-    batch_size=case.batch,
-    num_devices=1,
-    gallery=0,
-  )
+  sizes = {"images": case.images, "per_step": case.per_step, "batch_size": case.batch}
+  config = cost_model.make_config(data_dir, out, **sizes, num_devices=1)
   return setup.make_job(config, folder.open_folder(out))
 
 

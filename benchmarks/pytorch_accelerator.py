@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerator_report import Report
+from accelerator_report import TORCH_NAMES, Report
 from pytorch_peer import ResNet20
 from torch import nn
 from torch.nn import functional
@@ -99,11 +99,10 @@ def make_runs(
     is_compiled: torch.compile besides.
   """
   torch.backends.cudnn.benchmark = True
-  names = {"highest": "f32", "default": "tf32", "bf16": "bf16"}
   options = {"per_step": per_step, "num_steps": num_steps}
   runs: dict[str, RunFn] = {}
   for precision in precisions:
-    name = names[precision]
+    name = TORCH_NAMES[precision]
     with report.part(section, variant=f"torch authors {name}"):
       runs[f"torch authors {name}"] = make_authors_run(model, images, targets, precision=precision, **options)
     # A graph is never slower than what it recorded.
