@@ -74,7 +74,8 @@ def evaluate_conditions(
   with Progress("compiling", total=total, start=start, unit="image") as progress:
     program = evaluation.make_program(evaluation.predict_fn)
     evaluation.check_classifier()
-    program.compile(jax.ShapeDtypeStruct((1, *evaluation.classifier.input_shape), np.float32))
+    shown_type = np.uint8 if evaluation.masks is None else np.float32
+    program.compile(jax.ShapeDtypeStruct((1, *evaluation.classifier.input_shape), shown_type))
     progress.restart("evaluating")
     for condition in evaluation.conditions:
       if condition not in conditions_done:
@@ -134,8 +135,8 @@ def evaluate_condition(
 
 def prepare_batches(
   evaluation: Evaluation, condition: tuple[str, int], memory: list[Batch], skipped: dict[str, str]
-) -> Iterator[tuple[RecordsRead, tuple[Float[np.ndarray, "B H W C"]]]]:
-  """What to remember of each batch, and the classifier's inputs; adds to `skipped` what is unreadable."""
+) -> Iterator[tuple[RecordsRead, tuple[np.ndarray]]]:
+  """What to remember of each batch, and its images as they are shown; adds to `skipped` what is unreadable."""
   for batch in read_batches(evaluation, condition, memory):
     is_read = check_records(evaluation, batch)
     ids = [str(name) for name in batch["id"]]

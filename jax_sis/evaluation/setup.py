@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from jax_sis.classifiers import Classifier
 from jax_sis.classifiers.on_images import ClassifierOnImages, open_on_images
@@ -53,12 +53,13 @@ class Evaluation(ClassifierOnImages):
   def subject(self) -> str:
     return f"{self.num_images((report.CLEAN, 0)):,} images of {self.data_name}"
 
-  def show(self, batch: Batch) -> Float[np.ndarray, "B H W C"]:
-    """The classifier's inputs for these images, with the pixels that are shown of them."""
-    inputs = self.normalise(batch["image"])
+  def show(self, batch: Batch) -> UInt8[np.ndarray, "B H W C"] | Float[np.ndarray, "B H W C"]:
+    """The images, which devices normalise; or the classifier's inputs, where some of their pixels are hidden."""
     if self.masks is None:
-      return inputs
-    return self.masks.show(inputs, self.masks.find_places([str(image_id) for image_id in batch["id"]]))
+      return batch["image"]
+    return self.masks.show(
+      self.normalise(batch["image"]), self.masks.find_places([str(image_id) for image_id in batch["id"]])
+    )
 
 
 def open_evaluation(config: EvaluateConfig) -> Evaluation:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from jax_sis import results
 from jax_sis.classifiers import frozen
@@ -196,16 +196,15 @@ def choose_images(images: ClassifierOnImages, config: AttributionsConfig) -> Loo
   """The first images of which the classifier is confident enough. Raises ValueError if there is none."""
   program = images.make_program(functools.partial(classify, images.predict_fn))
   rows: list[dict[str, Any]] = []
-  inputs, num_seen, unreadable = [], 0, {}
+  pixels, num_seen, unreadable = [], 0, {}
   for batch in images.read(range(len(images.source))):
-    batch_inputs = images.normalise(batch["image"])
-    predicted, confidence = program.run(batch_inputs).found
-    for place in range(len(batch_inputs)):
+    predicted, confidence = program.run(batch["image"]).found
+    for place in range(len(batch["image"])):
       num_seen += 1
       if batch["error"][place]:
         unreadable[str(batch["id"][place])] = str(batch["error"][place])
       elif confidence[place] >= config.threshold and len(rows) < config.num_images:
-        inputs.append(batch_inputs[place])
+        pixels.append(batch["image"][place])
         rows.append(
           {
             "index": int(batch["index"][place]),
@@ -216,13 +215,13 @@ def choose_images(images: ClassifierOnImages, config: AttributionsConfig) -> Loo
           }
         )
       if len(rows) == config.num_images:
-        return Looked(images=rows, inputs=np.stack(inputs), num_seen=num_seen, unreadable=unreadable)
+        return Looked(images=rows, pixels=np.stack(pixels), num_seen=num_seen, unreadable=unreadable)
   if not rows:
     raise ValueError(
       f"--threshold must be one that the classifier reaches on an image, but of the {num_seen} images of --data it "
       f"reaches {config.threshold:g} on none."
     )
-  return Looked(images=rows, inputs=np.stack(inputs), num_seen=num_seen, unreadable=unreadable)
+  return Looked(images=rows, pixels=np.stack(pixels), num_seen=num_seen, unreadable=unreadable)
 
 
 def classify(
@@ -248,7 +247,7 @@ def judge_missing(
   numbers = np.array([hash_id(image["id"]) for image in looked.images], np.int32)
   with Progress("orders", total=total, start=len(judged) * len(looked.images), unit="image") as progress:
     for name, method in methods.items():
-      found = judge_method(images, method, judge_program, looked.inputs, numbers, progress.advance)
+      found = judge_method(images, method, judge_program, looked.pixels, numbers, progress.advance)
       record = {"method": name, **found}
       append_record(lines, record)
       judged[name] = Judged(**record)
@@ -264,7 +263,7 @@ def judge_method(
   images: ClassifierOnImages,
   method: Method,
   judge_program: DeviceProgram,
-  inputs: Float[np.ndarray, "N H W C"],
+  pixels: UInt8[np.ndarray, "N H W C"],
   numbers: Int[np.ndarray, "N"],
   advance_fn: Callable[[int], None],
 ) -> dict[str, Any]:
@@ -274,18 +273,18 @@ def judge_method(
   areas: dict[str, list[float | None]] = {"insertion_area": [], "deletion_area": []}
   seconds: list[tuple[float, float]] = []
   evaluation_seconds: list[tuple[float, float]] = []
-  for start in range(0, len(inputs), images.launch_size):
+  for start in range(0, len(pixels), images.launch_size):
     some = slice(start, start + images.launch_size)
-    found, *timing = program.run(inputs[some], numbers[some])
+    found, *timing = program.run(pixels[some], numbers[some])
     seconds.append((timing[0], timing[1]))
     if not isinstance(found, dict):
-      found, *timing = judge_program.run(inputs[some], found)
+      found, *timing = judge_program.run(pixels[some], found)
       evaluation_seconds.append((timing[0], timing[1]))
       for name, values in areas.items():
         values += [float(area) if np.isfinite(area) else None for area in found[name]]
     is_ok = found["status"] == Status.OK
     sizes += [int(size) if ok else None for size, ok in zip(found["num_kept"], is_ok, strict=True)]
-    advance_fn(len(inputs[some]))
+    advance_fn(len(pixels[some]))
   return {
     "num_kept": sizes,
     **{name: values or None for name, values in areas.items()},

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from jax_sis.core.messages import name_some
 from jax_sis.results.answer import describe_provenance, encode_csv, write_answer
@@ -61,13 +61,13 @@ class Looked:
 
   Attributes:
     images: index, id, label, predicted class and confidence of each.
-    inputs: the same normalised.
+    pixels: the same as 8-bit pixels.
     num_seen: images that were classified to find them.
     unreadable: id and reason of those that could not be read.
   """
 
   images: list[dict[str, Any]]
-  inputs: Float[np.ndarray, "N H W C"]
+  pixels: UInt8[np.ndarray, "N H W C"]
   num_seen: int
   unreadable: dict[str, str]
 

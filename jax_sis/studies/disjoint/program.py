@@ -92,10 +92,10 @@ def search_missing(
   num_done = sum(len(record["images"]) for record in done)
   program = images.make_program(CollectionSearch(images, config))
   with Progress("compiling", total=num_images, start=num_done, unit="image") as progress:
-    program.compile(jax.ShapeDtypeStruct((1, *images.classifier.input_shape), np.float32))
+    program.compile(jax.ShapeDtypeStruct((1, *images.classifier.input_shape), np.uint8))
     progress.restart("disjoint subsets")
     read = images.read(range(num_done, num_images))
-    for batch, found in program.run_all((batch, (images.normalise(batch["image"]),)) for batch in read):
+    for batch, found in program.run_all((batch, (batch["image"],)) for batch in read):
       described = [describe_image(images, batch, found, place) for place in range(len(batch["id"]))]
       for start in range(0, len(described), config.batch_size):
         record = {"images": described[start : start + config.batch_size]}
