@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from jax_sis import results
+from jax_sis.runs.identity import find_changes, refuse_changes
 from jax_sis.runs.invariants import check_rows
 from jax_sis.runs.options import VerifyOptions
 from jax_sis.runs.setup import Job, make_job_again
@@ -108,7 +109,7 @@ def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], p
   num_at_once = max(1, IMAGES_AT_ONCE // store.unit_size)
   images = read_images(job, store.images_of(units), num_at_once * store.unit_size)
   hashes: list[int] = []
-  damages = []
+  damages, changes = [], []
   for start, batch in zip(range(0, len(units), num_at_once), images, strict=True):
     some = units[start : start + num_at_once]
     rows, unreadable = read_rows(store, some)
@@ -117,8 +118,12 @@ def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], p
     hashes += [hash(str(text)) for text in batch["id"]]
     is_whole = ~np.isin(indices // store.unit_size, [damage.unit for damage in unreadable])
     if is_whole.any():
-      damages += find_contradictions(job, store, {name: values[is_whole] for name, values in batch.items()}, rows)
+      whole = {name: values[is_whole] for name, values in batch.items()}
+      damages += find_contradictions(job, store, whole, rows)
+      # What has its checksum is what was stored.
+      changes += find_changes(rows, whole) if store.has_checksums else []
     progress.advance(len(indices))
+  refuse_changes(store.folder.location, changes, len(hashes))
   num_shared = len(hashes) - len(set(hashes))
   if num_shared:
     print(f"{num_shared} images share their id with another image; refer to these by number.", flush=True)
@@ -135,16 +140,18 @@ def read_rows(
   """
   fields = store.fields
   futures = {
-    unit: {name: store[name][slice(*store.unit_range(unit))].read() for name in fields} for unit in units.tolist()
+    unit: {name: store[name][slice(*store.unit_range(unit))].read() for name in fields}
+    | ({results.CHECKSUMS: store[results.CHECKSUMS][unit].read()} if store.has_checksums else {})
+    for unit in units.tolist()
   }
   whole: dict[str, list[Shaped[np.ndarray, "M ..."]]] = {name: [] for name in fields}
   damages = []
   for unit, of_unit in futures.items():
-    rows = {}
+    stored = {}
     for name, future in of_unit.items():
       try:
         with store.folder.explain("read", name):
-          rows[name] = fields[name].decode(future.result())
+          stored[name] = future.result()
       except results.StorageError as error:
         is_missing = store.folder.read(store.chunk_name(name, unit)) is None
         # The place stands in front.
@@ -152,10 +159,20 @@ def read_rows(
         damages.append(
           Damage(unit=unit, field=name, reason="is missing" if is_missing else f"cannot be read: {reason}")
         )
-    if len(rows) == len(fields):
-      for name, values in rows.items():
-        whole[name].append(values)
+    if len(stored) == len(of_unit):
+      foreign = find_foreign(store, unit, stored)
+      damages += [Damage(unit=unit, field=name, reason="is not what was stored for this unit") for name in foreign]
+      for name in () if foreign else fields:
+        whole[name].append(fields[name].decode(stored[name]))
   return {name: np.concatenate(pieces) for name, pieces in whole.items() if pieces}, damages
+
+
+def find_foreign(store: results.Results, unit: int, stored: dict[str, Shaped[np.ndarray, "M ..."]]) -> Sequence[str]:
+  """The fields of a unit that do not have its checksums, or these, if they fit none of the fields."""
+  if not store.has_checksums:
+    return ()
+  is_foreign = store.checksums(unit, stored) != stored[results.CHECKSUMS]
+  return [results.CHECKSUMS] if is_foreign.all() else np.array(sorted(store.fields))[is_foreign].tolist()
 
 
 def find_contradictions(
@@ -163,13 +180,17 @@ def find_contradictions(
 ) -> list[Damage]:
   """Where the rows of these images contradict the images, or each other."""
   expected_id = results.encode_text([str(text) for text in batch["id"]])
+  # Another version of the library that reads images may word it differently.
+  has_wrong_error = rows["error"].any(1) != (batch["error"] != "")
   broken = [
-    ("id", "must be that of the image", (rows["id"] != expected_id).any(1)),
-    ("label", "must be that of the image", rows["label"] != batch["label"]),
-    # Another version of the library that reads images may word it differently.
-    ("error", "must be given exactly where the image cannot be used", rows["error"].any(1) != (batch["error"] != "")),
+    ("error", "must be given exactly where the image cannot be used", has_wrong_error),
     *check_rows(rows, store.spec, target=job.target, num_classes=len(job.class_names)),
   ]
+  if not store.has_checksums:
+    broken += [
+      ("id", "must be that of the image", (rows["id"] != expected_id).any(1)),
+      ("label", "must be that of the image", rows["label"] != batch["label"]),
+    ]
   damages = []
   for field, rule, is_broken in broken:
     images = batch["index"][is_broken]
