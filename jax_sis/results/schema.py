@@ -98,8 +98,7 @@ class Field:
 
 
 TEXT = Field(shape=(TEXT_BYTES,), dtype="uint8")
-# Of every image: who it is, by its name and its pixels, why it could not be searched, and what the classifier says of it
-# whole.
+# Of every image: who it is, by name and by pixels, why it could not be searched, and what the classifier says of it.
 IMAGE_FIELDS = {
   "id": TEXT,
   PIXEL_DIGEST: Field(shape=(DIGEST_BYTES,), dtype="uint8"),
@@ -170,8 +169,8 @@ def join_bytes(rows: Shaped[np.ndarray, "M W"]) -> Shaped[np.ndarray, "M"]:
 
 
 def digest_pixels(images: UInt8[np.ndarray, "M H W C"]) -> UInt8[np.ndarray, "M D"]:
-  """What tells images apart, of the pixels that a search takes; of an image that cannot be read, those of a black one."""
-  digests = [hashlib.blake2b(np.ascontiguousarray(image), digest_size=DIGEST_BYTES).digest() for image in images]
+  """What tells images apart, of the pixels that a search takes; one that cannot be read is black."""
+  digests = [hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest() for image in images]
   return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 
 

@@ -2,10 +2,10 @@ r"""The store of a run: what it is, what is done, and one row of arrays an image
 
 A folder, on disk or in a bucket, with `spec.json`, which fixes what the run computes, and `results.zarr`, a Zarr v3
 group written through TensorStore. Every array has the images along its first axis, in chunks of one unit, compressed
-by zstd and followed by a crc32c checksum. `checksums` has a row per unit, the crc32 of its rows of each field (sorted by
-name, begun at the unit's number), so that a chunk of another unit is found. `done` has one flag per unit, in chunks of
-one, written after all else of the unit; a flag that is missing or damaged says that the unit is to be computed again,
-which writes the same bytes.
+by zstd and followed by a crc32c checksum. `checksums` has a row per unit, the crc32 of its rows of each field (by name,
+begun at the unit's number), which tells a chunk of another unit. `done` has one flag per unit, in chunks of one, which
+is written after all else of the unit; a flag that is missing or damaged says that the unit is to be computed again, and
+that writes the same bytes.
 
 The zarr package alone reads it, too:
 

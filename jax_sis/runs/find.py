@@ -14,7 +14,7 @@ from jax_sis.runs.first_launch import open_run
 from jax_sis.runs.gallery import draw_gallery
 from jax_sis.runs.identity import find_changes, read_compared, refuse_changes
 from jax_sis.runs.setup import Job, explain_out_of_memory
-from jax_sis.runs.table import describe_outcome, make_rows, print_header, print_rows, write_summary
+from jax_sis.runs.table import GALLERY_FILE, describe_outcome, make_rows, make_summary, print_header, print_rows
 from jax_sis.runs.unit_search import UnitSearch, read_images
 from jax_sis.runs.workers import Heartbeat, Shard
 from jax_sis.runtime import devices
@@ -142,10 +142,14 @@ def missing_units(store: results.Results) -> Int[np.ndarray, "U"]:
 
 
 def write_outcome(job: Job, store: results.Results) -> None:
-  totals = write_summary(store, job.class_names)
+  """Writes the pictures and tables of a finished run, and removes what its killed workers left."""
+  files, totals = make_summary(store, job.class_names)
+  for name, content in files.items():
+    store.folder.write(name, content)
   pictures = ""
   if job.config.gallery:
-    store.folder.write("gallery.png", draw_gallery(job, store, num_images=job.config.gallery))
-    pictures = "gallery.png, "
+    store.folder.write(GALLERY_FILE, draw_gallery(job, store, num_images=job.config.gallery))
+    pictures = f"{GALLERY_FILE}, "
+  store.folder.remove_leftovers()
   print(describe_outcome(totals, job.config.threshold))
   print(f"Written to {job.config.out}: {pictures}summary.csv, summary.json, results.zarr", flush=True)

@@ -28,11 +28,8 @@ def find_changes(rows: Mapping[str, Shaped[np.ndarray, "M ..."]], batch: Mapping
     batch: the same images as they are read now.
   """
   names = [decode_text(ids).tolist() for ids in (rows["id"], results.encode_text([str(name) for name in batch["id"]]))]
-  was_used = ~rows["error"].any(1)
-  if results.PIXEL_DIGEST in rows:
-    has_other_pixels = was_used & (rows[results.PIXEL_DIGEST] != results.digest_pixels(batch["image"])).any(1)
-  else:
-    has_other_pixels = was_used & False
+  digests = results.digest_pixels(batch["image"])
+  has_other_pixels = ~rows["error"].any(1) & (rows.get(results.PIXEL_DIGEST, digests) != digests).any(1)
   changes = []
   for i, (there, here) in enumerate(zip(*names, strict=True)):
     if there != here:

@@ -2,17 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int, Shaped
+from PIL import Image
 
 from jax_sis import results
+from jax_sis.data.images import UNREADABLE
 from jax_sis.runs.identity import find_changes, refuse_changes
 from jax_sis.runs.invariants import check_rows
 from jax_sis.runs.options import VerifyOptions
 from jax_sis.runs.setup import Job, make_job_again
+from jax_sis.runs.table import GALLERY_FILE, make_summary
 from jax_sis.runs.unit_search import UnitSearch, read_images
+from jax_sis.runs.worker_records import find_damaged
 from jax_sis.runtime.progress import Progress
 
 # Images whose rows are in memory at the same time.
@@ -40,7 +45,9 @@ def verify(
   is_report_only: bool = False,
   num_devices: int | None = None,
 ) -> bool:
-  """Checks every finished unit of a run, computes some again, and marks damaged units as not done.
+  """Checks every finished unit of a run and the files beside them, and computes some units again.
+
+  Damaged units are marked as not done, and damaged records of workers and what killed ones left are removed.
 
   Args:
     directory: the run's folder, see `results.open_folder`.
@@ -48,7 +55,7 @@ def verify(
     seed: of their choice.
     checkpoint: the classifier's folder, if it has moved since the run.
     data_dir: the TFDS folder, if it has moved.
-    is_report_only: mark nothing.
+    is_report_only: mark and remove nothing.
     num_devices: how many local devices compute; None for all.
 
   Returns:
@@ -56,7 +63,7 @@ def verify(
 
   Raises:
     ValueError: there is no run, its description is damaged, or the classifier, the data or the machine at hand are not
-      those of the run.
+      those of the run; images that have changed are named.
     StorageError: the folder cannot be read.
   """
   if num_sampled < 0:
@@ -81,7 +88,11 @@ def verify(
   )
   if damaged:
     unmark(store, damaged, is_report_only=is_report_only)
-  return not damaged
+  is_whole = not damages and len(done) == store.num_units
+  files = find_damaged_files(job, store, is_whole=is_whole)
+  records = find_damaged(store.folder)
+  describe_files(store, files, records, is_report_only=is_report_only)
+  return not (damaged or files or records)
 
 
 def find_damages(
@@ -264,3 +275,44 @@ def unmark(store: results.Results, units: Sequence[int], *, is_report_only: bool
     print(f"{count}, but could not be marked as not done: {error}")
     return
   print(f"{count} and now marked as not done; the same `jax-sis find` as before computes them again.")
+
+
+def find_damaged_files(job: Job, store: results.Results, *, is_whole: bool) -> dict[str, str]:
+  """What is wrong with files that `find` writes beside the units, by name; `is_whole` says that all units are sound."""
+  expected = {results.GROUP_FILE: results.make_group(store.spec["format"])}
+  if is_whole and store.has_checksums:
+    expected |= make_summary(store, job.class_names)[0]
+  names = [*expected, GALLERY_FILE]
+  found = dict(zip(names, store.folder.read_many(names), strict=True))
+  picture = found.pop(GALLERY_FILE)
+  damages = {}
+  for name, content in found.items():
+    if content != expected[name]:
+      damages[name] = "is missing" if content is None else "is not what the arrays and their description give"
+  try:
+    if picture is not None:
+      Image.open(io.BytesIO(picture)).load()
+  except UNREADABLE as error:
+    damages[GALLERY_FILE] = f"is no picture any more ({error})"
+  return damages
+
+
+def describe_files(
+  store: results.Results, files: Mapping[str, str], records: Sequence[str], *, is_report_only: bool
+) -> None:
+  """Says which files are damaged and what mends them, and removes what mends itself by that."""
+  for name, reason in files.items():
+    print(f"{name} {reason}; the same `jax-sis find` as before writes it again.")
+  for name in records:
+    print(f"{name} cannot be read; it is a worker's record, without which the results are whole.")
+  if is_report_only:
+    return
+  try:
+    for name in records:
+      store.folder.delete(name)
+    num_removed = len(records) + store.folder.remove_leftovers()
+  except results.StorageError as error:
+    print(f"What workers left could not be removed: {error}")
+    return
+  if num_removed:
+    print(f"{num_removed} file{'s' if num_removed > 1 else ''} that killed workers left are removed.")
