@@ -174,7 +174,7 @@ def test_a_chunk_is_the_same_bytes_whatever_came_before(tmp_path: pathlib.Path):
   write_units(make_store(tmp_path / "second"), [2, 0, 0])
   write_units(make_store(tmp_path / "second"), [1, 2])
   expected = files_of(tmp_path / "first")
-  assert len(expected) == 2 + 5 + 5 * 3
+  assert len(expected) == 2 + 6 + 6 * 3
   assert files_of(tmp_path / "second") == expected
 
 
