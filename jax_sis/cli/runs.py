@@ -17,7 +17,7 @@ def run_verify(options: VerifyOptions) -> int:
 def run_status(options: StatusOptions) -> None:
   from jax_sis.runs import status
 
-  status.status(options.run_dir, watch_seconds=options.watch_seconds)
+  status.status(**vars(options))
 
 
 def run_export(options: ExportOptions) -> None:
@@ -59,8 +59,11 @@ The exit code is 0 where all that is finished is sound, 1 where something is dam
 Says what a run has done, from its folder alone, also while workers are at it: images done of all, images a second and
 the time left by the workers that are at work, one line per worker, the parts that nobody works on and how to
 finish them, how many images have which status, and the images that could not be searched, with the reasons.
+
+Every worker writes into the folder each ten seconds, however slow it is. One that does not is dead if its process is
+gone from this machine, silent if that is there, and lost if it was on another machine, from where one cannot see which.
 """,
-    examples=("status runs/sis", "status s3://bucket/runs/sis --watch 30"),
+    examples=("status runs/sis", "status s3://bucket/runs/sis --watch 30", "status runs/sis --json | jq .seconds_left"),
     after_interrupt="the run itself is not touched",
   ),
   "export": Command(

@@ -9,17 +9,16 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
-from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.data import batches
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.display import page
 from jax_sis.report.inputs import Inputs
 from jax_sis.report.words import KIND_NAMES, capitalise, name_unit, tell_count
-from jax_sis.results import schema
 from jax_sis.results.query import make_query
 from jax_sis.results.store import Results
-from jax_sis.runs.setup import check_ids, make_job_again
+from jax_sis.runs.identity import find_changes, read_compared, refuse_changes
+from jax_sis.runs.setup import make_job_again
 from jax_sis.runs.table import Row, format_confidence, make_rows
 from jax_sis.studies.controls.views import expand
 
@@ -102,17 +101,17 @@ def read_images(store: Results, indices: Sequence[int], *, checkpoint: str | Non
   try:
     job = make_job_again(store, checkpoint=checkpoint, data_dir=data_dir, num_devices=1, is_computing=False)
     found: dict[int, UInt8[np.ndarray, "H W C"]] = {}
-    ids, errors = [], []
+    changes, errors = [], []
     wanted = np.array(indices, np.int64)
     for batch in batches.iterate_batches(job.source, wanted, min(64, len(wanted))):
-      ids += [str(name) for name in batch["id"]]
+      changes += find_changes(read_compared(store, batch["index"]), batch)
       errors += [str(error) for error in batch["error"] if error]
       found |= {
         int(index): image
         for index, image, error in zip(batch["index"], batch["image"], batch["error"], strict=True)
         if not error
       }
-    check_ids(store.read_text("id", wanted), schema.decode_text(results.encode_text(ids)).tolist())
+    refuse_changes(store.folder.location, changes, len(wanted))
   except (OSError, ValueError) as error:
     return Images(pixels={}, fill=nothing, missing=str(error))
   fill = make_fill(job.classifier.normalisation, job.config.baseline)

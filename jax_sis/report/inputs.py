@@ -11,9 +11,9 @@ from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results.schema import kinds_of
 from jax_sis.results.store import Results
-from jax_sis.runs import setup, workers
+from jax_sis.runs import setup
 from jax_sis.runs.config import FindConfig
-from jax_sis.runs.workers import WorkerRecord
+from jax_sis.runs.worker_records import WorkerRecord, read_workers
 from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import Estimate, share_of
 from jax_sis.studies.analysis.config import StudyConfig
@@ -160,7 +160,7 @@ def read_inputs(
     certificates=count_certificates(store),
     controls=controls,
     no_controls=no_controls,
-    workers=workers.read_workers(store.folder),
+    workers=read_workers(store.folder),
   )
 
 

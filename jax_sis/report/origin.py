@@ -9,7 +9,7 @@ from jax_sis.display import page
 from jax_sis.report.inputs import Inputs, seconds_of
 from jax_sis.report.words import name_data, tell_count, tell_seconds
 from jax_sis.runs.status import describe_search
-from jax_sis.runs.workers import FINISHED
+from jax_sis.runs.worker_records import FINISHED
 from jax_sis.runtime import provenance
 
 MAX_WORKERS_SHOWN = 32

@@ -3,16 +3,29 @@
 What programs need of it stands here: `results.open(folder)` reads any run.
 """
 
-from jax_sis.results.arrays import DONE, ZARR_DIR
+from jax_sis.results.arrays import CHECKSUMS, DONE, ZARR_DIR
 from jax_sis.results.folder import Folder, StorageError, check_writable, open_folder
 from jax_sis.results.query import SubsetQuery
-from jax_sis.results.schema import SMALLEST_MASK, TEXT, TEXT_BYTES, Field, encode_text, mask_field, mask_name
+from jax_sis.results.schema import (
+  PIXEL_DIGEST,
+  SMALLEST_MASK,
+  TEXT,
+  TEXT_BYTES,
+  Field,
+  digest_pixels,
+  encode_text,
+  mask_field,
+  mask_name,
+)
 from jax_sis.results.spec import FORMAT, SPEC_FILE, read_spec, settle_spec
-from jax_sis.results.store import Results, create_or_resume, open
+from jax_sis.results.store import GROUP_FILE, Results, create_or_resume, make_group, open
 
 __all__ = [
+  "CHECKSUMS",
   "DONE",
   "FORMAT",
+  "GROUP_FILE",
+  "PIXEL_DIGEST",
   "SMALLEST_MASK",
   "SPEC_FILE",
   "TEXT",
@@ -25,7 +38,9 @@ __all__ = [
   "SubsetQuery",
   "check_writable",
   "create_or_resume",
+  "digest_pixels",
   "encode_text",
+  "make_group",
   "mask_field",
   "mask_name",
   "open",

@@ -1,14 +1,19 @@
-"""The Zarr arrays of a run, by TensorStore: one per field, in chunks of a unit, and `done`, one flag per unit."""
+"""The Zarr arrays of a run, by TensorStore: one per field, in chunks of a unit, and `checksums` and `done` of units."""
 
+import zlib
 from collections.abc import Mapping
 
+import numpy as np
 import tensorstore as ts
+from jaxtyping import Shaped
 
 from jax_sis.results.folder import Folder, patient_context
 from jax_sis.results.schema import Field
 
 ZARR_DIR = "results.zarr"
 DONE = "done"
+# Of each unit a number per field, sorted by name: a chunk of another unit, too, has its right crc32c.
+CHECKSUMS = "checksums"
 
 
 def open_arrays(
@@ -17,6 +22,7 @@ def open_arrays(
   num_images: int,
   unit_size: int,
   *,
+  has_checksums: bool,
   create: bool = False,
   assume_metadata: bool = False,
 ) -> dict[str, ts.TensorStore]:
@@ -24,9 +30,10 @@ def open_arrays(
 
   Args:
     folder: the run's.
-    fields: the arrays but `done`.
+    fields: the arrays but `checksums` and `done`.
     num_images: the length of them.
     unit_size: images in a chunk.
+    has_checksums: whether there is an array of them.
     create: make those that are not there.
     assume_metadata: do not look whether they are there, and as what.
 
@@ -36,7 +43,10 @@ def open_arrays(
   layouts = {
     name: ([num_images, *field.shape], [unit_size, *field.shape], field.dtype) for name, field in fields.items()
   }
-  layouts[DONE] = ([-(-num_images // unit_size)], [1], "uint8")
+  num_units = -(-num_images // unit_size)
+  if has_checksums:
+    layouts[CHECKSUMS] = ([num_units, len(fields)], [1, len(fields)], "uint32")
+  layouts[DONE] = ([num_units], [1], "uint8")
   futures = {}
   for name, (shape, chunk_shape, dtype) in layouts.items():
     spec = {
@@ -63,6 +73,11 @@ def open_arrays(
     with folder.explain("opened", f"{ZARR_DIR}/{name}"):
       arrays[name] = future.result()
   return arrays
+
+
+def checksum(unit: int, stored: Shaped[np.ndarray, "M ..."]) -> int:
+  """That of a field's rows, as they are stored in this unit and in no other."""
+  return zlib.crc32(stored.tobytes(), unit)
 
 
 def is_set(flag: ts.Future) -> bool:

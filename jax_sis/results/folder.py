@@ -26,6 +26,8 @@ MANY_RETRIES = {"max_retries": 32, "initial_delay": "1s", "max_delay": "32s"}
 NUM_FILES_AT_ONCE = 32
 # What TensorStore adds to the name of a file on disk while it writes it.
 TEMPORARY_SUFFIX = ".__lock"
+# Of the files by which `check_writable` tries a folder.
+PROBE_PREFIX = ".writable-"
 TENSORSTORE_ERRORS = (ValueError, IndexError, NotImplementedError, OSError)
 # What TensorStore's errors say beside the reason.
 STATUS_CODE = re.compile(r"^[A-Z_]+: ")
@@ -153,6 +155,23 @@ class Folder:
         with self.explain("written", name):
           # This takes the lock that writers take, removes the temporary file, and leaves the file itself alone.
           self._kvstore.write(name, None, if_equal=missing_generation()).result()
+
+  def remove_leftovers(self) -> int:
+    """Removes all that processes left on a disk that were killed while they wrote, and says how many files that were.
+
+    Processes that write now lose nothing.
+
+    Raises:
+      StorageError: one cannot be removed.
+    """
+    if self.path is None:
+      return 0
+    found = [str(path.relative_to(self.path)) for path in sorted(self.path.rglob(f"*{TEMPORARY_SUFFIX}"))]
+    self.clear_leftovers([name.removesuffix(TEMPORARY_SUFFIX) for name in found])
+    probes = self.list(PROBE_PREFIX)
+    for probe in probes:
+      self.delete(probe)
+    return len(found) + len(probes)
 
   def list(self, prefix: str = "") -> builtins.list[str]:
     """The names of all files below that begin so, sorted.
@@ -295,7 +314,7 @@ def check_writable(folder: Folder, argument: str = "--out") -> None:
   Raises:
     ValueError: it cannot be made or written to.
   """
-  probe = f".writable-{os.getpid()}"
+  probe = f"{PROBE_PREFIX}{os.getpid()}"
   try:
     folder.write(probe, b"")
     folder.delete(probe)

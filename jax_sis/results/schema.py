@@ -1,15 +1,18 @@
 """What a run's store holds: its fields, as they are stored and as they are read, and what their numbers mean."""
 
 import dataclasses
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int, Shaped, UInt8
 
 from jax_sis.core.subsets import Status
 
 TEXT_BYTES = 128
+# BLAKE2b of so many bytes tells any two images apart.
+DIGEST_BYTES = 16
 # The status of an image that could not be searched, its reason in `error`; beside the numbers of Status.
 NOT_SEARCHED = -1
 # What tables call each status.
@@ -20,6 +23,7 @@ NO_CLASS = -1
 KINDS = ("sis", "smallest")
 KIND_TITLES = {"sis": "SIS", "smallest": "smallest"}
 SMALLEST_MASK = "smallest_mask"
+PIXEL_DIGEST = "pixel_digest"
 # What the store holds of each kind of subset, by the certificate that the run asked for.
 ALONE_DTYPES = {
   "num_kept": "int32",
@@ -94,9 +98,10 @@ class Field:
 
 
 TEXT = Field(shape=(TEXT_BYTES,), dtype="uint8")
-# Of every image: who it is, why it could not be searched, and what the classifier says of it whole.
+# Of every image: who it is, by name and by pixels, why it could not be searched, and what the classifier says of it.
 IMAGE_FIELDS = {
   "id": TEXT,
+  PIXEL_DIGEST: Field(shape=(DIGEST_BYTES,), dtype="uint8"),
   "error": TEXT,
   "label": Field(shape=(), dtype="int32"),
   "target": Field(shape=(), dtype="int32"),
@@ -161,6 +166,12 @@ def decode_text(rows: Shaped[np.ndarray, "M W"]) -> Shaped[np.ndarray, "M"]:
 def join_bytes(rows: Shaped[np.ndarray, "M W"]) -> Shaped[np.ndarray, "M"]:
   """Encoded texts as NumPy's byte strings, which end before the zeros."""
   return np.ascontiguousarray(rows).view(f"S{TEXT_BYTES}")[:, 0]
+
+
+def digest_pixels(images: UInt8[np.ndarray, "M H W C"]) -> UInt8[np.ndarray, "M D"]:
+  """What tells images apart, of the pixels that a search takes; one that cannot be read is black."""
+  digests = [hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest() for image in images]
+  return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def has_order(status: Int[np.ndarray, "M"]) -> Bool[np.ndarray, "M"]:

@@ -9,7 +9,9 @@ from jax_sis.results.folder import Folder, open_folder
 
 SPEC_FILE = "spec.json"
 # Of a run of `find`.
-FORMAT = "jax_sis.results/2"
+FORMAT = "jax_sis.results/3"
+# Older formats that are read, and not gone on with: this one has no digests of pixels, and no checksums of units.
+OLDER = {FORMAT: ("jax_sis.results/2",)}
 # Characters of a value in the text of a difference.
 MAX_VALUE_LENGTH = 80
 
@@ -57,10 +59,10 @@ def read_spec(directory: str | os.PathLike[str], expected_format: str = FORMAT) 
   content = folder.read(SPEC_FILE)
   if content is None:
     raise ValueError(f"directory must hold the results of a run ({SPEC_FILE}), got {folder.location!r}.")
-  return parse_spec(folder, content, expected_format)
+  return parse_spec(folder, content, expected_format, *OLDER.get(expected_format, ()))
 
 
-def parse_spec(folder: Folder, content: bytes, expected_format: str) -> dict[str, Any]:
+def parse_spec(folder: Folder, content: bytes, expected_format: str, *older: str) -> dict[str, Any]:
   """The specification in a file's content; ValueError if it is not one of ours."""
   place = repr(folder.join(SPEC_FILE))
   try:
@@ -68,7 +70,7 @@ def parse_spec(folder: Folder, content: bytes, expected_format: str) -> dict[str
   except ValueError as error:
     raise ValueError(f"{place} must be the specification of a run, but cannot be read: {error}.") from error
   found = spec.get("format") if isinstance(spec, dict) else None
-  if found == expected_format:
+  if found in (expected_format, *older):
     return spec
   kind = expected_format.partition("/")[0]
   if isinstance(found, str) and found.partition("/")[0] == kind:

@@ -2,8 +2,10 @@ r"""The store of a run: what it is, what is done, and one row of arrays an image
 
 A folder, on disk or in a bucket, with `spec.json`, which fixes what the run computes, and `results.zarr`, a Zarr v3
 group written through TensorStore. Every array has the images along its first axis, in chunks of one unit, compressed
-by zstd and followed by a crc32c checksum. `done` has one flag per unit, in chunks of one, written after all else of the
-unit; a flag that is missing or damaged says that the unit is to be computed again, which writes the same bytes.
+by zstd and followed by a crc32c checksum. `checksums` has a row per unit, the crc32 of its rows of each field (by name,
+begun at the unit's number), which tells a chunk of another unit. `done` has one flag per unit, in chunks of one, which
+is written after all else of the unit; a flag that is missing or damaged says that the unit is to be computed again, and
+that writes the same bytes.
 
 The zarr package alone reads it, too:
 
@@ -24,7 +26,7 @@ import tensorstore as ts
 from jaxtyping import Bool, Int, Shaped
 
 from jax_sis.core import masking, messages
-from jax_sis.results.arrays import DONE, ZARR_DIR, is_set, open_arrays
+from jax_sis.results.arrays import CHECKSUMS, DONE, ZARR_DIR, checksum, is_set, open_arrays
 from jax_sis.results.folder import Folder, open_folder
 from jax_sis.results.query import StoredSubsets, SubsetQuery, describe_masks, find_subsets, make_query
 from jax_sis.results.schema import Field, decode_text, describe_field, encode_text, join_bytes, parse_field
@@ -32,6 +34,8 @@ from jax_sis.results.spec import FORMAT, SPEC_FILE, read_spec, settle_spec
 
 # Features of images whose orders are in memory at once.
 FEATURES_AT_ONCE = 2**20
+# What says to the zarr package that the arrays belong together.
+GROUP_FILE = f"{ZARR_DIR}/zarr.json"
 WHEN_UNREADABLE = "see whether these images are finished; jax-sis verify names what is damaged"
 
 
@@ -48,7 +52,12 @@ class Results:
     self.folder = folder
     self.spec = spec
     self.fields = {name: parse_field(description) for name, description in spec["fields"].items()}
-    self._arrays = open_arrays(folder, self.fields, self.num_images, self.unit_size, create=create)
+    self._arrays = self._open_arrays(self.num_images, create=create)
+
+  def _open_arrays(self, num_images: int, **options: bool) -> dict[str, ts.TensorStore]:
+    return open_arrays(
+      self.folder, self.fields, num_images, self.unit_size, has_checksums=self.has_checksums, **options
+    )
 
   @functools.cached_property
   def _writers(self) -> dict[str, ts.TensorStore]:
@@ -57,13 +66,17 @@ class Results:
     TensorStore overwrites the chunks of these whatever they hold. A chunk that sticks out of its array it reads
     first, for what is to be kept, and cannot then replace one that is damaged.
     """
-    padded = self.num_units * self.unit_size
-    return open_arrays(self.folder, self.fields, padded, self.unit_size, assume_metadata=True)
+    return self._open_arrays(self.num_units * self.unit_size, assume_metadata=True)
 
   @property
   def num_images(self) -> int:
     """N, finished or not."""
     return self.spec["num_images"]
+
+  @property
+  def has_checksums(self) -> bool:
+    """Whether it holds checksums and digests of pixels; runs of older versions do not."""
+    return self.spec["format"] == FORMAT
 
   @property
   def num_units(self) -> int:
@@ -91,8 +104,8 @@ class Results:
     return start, min(start + self.unit_size, self.num_images)
 
   def chunk_name(self, name: str, unit: int) -> str:
-    """The file of the folder that holds a field's rows of a unit, or its flag for `done`."""
-    num_axes = 0 if name == DONE else len(self.fields[name].shape)
+    """The file of the folder that holds a field's rows of a unit, or its `checksums` or its flag for `done`."""
+    num_axes = {DONE: 0, CHECKSUMS: 1}[name] if name not in self.fields else len(self.fields[name].shape)
     return f"{ZARR_DIR}/{name}/c/{unit}{'/0' * num_axes}"
 
   def flagged_units(self) -> Int[np.ndarray, "U"]:
@@ -154,11 +167,17 @@ class Results:
     for name, values in encoded.items():
       padded = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1)) if missing else values
       writes[name] = self._writers[name][start : start + self.unit_size].write(padded)
+    if self.has_checksums:
+      writes[CHECKSUMS] = self._writers[CHECKSUMS][unit].write(self.checksums(unit, encoded))
     for name, write in writes.items():
       with self.folder.explain("written", self.chunk_name(name, unit)):
         write.result()
     with self.folder.explain("written", self.chunk_name(DONE, unit)):
       self._writers[DONE][unit].write(np.uint8(1)).result()
+
+  def checksums(self, unit: int, stored: Mapping[str, Shaped[np.ndarray, "M ..."]]) -> Shaped[np.ndarray, "K"]:
+    """What `checksums` holds of a unit with these rows, as they are stored."""
+    return np.array([checksum(unit, stored[name]) for name in sorted(self.fields)], np.uint32)
 
   def unmark(self, units: Sequence[int] | Int[np.ndarray, "U"]) -> None:
     """Says of units that they are not done, so that `find` computes them again.
@@ -338,9 +357,14 @@ def create_or_resume(
   full_spec["fields"] = {name: describe_field(field) for name, field in fields.items()}
   full_spec = settle_spec(directory, full_spec)
   folder = open_folder(directory)
-  group = {"zarr_format": 3, "node_type": "group", "attributes": {"format": FORMAT}}
-  folder.write_new(f"{ZARR_DIR}/zarr.json", json.dumps(group).encode())
+  if folder.write_new(GROUP_FILE, make_group(FORMAT)) != make_group(FORMAT):
+    folder.write(GROUP_FILE, make_group(FORMAT))
   return Results(folder, full_spec, create=True)
+
+
+def make_group(run_format: str) -> bytes:
+  """What stands in `GROUP_FILE`."""
+  return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"format": run_format}}).encode()
 
 
 def open(directory: str | os.PathLike[str]) -> Results:

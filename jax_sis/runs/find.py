@@ -12,9 +12,10 @@ from jax_sis import results
 from jax_sis.runs.config import FindConfig, describe_precision
 from jax_sis.runs.first_launch import open_run
 from jax_sis.runs.gallery import draw_gallery
+from jax_sis.runs.identity import find_changes, read_compared, refuse_changes
 from jax_sis.runs.setup import Job, explain_out_of_memory
-from jax_sis.runs.table import describe_outcome, make_rows, print_header, print_rows, write_summary
-from jax_sis.runs.unit_search import UnitSearch
+from jax_sis.runs.table import GALLERY_FILE, describe_outcome, make_rows, make_summary, print_header, print_rows
+from jax_sis.runs.unit_search import UnitSearch, read_images
 from jax_sis.runs.workers import Heartbeat, Shard
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import Progress
@@ -23,6 +24,8 @@ from jax_sis.runtime.progress import Progress
 MAX_PRINTED_IMAGES = 512
 # Launches before a worker looks again at what others have done.
 LAUNCHES_A_ROUND = 8
+# Finished images that are compared with those at hand before a run goes on, spread over it.
+NUM_COMPARED = 256
 ALL_UNITS = Shard(index=0, count=1)
 
 
@@ -38,8 +41,8 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
     The folder of the results, as given.
 
   Raises:
-    ValueError: a setting is wrong, does not fit the checkpoint or the data, the batch does not fit the memory, or the
-      results cannot be written.
+    ValueError: a setting is wrong, does not fit the checkpoint or the data, the batch does not fit the memory, images
+      have changed since the run searched them, or the results cannot be written.
   """
   folder = results.open_folder(config.out)
   results.check_writable(folder)
@@ -48,6 +51,7 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
   is_printed = job.num_images <= MAX_PRINTED_IMAGES
   num_done = len(store.done_images())
   if num_done:
+    check_done_images(job, store)
     print(f"{num_done} of {store.num_images} images are done already in {config.out}.", flush=True)
   if is_printed:
     print_header(job.search.kinds)
@@ -62,6 +66,19 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
   else:
     write_outcome(job, store)
   return config.out
+
+
+def check_done_images(job: Job, store: results.Results) -> None:
+  """Compares some of the finished images, all of a small run, with those at hand; ValueError names those that changed.
+
+  Otherwise a run would go on with other images than it was begun with.
+  """
+  done = store.done_images()
+  some = done[np.unique(np.linspace(0, len(done) - 1, NUM_COMPARED).astype(int))]
+  changes = []
+  for batch in read_images(job, some, job.launch_size):
+    changes += find_changes(read_compared(store, batch["index"]), batch)
+  refuse_changes(store.folder.location, changes, len(some))
 
 
 def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
@@ -125,10 +142,14 @@ def missing_units(store: results.Results) -> Int[np.ndarray, "U"]:
 
 
 def write_outcome(job: Job, store: results.Results) -> None:
-  totals = write_summary(store, job.class_names)
+  """Writes the pictures and tables of a finished run, and removes what its killed workers left."""
+  files, totals = make_summary(store, job.class_names)
+  for name, content in files.items():
+    store.folder.write(name, content)
   pictures = ""
   if job.config.gallery:
-    store.folder.write("gallery.png", draw_gallery(job, store, num_images=job.config.gallery))
-    pictures = "gallery.png, "
+    store.folder.write(GALLERY_FILE, draw_gallery(job, store, num_images=job.config.gallery))
+    pictures = f"{GALLERY_FILE}, "
+  store.folder.remove_leftovers()
   print(describe_outcome(totals, job.config.threshold))
   print(f"Written to {job.config.out}: {pictures}summary.csv, summary.json, results.zarr", flush=True)

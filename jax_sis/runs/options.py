@@ -53,10 +53,12 @@ class StatusOptions:
   Attributes:
     run_dir: the run's folder, what find calls --out.
     watch_seconds: show it again every SECONDS seconds until all images are done.
+    is_json: as one line of JSON, for programs.
   """
 
   run_dir: RunFolder
   watch_seconds: Annotated[float | None, Option(name="watch", metavar="SECONDS")] = None
+  is_json: Annotated[bool, Option(name="json")] = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

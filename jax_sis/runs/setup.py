@@ -16,10 +16,11 @@ from jax_sis import results
 from jax_sis.classifiers.on_images import ClassifierOnImages, open_on_images
 from jax_sis.core.messages import name_some
 from jax_sis.data import batches
-from jax_sis.results import schema, spec
+from jax_sis.results import spec
 from jax_sis.results.schema import NO_CLASS
 from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.device_search import ImageSearch
+from jax_sis.runs.identity import MAX_NAMED, find_changes, read_compared, refuse_changes
 from jax_sis.runs.sizes import (
   Open,
   Sizes,
@@ -42,8 +43,6 @@ LIBRARIES = ("jax",)
 FITTING_SHARE = 0.8
 # Where images of a run are read again.
 IMAGES_READ_AT_ONCE = 64
-# Names that a message lists.
-MAX_NAMED = 10
 # What may have changed since the run, as long as nothing is computed again.
 OF_COMPUTING = ("model", "versions", "device")
 
@@ -299,31 +298,17 @@ def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
 
 def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"]) -> Float[np.ndarray, "M H W C"]:
   """The run's normalised images with these numbers; ValueError if there are others, or one cannot be read."""
-  expected = store.read_text("id", indices)
-  found, errors, images = [], [], []
+  changes, unreadable, images = [], [], []
   for batch in batches.iterate_batches(job.source, indices, IMAGES_READ_AT_ONCE):
-    found += [str(name) for name in batch["id"]]
-    errors += [str(error) for error in batch["error"]]
+    changes += find_changes(read_compared(store, batch["index"]), batch)
+    unreadable += [f"{str(name)!r} ({error})" for name, error in zip(batch["id"], batch["error"], strict=True) if error]
     images.append(job.normalise(batch["image"]))
-  check_ids(expected, schema.decode_text(results.encode_text(found)).tolist())
-  unreadable = [f"{name!r} ({error})" for name, error in zip(found, errors, strict=True) if error]
+  refuse_changes(store.folder.location, changes, len(indices))
   if unreadable:
     raise ValueError(
       f"the images of the run must be readable, but these are not: {name_some(unreadable, most=MAX_NAMED)}."
     )
   return np.concatenate(images)
-
-
-def check_ids(expected: Sequence[str], found: Sequence[str]) -> None:
-  """Raises ValueError, with the ids, for images that are not those of the run."""
-  different = [
-    f"{there!r} in the run is {here!r}" for there, here in zip(expected, found, strict=True) if there != here
-  ]
-  if different:
-    raise ValueError(
-      f"the images at hand must be those of the run, but {len(different)} of {len(expected)} have other ids: "
-      f"{name_some(different, most=MAX_NAMED)}; name the right --data-dir."
-    )
 
 
 def make_job_again(
@@ -345,6 +330,8 @@ def make_job_again(
   )
   job = make_job(config, store.folder)
   asked = {**make_spec(job), "num_images": job.num_images, "unit_size": job.unit_size, "fields": job.search.fields()}
+  if not store.has_checksums:
+    del asked["fields"][results.PIXEL_DIGEST]
   compared = set(asked) - (set() if is_computing else set(OF_COMPUTING))
   stored = {**store.spec, "fields": store.fields}
   differences = spec.find_differences(

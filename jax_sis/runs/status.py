@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import datetime
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,15 +16,22 @@ from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results import schema
 from jax_sis.results.schema import KIND_TITLES, NOT_SEARCHED, STATUS_NAMES
-from jax_sis.runs import workers
+from jax_sis.runs import worker_records
 from jax_sis.runs.config import describe_precision
-from jax_sis.runs.workers import WorkerRecord
+from jax_sis.runs.worker_records import DEAD, LOST, RUNNING, SILENT, WorkerRecord
+from jax_sis.runs.workers import RATE_SECONDS, Shard, parse_shard
 from jax_sis.runtime.progress import format_seconds
 
 MAX_WORKERS_SHOWN = 32
 MAX_PARTS_SHOWN = 16
 MAX_REASONS_SHOWN = 5
 MAX_IDS_SHOWN = 3
+# What a state that a reader finds means for the worker.
+JUDGEMENTS = {
+  DEAD: "its process is gone",
+  SILENT: "its process is there, but cannot write",
+  LOST: "on another machine, where it is dead or cannot write",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,7 @@ class State:
     reasons: for each reason why images could not be searched, how many there are and the first ids.
     non_finite: how many images gave a number that is not finite, and the first ids.
     workers: the records of the workers.
+    damaged_records: the names of those that cannot be read.
   """
 
   store: results.Results
@@ -49,6 +58,7 @@ class State:
   reasons: dict[str, tuple[int, list[str]]]
   non_finite: tuple[int, list[str]]
   workers: list[WorkerRecord]
+  damaged_records: list[str]
 
   @property
   def num_done(self) -> int:
@@ -60,11 +70,16 @@ class State:
 
   @property
   def running(self) -> list[WorkerRecord]:
-    return [worker for worker in self.workers if worker.state == workers.RUNNING]
+    return [worker for worker in self.workers if worker.state == RUNNING]
+
+  @property
+  def rate(self) -> float:
+    """Images a second by all workers; 0 where nobody knows."""
+    return sum(worker.rate or 0 for worker in self.running)
 
 
-def status(run_dir: str, *, watch_seconds: float | None = None) -> None:
-  """Prints the state of a run once, or every `watch_seconds` until all images are done.
+def status(run_dir: str, *, watch_seconds: float | None = None, is_json: bool = False) -> None:
+  """Prints the state of a run once, or every `watch_seconds` until all images are done; as JSON, a line each time.
 
   Raises:
     ValueError: the folder holds no run, or the time is not positive.
@@ -76,13 +91,13 @@ def status(run_dir: str, *, watch_seconds: float | None = None) -> None:
   console = Console()
   while True:
     state = read_state(store)
-    if watch_seconds is not None:
+    if watch_seconds is not None and not is_json:
       console.clear()
-    print(describe_state(state), flush=True)
+    print(json.dumps(state_to_json(state)) if is_json else describe_state(state), flush=True)
     if watch_seconds is None or not len(state.missing_units):
       return
     time.sleep(watch_seconds)
-    if not console.is_terminal:
+    if not console.is_terminal and not is_json:
       print(flush=True)
 
 
@@ -106,7 +121,8 @@ def read_state(store: results.Results) -> State:
     statuses=statuses,
     reasons=reasons,
     non_finite=(int((~is_finite).sum()), read_ids(store, indices[~is_finite])),
-    workers=workers.read_workers(store.folder),
+    workers=worker_records.read_workers(store.folder),
+    damaged_records=worker_records.find_damaged(store.folder),
   )
 
 
@@ -155,6 +171,39 @@ def count_images(store: results.Results, units: Iterable[int]) -> int:
   return sum(stop - start for start, stop in map(store.unit_range, map(int, units)))
 
 
+def state_to_json(state: State) -> dict[str, Any]:
+  """The same as the text says, in JSON types."""
+  store, num_left = state.store, state.store.num_images - state.num_done
+  missing = state.missing_units
+  return {
+    "run": store.folder.location,
+    "spec": {name: value for name, value in store.spec.items() if name not in ("fields", "sizes")},
+    "num_images": store.num_images,
+    "num_done": state.num_done,
+    "is_finished": not num_left,
+    "num_units": store.num_units,
+    "num_missing_units": len(missing),
+    "images_per_second": state.rate or None,
+    "seconds_left": num_left / state.rate if num_left and state.rate else None,
+    "workers": [
+      {**dataclasses.asdict(worker), "seconds_since_seen": seconds_since(worker.updated, state.now)}
+      for worker in state.workers
+    ],
+    "parts": [
+      {"shard": str(shard), "num_missing_units": count, "state": what} for shard, count, what in missing_parts(state)
+    ],
+    "statuses": state.statuses,
+    "not_searched": {reason: {"num_images": count, "ids": ids} for reason, (count, ids) in state.reasons.items()},
+    "non_finite": {"num_images": state.non_finite[0], "ids": state.non_finite[1]},
+    "damaged_units": state.damaged_units.tolist(),
+    "damaged_records": state.damaged_records,
+  }
+
+
+def seconds_since(time_text: str, now: datetime.datetime) -> float:
+  return max((now - datetime.datetime.fromisoformat(time_text)).total_seconds(), 0)
+
+
 def describe_state(state: State) -> str:
   blocks = [
     describe_run(state.store.folder.location, state.store.spec),
@@ -194,9 +243,8 @@ def describe_progress(state: State) -> list[str]:
   line = f"{num_done} of {num_images} images done ({percentage(num_done, num_images)})"
   if num_done == num_images:
     return [f"{line}; the run is finished"]
-  rate = sum(worker.rate or 0 for worker in state.running)
-  if rate:
-    return [f"{line}, {rate:.3g} images/s, {format_seconds((num_images - num_done) / rate)} left"]
+  if state.rate:
+    return [f"{line}, {state.rate:.3g} images/s, {format_seconds((num_images - num_done) / state.rate)} left"]
   return [f"{line}, time left unknown" if state.running else f"{line}; no worker is running"]
 
 
@@ -211,21 +259,29 @@ def describe_workers(state: State) -> list[str]:
   ordered = [*sorted(state.running, key=part_of), *reversed(rest)]
   lines = [describe_worker(worker, state.now) for worker in ordered[:MAX_WORKERS_SHOWN]]
   num_more = len(ordered) - len(lines)
-  return ["workers:", *lines, *more(num_more, "workers")] if lines else []
+  lines += more(num_more, "workers")
+  if state.damaged_records:
+    names = ", ".join(state.damaged_records[:MAX_IDS_SHOWN])
+    lines.append(f"  {plural(len(state.damaged_records), 'record')} cannot be read, such as {names}")
+  return ["workers:", *lines] if lines else []
 
 
 def part_of(worker: WorkerRecord) -> int:
-  return workers.parse_shard(worker.shard).index if worker.shard else 0
+  return parse_shard(worker.shard).index if worker.shard else 0
 
 
 def describe_worker(worker: WorkerRecord, now: datetime.datetime) -> str:
   part = f" part {worker.shard}" if worker.shard else ""
-  rate = f", {worker.rate:.3g} images/s" if worker.rate and worker.state == workers.RUNNING else ""
-  age = (now - datetime.datetime.fromisoformat(worker.updated)).total_seconds()
+  rate = f", {worker.rate:.3g} images/s" if worker.rate and worker.state == RUNNING else ""
+  judgement = f" ({JUDGEMENTS[worker.state]})" if worker.state in JUDGEMENTS else ""
+  # Records of older versions do not say when.
+  advanced = worker.advanced or (None if worker.num_images else worker.started)
+  idle = seconds_since(advanced, now) if advanced else 0
+  slow = f", slow: none finished for {format_seconds(idle)}" if worker.state == RUNNING and idle > RATE_SECONDS else ""
   message = f": {worker.message}" if worker.message else ""
   return (
-    f"  {worker.host} pid {worker.pid}{part}: {worker.state}, {worker.num_images} images{rate}, "
-    f"seen {format_seconds(max(age, 0))} ago{message}"
+    f"  {worker.host} pid {worker.pid}{part}: {worker.state}{judgement}, {worker.num_images} images{rate}{slow}, "
+    f"seen {format_seconds(seconds_since(worker.updated, now))} ago{message}"
   )
 
 
@@ -235,28 +291,31 @@ def describe_missing(state: State) -> list[str]:
   if not len(missing):
     return []
   lines = [f"missing: {plural(len(missing), 'unit')}, {count_images(state.store, missing)} images"]
-  num_parts = find_num_parts(state.workers)
-  if num_parts is None:
+  if find_num_parts(state.workers) is None:
     return lines if state.running else [*lines, "  the same command goes on where it stopped"]
+  parts = missing_parts(state)
+  for shard, num_missing, what in parts[:MAX_PARTS_SHOWN]:
+    help_text = "" if what == RUNNING else f"; finish it by --shard {shard}, or --take-over on another worker"
+    lines.append(f"  part {shard}: {plural(num_missing, 'unit')}, {what}{help_text}")
+  return [*lines, *more(len(parts) - MAX_PARTS_SHOWN, "parts")]
+
+
+def missing_parts(state: State) -> list[tuple[Shard, int, str]]:
+  """The parts that are not finished, how many units each lacks and what its worker does; those at work come last."""
+  num_parts = find_num_parts(state.workers) or 0
   # A part's latest record counts, since its worker may have been restarted.
   states = {worker.shard: worker.state for worker in sorted(state.workers, key=lambda worker: worker.updated)}
   states |= {worker.shard: worker.state for worker in state.running}
-  parts = []
-  for shard in (workers.Shard(index, num_parts) for index in range(num_parts)):
-    num_missing = len(shard.select(missing))
-    if num_missing:
-      what = states.get(str(shard), "not started")
-      help_text = "" if what == workers.RUNNING else f"; finish it by --shard {shard}, or --take-over on another worker"
-      parts.append((what == workers.RUNNING, f"  part {shard}: {plural(num_missing, 'unit')}, {what}{help_text}"))
-  parts.sort(key=lambda part: part[0])
-  return [*lines, *(line for _, line in parts[:MAX_PARTS_SHOWN]), *more(len(parts) - MAX_PARTS_SHOWN, "parts")]
+  shards = [Shard(index, num_parts) for index in range(num_parts)]
+  parts = [(shard, len(shard.select(state.missing_units)), states.get(str(shard), "not started")) for shard in shards]
+  return sorted((part for part in parts if part[1]), key=lambda part: part[2] == RUNNING)
 
 
 def find_num_parts(records: Sequence[WorkerRecord]) -> int | None:
   """Into how many parts the run is divided, by a running worker or else the latest; None if it is not divided."""
-  latest = sorted(records, key=lambda worker: (worker.state == workers.RUNNING, worker.updated))
+  latest = sorted(records, key=lambda worker: (worker.state == RUNNING, worker.updated))
   shards = [worker.shard for worker in latest]
-  return workers.parse_shard(shards[-1]).count if shards and shards[-1] is not None else None
+  return parse_shard(shards[-1]).count if shards and shards[-1] is not None else None
 
 
 def describe_answers(state: State) -> list[str]:

@@ -23,6 +23,8 @@ from jax_sis.results.schema import (
   kinds_of,
 )
 
+# What stands beside the tables.
+GALLERY_FILE = "gallery.png"
 # What the table shows as it is; the certificate says the rest in words.
 MEASURED = ("num_kept", "status", "certified_confidence")
 IMAGE_FORMAT = "{:<16} {:<10} {:<10} {:>10}"
@@ -144,18 +146,16 @@ def describe_totals(totals: Mapping[str, Any], kind: str, threshold: float) -> s
   )
 
 
-def write_summary(store: results.Results, class_names: tuple[str, ...]) -> dict[str, Any]:
-  """Writes `summary.csv`, one line per image, and `summary.json`, the specification and totals, which it returns."""
+def make_summary(store: results.Results, class_names: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, Any]]:
+  """`summary.csv`, one line per image, and `summary.json`, the specification and totals; and these totals."""
   num_features = math.prod(store.spec["grid"])
   rows = (
     row.flat()
     for _, fields in store.iterate(names=store.table_fields)
     for row in make_rows(fields, class_names, num_features=num_features)
   )
-  store.folder.write("summary.csv", encode_csv(rows))
   totals = count_totals(store, num_features=num_features)
-  store.folder.write("summary.json", encode_json({"spec": store.spec, **totals}))
-  return totals
+  return {"summary.csv": encode_csv(rows), "summary.json": encode_json({"spec": store.spec, **totals})}, totals
 
 
 def count_totals(store: results.Results, *, num_features: int) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def read_launches(job: Job, units: Int[np.ndarray, "U"]) -> Iterator[tuple[Launc
   indices = np.array([min(part.start + place, part.stop - 1) for part in parts for place in range(job.batch_size)])
   for number, batch in enumerate(read_images(job, indices, job.launch_size)):
     arrays = job.launch_arrays(batch)
-    del batch["image"]
+    batch[results.PIXEL_DIGEST] = results.digest_pixels(batch.pop("image"))
     yield Launch(parts=parts[number * num_devices : (number + 1) * num_devices], batch=batch), arrays
 
 
@@ -142,4 +142,5 @@ def collect_fields(job: Job, batch: Mapping[str, np.ndarray], found: Mapping[str
   fields["id"] = results.encode_text([str(text) for text in batch["id"]])
   fields["error"] = results.encode_text([str(text) for text in batch["error"]])
   fields["label"] = batch["label"]
+  fields[results.PIXEL_DIGEST] = batch[results.PIXEL_DIGEST]
   return fields

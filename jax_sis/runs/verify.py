@@ -2,16 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int, Shaped
+from PIL import Image
 
 from jax_sis import results
+from jax_sis.data.images import UNREADABLE
+from jax_sis.runs.identity import find_changes, refuse_changes
 from jax_sis.runs.invariants import check_rows
 from jax_sis.runs.options import VerifyOptions
 from jax_sis.runs.setup import Job, make_job_again
+from jax_sis.runs.table import GALLERY_FILE, make_summary
 from jax_sis.runs.unit_search import UnitSearch, read_images
+from jax_sis.runs.worker_records import find_damaged
 from jax_sis.runtime.progress import Progress
 
 # Images whose rows are in memory at the same time.
@@ -39,7 +45,9 @@ def verify(
   is_report_only: bool = False,
   num_devices: int | None = None,
 ) -> bool:
-  """Checks every finished unit of a run, computes some again, and marks damaged units as not done.
+  """Checks every finished unit of a run and the files beside them, and computes some units again.
+
+  Damaged units are marked as not done, and damaged records of workers and what killed ones left are removed.
 
   Args:
     directory: the run's folder, see `results.open_folder`.
@@ -47,7 +55,7 @@ def verify(
     seed: of their choice.
     checkpoint: the classifier's folder, if it has moved since the run.
     data_dir: the TFDS folder, if it has moved.
-    is_report_only: mark nothing.
+    is_report_only: mark and remove nothing.
     num_devices: how many local devices compute; None for all.
 
   Returns:
@@ -55,7 +63,7 @@ def verify(
 
   Raises:
     ValueError: there is no run, its description is damaged, or the classifier, the data or the machine at hand are not
-      those of the run.
+      those of the run; images that have changed are named.
     StorageError: the folder cannot be read.
   """
   if num_sampled < 0:
@@ -80,7 +88,11 @@ def verify(
   )
   if damaged:
     unmark(store, damaged, is_report_only=is_report_only)
-  return not damaged
+  is_whole = not damages and len(done) == store.num_units
+  files = find_damaged_files(job, store, is_whole=is_whole)
+  records = find_damaged(store.folder)
+  describe_files(store, files, records, is_report_only=is_report_only)
+  return not (damaged or files or records)
 
 
 def find_damages(
@@ -108,7 +120,7 @@ def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], p
   num_at_once = max(1, IMAGES_AT_ONCE // store.unit_size)
   images = read_images(job, store.images_of(units), num_at_once * store.unit_size)
   hashes: list[int] = []
-  damages = []
+  damages, changes = [], []
   for start, batch in zip(range(0, len(units), num_at_once), images, strict=True):
     some = units[start : start + num_at_once]
     rows, unreadable = read_rows(store, some)
@@ -117,8 +129,12 @@ def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], p
     hashes += [hash(str(text)) for text in batch["id"]]
     is_whole = ~np.isin(indices // store.unit_size, [damage.unit for damage in unreadable])
     if is_whole.any():
-      damages += find_contradictions(job, store, {name: values[is_whole] for name, values in batch.items()}, rows)
+      whole = {name: values[is_whole] for name, values in batch.items()}
+      damages += find_contradictions(job, store, whole, rows)
+      # What has its checksum is what was stored.
+      changes += find_changes(rows, whole) if store.has_checksums else []
     progress.advance(len(indices))
+  refuse_changes(store.folder.location, changes, len(hashes))
   num_shared = len(hashes) - len(set(hashes))
   if num_shared:
     print(f"{num_shared} images share their id with another image; refer to these by number.", flush=True)
@@ -135,16 +151,18 @@ def read_rows(
   """
   fields = store.fields
   futures = {
-    unit: {name: store[name][slice(*store.unit_range(unit))].read() for name in fields} for unit in units.tolist()
+    unit: {name: store[name][slice(*store.unit_range(unit))].read() for name in fields}
+    | ({results.CHECKSUMS: store[results.CHECKSUMS][unit].read()} if store.has_checksums else {})
+    for unit in units.tolist()
   }
   whole: dict[str, list[Shaped[np.ndarray, "M ..."]]] = {name: [] for name in fields}
   damages = []
   for unit, of_unit in futures.items():
-    rows = {}
+    stored = {}
     for name, future in of_unit.items():
       try:
         with store.folder.explain("read", name):
-          rows[name] = fields[name].decode(future.result())
+          stored[name] = future.result()
       except results.StorageError as error:
         is_missing = store.folder.read(store.chunk_name(name, unit)) is None
         # The place stands in front.
@@ -152,10 +170,20 @@ def read_rows(
         damages.append(
           Damage(unit=unit, field=name, reason="is missing" if is_missing else f"cannot be read: {reason}")
         )
-    if len(rows) == len(fields):
-      for name, values in rows.items():
-        whole[name].append(values)
+    if len(stored) == len(of_unit):
+      foreign = find_foreign(store, unit, stored)
+      damages += [Damage(unit=unit, field=name, reason="is not what was stored for this unit") for name in foreign]
+      for name in () if foreign else fields:
+        whole[name].append(fields[name].decode(stored[name]))
   return {name: np.concatenate(pieces) for name, pieces in whole.items() if pieces}, damages
+
+
+def find_foreign(store: results.Results, unit: int, stored: dict[str, Shaped[np.ndarray, "M ..."]]) -> Sequence[str]:
+  """The fields of a unit that do not have its checksums, or these, if they fit none of the fields."""
+  if not store.has_checksums:
+    return ()
+  is_foreign = store.checksums(unit, stored) != stored[results.CHECKSUMS]
+  return [results.CHECKSUMS] if is_foreign.all() else np.array(sorted(store.fields))[is_foreign].tolist()
 
 
 def find_contradictions(
@@ -163,13 +191,17 @@ def find_contradictions(
 ) -> list[Damage]:
   """Where the rows of these images contradict the images, or each other."""
   expected_id = results.encode_text([str(text) for text in batch["id"]])
+  # Another version of the library that reads images may word it differently.
+  has_wrong_error = rows["error"].any(1) != (batch["error"] != "")
   broken = [
-    ("id", "must be that of the image", (rows["id"] != expected_id).any(1)),
-    ("label", "must be that of the image", rows["label"] != batch["label"]),
-    # Another version of the library that reads images may word it differently.
-    ("error", "must be given exactly where the image cannot be used", rows["error"].any(1) != (batch["error"] != "")),
+    ("error", "must be given exactly where the image cannot be used", has_wrong_error),
     *check_rows(rows, store.spec, target=job.target, num_classes=len(job.class_names)),
   ]
+  if not store.has_checksums:
+    broken += [
+      ("id", "must be that of the image", (rows["id"] != expected_id).any(1)),
+      ("label", "must be that of the image", rows["label"] != batch["label"]),
+    ]
   damages = []
   for field, rule, is_broken in broken:
     images = batch["index"][is_broken]
@@ -243,3 +275,44 @@ def unmark(store: results.Results, units: Sequence[int], *, is_report_only: bool
     print(f"{count}, but could not be marked as not done: {error}")
     return
   print(f"{count} and now marked as not done; the same `jax-sis find` as before computes them again.")
+
+
+def find_damaged_files(job: Job, store: results.Results, *, is_whole: bool) -> dict[str, str]:
+  """What is wrong with files that `find` writes beside the units, by name; `is_whole` says that all units are sound."""
+  expected = {results.GROUP_FILE: results.make_group(store.spec["format"])}
+  if is_whole and store.has_checksums:
+    expected |= make_summary(store, job.class_names)[0]
+  names = [*expected, GALLERY_FILE]
+  found = dict(zip(names, store.folder.read_many(names), strict=True))
+  picture = found.pop(GALLERY_FILE)
+  damages = {}
+  for name, content in found.items():
+    if content != expected[name]:
+      damages[name] = "is missing" if content is None else "is not what the arrays and their description give"
+  try:
+    if picture is not None:
+      Image.open(io.BytesIO(picture)).load()
+  except UNREADABLE as error:
+    damages[GALLERY_FILE] = f"is no picture any more ({error})"
+  return damages
+
+
+def describe_files(
+  store: results.Results, files: Mapping[str, str], records: Sequence[str], *, is_report_only: bool
+) -> None:
+  """Says which files are damaged and what mends them, and removes what mends itself by that."""
+  for name, reason in files.items():
+    print(f"{name} {reason}; the same `jax-sis find` as before writes it again.")
+  for name in records:
+    print(f"{name} cannot be read; it is a worker's record, without which the results are whole.")
+  if is_report_only:
+    return
+  try:
+    for name in records:
+      store.folder.delete(name)
+    num_removed = len(records) + store.folder.remove_leftovers()
+  except results.StorageError as error:
+    print(f"What workers left could not be removed: {error}")
+    return
+  if num_removed:
+    print(f"{num_removed} file{'s' if num_removed > 1 else ''} that killed workers left are removed.")

@@ -1,33 +1,36 @@
-"""Several processes work on one run: which units each one does, how they find each other, and what they report."""
+"""Several processes work on one run: which units each one does, how they find each other, and when they report."""
 
 import collections
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
+from jax_sis.runs.worker_records import (
+  FAILED,
+  FINISHED,
+  INTERRUPTED,
+  RUNNING,
+  WORKERS_PREFIX,
+  WRITE_SECONDS,
+  WorkerRecord,
+  WorkersFolder,
+  utc_now,
+)
 from jax_sis.runtime import interrupts
 
-RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
-# How readers see a worker whose record says that it is running, but is old.
-LOST = "lost"
-STATES = (RUNNING, FINISHED, INTERRUPTED, FAILED)
-LOST_SECONDS = 60.0
-WRITE_SECONDS = 10.0
 RATE_SECONDS = 180.0
-WORKERS_PREFIX = "workers/"
 
 CONNECT_SECONDS = 300
 # When a time limit of JAX's own passes, JAX ends this process and all others.
@@ -186,43 +189,6 @@ def read_number(name: str) -> int | None:
   return None if value is None else int(value)
 
 
-class WorkersFolder(Protocol):
-  """What workers need of a run's folder; see `results.folder.Folder`."""
-
-  def read(self, name: str) -> bytes | None: ...
-
-  def write(self, name: str, content: bytes) -> None: ...
-
-  def list(self, prefix: str = "") -> Sequence[str]: ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WorkerRecord:
-  """What a worker last reported.
-
-  Attributes:
-    host: the machine's name.
-    pid: its process there.
-    shard: its part, such as "2/8"; None if it works alone.
-    started: when it started, ISO 8601 in UTC.
-    updated: when this was written.
-    num_images: images that it has finished since it started.
-    rate: images a second in the last minutes; None until there are two counts to compare.
-    state: one of STATES, or LOST as a reader finds it.
-    message: why it failed, else empty.
-  """
-
-  host: str
-  pid: int
-  shard: str | None
-  started: str
-  updated: str
-  num_images: int
-  rate: float | None
-  state: str
-  message: str
-
-
 class Heartbeat:
   """Keeps a worker's record in the run's folder: written at the start, every few seconds, and at the end.
 
@@ -242,6 +208,7 @@ class Heartbeat:
     self._interval_seconds = interval_seconds
     self._host = socket.gethostname()
     self._started = utc_now()
+    self._advanced: str | None = None
     self._rate = RecentRate()
     self._writing = threading.Lock()
     self._is_over = threading.Event()
@@ -270,6 +237,7 @@ class Heartbeat:
   def advance(self, num_images: int) -> None:
     """Counts more images as finished."""
     self._rate.add(time.monotonic(), num_images)
+    self._advanced = utc_now()
 
   def _end(self, state: str, message: str = "") -> None:
     """Writes the last record; later calls do nothing."""
@@ -295,6 +263,7 @@ class Heartbeat:
         rate=self._rate.at(time.monotonic()),
         state=state,
         message=message,
+        advanced=self._advanced,
       )
       # Storage raises many kinds of errors; none may stop the run.
       with contextlib.suppress(Exception):
@@ -325,41 +294,3 @@ class RecentRate:
         return None
       first, total = self._points[0]
       return (self.total - total) / max(now - first, 1e-9)
-
-
-def read_workers(folder: WorkersFolder, *, now: datetime.datetime | None = None) -> list[WorkerRecord]:
-  """The last records of a run's workers, by the names of their files, without damaged ones.
-
-  A worker whose record says `running`, but is older than LOST_SECONDS at the time `now`, is `lost`.
-  """
-  now = now or datetime.datetime.now(datetime.UTC)
-  records = [parse_record(content) for name in sorted(folder.list(WORKERS_PREFIX)) if (content := folder.read(name))]
-  return [mark_lost(record, now) for record in records if record is not None]
-
-
-def mark_lost(record: WorkerRecord, now: datetime.datetime) -> WorkerRecord:
-  age = now - datetime.datetime.fromisoformat(record.updated)
-  is_lost = record.state == RUNNING and age.total_seconds() > LOST_SECONDS
-  return dataclasses.replace(record, state=LOST) if is_lost else record
-
-
-def parse_record(content: bytes) -> WorkerRecord | None:
-  """The record in a file's content; None if it is damaged."""
-  try:
-    record = WorkerRecord(**json.loads(content))
-    times = [datetime.datetime.fromisoformat(text) for text in (record.started, record.updated)]
-  except (TypeError, ValueError):
-    return None
-  is_whole = (
-    all(time.tzinfo is not None for time in times)
-    and record.state in STATES
-    and all(isinstance(text, str) for text in (record.host, record.message))
-    and all(type(number) is int for number in (record.pid, record.num_images))
-    and isinstance(record.shard, str | None)
-    and isinstance(record.rate, float | None)
-  )
-  return record if is_whole else None
-
-
-def utc_now() -> str:
-  return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -105,7 +105,7 @@ def test_the_store_says_what_it_is(tmp_path: pathlib.Path):
   assert [store.unit_range(unit) for unit in range(3)] == [(0, 3), (3, 6), (6, 7)]
   assert store.num_bytes_per_image == 128 + 10 + 1 + 2
   assert (store["rank"].shape, store["rank"].dtype.name) == ((7, 5), "uint16")
-  assert store.spec["format"] == "jax_sis.results/2"
+  assert store.spec["format"] == "jax_sis.results/3"
 
 
 def test_a_chunk_is_the_file_that_it_is_said_to_be(tmp_path: pathlib.Path):
@@ -113,7 +113,7 @@ def test_a_chunk_is_the_file_that_it_is_said_to_be(tmp_path: pathlib.Path):
   before = set(files_of(tmp_path))
   for unit in range(NUM_UNITS):
     write_units(store, [unit])
-    chunks = {store.chunk_name(name, unit) for name in [*FIELDS, "done"]}
+    chunks = {store.chunk_name(name, unit) for name in [*FIELDS, "checksums", "done"]}
     assert set(files_of(tmp_path)) - before == chunks
     before |= chunks
 
@@ -174,7 +174,7 @@ def test_a_chunk_is_the_same_bytes_whatever_came_before(tmp_path: pathlib.Path):
   write_units(make_store(tmp_path / "second"), [2, 0, 0])
   write_units(make_store(tmp_path / "second"), [1, 2])
   expected = files_of(tmp_path / "first")
-  assert len(expected) == 2 + 5 + 5 * 3
+  assert len(expected) == 2 + 6 + 6 * 3
   assert files_of(tmp_path / "second") == expected
 
 
@@ -243,7 +243,7 @@ def test_a_flag_that_another_compressor_wrote_is_read(tmp_path: pathlib.Path):
 def test_what_a_killed_process_left_does_not_get_into_a_chunk(tmp_path: pathlib.Path):
   write_units(make_store(tmp_path / "undisturbed"), range(NUM_UNITS))
   store = make_store(tmp_path / "run")
-  for name, unit in itertools.product([*FIELDS, "done"], range(NUM_UNITS)):
+  for name, unit in itertools.product([*FIELDS, "checksums", "done"], range(NUM_UNITS)):
     path = tmp_path / "run" / f"{store.chunk_name(name, unit)}{folder.TEMPORARY_SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"left" * 1000)
@@ -379,8 +379,8 @@ def test_a_folder_without_a_run_is_refused(location: str):
   ("content", "reason"),
   [
     ('{"format": "jax_sis', ", but cannot be read: Unterminated string starting at: line 1 column 12 (char 11)."),
-    ("[]", " in the format 'jax_sis.results/2'."),
-    (json.dumps({"format": "something else"}), " in the format 'jax_sis.results/2'."),
+    ("[]", " in the format 'jax_sis.results/3'."),
+    (json.dumps({"format": "something else"}), " in the format 'jax_sis.results/3'."),
   ],
 )
 def test_a_foreign_specification_is_refused(tmp_path: pathlib.Path, content: str, reason: str):
@@ -395,7 +395,7 @@ def test_a_foreign_specification_is_refused(tmp_path: pathlib.Path, content: str
 def test_a_run_of_an_older_version_is_refused(tmp_path: pathlib.Path):
   (tmp_path / "spec.json").write_text(json.dumps({"format": "jax_sis.results/1"}))
   message = (
-    f"'{tmp_path}/spec.json' must be in the format 'jax_sis.results/2', but another version of jax_sis made it, as "
+    f"'{tmp_path}/spec.json' must be in the format 'jax_sis.results/3', but another version of jax_sis made it, as "
     "'jax_sis.results/1'; name another folder, or use that version."
   )
   for action_fn in (make_store, results.open):
@@ -404,7 +404,7 @@ def test_a_run_of_an_older_version_is_refused(tmp_path: pathlib.Path):
 
 
 def test_a_specification_that_lacks_something_is_refused(tmp_path: pathlib.Path):
-  (tmp_path / "spec.json").write_text(json.dumps({"format": "jax_sis.results/2", "num_images": 7}))
+  (tmp_path / "spec.json").write_text(json.dumps({"format": "jax_sis.results/3", "num_images": 7}))
   message = f"'{tmp_path}/spec.json' must be the specification of a run, but lacks unit_size, fields."
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     results.open(tmp_path)
@@ -460,7 +460,7 @@ def test_a_unit_that_is_none_is_refused(tmp_path: pathlib.Path, unit: int):
 
 
 def test_an_unknown_field_is_refused(tmp_path: pathlib.Path):
-  names = "['done', 'id', 'is_sufficient', 'rank', 'smallest_mask']"
+  names = "['checksums', 'done', 'id', 'is_sufficient', 'rank', 'smallest_mask']"
   with pytest.raises(ValueError, match=re.escape(f"name must be one of {names}, got 'order'.")):
     make_store(tmp_path).read("order")
 

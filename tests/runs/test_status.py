@@ -2,9 +2,11 @@
 
 import datetime
 import json
+import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ import pytest
 from jax_sis import results
 from jax_sis.cli import main
 from jax_sis.core.subsets import Status
-from jax_sis.runs import status, workers
+from jax_sis.runs import status, worker_records
 
 COMMAND = [sys.executable, "-m", "jax_sis", "status"]
 FIELDS = {
@@ -71,7 +73,7 @@ def write_worker(store: results.Results, name: str, *, age: float = 5, **changes
     "updated": (now - datetime.timedelta(seconds=age)).isoformat(),
     "num_images": 8,
     "rate": None,
-    "state": workers.RUNNING,
+    "state": worker_records.RUNNING,
     "message": "",
     **changes,
   }
@@ -119,7 +121,7 @@ def test_speed_and_time_left_are_of_the_workers_at_work(tmp_path: pathlib.Path, 
   # (2411 - 8) / 5 = 480.6 s.
   assert lines[2] == "8 of 2411 images done (0.3%), 5 images/s, 8:01 left"
   assert re.fullmatch(r"  a pid 7 part 0/3: running, 8 images, 2 images/s, seen 0:0\d ago", lines[4])
-  assert re.fullmatch(r"  c pid 7 part 2/3: lost, 8 images, seen 1:00:0\d ago", lines[6])
+  assert re.fullmatch(r"  c pid 7 part 2/3: lost \(on another .*\), 8 images, seen 1:00:0\d ago", lines[6])
   # Of 603 units a third each; units 1 and 5 are of the parts 1 and 2.
   assert lines[7:11] == [
     "missing: 601 units, 2403 images",
@@ -129,14 +131,58 @@ def test_speed_and_time_left_are_of_the_workers_at_work(tmp_path: pathlib.Path, 
   ]
 
 
+def test_a_slow_worker_is_told_from_a_dead_one_and_a_damaged_record_is_named(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+  store = make_store(tmp_path)
+  ended = subprocess.Popen(["true"])
+  here, own, now = socket.gethostname(), os.getpid(), datetime.datetime.now(datetime.UTC)
+  # It is a zombie until somebody waits for it.
+  while pathlib.Path(f"/proc/{ended.pid}/stat").read_text().split()[2] != "Z":
+    time.sleep(0.01)
+  write_worker(store, "dead", host=here, pid=ended.pid, shard="0/5", age=40)
+  write_worker(store, "silent", host=here, pid=own, shard="1/5", age=90, started=now.isoformat())
+  # Its number is that of another process by now.
+  write_worker(store, "gone", host=here, pid=own, shard="2/5", age=40, started="2020-01-01T00:00:00+00:00")
+  advanced = (now - datetime.timedelta(seconds=400)).isoformat()
+  write_worker(store, "slow", shard="3/5", rate=0.01, advanced=advanced)
+  write_worker(store, "compiling", host=here, pid=own, shard="4/5", num_images=0, age=40, started=now.isoformat())
+  store.folder.write("workers/torn-1.json", b'{"host"')
+  shown = "\n".join(show(store, capsys))
+  for part, said in {
+    "0/5": r"dead \(its process is gone\), 8 images, seen 0:4\d ago",
+    "1/5": r"silent \(its process is there, but cannot write\), 8 images, seen 1:3\d ago",
+    "2/5": r"dead \(its process is gone\), 8 images, seen 0:4\d ago",
+    "3/5": r"running, 8 images, 0.01 images/s, slow: none finished for 6:4\d, seen 0:0\d ago",
+    "4/5": r"running, 0 images, seen 0:4\d ago",
+  }.items():
+    assert re.search(rf"^  \S+ pid \d+ part {part}: {said}$", shown, re.MULTILINE), shown
+  assert "  1 record cannot be read, such as workers/torn-1.json\n" in shown
+  assert "  part 0/5: 1 unit, dead; finish it by --shard 0/5, or --take-over on another worker\n" in shown
+  ended.wait()
+
+
+def test_programs_get_the_same_as_json(half_run: results.Results, capsys: pytest.CaptureFixture[str]):
+  capsys.readouterr()
+  assert main.main(["status", half_run.folder.location, "--json"]) == 0
+  (line,) = capsys.readouterr().out.splitlines()
+  told = json.loads(line)
+  assert (told["num_images"], told["num_done"], told["num_units"], told["num_missing_units"]) == (24, 12, 8, 4)
+  assert (told["is_finished"], told["seconds_left"], told["damaged_units"]) == (False, None, [])
+  assert [(one["shard"], one["state"], one["num_images"]) for one in told["workers"]] == [("0/2", "finished", 12)]
+  assert told["parts"] == [{"shard": "1/2", "num_missing_units": 4, "state": "not started"}]
+  assert sum(told["statuses"]["sis"].values()) == 12
+  assert told["spec"]["threshold"] == half_run.spec["threshold"]
+
+
 def test_a_part_that_was_begun_again_is_not_lost(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
   store = make_store(tmp_path)
   write_worker(store, "old", shard="1/2", age=300)
   write_worker(store, "new", shard="1/2")
   # Later than the last word of the one at work, which writes every ten seconds.
-  write_worker(store, "second", shard="1/2", age=1, state=workers.INTERRUPTED)
-  write_worker(store, "third", shard="3/4", age=1, state=workers.INTERRUPTED)
-  write_worker(store, "failed", shard="0/2", age=9, state=workers.FAILED, message="No space left on device")
+  write_worker(store, "second", shard="1/2", age=1, state=worker_records.INTERRUPTED)
+  write_worker(store, "third", shard="3/4", age=1, state=worker_records.INTERRUPTED)
+  write_worker(store, "failed", shard="0/2", age=9, state=worker_records.FAILED, message="No space left on device")
   lines = show(store, capsys)
   assert "  part 1/2: 1 unit, running" in lines
   assert "  part 0/2: 2 units, failed; finish it by --shard 0/2, or --take-over on another worker" in lines
@@ -147,7 +193,7 @@ def test_a_part_that_was_begun_again_is_not_lost(tmp_path: pathlib.Path, capsys:
 def test_a_run_of_one_worker_says_how_to_go_on(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
   store = make_store(tmp_path)
   write_unit(store, 2)
-  write_worker(store, "a", state=workers.INTERRUPTED)
+  write_worker(store, "a", state=worker_records.INTERRUPTED)
   lines = show(store, capsys)
   assert lines[2] == "3 of 11 images done (27.2%); no worker is running"
   assert lines[5:7] == ["missing: 2 units, 8 images", "  the same command goes on where it stopped"]

@@ -7,13 +7,15 @@ import pathlib
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 import tiny_classifier
+from PIL import Image
+from tiny_runs import GRADIENT, find_tiny
 
 import jax_sis
 from jax_sis import results
@@ -98,33 +100,139 @@ def test_damaged_chunks_are_named_and_only_their_units_computed_again(
   assert verify.verify(str(run_dir), num_sampled=0)
 
 
-@pytest.mark.slow
-def test_chunks_of_other_units_are_found_by_the_images_or_by_computing_again(
-  run_dir: pathlib.Path, tiny_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+  "swapped", [{"rank": (0, 1), "full_confidence": (2, 3)}, {"id": (0, 1), "pixel_digest": (1, 2), "checksums": (3, 4)}]
+)
+def test_chunks_of_other_units_are_found_without_computing_again(
+  run_dir: pathlib.Path,
+  tiny_run: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+  swapped: dict[str, tuple[int, int]],
 ):
-  for name, (first, second) in {"id": (0, 1), "full_confidence": (2, 3)}.items():
-    paths = [chunk(run_dir, name, unit) for unit in (first, second)]
+  for name, units in swapped.items():
+    paths = [chunk(run_dir, name, unit) for unit in units]
     contents = [path.read_bytes() for path in paths]
     for path, content in zip(paths, reversed(contents), strict=True):
       path.write_bytes(content)
-  assert not verify.verify(str(run_dir), num_sampled=5, num_devices=2)
-  assert sorted(damages_in(capsys.readouterr().out)) == [
-    (0, "id"), (1, "id"), (2, "full_confidence"), (3, "full_confidence")
-  ]  # fmt: skip
+  assert not verify.verify(str(run_dir), num_sampled=0)
+  expected = [(unit, name) for name, units in swapped.items() for unit in units]
+  assert sorted(damages_in(capsys.readouterr().out)) == sorted(expected)
   find_again(run_dir)
   assert files_of(run_dir) == files_of(tiny_run)
+
+
+def test_a_missing_checksum_is_found(run_dir: pathlib.Path, capsys: pytest.CaptureFixture[str]):
+  chunk(run_dir, "checksums", 1).unlink()
+  assert not verify.verify(str(run_dir), num_sampled=0, is_report_only=True)
+  assert "unit 1 (images 5 to 9), checksums: is missing\n" in capsys.readouterr().out
+
+
+def test_damaged_files_beside_the_units_are_named_and_mended(
+  run_dir: pathlib.Path, tiny_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+  (run_dir / "results.zarr/zarr.json").write_text('{"zarr_format": 2}')
+  (run_dir / "summary.json").unlink()
+  table = run_dir / "summary.csv"
+  table.write_text(table.read_text().replace("cat", "dog", 1))
+  (run_dir / "gallery.png").write_bytes(next(SAMPLE_DIR.glob("*/*.png")).read_bytes()[:200])
+  (run_dir / "workers" / "torn-1.json").write_text("{")
+  leftovers = [run_dir / "workers" / "host-2.json.__lock", chunk(run_dir, "rank", 3).with_name("0.__lock")]
+  leftovers.append(run_dir / ".writable-77")
+  for path in leftovers:
+    path.write_text("half a file")
+  assert not verify.verify(str(run_dir), num_sampled=0)
+  output = capsys.readouterr().out
+  for line in (
+    "results.zarr/zarr.json is not what the arrays and their description give; the same `jax-sis find` as before",
+    "summary.csv is not what the arrays and their description give; the same",
+    "summary.json is missing; the same",
+    "gallery.png is no picture any more (",
+    "workers/torn-1.json cannot be read; it is a worker's record, without which the results are whole.",
+    "4 files that killed workers left are removed.",
+  ):
+    assert f"\n{line}" in output
+  assert "5 of 5 finished units are sound" in output
+  assert not [path for path in [*leftovers, run_dir / "workers" / "torn-1.json"] if path.exists()]
+  (run_dir / "gallery.png").unlink()
+  leftovers[1].write_text("half a file")
+  find_again(run_dir)
+  assert files_of(run_dir) == files_of(tiny_run)
+  assert verify.verify(str(run_dir), num_sampled=0)
+
+
+def save_bitmaps(folder: pathlib.Path, names: Sequence[str], *, seed: int) -> None:
+  """Noise of the same files' names and sizes, whatever the seed."""
+  folder.mkdir(exist_ok=True)
+  generator = np.random.default_rng(seed)
+  for name in names:
+    Image.fromarray(generator.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / name)
+
+
+def test_other_images_of_the_same_names_and_sizes_are_refused_by_find_and_verify(
+  tmp_path: pathlib.Path, tiny_checkpoint: str
+):
+  names = [f"{number}.bmp" for number in range(12)]
+  save_bitmaps(tmp_path / "photos", names, seed=0)
+  settings = {"data": str(tmp_path / "photos"), **GRADIENT}
+  store = find_tiny(tmp_path / "out", tiny_checkpoint, **settings)
+  store.unmark([2])
+  save_bitmaps(tmp_path / "photos", names[3:4], seed=1)
+  (tmp_path / "photos" / "4.bmp").write_bytes(b"x" * (tmp_path / "photos" / "4.bmp").stat().st_size)
+  # In the order of names as texts: 0, 1, 10, 11, 2, 3, 4, ...
+  message = (
+    f"the images at hand must be those that the run in '{tmp_path}/out' searched, but 2 of the 10 that were compared "
+    "are not: '3.bmp' has other pixels, '4.bmp' cannot be used any more (cannot identify image file '4.bmp'); bring"
+  )
+  before = files_of(tmp_path / "out")
+  for action_fn in (
+    lambda: find_tiny(tmp_path / "out", tiny_checkpoint, **settings),
+    lambda: verify.verify(str(tmp_path / "out"), num_sampled=0),
+  ):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+      action_fn()
+  assert files_of(tmp_path / "out") == before
+  # What the run has not searched yet may change.
+  save_bitmaps(tmp_path / "photos", names, seed=0)
+  save_bitmaps(tmp_path / "photos", names[8:9], seed=2)
+  assert len(find_tiny(tmp_path / "out", tiny_checkpoint, **settings).done_units()) == 3
+
+
+def make_older(run_dir: pathlib.Path) -> None:
+  """As the version before digests and checksums wrote it."""
+  path = run_dir / "spec.json"
+  spec = {**json.loads(path.read_text()), "format": "jax_sis.results/2"}
+  del spec["fields"]["pixel_digest"]
+  path.write_text(json.dumps(spec))
+  group = run_dir / "results.zarr" / "zarr.json"
+  group.write_text(group.read_text().replace("results/3", "results/2"))
+  for name in ("pixel_digest", "checksums"):
+    shutil.rmtree(run_dir / "results.zarr" / name)
+
+
+def test_a_run_of_the_version_before_digests_is_read_and_checked_but_not_gone_on_with(
+  run_dir: pathlib.Path, tiny_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+  make_older(run_dir)
+  store = results.open(run_dir)
+  np.testing.assert_array_equal(store.read("rank"), results.open(tiny_run).read("rank"))
+  assert verify.verify(str(run_dir), num_sampled=0)
+  shutil.copy(chunk(run_dir, "id", 0), chunk(run_dir, "id", 1))
+  assert not verify.verify(str(run_dir), num_sampled=0, is_report_only=True)
+  assert damages_in(capsys.readouterr().out) == [(1, "id")]
+  with pytest.raises(ValueError, match=r"must be in the format 'jax_sis.results/3', but another version of"):
+    find_again(run_dir)
 
 
 def test_a_changed_rank_is_found_by_computing_again_and_its_image_named(
   run_dir: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):
   store = results.open(run_dir)
-  rank = store["rank"][11].read().result()
-  kept = store.read("sis_num_kept", slice(11, 12))[0]
+  rows = {name: store.read(name, np.arange(10, 15)) for name in store.fields}
+  rank = rows["rank"][1]
   # Two features that every subset keeps change places, so that nothing contradicts itself.
-  places = np.flatnonzero(rank < min(2, kept))
+  places = np.flatnonzero(rank < min(2, rows["sis_num_kept"][1]))
   rank[places] = rank[places[::-1]]
-  store["rank"][11].write(rank).result()
+  store.write_unit(2, rows)
   assert verify.verify(str(run_dir), num_sampled=0)
   assert not verify.verify(str(run_dir), num_sampled=5, num_devices=2, is_report_only=True)
   output = capsys.readouterr().out
@@ -197,6 +305,8 @@ def test_another_version_or_device_is_refused_but_for_the_checks_without_computi
   spec = json.loads(path.read_text())
   spec["versions"]["jax"], spec["device"] = "0.0.1", "abacus"
   path.write_text(json.dumps(spec))
+  summary = run_dir / "summary.json"
+  summary.write_text(json.dumps({**json.loads(summary.read_text()), "spec": spec}, indent=2) + "\n")
   message = "it differs (device: 'abacus' there, 'cpu' asked; versions.jax: '0.0.1' there, "
   with pytest.raises(ValueError, match=f"{re.escape(message)}.*use those of the run, or --sample 0"):
     verify.verify(str(run_dir))

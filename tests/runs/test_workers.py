@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pytest
 
-from jax_sis.runs import workers
+from jax_sis.runs import worker_records, workers
 from jax_sis.runs.workers import Heartbeat, Shard
 
 # As it is where a batch script was submitted with --ntasks=8.
@@ -252,11 +252,11 @@ def folder(tmp_path: pathlib.Path) -> DiskFolder:
 def test_a_worker_says_what_it_does(folder: DiskFolder):
   before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
   with Heartbeat(folder, Shard(2, 8)) as heartbeat:
-    (worker,) = workers.read_workers(folder)
+    (worker,) = worker_records.read_workers(folder)
     assert (worker.state, worker.num_images, worker.rate) == ("running", 0, None)
     heartbeat.advance(16)
     heartbeat.advance(8)
-  (worker,) = workers.read_workers(folder)
+  (worker,) = worker_records.read_workers(folder)
   assert folder.list("workers/") == [f"workers/{socket.gethostname()}-{os.getpid()}.json"]
   assert (worker.host, worker.pid, worker.shard) == (socket.gethostname(), os.getpid(), "2/8")
   assert (worker.state, worker.num_images, worker.message) == ("finished", 24, "")
@@ -269,7 +269,7 @@ def test_a_worker_says_what_it_does(folder: DiskFolder):
 def test_a_worker_that_is_alone_has_no_shard(folder: DiskFolder):
   with Heartbeat(folder, Shard(0, 1)):
     pass
-  assert [worker.shard for worker in workers.read_workers(folder)] == [None]
+  assert [worker.shard for worker in worker_records.read_workers(folder)] == [None]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_worker_that_is_alone_has_no_shard(folder: DiskFolder):
 def test_a_worker_says_how_it_ended(folder: DiskFolder, error: BaseException, state: str, message: str):
   with pytest.raises(type(error)), Heartbeat(folder, Shard(0, 2)):
     raise error
-  (worker,) = workers.read_workers(folder)
+  (worker,) = worker_records.read_workers(folder)
   assert (worker.state, worker.message) == (state, message)
   time.sleep(0.05)
   assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
@@ -321,7 +321,7 @@ def test_a_record_that_is_slow_to_write_does_not_outlive_the_last_one(folder: Di
   time.sleep(0.4)
   assert folder.states[-1] == "finished"
   # As where the thread had decided to write just before the end.
-  heartbeat._write(workers.RUNNING)
+  heartbeat._write(worker_records.RUNNING)
   assert folder.states[-1] == "finished"
 
 
@@ -357,12 +357,12 @@ sys.exit(cli.main(["find"]))
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 143
-  (worker,) = workers.read_workers(folder)
+  (worker,) = worker_records.read_workers(folder)
   assert (worker.pid, worker.state, worker.num_images) == (process.pid, "interrupted", 5)
 
 
 def make_worker(**fields: object) -> bytes:
-  worker = workers.WorkerRecord(
+  worker = worker_records.WorkerRecord(
     host="tpu-3",
     pid=7,
     shard="2/8",
@@ -383,7 +383,7 @@ def make_worker(**fields: object) -> bytes:
 def test_a_running_worker_that_is_silent_is_lost(folder: DiskFolder, state: str, seconds: int, expected: str):
   folder.write("workers/tpu-3-7.json", make_worker(state=state))
   now = datetime.datetime(2026, 2, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=seconds)
-  assert [worker.state for worker in workers.read_workers(folder, now=now)] == [expected]
+  assert [worker.state for worker in worker_records.read_workers(folder, now=now)] == [expected]
 
 
 @pytest.mark.parametrize(
@@ -411,11 +411,11 @@ def test_damaged_records_are_left_out(folder: DiskFolder, content: bytes):
   (folder.path / "workers/b-1.json").write_bytes(content)
   folder.write("workers/c-1.json", make_worker(host="c", rate=None, shard=None))
   folder.write("workers/a-1.json", make_worker(host="a"))
-  assert [worker.host for worker in workers.read_workers(folder)] == ["a", "c"]
+  assert [worker.host for worker in worker_records.read_workers(folder)] == ["a", "c"]
 
 
 def test_a_folder_without_workers_has_none(folder: DiskFolder):
-  assert workers.read_workers(folder) == []
+  assert worker_records.read_workers(folder) == []
 
 
 def test_the_rate_is_that_of_the_last_minutes():

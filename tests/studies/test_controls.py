@@ -204,7 +204,10 @@ def test_images_of_other_ids_are_refused_with_a_list(run: results.Results, tmp_p
   rows["id"] = results.encode_text(["somebody else", *names[1:]])
   copy.write_unit(0, rows)
   is_ok = copy.read("sis_status") == jax_sis.Status.OK
-  message = f"the images at hand must be those of the run, but 1 of {is_ok.sum()} have other ids: 'somebody else' in"
+  message = (
+    f"the images at hand must be those that the run in {copy.folder.location!r} searched, but 1 of the {is_ok.sum()} "
+    "that were compared are not: 'somebody else' in the run is 'test_00000'; bring these back, name"
+  )
   with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
     program.controls(ControlsConfig(run_dir=copy.folder.location))
 
