@@ -15,6 +15,7 @@ from jax_sis.core.forward import forward_select
 from jax_sis.core.masking import mask_inputs
 from jax_sis.core.minimise import minimise
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
+from jax_sis.core.saving import load, save
 from jax_sis.core.searches import Exact, Forward, Gradient, Screened
 from jax_sis.core.smallest import QUICK, THOROUGH, Effort, smallest_subsets
 from jax_sis.core.subsets import Status, Subsets, keep_fraction, sufficient_subsets
@@ -49,9 +50,11 @@ __all__ = [
   "forward_select",
   "insertion_area",
   "keep_fraction",
+  "load",
   "mask_inputs",
   "minimise",
   "order_by_scores",
+  "save",
   "sis_collection",
   "smallest_subsets",
   "sufficient_subsets",
