@@ -62,9 +62,9 @@ class FeatureOrder(PerImage):
     return found + (f"; {num_lost} not finite" if num_lost else "")
 
   def _make_table(self) -> tuple[Sequence[str], list[list[str]]]:
-    pictures = [make_picture(heat.reshape(self.grid)) for heat in rank_to_heat(np.asarray(self.rank))]
-    columns = np.asarray(self.target), np.asarray(self.confidence[:, -1]), pictures
-    rows = [[str(i), str(target), f"{value:.4f}", picture] for i, (target, value, picture) in enumerate(zip(*columns))]
+    heat = rank_to_heat(np.asarray(self.rank)).reshape(-1, *self.grid)
+    target, confidence = np.asarray(self.target), np.asarray(self.confidence[:, -1])
+    rows = [[str(i), str(target[i]), f"{confidence[i]:.4f}", make_picture(heat[i])] for i in range(len(self))]
     return ("image", "target", f"confidence on {self.sizes[-1]}", "order, white is needed most"), rows
 
 

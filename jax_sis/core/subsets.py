@@ -94,12 +94,11 @@ class Subsets(PerImage):
     return f"{found}; features kept: {sizes} of {math.prod(self.grid)}"
 
   def _make_table(self) -> tuple[Sequence[str], list[list[str]]]:
-    columns = *(np.asarray(one) for one in (self.target, self.status, self.num_kept, self.confidence)), self.mask
+    target, num_kept, confidence = (np.asarray(one) for one in (self.target, self.num_kept, self.confidence))
+    names, masks = [Status(int(status)).name.lower() for status in self.status], np.asarray(self.mask, float)
     rows = [
-      [str(i), str(target), Status(int(status)).name.lower(), str(count), f"{confidence:.4f}", picture]
-      for i, (target, status, count, confidence, picture) in enumerate(
-        zip(*columns[:4], [make_picture(np.asarray(mask, float)) for mask in columns[4]])
-      )
+      [str(i), str(target[i]), names[i], str(num_kept[i]), f"{confidence[i]:.4f}", make_picture(masks[i])]
+      for i in range(len(self))
     ]
     return ("image", "target", "status", "features kept", "confidence", "mask, white is kept"), rows
 
