@@ -34,7 +34,7 @@ def save(path: str | os.PathLike[str], found: Found | Sequence[Found]) -> None:
     ValueError: the path does not end in .npz, or `found` is something else.
   """
   path = check_path(path)
-  parts = list(found) if isinstance(found, list | tuple) else [found]
+  parts: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
   wrong = next((part for part in parts if type(part) not in KINDS.values()), None)
   if wrong is not None or not parts:
     got = "nothing" if wrong is None else type(wrong).__name__
@@ -63,13 +63,8 @@ def save(path: str | os.PathLike[str], found: Found | Sequence[Found]) -> None:
 def load(path: str | os.PathLike[str]) -> Any:
   """What `save` wrote: the same kind, with the same bits; of several, a tuple.
 
-  >>> import jax.numpy as jnp, jax_sis, tempfile
-  >>> weights = jnp.array([[5.0, 0.0], [1.0, 0.0]])
-  >>> subsets = jax_sis.smallest_subsets(lambda weights, inputs: inputs @ weights, weights, jnp.ones((1, 2)))
-  >>> with tempfile.TemporaryDirectory() as folder:
-  ...   jax_sis.save(f"{folder}/found.npz", subsets)
-  ...   jax_sis.load(f"{folder}/found.npz")
-  Subsets(1 image, grid (2,), threshold 0.99: 1 ok; features kept: median 1, 1 to 1 of 2)
+  jax_sis.save("subsets.npz", subsets)
+  subsets = jax_sis.load("subsets.npz")
 
   Raises:
     ValueError: it is no such file, of another version, or damaged. Nothing in it is run.
@@ -107,8 +102,8 @@ def check_path(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def read_part(description: Mapping[str, Any], number: int, arrays: Mapping[str, np.ndarray]) -> Found:
-  kind = KINDS[description["kind"]]
-  fields = {name: tuple(one) if isinstance(one, list) else one for name, one in description["static"].items()}
+  kind: Any = KINDS[description["kind"]]
+  fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in description["static"].items()}
   for name, dtype in description["dtypes"].items():
     values = arrays[f"{number}.{name}"]
     fields[name] = jnp.asarray(values if values.dtype == dtype else values.view(jnp.dtype(dtype)))
