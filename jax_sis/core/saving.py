@@ -103,7 +103,9 @@ def check_path(path: str | os.PathLike[str]) -> pathlib.Path:
 
 def read_part(description: Mapping[str, Any], number: int, arrays: Mapping[str, np.ndarray]) -> Found:
   kind: Any = KINDS[description["kind"]]
-  fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in description["static"].items()}
+  fields: dict[str, Any] = {
+    name: tuple(one) if isinstance(one, list) else one for name, one in description["static"].items()
+  }
   for name, dtype in description["dtypes"].items():
     values = arrays[f"{number}.{name}"]
     fields[name] = jnp.asarray(values if values.dtype == dtype else values.view(jnp.dtype(dtype)))

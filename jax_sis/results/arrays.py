@@ -1,11 +1,12 @@
 """The Zarr arrays of a run, by TensorStore: one per field, in chunks of a unit, and `done`, one flag per unit."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import tensorstore as ts
 
 from jax_sis.results.folder import Folder, patient_context
-from jax_sis.results.schema import Field
+from jax_sis.results.schema import Field, name_axes
 
 ZARR_DIR = "results.zarr"
 DONE = "done"
@@ -37,9 +38,9 @@ def open_arrays(
     name: ([num_images, *field.shape], [unit_size, *field.shape], field.dtype) for name, field in fields.items()
   }
   layouts[DONE] = ([-(-num_images // unit_size)], [1], "uint8")
-  futures = {}
+  specs, futures = {}, {}
   for name, (shape, chunk_shape, dtype) in layouts.items():
-    spec = {
+    spec = specs[name] = {
       "driver": "zarr3",
       "kvstore": folder.kvstore_spec(f"{ZARR_DIR}/{name}"),
       "metadata": {
@@ -56,13 +57,26 @@ def open_arrays(
       "store_data_equal_to_fill_value": True,
       "fill_missing_data_reads": name == DONE,
     }
+    named = name_dimensions(spec, name, fields) if create else spec
     context = patient_context()
-    futures[name] = ts.open(spec, open=True, create=create, assume_metadata=assume_metadata, context=context)
+    futures[name] = ts.open(named, open=True, create=create, assume_metadata=assume_metadata, context=context)
   arrays = {}
   for name, future in futures.items():
     with folder.explain("opened", f"{ZARR_DIR}/{name}"):
-      arrays[name] = future.result()
+      try:
+        arrays[name] = future.result()
+      except ValueError:
+        if not create:
+          raise
+        # Earlier versions gave the axes no names; what else differs is refused here again.
+        arrays[name] = ts.open(specs[name], open=True, context=patient_context()).result()
   return arrays
+
+
+def name_dimensions(spec: Mapping[str, Any], name: str, fields: Mapping[str, Field]) -> dict[str, Any]:
+  """The specification of an array with the names of its axes, by which xarray reads the store."""
+  axes = ["unit"] if name == DONE else name_axes(name, fields[name])
+  return {**spec, "metadata": {**spec["metadata"], "dimension_names": axes}}
 
 
 def is_set(flag: ts.Future) -> bool:

@@ -13,19 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Int, Shaped
 
 from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results import masks_file
+from jax_sis.results.columns import CLASS_FIELDS, make_columns
 from jax_sis.results.query import StoredSubsets, parse_mask_name
-from jax_sis.results.schema import KINDS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES, decode_text, has_order, kinds_of
+from jax_sis.results.schema import KINDS, decode_text, has_order
 from jax_sis.results.store import Results
 from jax_sis.runs.authors_layout import select_image, to_authors_arrays
 from jax_sis.runtime.progress import Progress
 
 SUFFIXES = (".csv", ".parquet", ".npz")
-CLASS_FIELDS = ("label", "target", "predicted")
 # Images of a table that are in memory at once, and of images with orders or masks the features.
 ROWS_AT_ONCE = 16384
 FEATURES_AT_ONCE = 2**20
@@ -126,48 +126,13 @@ def check_order(store: Results) -> None:
     )
 
 
-def make_columns(
-  store: Results, fields: Mapping[str, Shaped[np.ndarray, "M ..."]], subsets: Mapping[str, StoredSubsets]
-) -> dict[str, np.ndarray | list[Any]]:
-  """The columns of a table for some images; of what an image does not have, None.
-
-  Of each of the `subsets`, by column, the table has the features, numbered row by row from 0.
-  """
-  is_searched = fields[f"{kinds_of(fields)[0]}_status"] != NOT_SEARCHED
-  class_names = store.spec["class_names"]
-  columns: dict[str, np.ndarray | list[Any]] = {}
-  for name in store.table_fields:
-    values = fields[name]
-    if name in ("id", "error"):
-      columns[name] = decode_text(values).tolist()
-    elif name.endswith("_status"):
-      columns[name] = [STATUS_NAMES[status] for status in values.tolist()]
-    elif name in CLASS_FIELDS:
-      is_known = values != NO_CLASS if name == "label" else is_searched & (values != NO_CLASS)
-      columns[name] = keep_where(is_known, values)
-      columns[f"{name}_name"] = [class_names[i] if known else None for i, known in zip(values, is_known, strict=True)]
-    elif values.dtype.kind == "f":
-      columns[name] = keep_where(is_searched & ~np.isnan(values), values)
-    else:
-      columns[name] = keep_where(is_searched, values)
-  for name, stored in subsets.items():
-    kept = stored.masks(fields) & is_searched[:, None]
-    columns[name] = [np.flatnonzero(mask).tolist() for mask in kept]
-  return columns
-
-
-def keep_where(is_there: Bool[np.ndarray, "M"], values: Shaped[np.ndarray, "M"]) -> list[Any]:
-  """The values, None for those that are not there."""
-  return [value if there else None for value, there in zip(values.tolist(), is_there.tolist(), strict=True)]
-
-
 def iterate_columns(
   store: Results, subsets: Mapping[str, StoredSubsets], progress: Progress
 ) -> Iterator[dict[str, np.ndarray | list[Any]]]:
   names = {*store.table_fields, *(name for stored in subsets.values() for name in stored.mask_fields)}
   num_at_once = max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"])) if subsets else ROWS_AT_ONCE
   for indices, fields in store.iterate(num_at_once, names=sorted(names)):
-    yield make_columns(store, fields, subsets)
+    yield make_columns(store.spec, store.table_fields, fields, subsets)
     progress.advance(len(indices))
 
 
