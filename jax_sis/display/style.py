@@ -178,7 +178,7 @@ def wrap(text: str, width: float, *, size: float, num_lines: int = 2) -> str:
   """A text in lines of at most `width` points at this size of font, as many of each of its own; dots for the rest."""
 
   def fits(line: str) -> bool:
-    return measure(line, size=size) <= width
+    return measure(line, size=size) <= 0.97 * width
 
   return "\n".join(part for line in text.splitlines() for part in wrap_line(line, fits, num_lines=num_lines))
 

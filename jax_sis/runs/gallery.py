@@ -1,10 +1,8 @@
 """The picture of a run: its first images, their subsets and orders."""
 
-from collections.abc import Mapping
-
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Shaped
 
 from jax_sis import results
 from jax_sis.core import masking
@@ -13,8 +11,8 @@ from jax_sis.core.searches import BackwardSearch
 from jax_sis.display import beside, pixels
 from jax_sis.display.beside import Cell
 from jax_sis.display.style import finish
-from jax_sis.results.query import own_queries
 from jax_sis.results.schema import has_order
+from jax_sis.runs.pictures import find_own
 from jax_sis.runs.setup import Job
 from jax_sis.runs.table import Row, format_confidence, make_rows
 
@@ -30,8 +28,8 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
   """The gallery as a PNG file: a line an image, with its pictures where it has a subset."""
   indices = np.arange(min(num_images, store.num_images))
   fields = {name: store.read(name, indices) for name in store.fields}
-  rows = make_rows(fields, job.classifier.class_names, num_features=job.num_features)
-  kept = {kind: spread(job, masks) for kind, masks in kept_features(store, fields).items()}
+  rows = make_rows(fields, job.class_names, num_features=job.num_features)
+  kept = {kind: spread(job, stored.masks(fields)) for kind, stored in find_own(store).items()}
   heat = spread(job, rank_to_heat(fields["rank"])) if "rank" in fields else None
   images = np.stack([job.source[int(index)]["image"] for index in indices])
   colour = beside.choose_colour(images, list(kept.values()))
@@ -60,12 +58,6 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
 def spread(job: Job, values: Shaped[np.ndarray, "M F"]) -> Shaped[np.ndarray, "M H W c"]:
   """One value a feature as one a pixel."""
   return np.asarray(masking.expand_mask(jnp.asarray(values), job.search.grid, job.classifier.input_shape))
-
-
-def kept_features(store: results.Results, fields: Mapping[str, np.ndarray]) -> dict[str, Bool[np.ndarray, "M F"]]:
-  """The subsets of each kind whose pixels the run kept."""
-  stored = [store.find_subsets(query) for query in own_queries(store.spec, store.fields)]
-  return {one.query.kind: one.masks(fields) for one in stored if one.mask_fields}
 
 
 def describe_kind(kind: str, search: BackwardSearch | None) -> str:
