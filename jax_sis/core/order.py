@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jax_sis.core import masking
 from jax_sis.core.batch import PerImage, make_picture
@@ -68,7 +68,7 @@ class FeatureOrder(PerImage):
     return ("image", "target", f"confidence on {self.sizes[-1]}", "order, white is needed most"), rows
 
 
-def rank_to_heat(rank: Int[np.ndarray, "B F"]) -> Float[np.ndarray, "B F"]:
+def rank_to_heat(rank: Integer[np.ndarray, "B F"]) -> Float[np.ndarray, "B F"]:
   """1 where a feature is needed most, 0 where it is needed least or was not ordered."""
   # Logarithmic, since the few most needed features matter most.
   largest = np.log1p(rank.shape[1])
