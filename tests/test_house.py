@@ -127,7 +127,8 @@ def test_one_file_says_how_a_program_runs_on_all_devices():
 
 def test_importing_the_package_loads_no_heavy_library_and_shows_public_names_only():
   script = (
-    "import sys, jax_sis; print(jax_sis.__file__); print(*dir(jax_sis)); print(callable(jax_sis.backselect)); "
+    "import sys, jax_sis; print(jax_sis.__file__); print(*dir(jax_sis)); "
+    "print(callable(jax_sis.backselect) and callable(jax_sis.show)); "
     "print(*sorted({name.split('.')[0] for name in sys.modules}))"
   )
   result = subprocess.run(

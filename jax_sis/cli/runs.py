@@ -23,7 +23,7 @@ def run_status(options: StatusOptions) -> None:
 def run_export(options: ExportOptions) -> None:
   from jax_sis.runs import export
 
-  print(export.export(options.run_dir, to=options.to, masks=options.masks, is_partial=options.is_partial))
+  print(export.export(**vars(options)))
 
 
 def run_report(config: ReportConfig) -> None:
@@ -70,7 +70,8 @@ gone from this machine, silent if that is there, and lost if it was on another m
     settings=(ExportOptions,),
     run_fn=run_export,
     description="""\
-Writes the finished images of a run as a table or as the arrays of the method's authors; the ending of FILE says which.
+Writes the finished images of a run as a table, as the arrays of the method's authors, or as pictures; the ending of
+FILE says which.
 """,
     tables={
       "endings of FILE": {
@@ -81,6 +82,9 @@ Writes the finished images of a run as a table or as the arrays of the method's 
         "SISResult), images along the first axis; with {id} or {index} in FILE one file per image, which their "
         "programs read. With --patch a square counts as a pixel. Images that were not searched, or met a number that "
         "is not finite, are left out; index and id say which are there.",
+        ".png": "with {id} or {index} in FILE: of each subset of each image a mask (white where a pixel is kept) and "
+        "an overlay (kept pixels as they are, the rest dark), at the size of the image's own file, also where find had "
+        "--resize. NAME of --masks, or sis and smallest, stands in the files' names.",
         ".npz, --masks NAME": "only the subsets of that kind, as `train` and `evaluate` take them by --subset without "
         "the run: ids [N], masks [N, ceil(F / 8)] uint8, a bit a pixel, row by row, from each byte's lowest, and "
         "provenance, JSON.",
@@ -104,6 +108,7 @@ Writes the finished images of a run as a table or as the arrays of the method's 
       "export runs/sis --to table.parquet --masks smallest_mask mask_threshold_0.9 mask_fraction_0.05",
       "export runs/sis --to backselect.npz",
       "export runs/sis --to masks.npz --masks mask_fraction_0.05",
+      "export runs/photos --to 'pictures/{id}.png'",
       "export runs/sis --to 'saved_models/r20/sis/cifar10_test/cifar10_test_{index}.npz'",
     ),
     after_interrupt=KEEPS_NOTHING,

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import html
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_sis.core import validation
+from jax_sis.core.batch import PerImage
 from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
 from jax_sis.core.local_search import passing
 from jax_sis.core.problem import Problem, check_answered
@@ -21,8 +24,8 @@ from jax_sis.core.validation import check_positive_integer
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Certificate:
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Certificate(PerImage):
   """What a fresh evaluation says of each subset. An image without a subset (status not OK) is certified nothing.
 
   Attributes:
@@ -66,6 +69,18 @@ class Certificate:
       num_pairs_tried=int(self.num_pairs_tried[index]),
       num_droppable=int(np.sum(self.is_droppable[index])),
     )
+
+  def _describe(self) -> str:
+    judged = {"sufficient": self.is_sufficient, "1-minimal": self.is_minimal, "keep the class": self.keeps_class}
+    counts = ", ".join(f"{int(np.sum(np.asarray(values)))} {name}" for name, values in judged.items())
+    return f"{self._count()}, {int(np.sum(np.asarray(self.status) == Status.OK))} with a subset: {counts}"
+
+  def _make_table(self) -> tuple[Sequence[str], list[list[str]]]:
+    confidence, predicted = np.asarray(self.confidence), np.asarray(self.predicted)
+    rows = [
+      [str(i), f"{confidence[i]:.4f}", str(predicted[i]), html.escape(self.describe(i))] for i in range(len(self))
+    ]
+    return ("image", "confidence alone", "predicted", "certificate"), rows
 
 
 SUFFICIENT = "sufficient"

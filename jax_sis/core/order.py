@@ -1,12 +1,14 @@
 """FeatureOrder: the nested family of subsets that one search finds."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jax_sis.core import masking
+from jax_sis.core.batch import PerImage, make_picture
 from jax_sis.core.types import ScoreName
 
 # The rank of a feature that the search did not order: one that was not available, or that a search which stops
@@ -15,8 +17,8 @@ NOT_RANKED = np.iinfo(np.int32).max
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureOrder:
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class FeatureOrder(PerImage):
   """Features of each image from the most to the least needed, and the confidence on each prefix of that order.
 
   The subset of size n keeps the features of rank below n. One order answers every threshold and every budget.
@@ -52,3 +54,22 @@ class FeatureOrder:
   def is_complete(self) -> bool:
     """Whether the order reaches the full input, as every backward search does."""
     return self.sizes[-1] == self.num_features
+
+  def _describe(self) -> str:
+    found = f"{self._count()}, grid {self.grid}, {self.num_features} features, {self.score}"
+    found += f"; sizes 0 to {self.sizes[-1]}, {len(self.sizes)} of them"
+    num_lost = len(self) - int(np.sum(np.asarray(self.finite)))
+    return found + (f"; {num_lost} not finite" if num_lost else "")
+
+  def _make_table(self) -> tuple[Sequence[str], list[list[str]]]:
+    heat = rank_to_heat(np.asarray(self.rank)).reshape(-1, *self.grid)
+    target, confidence = np.asarray(self.target), np.asarray(self.confidence[:, -1])
+    rows = [[str(i), str(target[i]), f"{confidence[i]:.4f}", make_picture(heat[i])] for i in range(len(self))]
+    return ("image", "target", f"confidence on {self.sizes[-1]}", "order, white is needed most"), rows
+
+
+def rank_to_heat(rank: Integer[np.ndarray, "B F"]) -> Float[np.ndarray, "B F"]:
+  """1 where a feature is needed most, 0 where it is needed least or was not ordered."""
+  # Logarithmic, since the few most needed features matter most.
+  largest = np.log1p(rank.shape[1])
+  return 1 - np.minimum(np.log1p(rank.astype(np.float64)) / largest, 1)

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int8, Integer
 
-from jax_sis.core import validation
+from jax_sis.core import masking, validation
+from jax_sis.core.batch import PerImage, make_picture
 from jax_sis.core.order import FeatureOrder
 
 
@@ -32,8 +34,8 @@ class Status(enum.IntEnum):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Subsets:
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Subsets(PerImage):
   """One subset of features for each image.
 
   Attributes:
@@ -65,6 +67,41 @@ class Subsets:
     """The mask, with its features in one row."""
     return self.mask.reshape(self.mask.shape[0], -1)
 
+  def apply(self, inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."]) -> Float[Array, "B ..."]:
+    """The inputs with only the subsets kept and the rest masked, as the classifier is shown them.
+
+    Args:
+      inputs: those of the search, normalised.
+
+    Raises:
+      ValueError: they are not as many images, or do not fit the grid.
+    """
+    inputs = validation.check_inputs(inputs)
+    if inputs.shape[0] != len(self):
+      raise ValueError(f"inputs must be the {len(self)} images of the subsets, got {inputs.shape[0]}.")
+    masking.check_grid(self.grid, inputs.shape[1:])
+    baseline = masking.check_baseline(self.baseline, inputs)
+    return masking.mask_inputs(inputs, self.kept, baseline=baseline, grid=self.grid)
+
+  def _describe(self) -> str:
+    threshold, num_kept = np.unique(np.asarray(self.threshold)), np.asarray(self.num_kept)
+    asked = f", threshold {threshold[0]:g}" if len(threshold) == 1 and threshold[0] == threshold[0] else ""
+    found = f"{self._count()}, grid {self.grid}{asked}: {count_statuses(self.status)}"
+    num_kept = num_kept[np.asarray(self.status) == Status.OK]
+    if not len(num_kept):
+      return found
+    sizes = f"median {np.median(num_kept):g}, {num_kept.min()} to {num_kept.max()}"
+    return f"{found}; features kept: {sizes} of {math.prod(self.grid)}"
+
+  def _make_table(self) -> tuple[Sequence[str], list[list[str]]]:
+    target, num_kept, confidence = (np.asarray(one) for one in (self.target, self.num_kept, self.confidence))
+    names, masks = [Status(int(status)).name.lower() for status in self.status], np.asarray(self.mask, float)
+    rows = [
+      [str(i), str(target[i]), names[i], str(num_kept[i]), f"{confidence[i]:.4f}", make_picture(masks[i])]
+      for i in range(len(self))
+    ]
+    return ("image", "target", "status", "features kept", "confidence", "mask, white is kept"), rows
+
 
 def sufficient_subsets(order: FeatureOrder, threshold: float | Float[Array, ""]) -> Subsets:
   """The smallest subset of each order on which the classifier alone is confident (FindSIS, Carter et al. 2019).
@@ -86,6 +123,13 @@ def sufficient_subsets(order: FeatureOrder, threshold: float | Float[Array, ""])
   sizes = jnp.asarray(order.sizes, jnp.int32)
   confidence = jnp.take_along_axis(order.confidence, first[:, None], axis=1)[:, 0]
   return make_subsets(order, sizes[first], confidence, status, threshold)
+
+
+def count_statuses(status: Int8[Array, "B"] | Int8[np.ndarray, "B"]) -> str:
+  """`7 ok, 1 below_threshold`."""
+  found, counts = np.unique(np.asarray(status), return_counts=True)
+  pairs = zip(found.tolist(), counts.tolist(), strict=True)
+  return ", ".join(f"{count} {Status(value).name.lower()}" for value, count in pairs) or "none"
 
 
 def find_sufficient(

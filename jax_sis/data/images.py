@@ -3,7 +3,7 @@
 import pathlib
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -55,13 +55,34 @@ def central_crop(
   It shows the share `crop` of each side of the largest such part; for ImageNet that is 224 of 256 pixels, 0.875.
   An image that already has this size is returned as it is.
   """
-  height, width = image.shape[:2]
-  if (height, width) == size:
+  if image.shape[:2] == size:
     return image
+  return resize(image, size, find_central_box(image.shape[:2], size, crop=crop))
+
+
+def find_central_box(
+  whole: tuple[int, ...], size: tuple[int, int], *, crop: float
+) -> tuple[float, float, float, float]:
+  """The part (left, top, right, bottom) of an image of `whole` (height, width) that `central_crop` shows."""
+  height, width = whole
+  if (height, width) == size:
+    return 0, 0, width, height
   scale = crop * min(height / size[0], width / size[1])
   shown_height, shown_width = size[0] * scale, size[1] * scale
   left, top = (width - shown_width) / 2, (height - shown_height) / 2
-  return resize(image, size, (left, top, left + shown_width, top + shown_height))
+  return left, top, left + shown_width, top + shown_height
+
+
+def place_mask(
+  mask: Bool[np.ndarray, "h w"], whole: tuple[int, ...], box: tuple[float, float, float, float]
+) -> Bool[np.ndarray, "H W"]:
+  """A mask of the part of an image in `box`, over all its pixels, `whole` (height, width); False outside the box."""
+  padded = np.pad(mask, 1)
+  for axis, (low, high) in enumerate(((box[1], box[3]), (box[0], box[2]))):
+    centres = np.arange(whole[axis]) + 0.5
+    cells = np.floor((centres - low) / (high - low) * mask.shape[axis]).astype(int)
+    padded = np.take(padded, cells.clip(-1, mask.shape[axis]) + 1, axis)
+  return padded
 
 
 def resize(

@@ -55,6 +55,10 @@ class ListedSource(ImageSource, Protocol):
 
   def ids(self) -> list[str]: ...
 
+  def read_whole(self, index: int) -> UInt8[np.ndarray, "H W C"]:
+    """An image at its own size; it is one that could be read."""
+    ...
+
 
 class TfdsSource:
   """A split of a TFDS data set in array_record form, in stored order.
@@ -112,6 +116,9 @@ class TfdsSource:
       error=error,
     )
 
+  def read_whole(self, index: int) -> UInt8[np.ndarray, "H W C"]:
+    return self._source[index]["image"]
+
   def ids(self) -> list[str]:
     undecoded = open_data_source(*self._place, with_images=False)
     return [tfds_id(undecoded[index], index) for index in range(len(undecoded))]
@@ -161,6 +168,9 @@ class FileSource:
     label = self.class_names.index(path.parent.name) if path.parent.name in self.class_names else NO_LABEL
     return Record(index=index, id=self._ids[index], image=image, label=label, error=error)
 
+  def read_whole(self, index: int) -> UInt8[np.ndarray, "H W C"]:
+    return read_image(self._paths[index])
+
   def ids(self) -> list[str]:
     return list(self._ids)
 
@@ -200,6 +210,9 @@ class SelectedSource:
 
   def __getitem__(self, index: int) -> Record:
     return {**self._source[self._places[index]], "index": index}
+
+  def read_whole(self, index: int) -> UInt8[np.ndarray, "H W C"]:
+    return self._source.read_whole(self._places[index])
 
   def ids(self) -> list[str]:
     return self._ids

@@ -4,10 +4,12 @@ A function that draws a picture is `@styled`, begins with `start_figure` and end
 The same numbers give the same bytes, since no date is in the file, and Matplotlib's own settings stay as they are.
 """
 
+import bisect
+import contextlib
 import io
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -15,6 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 DPI = 100
@@ -55,6 +59,13 @@ STYLE: dict[Any, Any] = {
 styled = matplotlib.rc_context(STYLE)
 
 
+class ShownFigure(Figure):
+  """A figure that notebooks show without pyplot, which it does not belong to."""
+
+  def _repr_png_(self) -> bytes:
+    return finish(self)
+
+
 def start_figure(
   num_rows: int,
   num_columns: int,
@@ -75,7 +86,7 @@ def start_figure(
       all texts room.
     **options: as `Figure.subplots` takes them.
   """
-  figure = Figure(figsize=size, dpi=dpi, layout=None if places else "constrained")
+  figure = ShownFigure(figsize=size, dpi=dpi, layout=None if places else "constrained")
   return figure, figure.subplots(num_rows, num_columns, squeeze=False, gridspec_kw=dict(places or {}), **options)
 
 
@@ -83,9 +94,7 @@ def finish(figure: Figure) -> bytes:
   file = io.BytesIO()
   # The layout gives maps with long headings too little room, so that it takes the edges of what is drawn.
   edges = {} if figure.get_layout_engine() is None else {"bbox_inches": "tight", "pad_inches": 0.1}
-  with warnings.catch_warnings():
-    # Names in scripts that the font lacks are drawn as boxes; the tables have them.
-    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+  with ignoring_missing_glyphs():
     figure.savefig(file, format="png", **edges)
   return file.getvalue()
 
@@ -148,6 +157,50 @@ def format_p(p_value: float) -> str:
 def shorten(text: str, length: int = MAX_LABEL_LENGTH) -> str:
   """A text, or its end after three dots."""
   return text if len(text) <= length else f"...{text[3 - length :]}"
+
+
+@contextlib.contextmanager
+def ignoring_missing_glyphs() -> Iterator[None]:
+  """Names in scripts that the font lacks are drawn as boxes; the tables have them."""
+  with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    yield
+
+
+def measure(text: str, *, size: float) -> float:
+  """How wide a line of text is at this size of font, in points."""
+  font = FontProperties(family=STYLE["font.family"], size=size)
+  with ignoring_missing_glyphs():
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
+
+
+def wrap(text: str, width: float, *, size: float, num_lines: int = 2) -> str:
+  """A text in lines of at most `width` points at this size of font, as many of each of its own; dots for the rest."""
+
+  def fits(line: str) -> bool:
+    return measure(line, size=size) <= 0.97 * width
+
+  return "\n".join(part for line in text.splitlines() for part in wrap_line(line, fits, num_lines=num_lines))
+
+
+def wrap_line(line: str, fits: Callable[[str], bool], *, num_lines: int) -> list[str]:
+  """The pieces of a line, broken at spaces where there are some, and the last one ended where more is left."""
+  pieces = []
+  rest = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line).strip()
+  while rest and not fits(rest):
+    end = find_longest(rest, fits)
+    if len(pieces) == num_lines - 1:
+      return [*pieces, f"{rest[: find_longest(rest, lambda text: fits(f'{text}...'))]}..."]
+    at_space = rest.rfind(" ", 0, end + 1)
+    end = at_space if at_space > 0 else end
+    pieces.append(rest[:end].rstrip())
+    rest = rest[end:].lstrip()
+  return [*pieces, rest]
+
+
+def find_longest(text: str, fits: Callable[[str], bool]) -> int:
+  """How many letters of its beginning fit, at least one."""
+  return max(1, bisect.bisect_left(range(1, len(text) + 1), True, key=lambda count: not fits(text[:count])))
 
 
 def begin(text: str) -> str:

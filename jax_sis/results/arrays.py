@@ -2,13 +2,14 @@
 
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
 from jaxtyping import Shaped
 
 from jax_sis.results.folder import Folder, patient_context
-from jax_sis.results.schema import Field
+from jax_sis.results.schema import Field, name_axes
 
 ZARR_DIR = "results.zarr"
 DONE = "done"
@@ -47,9 +48,9 @@ def open_arrays(
   if has_checksums:
     layouts[CHECKSUMS] = ([num_units, len(fields)], [1, len(fields)], "uint32")
   layouts[DONE] = ([num_units], [1], "uint8")
-  futures = {}
+  specs, futures = {}, {}
   for name, (shape, chunk_shape, dtype) in layouts.items():
-    spec = {
+    spec = specs[name] = {
       "driver": "zarr3",
       "kvstore": folder.kvstore_spec(f"{ZARR_DIR}/{name}"),
       "metadata": {
@@ -66,18 +67,32 @@ def open_arrays(
       "store_data_equal_to_fill_value": True,
       "fill_missing_data_reads": name == DONE,
     }
+    named = name_dimensions(spec, name, fields) if create else spec
     context = patient_context()
-    futures[name] = ts.open(spec, open=True, create=create, assume_metadata=assume_metadata, context=context)
+    futures[name] = ts.open(named, open=True, create=create, assume_metadata=assume_metadata, context=context)
   arrays = {}
   for name, future in futures.items():
     with folder.explain("opened", f"{ZARR_DIR}/{name}"):
-      arrays[name] = future.result()
+      try:
+        arrays[name] = future.result()
+      except ValueError:
+        if not create:
+          raise
+        # Earlier versions gave the axes no names; what else differs is refused here again.
+        arrays[name] = ts.open(specs[name], open=True, context=patient_context()).result()
   return arrays
 
 
 def checksum(unit: int, stored: Shaped[np.ndarray, "M ..."]) -> int:
   """That of a field's rows, as they are stored in this unit and in no other."""
   return zlib.crc32(stored.tobytes(), unit)
+
+
+def name_dimensions(spec: Mapping[str, Any], name: str, fields: Mapping[str, Field]) -> dict[str, Any]:
+  """The specification of an array with the names of its axes, by which xarray reads the store."""
+  of_units = {DONE: ["unit"], CHECKSUMS: ["unit", "field"]}
+  axes = of_units.get(name) or name_axes(name, fields[name])
+  return {**spec, "metadata": {**spec["metadata"], "dimension_names": axes}}
 
 
 def is_set(flag: ts.Future) -> bool:

@@ -137,6 +137,15 @@ def subset_fields(kind: str, certificate: str) -> dict[str, Field]:
   return {f"{kind}_{name}": Field(shape=(), dtype=dtype) for name, dtype in dtypes.items()}
 
 
+def name_axes(name: str, field: Field) -> list[str]:
+  """What the axes of an array are called, the images first."""
+  if field.is_text:
+    return ["image", "byte"]
+  known = "feature_byte" if field.num_bits is not None else {"rank": "feature", "confidence": "size"}.get(name)
+  others = [f"{name}_{axis}" for axis in range(len(field.shape))]
+  return ["image", *([known] if known and len(others) == 1 else others)]
+
+
 def mask_name(*, threshold: float | None = None, fraction: float | None = None) -> str:
   """What the stored masks of a threshold, or else of a fraction, are called."""
   return f"mask_threshold_{threshold}" if fraction is None else f"mask_fraction_{fraction}"

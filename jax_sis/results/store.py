@@ -13,6 +13,10 @@ The zarr package alone reads it, too:
   confidence = group["confidence"][:100]
   text = [bytes(row).rstrip(b"\0").decode() for row in group["id"][:100]]
   masks = np.unpackbits(group["smallest_mask"][:100], axis=1, count=num_features, bitorder="little").astype(bool)
+
+So does xarray, with the axes image, feature, feature_byte, size, byte and unit:
+
+  runs = xarray.open_zarr("jax-sis-results/results.zarr", consolidated=False)
 """
 
 import functools
@@ -26,6 +30,7 @@ import tensorstore as ts
 from jaxtyping import Bool, Int, Shaped
 
 from jax_sis.core import masking, messages
+from jax_sis.results import columns
 from jax_sis.results.arrays import CHECKSUMS, DONE, ZARR_DIR, checksum, is_set, open_arrays
 from jax_sis.results.folder import Folder, open_folder
 from jax_sis.results.query import StoredSubsets, SubsetQuery, describe_masks, find_subsets, make_query
@@ -58,6 +63,16 @@ class Results:
     return open_arrays(
       self.folder, self.fields, num_images, self.unit_size, has_checksums=self.has_checksums, **options
     )
+
+  def __repr__(self) -> str:
+    return columns.describe_run(self)
+
+  def _repr_html_(self) -> str:
+    return columns.make_run_html(self)
+
+  def to_pandas(self) -> Any:
+    """The finished images as a `pandas.DataFrame`, in the columns of `jax-sis export`; pandas must be installed."""
+    return columns.make_frame(self)
 
   @functools.cached_property
   def _writers(self) -> dict[str, ts.TensorStore]:

@@ -1,4 +1,4 @@
-"""`jax-sis export`: a run's finished images as CSV, as parquet, or as the npz files of the method's authors; or masks.
+"""`jax-sis export`: a run's finished images as CSV, parquet, npz files of the method's authors, masks or pictures.
 
 Everything is read and written some thousand images at a time, so that the memory does not depend on their number.
 """
@@ -13,36 +13,50 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Int, Shaped
 
 from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results import masks_file
+from jax_sis.results.columns import CLASS_FIELDS, make_columns
 from jax_sis.results.query import StoredSubsets, parse_mask_name
-from jax_sis.results.schema import KINDS, NO_CLASS, NOT_SEARCHED, STATUS_NAMES, decode_text, has_order, kinds_of
+from jax_sis.results.schema import KINDS, decode_text, has_order
 from jax_sis.results.store import Results
+from jax_sis.runs import pictures
 from jax_sis.runs.authors_layout import select_image, to_authors_arrays
+from jax_sis.runs.setup import make_job_again
 from jax_sis.runtime.progress import Progress
 
-SUFFIXES = (".csv", ".parquet", ".npz")
-CLASS_FIELDS = ("label", "target", "predicted")
+SUFFIXES = (".csv", ".parquet", ".npz", ".png")
 # Images of a table that are in memory at once, and of images with orders or masks the features.
 ROWS_AT_ONCE = 16384
 FEATURES_AT_ONCE = 2**20
 ORDER_FIELDS = ("rank", "confidence", "sis_status")
 
 
-def export(run_dir: str, *, to: str, masks: Sequence[str] = (), is_partial: bool = False) -> str:
+def export(
+  run_dir: str,
+  *,
+  to: str,
+  masks: Sequence[str] = (),
+  is_partial: bool = False,
+  checkpoint: str | None = None,
+  data_dir: str | None = None,
+) -> str:
   """Writes the finished images of a run into a file, or a file each.
 
   Args:
     run_dir: the run's folder, on disk or in a bucket.
     to: the file, by whose ending it is chosen: `.csv` or `.parquet`, one row per image, see `make_columns`; `.npz`, the
       authors' arrays, see `authors_layout`, with the images along a first axis and beside them `index` and `id`. An
-      `{id}` or `{index}` in the name of an `.npz` stands for each image's, and makes a file of each.
+      `{id}` or `{index}` in the name of an `.npz` stands for each image's, and makes a file of each. A `.png` needs
+      one of them, and stands for the pictures of each subset, see `pictures`.
     masks: of which subsets a table also has the features: `smallest_mask`, `mask_threshold_P`, `mask_fraction_S`. With
-      an `.npz`, the one whose masks alone are written, for training and evaluation, see `masks_file`.
+      an `.npz`, the one whose masks alone are written, for training and evaluation, see `masks_file`. With a `.png`,
+      those that are drawn; by default each kind that the run holds.
     is_partial: whether the run may be unfinished.
+    checkpoint: for pictures, the classifier's folder; None for where the run had it.
+    data_dir: for pictures, the TFDS folder; None for where the run had it.
 
   Returns:
     What was written, in a sentence.
@@ -57,6 +71,10 @@ def export(run_dir: str, *, to: str, masks: Sequence[str] = (), is_partial: bool
     raise ValueError(f"--to must be a file on disk that ends in {', '.join(SUFFIXES)}, got {to!r}.")
   if path.suffix == ".npz" and (len(masks) > 1 or (masks and has_place(to))):
     raise ValueError(f"--masks must name one kind of subset for one .npz file, got {' '.join(masks)} for {to!r}.")
+  if path.suffix == ".png" and not has_place(to):
+    raise ValueError(f"--to must have {{id}} or {{index}} in the name of a .png, which is one of many, got {to!r}.")
+  if path.suffix != ".png" and (checkpoint or data_dir):
+    raise ValueError(f"--checkpoint and --data-dir must come with a .png, which needs the images, got {to!r}.")
   store = results.open(run_dir)
   num_missing = store.num_images - len(store.done_images())
   if num_missing and not is_partial:
@@ -65,10 +83,13 @@ def export(run_dir: str, *, to: str, masks: Sequence[str] = (), is_partial: bool
       "by the same command of find, or use --partial."
     )
   subsets = {name: find_mask(store, name) for name in masks}
-  left_out = 0
+  left_out = without = 0
   with explain_writing(to), Progress("export", total=store.num_images - num_missing, unit="image") as progress:
     if path.suffix == ".npz" and masks:
       num_written = write_masks(store, path, subsets[masks[0]], progress)
+    elif path.suffix == ".png":
+      num_written = write_pngs(store, to, subsets, progress, checkpoint=checkpoint, data_dir=data_dir)
+      without = store.num_images - num_missing - num_written
     elif path.suffix == ".npz":
       check_order(store)
       num_written = (write_files if has_place(to) else write_one_npz)(store, to, progress)
@@ -76,6 +97,7 @@ def export(run_dir: str, *, to: str, masks: Sequence[str] = (), is_partial: bool
     else:
       num_written = (write_csv if path.suffix == ".csv" else write_parquet)(store, path, subsets, progress)
   notes = f"; {left_out} left out, not searched or not finite" if left_out else ""
+  notes += f"; {without} have no subset" if without else ""
   notes += f"; {num_missing} are missing" if num_missing else ""
   return f"{num_written} images written to {to}{notes}."
 
@@ -126,48 +148,13 @@ def check_order(store: Results) -> None:
     )
 
 
-def make_columns(
-  store: Results, fields: Mapping[str, Shaped[np.ndarray, "M ..."]], subsets: Mapping[str, StoredSubsets]
-) -> dict[str, np.ndarray | list[Any]]:
-  """The columns of a table for some images; of what an image does not have, None.
-
-  Of each of the `subsets`, by column, the table has the features, numbered row by row from 0.
-  """
-  is_searched = fields[f"{kinds_of(fields)[0]}_status"] != NOT_SEARCHED
-  class_names = store.spec["class_names"]
-  columns: dict[str, np.ndarray | list[Any]] = {}
-  for name in store.table_fields:
-    values = fields[name]
-    if name in ("id", "error"):
-      columns[name] = decode_text(values).tolist()
-    elif name.endswith("_status"):
-      columns[name] = [STATUS_NAMES[status] for status in values.tolist()]
-    elif name in CLASS_FIELDS:
-      is_known = values != NO_CLASS if name == "label" else is_searched & (values != NO_CLASS)
-      columns[name] = keep_where(is_known, values)
-      columns[f"{name}_name"] = [class_names[i] if known else None for i, known in zip(values, is_known, strict=True)]
-    elif values.dtype.kind == "f":
-      columns[name] = keep_where(is_searched & ~np.isnan(values), values)
-    else:
-      columns[name] = keep_where(is_searched, values)
-  for name, stored in subsets.items():
-    kept = stored.masks(fields) & is_searched[:, None]
-    columns[name] = [np.flatnonzero(mask).tolist() for mask in kept]
-  return columns
-
-
-def keep_where(is_there: Bool[np.ndarray, "M"], values: Shaped[np.ndarray, "M"]) -> list[Any]:
-  """The values, None for those that are not there."""
-  return [value if there else None for value, there in zip(values.tolist(), is_there.tolist(), strict=True)]
-
-
 def iterate_columns(
   store: Results, subsets: Mapping[str, StoredSubsets], progress: Progress
 ) -> Iterator[dict[str, np.ndarray | list[Any]]]:
   names = {*store.table_fields, *(name for stored in subsets.values() for name in stored.mask_fields)}
   num_at_once = max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"])) if subsets else ROWS_AT_ONCE
   for indices, fields in store.iterate(num_at_once, names=sorted(names)):
-    yield make_columns(store, fields, subsets)
+    yield make_columns(store.spec, store.table_fields, fields, subsets)
     progress.advance(len(indices))
 
 
@@ -254,14 +241,47 @@ def write_files(store: Results, to: str, progress: Progress) -> int:
   written: set[str] = set()
   for indices, ids, arrays in iterate_arrays(store, progress):
     for i, (index, text) in enumerate(zip(indices.tolist(), ids, strict=True)):
-      name = to.replace("{index}", str(index)).replace("{id}", text)
-      leads_elsewhere = "{id}" in to and (text.startswith("/") or ".." in pathlib.PurePath(text).parts)
-      if name in written or leads_elsewhere:
-        raise ValueError(f"--to must give each image a file of its own, but {text!r} does not; use {{index}}.")
-      with replacing(pathlib.Path(name)) as unfinished, unfinished.open("wb") as file:
+      with replacing(pathlib.Path(name_file(to, index, text, written))) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, **select_image(arrays, i))  # pyright: ignore[reportArgumentType]
-      written.add(name)
   return len(written)
+
+
+def name_file(to: str, index: int, text: str, written: set[str]) -> str:
+  """The path of one image's file, which is added to those that are `written`; ValueError if it is among them."""
+  name = to.replace("{index}", str(index)).replace("{id}", text)
+  leads_elsewhere = "{id}" in to and (text.startswith("/") or ".." in pathlib.PurePath(text).parts)
+  if name in written or leads_elsewhere:
+    raise ValueError(f"--to must give each image a file of its own, but {text!r} does not; use {{index}}.")
+  written.add(name)
+  return name
+
+
+def write_pngs(
+  store: Results,
+  to: str,
+  subsets: Mapping[str, StoredSubsets],
+  progress: Progress,
+  *,
+  checkpoint: str | None,
+  data_dir: str | None,
+) -> int:
+  """Writes masks and overlays at the size of the images. Returns the number of images that have some."""
+  job = make_job_again(store, checkpoint=checkpoint, data_dir=data_dir, num_devices=1, is_computing=False)
+  stem, written = to.removesuffix(".png"), set()
+  named = {name.removeprefix("mask_").removesuffix("_mask"): one for name, one in subsets.items()}
+  return pictures.write_pictures(
+    store,
+    job,
+    named or pictures.find_own(store),
+    name_fn=lambda index, text: name_file(stem, index, text, written),
+    write_fn=write_bytes,
+    advance_fn=progress.advance,
+  )
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+  with replacing(path) as unfinished:
+    unfinished.write_bytes(content)
 
 
 def write_one_npz(store: Results, to: str, progress: Progress) -> int:

@@ -67,16 +67,20 @@ class ExportOptions:
 
   Attributes:
     run_dir: the run's folder, what find calls --out.
-    to: the file, which ends in .csv, .parquet or .npz.
+    to: the file, which ends in .csv, .parquet, .npz or .png.
     masks: in tables, columns with the features that a subset keeps, numbered row by row from 0; in an .npz, one kind of
-      subset alone, as masks: smallest_mask, mask_threshold_P or mask_fraction_S.
+      subset alone, as masks; as .png, the kinds that are drawn: smallest_mask, mask_threshold_P or mask_fraction_S.
     is_partial: of an unfinished run, write what is there.
+    checkpoint: for pictures, the classifier's folder (default: where the run had it).
+    data_dir: for pictures, the TFDS folder (default: where the run had it).
   """
 
   run_dir: RunFolder
   to: Annotated[str, Option(metavar="FILE")]
   masks: Annotated[tuple[str, ...], Option(metavar="NAME [NAME ...]")] = ()
   is_partial: Annotated[bool, Option(name="partial")] = False
+  checkpoint: OptionalFolder = None
+  data_dir: OptionalFolder = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,10 @@ WRITTEN: list[tuple[Any, ...]] = [
     data_dir="-d",
   )),
   ("status", StatusOptions(run_dir="runs/sis", watch_seconds=0.5)),
-  ("export", ExportOptions(run_dir="r", to="{id}.npz", masks=("smallest_mask", "mask_fraction_0.1"), is_partial=True)),
+  ("export", ExportOptions(
+    run_dir="r", to="{id}.png", masks=("smallest_mask", "mask_fraction_0.1"), is_partial=True, checkpoint="c",
+    data_dir="d",
+  )),
   ("analyse", StudyConfig(
     run_dirs=("a", "b"), out="o", labels=("one", "input dropout"), thresholds=(), fraction=0.1, has_class_curves=True,
     seed=4,

@@ -15,6 +15,7 @@ from typing import Any
 
 import hypothesis
 import jax.numpy as jnp
+import made_runs
 import numpy as np
 import pytest
 import zarr
@@ -25,7 +26,7 @@ from numcodecs.zstd import Zstd
 import jax_sis
 from jax_sis import results
 from jax_sis.core.order import FeatureOrder
-from jax_sis.results import folder
+from jax_sis.results import folder, schema
 from jax_sis.results import store as results_store
 from jax_sis.results.folder import StorageError
 from jax_sis.results.schema import Field
@@ -690,3 +691,47 @@ def test_the_example_of_opening_a_run_prints_what_it_says(tmp_path: pathlib.Path
   runner = doctest.DocTestRunner()
   runner.run(example)
   assert runner.failures == 0
+
+
+def test_the_axes_have_names_by_which_xarray_reads_the_store(tmp_path: pathlib.Path):
+  xarray = pytest.importorskip("xarray")
+  write_units(make_store(tmp_path), range(NUM_UNITS))
+  with xarray.open_zarr(tmp_path / "results.zarr", consolidated=False) as data:
+    assert data.sizes == {"image": 7, "feature": 5, "byte": 128, "feature_byte": 2, "unit": 3}
+    assert data["smallest_mask"].dims == ("image", "feature_byte")
+    np.testing.assert_array_equal(data["rank"].isel(image=slice(3, 7)), make_rows(3, 7)["rank"])
+
+
+def test_a_store_of_an_earlier_version_whose_axes_have_no_names_goes_on(tmp_path: pathlib.Path):
+  write_units(make_store(tmp_path / "new"), range(NUM_UNITS))
+  chunks = {name: content for name, content in files_of(tmp_path / "new").items() if "zarr.json" not in name}
+  write_units(make_store(tmp_path / "old"), [0])
+  for path in (tmp_path / "old/results.zarr").glob("*/zarr.json"):
+    metadata = json.loads(path.read_text())
+    assert metadata.pop("dimension_names")[0] in ("image", "unit")
+    path.write_text(json.dumps(metadata))
+  write_units(make_store(tmp_path / "old"), [1, 2])
+  assert {name: content for name, content in files_of(tmp_path / "old").items() if "zarr.json" not in name} == chunks
+
+
+def test_a_prompt_and_a_notebook_show_a_run(tmp_path: pathlib.Path):
+  rows = made_runs.make_rows(6, has_smallest=True)
+  rows["id"][2] = "<b>"
+  store = made_runs.make_run(tmp_path / "run", rows, num_done=4)
+  assert repr(store) == (
+    f"Results('{tmp_path}/run': made on made, 4 of 6 images done; SIS, smallest, orders, smallest_mask)"
+  )
+  text = store._repr_html_()
+  assert text.count("<tr>") == 5
+  assert "<td>&lt;b&gt;</td>" in text
+  assert "sis_num_kept" in text
+
+
+def test_a_run_becomes_a_data_frame(tmp_path: pathlib.Path):
+  pandas = pytest.importorskip("pandas")
+  rows = made_runs.make_rows(6, has_odd_ones=True)
+  frame = made_runs.make_run(tmp_path / "run", rows).to_pandas()
+  assert isinstance(frame, pandas.DataFrame)
+  assert frame.index.tolist() == list(range(6))
+  assert frame["id"].tolist() == rows["id"].tolist()
+  assert frame["sis_status"].tolist() == [schema.STATUS_NAMES[int(status)] for status in rows["sis_status"]]

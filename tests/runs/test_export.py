@@ -253,7 +253,7 @@ def test_parquet_without_pyarrow_names_the_extra(
 @pytest.mark.parametrize(
   ("to", "masks", "message"),
   [
-    ("t.txt", [], "--to must be a file on disk that ends in .csv, .parquet, .npz, got "),
+    ("t.txt", [], "--to must be a file on disk that ends in .csv, .parquet, .npz, .png, got "),
     (
       "a.npz",
       ["mask_fraction_0.1", "mask_fraction_0.2"],

@@ -1,0 +1,143 @@
+"""What was found, as numbers over the images that it was found on: for `show`, which draws them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from jax_sis.core import masking
+from jax_sis.core.certify import REASONS
+from jax_sis.core.order import NOT_RANKED, FeatureOrder, rank_to_heat
+from jax_sis.core.subsets import Status, Subsets
+
+# A heading, an array over the images (Booleans: kept; numbers: the more, the more needed), and a caption an image.
+Column = tuple[str, Shaped[np.ndarray, "B H W c"], list[str]]
+
+
+def to_pixels(images: Any) -> UInt8[np.ndarray, "B H W C"]:
+  """Images as bytes: numbers in 0..1 are shares of white, others go from the batch's smallest to its largest.
+
+  Raises:
+    ValueError: not images `[B, H, W]` or `[B, H, W, C]` with one or three channels.
+  """
+  if not hasattr(images, "shape"):
+    raise ValueError(f"images must be an array [B, H, W, C], got {type(images).__name__}.")
+  pixels = np.asarray(images)
+  pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+  if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or not pixels.size:
+    raise ValueError(f"images must be [B, H, W, C] of one or three channels, or [B, H, W], got {list(images.shape)}.")
+  if pixels.dtype == np.uint8:
+    return pixels
+  values = pixels.astype(np.float32)
+  known = values[np.isfinite(values)]
+  low, high = (known.min(), known.max()) if len(known) else (0, 1)
+  if low >= 0 and high <= 1:
+    low, high = 0, 1
+  return np.rint(255 * np.nan_to_num((values - low) / ((high - low) or 1)).clip(0, 1)).astype(np.uint8)
+
+
+def make_columns(found: Any, shape: tuple[int, ...], class_names: Sequence[str] | None = None) -> list[Column]:
+  """What is drawn beside images of this shape `[B, H, W, C]`, a column for each thing that was found.
+
+  Raises:
+    ValueError: it is nothing that can be drawn, or of other images.
+  """
+  if isinstance(found, Mapping):
+    named = {str(name): one for name, one in found.items()}
+  elif isinstance(found, list | tuple):
+    named = {f"{number}. {name_kind(one)}": one for number, one in enumerate(found, 1)}
+  else:
+    named = {name_kind(found): found}
+  if not named:
+    raise ValueError("found must be an order, subsets or attributions, or several of them, got none.")
+  return [(name, *make_column(one, shape, class_names)) for name, one in named.items()]
+
+
+def name_kind(found: Any) -> str:
+  return {FeatureOrder: "order", Subsets: "subset"}.get(type(found), "attribution")
+
+
+def make_column(
+  found: Any, shape: tuple[int, ...], class_names: Sequence[str] | None
+) -> tuple[Shaped[np.ndarray, "B H W c"], list[str]]:
+  if isinstance(found, FeatureOrder | Subsets):
+    check_count(len(found), shape)
+    masking.check_grid(found.grid, shape[1:])
+  if isinstance(found, Subsets):
+    return spread(np.asarray(found.kept), found.grid, shape), describe_subsets(found, class_names)
+  if isinstance(found, FeatureOrder):
+    rank = np.asarray(found.rank)
+    heat = np.where((rank == NOT_RANKED) | ~np.asarray(found.finite)[:, None], np.nan, rank_to_heat(rank))
+    return spread(heat, found.grid, shape), describe_orders(found, class_names)
+  if not hasattr(found, "shape") or np.asarray(found).dtype.kind not in "fiub":
+    raise ValueError(f"found must be an order, subsets, attributions, or several of them, got {type(found).__name__}.")
+  scores = np.asarray(found, float)
+  check_count(len(scores) if scores.ndim else 0, shape)
+  grid = find_grid(scores.shape[1:], shape[1:])
+  return spread(scores.reshape(len(scores), -1), grid, shape), [""] * len(scores)
+
+
+def check_count(count: int, shape: tuple[int, ...]) -> None:
+  if count != shape[0]:
+    raise ValueError(f"found must be of the {shape[0]} images, got {count}; use images[...] and found[...].")
+
+
+def find_grid(scores: tuple[int, ...], image: tuple[int, ...]) -> tuple[int, ...]:
+  """The grid of attributions: as they are, or of squares where they are one row an image.
+
+  Raises:
+    ValueError: they fit no grid of the image.
+  """
+  height, width, _ = image
+  if len(scores) == 1:
+    patch = math.isqrt(max(1, height * width // max(1, scores[0])))
+    grid = (height // patch, width // patch, 1)
+  else:
+    grid = (*scores, 1)[:3]
+  fits = math.prod(grid) == math.prod(scores)
+  if not fits or any(length % size for size, length in zip(grid, image, strict=True)):
+    raise ValueError(
+      f"attributions must be a number for each pixel or square of images {list(image)}, got {list(scores)} an image; "
+      "reshape them to [B, h, w]."
+    )
+  return grid
+
+
+def spread(
+  values: Shaped[np.ndarray, "B F"], grid: tuple[int, ...], shape: tuple[int, ...]
+) -> Shaped[np.ndarray, "B H W c"]:
+  """One value a feature as one a pixel, of one channel where all are masked together."""
+  return np.asarray(masking.expand_mask(jnp.asarray(values), grid, shape[1:]))
+
+
+def name_class(target: int, class_names: Sequence[str] | None) -> str:
+  return f"class {target}" if class_names is None else class_names[target]
+
+
+def describe_subsets(subsets: Subsets, class_names: Sequence[str] | None) -> list[str]:
+  num_features = math.prod(subsets.grid)
+  captions = []
+  for i in range(len(subsets)):
+    status, num_kept = Status(int(subsets.status[i])), int(subsets.num_kept[i])
+    if status != Status.OK:
+      captions.append(REASONS[status])
+      continue
+    confidence = float(subsets.confidence[i])
+    shown = "" if math.isnan(confidence) else f"\nconfidence {confidence:.4f}"
+    name = name_class(int(subsets.target[i]), class_names)
+    captions.append(f"{num_kept} of {num_features} ({num_kept / num_features:.1%})\n{name}{shown}")
+  return captions
+
+
+def describe_orders(order: FeatureOrder, class_names: Sequence[str] | None) -> list[str]:
+  shown = zip(np.asarray(order.target).tolist(), np.asarray(order.confidence[:, -1]).tolist(), strict=True)
+  captions = [
+    f"{name_class(target, class_names)}\nconfidence {confidence:.4f}\non {order.sizes[-1]} of {order.num_features}"
+    for target, confidence in shown
+  ]
+  return [
+    text if finite else "none: not finite" for text, finite in zip(captions, np.asarray(order.finite), strict=True)
+  ]

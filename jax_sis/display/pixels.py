@@ -1,0 +1,55 @@
+"""Pictures of subsets as arrays: what is kept, and where it lies; and their PNG files."""
+
+import io
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped, UInt8
+from PIL import Image
+
+# Colours that photographs rarely have, and how far from them, in the sum of the channels, pixels are told apart.
+UNLIKELY = {"magenta": (226, 92, 226), "green": (60, 208, 130), "light blue": (92, 190, 255), "orange": (255, 160, 50)}
+FAR_ENOUGH = 120
+# Brightness of what is not kept, where places are shown on the image.
+SHADE = 0.3
+MARK = np.array([255, 208, 40])
+
+
+def to_rgb(pixels: UInt8[np.ndarray, "*B H W C"]) -> UInt8[np.ndarray, "*B H W 3"]:
+  return np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
+
+
+def choose_colour(kept: Shaped[np.ndarray, "N 3"]) -> str:
+  """The name in UNLIKELY of the first colour that is far from all of these pixels, or else of the farthest."""
+  colours = np.unique(kept, axis=0).astype(np.int32)
+  nearest = {name: np.abs(colours - colour).sum(1).min(initial=FAR_ENOUGH) for name, colour in UNLIKELY.items()}
+  return max(nearest, key=lambda name: nearest[name])
+
+
+def paint_kept(
+  pixels: UInt8[np.ndarray, "H W C"], kept: Bool[np.ndarray, "H W c"], colour: str
+) -> UInt8[np.ndarray, "H W 3"]:
+  """The kept pixels as they are, the others in one colour, see `choose_colour`."""
+  return np.where(kept, to_rgb(pixels), UNLIKELY[colour]).astype(np.uint8)
+
+
+def paint_over(
+  pixels: UInt8[np.ndarray, "H W C"], kept: Bool[np.ndarray, "H W c"], colour: str
+) -> UInt8[np.ndarray, "H W 3"]:
+  """The kept pixels as they are on the darkened image in tones of one colour, see `choose_colour`."""
+  return np.where(kept, to_rgb(pixels), darken(pixels) + SHADE * np.array(UNLIKELY[colour])).astype(np.uint8)
+
+
+def paint_places(pixels: UInt8[np.ndarray, "H W C"], kept: Bool[np.ndarray, "H W c"]) -> UInt8[np.ndarray, "H W 3"]:
+  """The kept pixels in one bright colour on the darkened image in grey."""
+  return np.where(kept, MARK, darken(pixels)).astype(np.uint8)
+
+
+def darken(pixels: UInt8[np.ndarray, "H W C"]) -> Float[np.ndarray, "H W 1"]:
+  return SHADE * pixels.mean(-1, keepdims=True)
+
+
+def encode_png(pixels: UInt8[np.ndarray, "H W C"]) -> bytes:
+  """The bytes of a PNG file of one or three channels."""
+  buffer = io.BytesIO()
+  Image.fromarray(np.squeeze(pixels, -1) if pixels.shape[-1] == 1 else pixels).save(buffer, "png", optimize=True)
+  return buffer.getvalue()
