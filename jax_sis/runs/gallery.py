@@ -51,7 +51,7 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
   classifier = job.classifier
   indices = np.arange(min(num_images, store.num_images))
   fields = {name: store.read(name, indices) for name in store.fields}
-  rows = make_rows(fields, classifier.class_names, num_features=job.num_features)
+  rows = make_rows(fields, job.class_names, num_features=job.num_features)
   kept = kept_features(store, fields)
   masked = classifier.normalisation.invert(np.full(classifier.input_shape[-1], job.config.baseline))
   panels = [
