@@ -16,6 +16,7 @@ from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params
 from jax_sis.data import batches, sources
+from jax_sis.data.class_names import distinct_names
 from jax_sis.data.config import ImageSetConfig
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.runtime import devices
@@ -45,8 +46,8 @@ class ImagesAsked(Protocol):
     ...
 
   @property
-  def split(self) -> str:
-    """The TFDS split."""
+  def split(self) -> str | None:
+    """The TFDS split; None for the default one, and for other images."""
     ...
 
   @property
@@ -57,6 +58,11 @@ class ImagesAsked(Protocol):
   @property
   def resize(self) -> bool:
     """Whether images are brought to the classifier's size."""
+    ...
+
+  @property
+  def background(self) -> str | None:
+    """The colour behind transparent pixels of image files; None for the mean colour."""
     ...
 
   @property
@@ -105,7 +111,8 @@ class ClassifierOnImages:
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    return self.classifier.class_names
+    """A name for each logit, by which it can be told from all others."""
+    return distinct_names(self.classifier.class_names)
 
   @property
   def data_name(self) -> str:
@@ -207,6 +214,8 @@ def open_on_images(
     class_names=classifier.class_names,
     input_shape=classifier.input_shape,
     crop=classifier.crop if config.resize else None,
+    mean_colour=classifier.normalisation.mean_colour,
+    background=config.background,
   )
   local_devices = devices.local_devices(config.num_devices)
   predict_fn, params = frozen.freeze(classifier.module)
@@ -230,6 +239,8 @@ def open_image_set(config: ImageSetConfig) -> ClassifierOnImages:
   """
   images = open_on_images(config, batch_size=config.batch_size, ids=config.ids, patch=config.patch)
   images.check_classifier()
+  for note in images.source.notes:
+    print(note, flush=True)
   return images
 
 

@@ -1,6 +1,7 @@
 """The command on data sets: `data prepare`."""
 
 import dataclasses
+import pathlib
 import shlex
 from typing import Annotated, Literal
 
@@ -25,12 +26,15 @@ class PrepareOptions:
 
 
 def run_prepare(options: PrepareOptions) -> None:
-  from jax_sis.data import prepare
+  from jax_sis.data import prepare, tfds
 
   directory = prepare.prepare(options.name, source=options.source, data_dir=options.data_dir)
   # The embedded classifier knows the classes of CIFAR-10 only.
   checkpoint = "" if options.name == "cifar10" else "--checkpoint CLASSIFIER "
   place = f" --data-dir {shlex.quote(options.data_dir)}" if options.data_dir else ""
+  if not place and pathlib.Path(options.name).exists():
+    # Otherwise the name would mean what is here.
+    place = f" --split {tfds.DEFAULT_SPLIT}"
   print(f"It lies in {directory}; use it by jax-sis find {checkpoint}--data {options.name}{place}")
 
 

@@ -54,7 +54,11 @@ def read_group(source: ImageSource, indices: Sequence[int] | Int[np.ndarray, "B"
 
 
 def join(groups: Sequence[Future[list[Record]]]) -> dict[str, np.ndarray]:
-  records = [record for group in groups for record in group.result()]
+  return join_records([record for group in groups for record in group.result()])
+
+
+def join_records(records: Sequence[Record]) -> dict[str, np.ndarray]:
+  """The fields of some images, each with a leading batch axis."""
   return {name: np.stack([record[name] for record in records]) for name in Record.__annotations__}
 
 

@@ -36,6 +36,7 @@ Folder = Annotated[str, Option(metavar="DIR")]
 OptionalFolder = Annotated[str | None, Option(metavar="DIR")]
 RunFolder = Annotated[str, Option(metavar="RUN_DIR", is_positional=True)]
 Ids = Annotated[tuple[str, ...] | None, Option(metavar="FILE", read_fn=read_ids)]
+Background = Annotated[str | None, Option(metavar="COLOUR")]
 BatchSize = Annotated[int, Option(name="batch")]
 NumDevices = Annotated[int | None, Option(name="devices")]
 
@@ -48,10 +49,12 @@ class ImageSetConfig:
     out: results folder; the same folder again goes on with an unfinished run.
     checkpoint: a classifier's folder (default: the embedded ResNet-20).
     data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10.
-    split: the TFDS split, for example `test[:64]`.
-    data_dir: the folder that holds the TFDS data set (default: TFDS's own).
+    split: the TFDS split, for example `test[:64]`, which counts in the order that the data set is stored in and TFDS
+      shuffles (default: test).
+    data_dir: the folder that holds the TFDS data set (default: TFDS's own). It and --split say that --data is one.
     ids: only these images, in this order; on the command line a text file with one id per line (default: all).
     resize: show the middle of images of another size, brought to the classifier's.
+    background: what shows through transparent pixels of image files, by name or as #RRGGBB (default: the mean colour).
     patch: mask squares of N x N pixels together.
     threshold: the probability that a subset must reach.
     batch_size: images per device at a time; it is part of what the run is.
@@ -62,10 +65,11 @@ class ImageSetConfig:
   out: Folder
   checkpoint: OptionalFolder = None
   data: str = "sample"
-  split: str = "test"
+  split: str | None = None
   data_dir: OptionalFolder = None
   ids: Ids = None
   resize: bool = False
+  background: Background = None
   patch: int = 1
   threshold: float = 0.99
   batch_size: BatchSize = 4

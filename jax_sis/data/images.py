@@ -1,15 +1,21 @@
-"""Image files: finding them, and turning one into an array of the right size."""
+"""An image file: which there are, and how one becomes an array of the right size."""
 
+import contextlib
+import functools
 import pathlib
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# What Pillow raises for a file that is not an image, or is damaged.
-UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
-EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+from jax_sis.core.messages import make_printable
+
+# Red, green and blue in 0..255.
+Colour = tuple[int, int, int]
+
+# Formats of Pillow's list of which it knows only the name, or which it has another program draw.
+NOT_PIXELS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+SIXTEEN_BITS_OR_MORE = ("I", "F")
 # A random crop's share of the image's area and its ratio of width to height (Szegedy et al. 2015, section 6).
 CROP_AREA = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
@@ -17,17 +23,63 @@ CROP_RATIO = (3 / 4, 4 / 3)
 CENTRAL_CROP = 0.875
 
 
-def read_image(path: pathlib.Path) -> UInt8[np.ndarray, "H W 3"]:
-  """The pixels of an image file as RGB.
+@functools.cache
+def image_formats() -> tuple[str, ...]:
+  """The formats that are read."""
+  Image.init()
+  return tuple(name for name in Image.OPEN if name not in NOT_PIXELS)
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+  """How the names of image files end, in lower case."""
+  formats = image_formats()
+  # Pillow reads what some phones and cameras call .mpo as JPEG, and lists no suffix for it.
+  return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats) | {".mpo"}
+
+
+def read_image(path: pathlib.Path, *, background: Colour) -> UInt8[np.ndarray, "H W 3"]:
+  """The pixels of an image file as RGB: upright, as its EXIF orientation says, and of several frames the first.
+
+  Args:
+    path: the file.
+    background: what shows through transparent pixels.
 
   Raises:
-    ValueError: it has more than 8 bits a channel.
-    UNREADABLE: Pillow cannot read it.
+    ValueError: it cannot be read, or has more than 8 bits a channel.
   """
-  with Image.open(path) as file:
-    if file.mode not in EIGHT_BIT_MODES:
-      raise ValueError(f"pixels of mode {file.mode}; convert the image to 8 bits a channel")
-    return np.asarray(file.convert("RGB"))
+  try:
+    with Image.open(path, formats=image_formats()) as file:
+      if file.mode.startswith(SIXTEEN_BITS_OR_MORE):
+        raise ValueError(f"pixels of mode {file.mode}; convert the image to 8 bits a channel")
+      upright = turn_upright(file)
+      if not upright.has_transparency_data:
+        return np.asarray(upright.convert("RGB"))
+      opaque = Image.new("RGBA", upright.size, background)
+      return np.asarray(Image.alpha_composite(opaque, upright.convert("RGBA")).convert("RGB"))
+  except Exception as error:
+    # Decoders of damaged files raise whatever their numbers lead to.
+    problem = str(error).replace(str(path), path.name) or type(error).__name__
+    raise ValueError(make_printable(problem)) from error
+
+
+def turn_upright(file: Image.Image) -> Image.Image:
+  """The image as viewers show it; where its EXIF data are damaged, as it is stored."""
+  # Some formats are turned while they load, and then say so.
+  file.load()
+  try:
+    return ImageOps.exif_transpose(file)
+  except Exception:
+    return file
+
+
+def parse_colour(text: str) -> Colour:
+  """A colour by its name or as #RRGGBB; ValueError if it is none, or transparent."""
+  with contextlib.suppress(ValueError):
+    colour = ImageColor.getrgb(text)
+    if len(colour) == 3:
+      return colour
+  raise ValueError(f"--background must be a colour, by name or as #RRGGBB, got {text!r}.")
 
 
 def fit(image: UInt8[np.ndarray, "H W C"], shape: tuple[int, ...], *, crop: float | None) -> UInt8[np.ndarray, "h w C"]:
@@ -90,16 +142,6 @@ def resize(
 ) -> UInt8[np.ndarray, "h w 3"]:
   """The part of an image in `box` (left, top, right, bottom), resized bilinearly to `size` (height, width)."""
   return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
-
-
-def find_image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """All image files below a folder, in the order of their paths; ValueError if there are none."""
-  paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-  if not paths:
-    raise ValueError(
-      f"--data must hold image files ({', '.join(sorted(IMAGE_SUFFIXES))}), got the folder {str(folder)!r} with none."
-    )
-  return paths
 
 
 def random_crop(

@@ -26,6 +26,12 @@ class Normalisation:
     for value in self.std:
       require_positive("Normalisation.std", value)
 
+  @property
+  def mean_colour(self) -> tuple[int, int, int]:
+    """The mean as 8-bit red, green and blue."""
+    red, green, blue = (round(255 * value) for value in (self.mean if len(self.mean) == 3 else self.mean[:1] * 3))
+    return red, green, blue
+
   def apply(self, images: Any, dtype: Any = np.float32) -> Any:
     """Pixels `[..., C]` in 0..255 -> normalised inputs; NumPy in, NumPy out, and the same for JAX."""
     mean, std = np.asarray(self.mean, dtype), np.asarray(self.std, dtype)

@@ -18,11 +18,11 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from jaxtyping import UInt8
 from PIL import Image
-from tensorflow_datasets.core import constants
 
 from jax_sis.core.messages import first_line
 from jax_sis.data import cifar_archives
 from jax_sis.data.cifar_archives import Cifar, Split
+from jax_sis.data.tfds import find_root
 from jax_sis.runtime.progress import Progress
 
 NUM_IMAGES = {"train": 50_000, "test": 10_000}
@@ -77,7 +77,7 @@ def prepare_images(
   """`prepare` for archives with `num_images` of each split."""
   if name not in cifar_archives.ARCHIVES:
     raise ValueError(f"name must be one of {', '.join(cifar_archives.ARCHIVES)}, got {name!r}.")
-  root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
+  root = find_root(data_dir)
   directory = root / name / str(tfds.builder_cls(name).VERSION)
   if directory.exists():
     if fault := find_fault(directory, num_images):

@@ -7,18 +7,22 @@ reason if the image cannot be used. One bad image never stops the others.
 import collections
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Protocol, TypedDict, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from jax_sis.data.images import IMAGE_SUFFIXES, UNREADABLE, find_image_files, fit, read_image
-from jax_sis.data.tfds import labelled_features, open_data_source, tfds_id
+from jax_sis.core.messages import make_printable
+from jax_sis.data import folders, tfds
+from jax_sis.data.class_names import find_classes, name_numbers
+from jax_sis.data.images import Colour, fit, parse_colour, read_image
 
 NO_LABEL = -1
+SAMPLE = "sample"
 SAMPLE_DIR = pathlib.Path(__file__).parents[1] / "assets" / "cifar10_test_sample"
 
 
@@ -51,7 +55,13 @@ class ImageSource(Protocol):
 
 @runtime_checkable
 class ListedSource(ImageSource, Protocol):
-  """A source that knows the ids of its images without decoding them."""
+  """A source that knows the ids of its images without decoding them.
+
+  Attributes:
+    notes: lines that say how the images are read, and which are not.
+  """
+
+  notes: tuple[str, ...]
 
   def ids(self) -> list[str]: ...
 
@@ -83,11 +93,11 @@ class TfdsSource:
     input_shape: tuple[int, ...],
     crop: float | None = None,
   ) -> None:
-    self._source = open_data_source(name, split, data_dir)
+    self._source = tfds.open_data_source(name, split, data_dir)
     self._place = (name, split, data_dir)
     self._input_shape = input_shape
     self._crop = crop
-    self.class_names = tuple(labelled_features(self._source, name)["label"].names)
+    self.class_names = tuple(tfds.labelled_features(self._source, name)["label"].names)
     self.description = {
       "data": name,
       "split": split,
@@ -98,84 +108,109 @@ class TfdsSource:
       self.description["crop"] = crop
     if not len(self):
       raise ValueError(f"split must hold at least one image, got {split!r} of {name!r}, which is empty.")
+    self.notes = ()
+    if "[" in split:
+      self.notes = (
+        f"The split {split} counts in the order in which the data set is stored, which TFDS shuffles; it begins with "
+        f"{self._describe(0)[0]}.",
+      )
 
   def __len__(self) -> int:
     return len(self._source)
 
   def __getitem__(self, index: int) -> Record:
-    example = self._source[index]
+    try:
+      example = tfds.read_example(self._source, index)
+    except ValueError as problem:
+      image_id, label = self._describe(index)
+      return Record(
+        index=index, id=image_id, image=np.zeros(self._input_shape, np.uint8), label=label, error=str(problem)
+      )
     try:
       image, error = fit(example["image"], self._input_shape, crop=self._crop), ""
     except ValueError as problem:
       image, error = np.zeros(self._input_shape, np.uint8), str(problem)
     return Record(
       index=index,
-      id=tfds_id(example, index),
+      id=tfds.tfds_id(example, index),
       image=image,
       label=int(example["label"]),
       error=error,
     )
 
   def read_whole(self, index: int) -> UInt8[np.ndarray, "H W C"]:
-    return self._source[index]["image"]
+    return tfds.read_example(self._source, index)["image"]
 
   def ids(self) -> list[str]:
-    undecoded = open_data_source(*self._place, with_images=False)
-    return [tfds_id(undecoded[index], index) for index in range(len(undecoded))]
+    return [self._describe(index)[0] for index in range(len(self))]
+
+  @functools.cached_property
+  def _undecoded(self) -> Any:
+    return tfds.open_data_source(*self._place, with_images=False)
+
+  def _describe(self, index: int) -> tuple[str, int]:
+    """Id and label, also of an image that cannot be decoded; of a damaged record its place, and no label."""
+    try:
+      example = tfds.read_example(self._undecoded, index)
+      return tfds.tfds_id(example, index), int(example["label"])
+    except ValueError:
+      return tfds.tfds_id({}, index), NO_LABEL
 
 
 class FileSource:
-  """Image files, decoded by Pillow and converted to RGB.
-
-  An image's label is the class with the name of the file's folder, if there is one.
+  """Image files, decoded by Pillow and converted to RGB, see `images.read_image`.
 
   Args:
     paths: the files, in order.
     ids: a name for each.
+    labels: the number of each one's class, or NO_LABEL.
     class_names: the classifier's classes.
     input_shape: height, width and channels that the classifier takes.
     crop: how much to show of an image of another size, see `images.central_crop`; None rejects such images.
+    background: the colour behind transparent pixels.
     description: what the files are.
+    notes: see ListedSource.
   """
 
   def __init__(
     self,
     paths: Sequence[pathlib.Path],
     ids: Sequence[str],
+    labels: Sequence[int],
     *,
     class_names: tuple[str, ...],
     input_shape: tuple[int, ...],
     crop: float | None = None,
+    background: Colour,
     description: str,
+    notes: tuple[str, ...] = (),
   ) -> None:
     self._paths = paths
     self._ids = ids
+    self._labels = labels
     self._input_shape = input_shape
     self._crop = crop
+    self._background = background
     self.class_names = class_names
     self.description = {"data": description, "num_images": len(paths), "crop": crop, "files": hash_files(paths, ids)}
+    self.notes = notes
 
   def __len__(self) -> int:
     return len(self._paths)
 
   def __getitem__(self, index: int) -> Record:
-    path = self._paths[index]
     image, error = np.zeros(self._input_shape, np.uint8), ""
     try:
-      image = self._decode(path)
-    except UNREADABLE as problem:
-      error = str(problem).replace(str(path), path.name)
-    label = self.class_names.index(path.parent.name) if path.parent.name in self.class_names else NO_LABEL
-    return Record(index=index, id=self._ids[index], image=image, label=label, error=error)
+      image = fit(read_image(self._paths[index], background=self._background), self._input_shape, crop=self._crop)
+    except ValueError as problem:
+      error = str(problem)
+    return Record(index=index, id=self._ids[index], image=image, label=self._labels[index], error=error)
 
   def read_whole(self, index: int) -> UInt8[np.ndarray, "H W C"]:
-    return read_image(self._paths[index])
+    return read_image(self._paths[index], background=self._background)
 
   def ids(self) -> list[str]:
     return list(self._ids)
-
-  def _decode(self, path: pathlib.Path) -> UInt8[np.ndarray, "H W C"]:
-    return fit(read_image(path), self._input_shape, crop=self._crop)
 
 
 class SelectedSource:
@@ -202,6 +237,7 @@ class SelectedSource:
     self._ids = list(ids)
     self._source = source
     self.class_names = source.class_names
+    self.notes = source.notes
     digest = hashlib.sha256("\0".join(ids).encode())
     self.description = {**source.description, "num_images": len(ids), "ids": digest.hexdigest()}
 
@@ -221,36 +257,114 @@ class SelectedSource:
 def open_source(
   data: str,
   *,
-  split: str,
+  split: str | None,
   data_dir: str | os.PathLike[str] | None,
   class_names: tuple[str, ...],
   input_shape: tuple[int, ...],
   crop: float | None = None,
+  mean_colour: Colour,
+  background: str | None = None,
 ) -> ListedSource:
   """The source that `data` names: `sample`, an image file, a folder of images, or a TFDS data set.
 
+  Args:
+    data: the name.
+    split: of a TFDS data set, None for `tfds.DEFAULT_SPLIT`.
+    data_dir: the TFDS folder; None for TFDS's default.
+    class_names: the classifier's classes.
+    input_shape: height, width and channels that the classifier takes.
+    crop: how much to show of an image of another size, see `images.central_crop`; None rejects such images.
+    mean_colour: what shows through transparent pixels of image files, where `background` is None.
+    background: another colour, see `images.parse_colour`.
+
   Raises:
-    ValueError: nothing has that name, or its classes are not the classifier's.
+    ValueError: nothing has that name, or two things have, an option is not for it, its classes are not the
+      classifier's, or a folder's name is that of several classes.
   """
-  open_files = functools.partial(FileSource, class_names=class_names, input_shape=input_shape, crop=crop)
-  if data == "sample":
-    paths = sorted(SAMPLE_DIR.glob("*/*.png"), key=lambda path: path.stem)
-    return open_files(paths, [path.stem for path in paths], description="sample")
-  path = pathlib.Path(data)
-  if path.exists():
-    paths = [path] if path.is_file() else find_image_files(path)
-    root = path.parent if path.is_file() else path
-    return open_files(paths, [str(file.relative_to(root)) for file in paths], description=str(path))
-  if os.sep in data or path.suffix.lower() in IMAGE_SUFFIXES:
-    raise ValueError(f"--data must be an existing image file or folder, a TFDS data set or 'sample', got {data!r}.")
-  source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape, crop=crop)
-  if source.class_names != class_names:
-    raise ValueError(
-      f"the data set's classes must be the classifier's, got {len(source.class_names)} in {data} "
-      f"({', '.join(source.class_names[:3])}, ...) and {len(class_names)} in the checkpoint "
-      f"({', '.join(class_names[:3])}, ...)."
-    )
+  open_files = functools.partial(
+    FileSource,
+    class_names=class_names,
+    input_shape=input_shape,
+    crop=crop,
+    background=mean_colour if background is None else parse_colour(background),
+  )
+  if data == SAMPLE:
+    return open_sample(open_files, class_names, split=split, data_dir=data_dir)
+  if tfds.is_meant(data, split=split, data_dir=data_dir):
+    if background is not None:
+      raise ValueError(f"--background is for image files, but --data {data} is a TFDS data set; leave it out.")
+    split = tfds.DEFAULT_SPLIT if split is None else split
+    source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape, crop=crop)
+    if source.class_names != class_names:
+      raise ValueError(
+        f"the data set's classes must be the classifier's, got {len(source.class_names)} in {data} "
+        f"({', '.join(source.class_names[:3])}, ...) and {len(class_names)} in the checkpoint "
+        f"({', '.join(class_names[:3])}, ...)."
+      )
+    return source
+  source = open_path(open_files, pathlib.Path(data), class_names)
+  colour = f"RGB {open_files.keywords['background']}{', the mean colour' if background is None else ''}"
+  reading = f"Image files are read upright (EXIF), of several frames the first, transparent pixels on {colour}."
+  source.notes = (reading, *source.notes)
   return source
+
+
+def open_sample(
+  open_files: Callable[..., FileSource],
+  class_names: tuple[str, ...],
+  *,
+  split: str | None,
+  data_dir: str | os.PathLike[str] | None,
+) -> FileSource:
+  """The embedded images; ValueError for options that are not for them."""
+  if split is not None or data_dir is not None:
+    raise ValueError(
+      f"--data-dir and --split are for TFDS data sets, but --data is {SAMPLE!r}, the embedded images; name the data "
+      "set by --data."
+    )
+  paths = sorted(SAMPLE_DIR.glob("*/*.png"), key=lambda path: path.stem)
+  notes = ()
+  if pathlib.Path(SAMPLE).exists():
+    notes = (f"--data {SAMPLE} are the embedded images; what is here is --data ./{SAMPLE}.",)
+  found = [find_classes(path.parent.name, class_names) for path in paths]
+  labels = [numbers[0] if len(numbers) == 1 else NO_LABEL for numbers in found]
+  return open_files(paths, [path.stem for path in paths], labels, description=SAMPLE, notes=notes)
+
+
+def open_path(open_files: Callable[..., FileSource], path: pathlib.Path, class_names: tuple[str, ...]) -> FileSource:
+  """The images of a file or folder; an image's label is the class that its folder is called, see `label_folder`."""
+  if not path.exists():
+    raise ValueError(
+      f"--data must be an existing image file or folder, a TFDS data set or {SAMPLE!r}, got {str(path)!r}."
+    )
+  listing = folders.Listing(paths=[path]) if path.is_file() else folders.list_images(path)
+  root = path.parent if path.is_file() else path
+  names = [folders.label_folder(file, root) for file in listing.paths]
+  label_of = {name: find_label(name, class_names) for name in dict.fromkeys(names)}
+  labels = [label_of[name] for name in names]
+  is_unknown = [label == NO_LABEL and file.parent != root for file, label in zip(listing.paths, labels, strict=True)]
+  notes = (
+    folders.describe_left_out(listing.left_out, path),
+    folders.describe_unlabelled(list(itertools.compress(names, is_unknown)), path),
+  )
+  return open_files(
+    listing.paths,
+    [make_printable(str(file.relative_to(root))) for file in listing.paths],
+    labels,
+    description=make_printable(str(path)),
+    notes=tuple(filter(None, notes)),
+  )
+
+
+def find_label(folder: str, class_names: tuple[str, ...]) -> int:
+  """The class that a folder's name means, or NO_LABEL; ValueError if it means several."""
+  numbers = find_classes(folder, class_names)
+  if len(numbers) > 1:
+    raise ValueError(
+      f"--data must have folders whose names mean one class each, but {folder!r} is the name of "
+      f"{name_numbers(numbers)}; call the folder by the number."
+    )
+  return numbers[0] if numbers else NO_LABEL
 
 
 def hash_files(paths: Sequence[pathlib.Path], ids: Sequence[str]) -> str:

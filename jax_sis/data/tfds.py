@@ -5,18 +5,91 @@ TFDS is imported when a data set is opened: other images need neither it nor arr
 
 import os
 import pathlib
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jax_sis.core.messages import first_line
+from jax_sis.core.messages import first_line, make_printable
 from jax_sis.data.cifar_archives import ARCHIVES
+
+DEFAULT_SPLIT = "test"
+# `cifar10`, `imagenet_resized/32x32:0.1.0`.
+NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\w.]+)?")
+INFO_FILE = "dataset_info.json"
+
+
+def is_meant(
+  name: str, *, split: str | None, data_dir: str | os.PathLike[str] | None, argument: str = "--data"
+) -> bool:
+  """Whether a TFDS data set is meant, and not files.
+
+  Args:
+    name: what the user calls the images.
+    split: as the user gives it; that, like a data_dir, says that a data set is meant.
+    data_dir: as the user gives it.
+    argument: what the user calls `name`.
+
+  Raises:
+    ValueError: it may be both, or is a path beside a split or data_dir.
+  """
+  path = pathlib.Path(name)
+  if split is not None or data_dir is not None:
+    is_below = path.is_dir() and path.name != name and not (find_root(data_dir) / dataset_of(name)).exists()
+    if is_below or path.is_file() or not NAME.fullmatch(name):
+      raise ValueError(
+        f"--data-dir and --split are for TFDS data sets, but {argument} names files, {name!r}; leave them out, or name "
+        "a data set."
+      )
+    return True
+  if not path.exists():
+    # A mistyped folder is not a data set with a configuration.
+    return NAME.fullmatch(name) is not None and (path.name == name or (find_root(None) / dataset_of(name)).exists())
+  is_here = any((folder / "features.json").exists() for folder in path.glob("*") if (folder / INFO_FILE).exists())
+  if path.name == name and (is_here or name in ARCHIVES or (find_root(None) / name).exists()):
+    raise ValueError(
+      f"{argument} must mean one thing, but {name!r} is both in the working folder and a TFDS data set; say {argument} "
+      f"./{name} for what is here, --data-dir {'.' if is_here else 'DIR'}"
+      f"{' or --split NAME' if argument == '--data' else ''} for the data set."
+    )
+  if is_here:
+    whole = path.resolve()
+    raise ValueError(
+      f"{argument} must be the name of a TFDS data set and not its folder, got {name!r}; say {argument} {whole.name} "
+      f"--data-dir {shlex.quote(str(whole.parent))}."
+    )
+  return False
+
+
+def find_root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+  """The TFDS folder that is meant; None is TFDS's default, which must not need TFDS."""
+  default = os.environ.get("TFDS_DATA_DIR", os.path.join("~", "tensorflow_datasets"))
+  return pathlib.Path(data_dir or default).expanduser()
 
 
 def tfds_id(example: Mapping[str, Any], index: int) -> str:
   """The id that the data set gives an example, or its place if it gives none."""
   raw_id = example.get("id", f"{index:08}")
-  return raw_id.decode() if isinstance(raw_id, bytes) else str(raw_id)
+  return make_printable(raw_id.decode(errors="backslashreplace") if isinstance(raw_id, bytes) else str(raw_id))
+
+
+def read_example(source: Any, index: int) -> Mapping[str, Any]:
+  """The example at a place of what `open_data_source` gives; ValueError if its record is damaged."""
+  try:
+    return source[index]
+  except Exception as error:
+    # Damaged files raise errors of array_record, protobuf or the decoder of images.
+    problem = make_printable(first_line(error)) or type(error).__name__
+    raise ValueError(f"record {index} cannot be read: {problem}") from error
+
+
+def read_all(source: Any) -> Sequence[Mapping[str, Any]]:
+  """All examples; ValueError, with its place, for a damaged record."""
+  try:
+    return source.__getitems__(range(len(source)))
+  except Exception:
+    # One by one, which is slower, it shows which record it is.
+    return [read_example(source, index) for index in range(len(source))]
 
 
 def open_data_source(
@@ -43,7 +116,7 @@ def open_data_source(
     ) from error
   decoders = None if with_images else {"image": tfds.decode.SkipDecoding()}
   try:
-    return tfds.data_source(name, split=split, data_dir=data_dir, download=False, decoders=decoders)
+    return tfds.data_source(name, split=split, data_dir=find_root(data_dir), download=False, decoders=decoders)
   except Exception as error:
     place = f"--data-dir {str(data_dir)!r}" if data_dir else "the default TFDS folder (name one by --data-dir)"
     raise ValueError(
@@ -62,18 +135,17 @@ def labelled_features(source: Any, name: str) -> Any:
 
 def advise_on_missing(name: str, data_dir: str | os.PathLike[str] | None) -> str:
   """Says that a data set is not there, and how to get it; empty if it is there in some form."""
-  from tensorflow_datasets.core import constants
-
-  root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
+  root = find_root(data_dir)
   folder = root / dataset_of(name)
-  if any(folder.rglob("dataset_info.json")):
+  if any(folder.rglob(INFO_FILE)):
     return ""
+  here = f"; what is called so here is meant by --data ./{name} alone" if pathlib.Path(name).exists() else ""
   if folder.name in ARCHIVES:
     return (
-      f"it is not there. Make it from the original archive, {ARCHIVES[folder.name].file}, by jax-sis data prepare "
-      f"{folder.name} --from ARCHIVE --data-dir {shlex.quote(str(root))}"
+      f"it is not there{here}. Make it from the original archive, {ARCHIVES[folder.name].file}, by jax-sis data "
+      f"prepare {folder.name} --from ARCHIVE --data-dir {shlex.quote(str(root))}"
     )
-  return f"it is not there. Put its files into {str(folder / 'VERSION')!r}, dataset_info.json among them."
+  return f"it is not there{here}. Put its files into {str(folder / 'VERSION')!r}, {INFO_FILE} among them."
 
 
 def dataset_of(name: str) -> str:

@@ -3,6 +3,7 @@
 Grain reads ahead; the state of its iterator is a small dictionary that goes into a checkpoint.
 """
 
+import collections
 import dataclasses
 import functools
 import os
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from jax_sis.data import tfds
-from jax_sis.data.images import CENTRAL_CROP, UNREADABLE, central_crop, find_image_files, random_crop, read_image
+from jax_sis.core.messages import make_printable
+from jax_sis.data import folders, tfds
+from jax_sis.data.images import CENTRAL_CROP, central_crop, random_crop, read_image
 from jax_sis.data.normalisation import IMAGENET_NORMALISATION, NORMALISATIONS, Normalisation
 
 if TYPE_CHECKING:
@@ -177,9 +179,10 @@ def open_training_set(
   Raises:
     ValueError: nothing has that name, the images need `image_size`, or a label is out of range.
   """
-  if pathlib.Path(dataset).is_dir():
-    return open_image_folder(pathlib.Path(dataset), image_size=image_size, on_error=on_error)
-  if os.sep in dataset:
+  # Every recipe has a split, which so does not say that a data set of TFDS is meant.
+  if not tfds.is_meant(dataset, split=None, data_dir=data_dir, argument="dataset"):
+    if pathlib.Path(dataset).is_dir():
+      return open_image_folder(pathlib.Path(dataset), image_size=image_size, on_error=on_error)
     raise ValueError(f"dataset must be an existing folder or the name of a TFDS data set, got {dataset!r}.")
   source = tfds.open_data_source(dataset, split, data_dir)
   features = tfds.labelled_features(source, dataset)
@@ -194,7 +197,7 @@ def open_training_set(
     description = {"data": dataset, "split": split, "version": str(source.dataset_info.version)}
     return read_into_memory(source, class_names, normalisation, description)
   return Streamed(
-    read_fn=lambda index: tfds_example(source[index], index),
+    read_fn=lambda index: tfds_example(tfds.read_example(source, index), index),
     num_images=len(source),
     class_names=class_names,
     normalisation=normalisation,
@@ -208,7 +211,7 @@ def read_into_memory(
   source: Any, class_names: tuple[str, ...], normalisation: Normalisation, description: Mapping[str, str | int]
 ) -> InMemory:
   """Decodes a whole TFDS split of equally large images, in the order of their ids."""
-  examples = [tfds_example(example, index) for index, example in enumerate(source.__getitems__(range(len(source))))]
+  examples = [tfds_example(example, index) for index, example in enumerate(tfds.read_all(source))]
   examples.sort(key=lambda example: example.id)
   labels = np.array([example.label for example in examples], np.int32)
   check_labels(labels, [example.id for example in examples], len(class_names))
@@ -222,7 +225,7 @@ def read_into_memory(
   )
 
 
-def tfds_example(example: dict[str, Any], index: int) -> Example:
+def tfds_example(example: Mapping[str, Any], index: int) -> Example:
   return Example(tfds.tfds_id(example, index), example["image"], int(example["label"]))
 
 
@@ -249,21 +252,27 @@ def open_image_folder(
   """
   if image_size is None:
     raise ValueError(f"image_size must be given for a folder of images, {str(folder)!r}.")
-  class_names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
+  class_names = tuple(
+    sorted(path.name for path in folder.iterdir() if path.is_dir() and not folders.is_hidden(path.name))
+  )
   if len(class_names) < 2:
     raise ValueError(
       f"dataset must be a folder with a directory for each class, at least two, got {str(folder)!r} with "
       f"{len(class_names)}."
     )
-  paths = [(path, label) for label, name in enumerate(class_names) for path in find_image_files(folder / name)]
+  listings = [folders.list_images(folder / name) for name in class_names]
+  paths = [(path, label) for label, listing in enumerate(listings) for path in listing.paths]
+  left_out = sum((listing.left_out for listing in listings), collections.Counter[str]())
+  if left_out:
+    print(folders.describe_left_out(left_out, folder), flush=True)
 
   def read(index: int) -> Example:
     path, label = paths[index]
+    image_id = make_printable(str(path.relative_to(folder)))
     try:
-      return Example(str(path.relative_to(folder)), read_image(path), label)
-    except UNREADABLE as error:
-      problem = str(error).replace(str(path), path.name)
-      raise ValueError(f"{path.relative_to(folder)} cannot be read: {problem}.") from error
+      return Example(image_id, read_image(path, background=IMAGENET_NORMALISATION.mean_colour), label)
+    except ValueError as error:
+      raise ValueError(f"{image_id} cannot be read: {error}.") from error
 
   return Streamed(
     read_fn=read,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from jax_sis.core import validation
 from jax_sis.core.validation import require_positive
-from jax_sis.data.config import BatchSize, Folder, NumDevices, OptionalFolder
+from jax_sis.data.config import Background, BatchSize, Folder, NumDevices, OptionalFolder
 from jax_sis.results.query import PixelSubset
 from jax_sis.results.subset_options import SubsetOptions
 from jax_sis.runtime.command_line import MadeBy, Option
@@ -20,9 +20,11 @@ class EvaluateConfig:
     checkpoint: a classifier's folder (default: the embedded ResNet-20).
     data: `sample` (embedded CIFAR-10 test images), a folder with a folder of images for each class, or a TFDS name such
       as cifar10.
-    split: the TFDS split, for example `test[:64]`.
-    data_dir: the folder that holds the TFDS data set (default: TFDS's own).
+    split: the TFDS split, for example `test[:64]`, which counts in the order that the data set is stored in and TFDS
+      shuffles (default: test).
+    data_dir: the folder that holds the TFDS data set (default: TFDS's own). It and --split say that --data is one.
     resize: show the middle of images of another size, brought to the classifier's.
+    background: what shows through transparent pixels of image files, by name or as #RRGGBB (default: the mean colour).
     limit: only the first N images of the data, and of each corruption and severity (default: all).
     on_error: images that cannot be read: `skip` counts and names them, `refuse` ends the run.
     corruptions: `made`: of the images of --data, made on the fly; a folder: the published CIFAR-10-C, with
@@ -38,9 +40,10 @@ class EvaluateConfig:
   out: Folder = "jax-sis-evaluation"
   checkpoint: OptionalFolder = None
   data: str = "sample"
-  split: str = "test"
+  split: str | None = None
   data_dir: OptionalFolder = None
   resize: bool = False
+  background: Background = None
   limit: int | None = None
   on_error: Literal["skip", "refuse"] = "skip"
   corruptions: Annotated[str | None, Option(metavar="made|DIR")] = None

@@ -41,7 +41,7 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
   evaluation = open_evaluation(config)
   spec = results.settle_spec(out_dir, make_spec(evaluation))
   rows = report.read_conditions(out_dir)
-  print(headline(evaluation), flush=True)
+  print("\n".join([headline(evaluation), *evaluation.source.notes]), flush=True)
   if rows:
     print(f"{len(rows)} of {len(evaluation.conditions)} conditions are done already in {out_dir}.", flush=True)
   report.print_header(config.level)

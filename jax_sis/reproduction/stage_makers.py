@@ -109,6 +109,7 @@ def find_stage(name: str, title: str, config: FindConfig, *, cost: int = 1) -> s
       work += GRADIENTS_PER_FORWARD * num_features * (num_features + 1) / 2
   if config.smallest is not None:
     work += 3500
+  assert config.split is not None
   return stages.FindStage(name=name, title=title, work=cost * work * count_images(config.split), config=config)
 
 

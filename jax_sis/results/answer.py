@@ -17,15 +17,21 @@ def encode_json(content: Any) -> bytes:
   return json.dumps(content, indent=2, allow_nan=False).encode() + b"\n"
 
 
+def neutralise(cell: Any) -> Any:
+  """A cell for a table that people open in a spreadsheet: a text that it would take for a formula begins with `'`."""
+  is_formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) and cell != "-"
+  return f"'{cell}" if is_formula else cell
+
+
 def encode_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-  """A table, its header from the columns of the first row; None is an empty cell."""
+  """A table, its header from the columns of the first row; None is an empty cell, formulas are texts."""
   text = io.StringIO(newline="")
   writer = None
   for row in rows:
     if writer is None:
       writer = csv.DictWriter(text, list(row))
       writer.writeheader()
-    writer.writerow(row)
+    writer.writerow({column: neutralise(cell) for column, cell in row.items()})
   return text.getvalue().encode()
 
 

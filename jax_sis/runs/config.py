@@ -11,7 +11,7 @@ from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Scre
 from jax_sis.core.smallest import QUICK, THOROUGH
 from jax_sis.core.types import ScoreName
 from jax_sis.core.validation import require_one_of, require_positive
-from jax_sis.data.config import Folder, Ids, NumDevices, OptionalFolder, check_ids
+from jax_sis.data.config import Background, Folder, Ids, NumDevices, OptionalFolder, check_ids
 from jax_sis.runtime.command_line import NOT_AN_OPTION, MadeBy, Option
 
 Precision = Literal["highest", "high", "default"]
@@ -77,8 +77,9 @@ class FindConfig:
       goes on with an unfinished run.
     checkpoint: a classifier's folder (default: the embedded ResNet-20).
     data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10.
-    split: the TFDS split, for example `test[:64]`.
-    data_dir: the folder that holds the TFDS data set (default: TFDS's own).
+    split: the TFDS split, for example `test[:64]`, which counts in the order that the data set is stored in and TFDS
+      shuffles (default: test).
+    data_dir: the folder that holds the TFDS data set (default: TFDS's own). It and --split say that --data is one.
     ids: only these images, in this order; on the command line a text file with one id per line (default: all).
     search: the backward search, which orders all pixels; None leaves it out.
     smallest: the forward search for the smallest evidence, at this run's threshold; None leaves it out.
@@ -102,6 +103,7 @@ class FindConfig:
     unit_size: images that are stored together, a multiple of the batch (default: by the number of images, at most 256).
     num_devices: devices to use (default: all; on a CPU one device a core).
     resize: show the middle of images of another size, brought to the classifier's.
+    background: what shows through transparent pixels of image files, by name or as #RRGGBB (default: the mean colour).
     gallery: images that the gallery shows.
     tolerance: how far a certificate's confidence may be from that of a search in float32.
     chunk_size: masked copies at a time, where searches and certificates try some; like the batch it is part of what the
@@ -111,7 +113,7 @@ class FindConfig:
   out: Folder = "jax-sis-results"
   checkpoint: OptionalFolder = None
   data: str = "sample"
-  split: str = "test"
+  split: str | None = None
   data_dir: OptionalFolder = None
   ids: Ids = None
   search: Annotated[BackwardSearch | None, MadeBy(SearchOptions)] = Gradient()
@@ -131,6 +133,7 @@ class FindConfig:
   unit_size: Annotated[int | None, Option(name="unit")] = None
   num_devices: NumDevices = None
   resize: bool = False
+  background: Background = None
   gallery: int = 24
   tolerance: Annotated[float, NOT_AN_OPTION] = 1e-3
   chunk_size: Annotated[int | None, Option(name="chunk", word_for_none="auto")] = None

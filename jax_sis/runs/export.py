@@ -18,6 +18,7 @@ from jaxtyping import Int, Shaped
 from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results import masks_file
+from jax_sis.results.answer import neutralise
 from jax_sis.results.columns import CLASS_FIELDS, make_columns
 from jax_sis.results.query import StoredSubsets, parse_mask_name
 from jax_sis.results.schema import KINDS, decode_text, has_order
@@ -168,7 +169,7 @@ def write_csv(store: Results, path: pathlib.Path, subsets: Mapping[str, StoredSu
         writer.writerow(columns)
       for name in subsets:
         columns[name] = [" ".join(map(str, features)) for features in columns[name]]
-      rows = list(zip(*columns.values(), strict=True))
+      rows = [list(map(neutralise, row)) for row in zip(*columns.values(), strict=True)]
       writer.writerows(rows)
       num_images += len(rows)
   return num_images

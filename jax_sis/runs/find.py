@@ -91,7 +91,7 @@ def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
     f"confident.\n{job.num_images} images, {searches}, {job.devices_name}, "
     f"{job.batch_size} images per device at a time{describe_precision(store.spec)}{part}.\n"
     f"Results: {devices.format_bytes(num_bytes)} an image, {devices.format_bytes(num_bytes * job.num_images)} before "
-    f"compression, in {store.num_units} units."
+    f"compression, in {store.num_units} units." + "".join(f"\n{note}" for note in job.source.notes)
   )
 
 

@@ -8,12 +8,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from jax_sis.core.subsets import Status
+from jax_sis.data import batches
 from jax_sis.data.images import find_central_box, place_mask
 from jax_sis.display import pixels
 from jax_sis.results import schema
 from jax_sis.results.query import StoredSubsets, own_queries
 from jax_sis.results.store import Results
-from jax_sis.runs.setup import Job, check_ids
+from jax_sis.runs.identity import COMPARED, find_changes, refuse_changes
+from jax_sis.runs.setup import Job
 
 IMAGES_AT_ONCE = 64
 
@@ -52,7 +54,8 @@ def write_pictures(
   Raises:
     ValueError: the images at hand are not those of the run.
   """
-  fields = {"id", *(name for one in subsets.values() for name in (*one.mask_fields, *one.size_fields))}
+  compared = [name for name in COMPARED if name in store.fields]
+  fields = {*compared, *(name for one in subsets.values() for name in (*one.mask_fields, *one.size_fields))}
   # Without one, all images have the size that the classifier takes.
   crop = store.spec["data"].get("crop") or 1.0
   height, width = job.classifier.input_shape[:2]
@@ -65,7 +68,11 @@ def write_pictures(
     for i, index in enumerate(indices.tolist()):
       found = {name: masks[name][i] for name in subsets if is_found[name][i]}
       if found:
-        check_ids([ids[i]], [job.source[index]["id"]])
+        refuse_changes(
+          store.folder.location,
+          find_changes({name: rows[name][i : i + 1] for name in compared}, batches.join_records([job.source[index]])),
+          num_compared=1,
+        )
         image = job.source.read_whole(index)
         name_of_image = name_fn(index, ids[i])
         box = find_central_box(image.shape[:2], (height, width), crop=crop)

@@ -16,6 +16,7 @@ from jax_sis import results
 from jax_sis.classifiers.on_images import ClassifierOnImages, open_on_images
 from jax_sis.core.messages import name_some
 from jax_sis.data import batches
+from jax_sis.data.class_names import find_classes, name_numbers
 from jax_sis.results import spec
 from jax_sis.results.schema import NO_CLASS
 from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
@@ -286,10 +287,13 @@ def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
     return NO_CLASS
   if target == "label":
     return None
-  if target in class_names:
-    return class_names.index(target)
-  if target.isdecimal() and int(target) < len(class_names):
-    return int(target)
+  numbers = find_classes(target, class_names)
+  if len(numbers) == 1:
+    return numbers[0]
+  if numbers:
+    raise ValueError(
+      f"--target must name one class, but {target!r} is the name of {name_numbers(numbers)}; give the number."
+    )
   raise ValueError(
     f"--target must be 'predicted', 'label', or a class of the checkpoint ({', '.join(class_names[:12])}"
     f"{', ...' if len(class_names) > 12 else ''}, or 0 to {len(class_names) - 1}), got {target!r}."
@@ -321,11 +325,14 @@ def make_job_again(
 ) -> Job:
   """The job of a stored run, from what is at hand now; ValueError, with the differences, if that is another."""
   config = read_settings(store.folder)
+  split = store.spec["data"].get("split")
   config = dataclasses.replace(
     config,
     out=store.folder.location,
     checkpoint=checkpoint or config.checkpoint,
-    data_dir=data_dir or config.data_dir,
+    # Of other images than TFDS's there is neither.
+    split=split,
+    data_dir=None if split is None else data_dir or config.data_dir,
     num_devices=num_devices,
   )
   job = make_job(config, store.folder)

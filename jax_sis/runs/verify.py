@@ -10,7 +10,6 @@ from jaxtyping import Int, Shaped
 from PIL import Image
 
 from jax_sis import results
-from jax_sis.data.images import UNREADABLE
 from jax_sis.runs.identity import find_changes, refuse_changes
 from jax_sis.runs.invariants import check_rows
 from jax_sis.runs.options import VerifyOptions
@@ -292,7 +291,8 @@ def find_damaged_files(job: Job, store: results.Results, *, is_whole: bool) -> d
   try:
     if picture is not None:
       Image.open(io.BytesIO(picture)).load()
-  except UNREADABLE as error:
+  # Decoders of damaged pictures raise whatever their numbers lead to.
+  except Exception as error:
     damages[GALLERY_FILE] = f"is no picture any more ({error})"
   return damages
 

@@ -181,7 +181,12 @@ def test_the_programs_read_what_was_prepared(tmp_path: pathlib.Path, archive: pa
   np.testing.assert_array_equal(loaded.images, images)
   np.testing.assert_array_equal(loaded.labels, labels["label"])
   source = sources.open_source(
-    "cifar10", split="train", data_dir=tmp_path, class_names=loaded.class_names, input_shape=(32, 32, 3)
+    "cifar10",
+    split="train",
+    data_dir=tmp_path,
+    class_names=loaded.class_names,
+    input_shape=(32, 32, 3),
+    mean_colour=(0, 0, 0),
   )
   assert len(source) == SMALL["train"]
   assert source[0]["error"] == ""
