@@ -5,6 +5,7 @@ order = jax_sis.backselect(predict_fn, params, images, search=jax_sis.Gradient(p
 report = jax_sis.certify(predict_fn, params, images, subsets)
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jax_sis.core import pictures
@@ -73,9 +74,7 @@ def __dir__() -> list[str]:
   return __all__
 
 
-def show(
-  images: Any, found: Any, *, class_names: "tuple[str, ...] | list[str] | None" = None, max_images: int = 16
-) -> "Figure":
+def show(images: Any, found: Any, *, class_names: Sequence[str] | None = None, max_images: int = 16) -> "Figure":
   """Draws images beside what was found of them; a notebook shows it, and its `savefig` writes it.
 
   What a subset does not keep is painted in a colour that its pixels do not have, and which the picture names. Orders

@@ -65,13 +65,13 @@ def make_column(
 ) -> tuple[Shaped[np.ndarray, "B H W c"], list[str]]:
   if isinstance(found, FeatureOrder | Subsets):
     check_count(len(found), shape)
-    masking.check_grid(found.grid, shape[1:])
-  if isinstance(found, Subsets):
-    return spread(np.asarray(found.kept), found.grid, shape), describe_subsets(found, class_names)
-  if isinstance(found, FeatureOrder):
+    # Of images [B, H, W] the grid has two axes.
+    grid = masking.check_grid((*found.grid, 1) if len(found.grid) == 2 else found.grid, shape[1:])
+    if isinstance(found, Subsets):
+      return spread(np.asarray(found.kept), grid, shape), describe_subsets(found, class_names)
     rank = np.asarray(found.rank)
     heat = np.where((rank == NOT_RANKED) | ~np.asarray(found.finite)[:, None], np.nan, rank_to_heat(rank))
-    return spread(heat, found.grid, shape), describe_orders(found, class_names)
+    return spread(heat, grid, shape), describe_orders(found, class_names)
   if not hasattr(found, "shape") or np.asarray(found).dtype.kind not in "fiub":
     raise ValueError(f"found must be an order, subsets, attributions, or several of them, got {type(found).__name__}.")
   scores = np.asarray(found, float)

@@ -19,7 +19,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# In a cell that begins with a number, lines may end before an interval only.
+# In a cell that begins with a number or a p-value, lines may end before an interval only.
+NUMBER_BEGINS = re.compile(r"[-+\d]|p [<=]")
 SPACE_WITHIN = re.compile(r" (?!\[)")
 # What HTML has no way to write, escaped or not.
 UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -67,8 +68,7 @@ tr:last-child > * { border-bottom: 0; }
 thead th { background: var(--tint); vertical-align: bottom; }
 tbody th { font-weight: 400; min-width: 9rem; background: var(--paper); }
 tr > th:first-child { position: sticky; left: 0; border-right: 1px solid var(--line); }
-.number { text-align: right; white-space: nowrap; overflow-wrap: normal; }
-thead .number { white-space: normal; }
+.number { text-align: right; overflow-wrap: normal; }
 .beside {
   display: grid; gap: 0.5rem 1.5rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr));
@@ -87,10 +87,18 @@ pre {
 }
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 summary { cursor: pointer; padding: 0.5rem 0; color: var(--mark); }
+@media (max-width: 48rem) {
+  /* A row below the other, with the heading beside each cell, so that nothing is too wide. */
+  table, tbody, tr { display: block; }
+  thead { display: none; }
+  th, td { padding: 0.25rem 0.7rem; }
+  tbody tr { border-bottom: 1px solid var(--line); padding: 0.3rem 0; }
+  tbody tr:last-child { border-bottom: 0; }
+  tbody tr > th:first-child { display: block; position: static; border: 0; font-weight: 600; }
+  tbody td { display: flex; justify-content: space-between; gap: 1rem; border: 0; text-align: right; }
+  tbody td::before { content: attr(data-label); color: var(--soft); text-align: left; }
+}
 @media (max-width: 30rem) {
-  th, td { padding: 0.4rem 0.5rem; }
-  tbody th { min-width: 7rem; }
-  .number { white-space: normal; }
   section > dl { grid-template-columns: 1fr; gap: 0; }
   section > dl > dd { margin-bottom: 0.5rem; }
 }
@@ -119,13 +127,14 @@ class Picture:
       raise ValueError("alt must say what the picture shows, got nothing.")
 
 
-def document(title: str, blocks: Iterable[Element], *, lead: str = "") -> bytes:
+def document(title: str, blocks: Iterable[Element], *, lead: str = "", opening: Iterable[Element] = ()) -> bytes:
   """A whole page, as the bytes of its file.
 
   Args:
     title: its heading, and the title of its window.
     blocks: what stands below, sections mostly; those with a name are listed at the top.
     lead: a sentence below the heading.
+    opening: what stands there, above the list.
   """
   blocks = list(blocks)
   head = element(
@@ -137,7 +146,7 @@ def document(title: str, blocks: Iterable[Element], *, lead: str = "") -> bytes:
     element("title", title),
     element("style", STYLE),
   )
-  header = element("header", element("h1", title), *([paragraph(lead, kind="soft")] if lead else []))
+  header = element("header", element("h1", title), *([paragraph(lead, kind="soft")] if lead else []), *opening)
   main = element("main", header, *list_sections(blocks), *blocks)
   root = element("html", head, element("body", main), lang="en")
   return f"<!doctype html>\n{ElementTree.tostring(root, encoding='unicode', method='html')}\n".encode()
@@ -220,7 +229,7 @@ def table(
     element(
       "tr",
       *(
-        cell("td" if place else "th", text, place, num_text_columns, None if place else "row")
+        cell("td" if place else "th", text, place, num_text_columns, None if place else "row", label=header[place])
         for place, text in enumerate(line)
       ),
     )
@@ -230,14 +239,19 @@ def table(
   return element("figure", element("figcaption", caption), box)
 
 
-def cell(tag: str, content: str | Element, place: int, num_text_columns: int, scope: str | None) -> Element:
-  if place >= num_text_columns and isinstance(content, str) and content[:1] in "+-0123456789":
+def cell(
+  tag: str, content: str | Element, place: int, num_text_columns: int, scope: str | None, *, label: str = ""
+) -> Element:
+  if place >= num_text_columns and isinstance(content, str) and NUMBER_BEGINS.match(content):
     content = SPACE_WITHIN.sub("\N{NO-BREAK SPACE}", content)
   found = element(tag, content)
   if place >= num_text_columns:
     found.set("class", "number")
   if scope is not None:
     found.set("scope", scope)
+  if tag == "td" and label:
+    # Narrow screens show it beside the cell.
+    found.set("data-label", clean(label))
   return found
 
 

@@ -1,30 +1,25 @@
 """The most and the least overinterpreted images of a run: chosen by the sizes of their subsets, and shown."""
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
-from PIL import Image
 
 from jax_sis.core.subsets import Status
 from jax_sis.data import batches
-from jax_sis.data.normalisation import Normalisation
-from jax_sis.display import page
+from jax_sis.display import page, pixels
+from jax_sis.display.beside import MASKED_NOTE
 from jax_sis.report.inputs import Inputs
 from jax_sis.report.words import KIND_NAMES, capitalise, name_unit, tell_count
 from jax_sis.results.query import make_query
 from jax_sis.results.store import Results
+from jax_sis.runs.gallery import WORDS
 from jax_sis.runs.identity import find_changes, read_compared, refuse_changes
 from jax_sis.runs.setup import make_job_again
 from jax_sis.runs.table import Row, format_confidence, make_rows
 from jax_sis.studies.controls.views import expand
-
-# Brightness of what is not kept, where places are shown.
-SHADE = 0.3
-PLACE_COLOUR = (255, 208, 40)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,12 +49,10 @@ class Images:
 
   Attributes:
     pixels: by number, those that could be read.
-    fill: what a pixel that is not kept shows.
     missing: why images are not there; empty where they are.
   """
 
   pixels: dict[int, UInt8[np.ndarray, "H W C"]]
-  fill: UInt8[np.ndarray, "C"]
   missing: str
 
 
@@ -97,7 +90,6 @@ def read_masks(store: Results, kind: str, indices: Int[np.ndarray, "M"]) -> dict
 
 def read_images(store: Results, indices: Sequence[int], *, checkpoint: str | None, data_dir: str | None) -> Images:
   """Images from where the run had them, or from these folders; or why they are not there."""
-  nothing = np.zeros(3, np.uint8)
   try:
     job = make_job_again(store, checkpoint=checkpoint, data_dir=data_dir, num_devices=1, is_computing=False)
     found: dict[int, UInt8[np.ndarray, "H W C"]] = {}
@@ -113,26 +105,22 @@ def read_images(store: Results, indices: Sequence[int], *, checkpoint: str | Non
       }
     refuse_changes(store.folder.location, changes, len(wanted))
   except (OSError, ValueError) as error:
-    return Images(pixels={}, fill=nothing, missing=str(error))
-  fill = make_fill(job.classifier.normalisation, job.config.baseline)
-  return Images(pixels=found, fill=fill, missing="; ".join(dict.fromkeys(errors)))
+    return Images(pixels={}, missing=str(error))
+  return Images(pixels=found, missing="; ".join(dict.fromkeys(errors)))
 
 
-def make_fill(normalisation: Normalisation, baseline: float) -> UInt8[np.ndarray, "C"]:
-  """What a masked pixel shows, as bytes."""
-  inverted = normalisation.invert(np.full(len(normalisation.mean), baseline))
-  return np.clip(np.round(inverted), 0, 255).astype(np.uint8)
-
-
-def make_section(inputs: Inputs, *, num_images: int, checkpoint: str | None, data_dir: str | None) -> Element:
+def choose_shown(inputs: Inputs, *, num_images: int) -> list[Extremes]:
+  """For each kind of subset that some images have, which of them are shown."""
   extremes = [choose_extremes(inputs, kind, num_images=num_images) for kind in inputs.kinds]
-  extremes = [one for one in extremes if one.rows]
+  return [one for one in extremes if one.rows]
+
+
+def make_section(inputs: Inputs, extremes: Sequence[Extremes], images: Images) -> Element:
   heading, name = "The most and the least overinterpreted images", "gallery"
   if not extremes:
-    answer = "Nothing to show: no image has a subset." if num_images else "Left out: --gallery 0."
+    has_some = any(certificates.reaches.num_images for certificates in inputs.certificates.values())
+    answer = "Left out: --gallery 0." if has_some else "Nothing to show: no image has a subset."
     return page.section(heading, answer=answer, blocks=[], name=name)
-  indices = sorted({index for one in extremes for index in one.rows})
-  images = read_images(inputs.store, indices, checkpoint=checkpoint, data_dir=data_dir)
   blocks = []
   if images.missing:
     blocks.append(
@@ -142,18 +130,33 @@ def make_section(inputs: Inputs, *, num_images: int, checkpoint: str | None, dat
         kind="note",
       )
     )
+  colour = choose_colour(extremes, images)
+  notes = [MASKED_NOTE.format(colour)] if images.pixels else []
+  blocks.append(page.paragraph(" ".join([*notes, WORDS]), kind="soft"))
   for one in extremes:
     parts = [
       page.section(
         f"{title} overinterpreted",
         level=4,
-        blocks=[page.cards(make_card(inputs, one, index, images) for index in chosen)],
+        blocks=[page.cards(make_card(inputs, one, index, images, colour) for index in chosen)],
       )
       for title, chosen in (("Most", one.smallest), ("Least", one.largest))
       if chosen
     ]
     blocks.append(page.section(capitalise(KIND_NAMES[one.kind]), level=3, blocks=parts))
   return page.section(heading, answer=describe(inputs, extremes[0]), blocks=blocks, name=name)
+
+
+def choose_colour(extremes: Sequence[Extremes], images: Images) -> str:
+  """What is masked is painted in, in all pictures of the gallery."""
+  kept = [
+    pixels.to_rgb(image)[expand(one.masks[index], image.shape).any(-1)]
+    for one in extremes
+    if one.masks is not None
+    for index in one.rows
+    if (image := images.pixels.get(index)) is not None
+  ]
+  return pixels.choose_colour(np.concatenate([np.empty((0, 3), np.uint8), *kept]))
 
 
 def describe(inputs: Inputs, extremes: Extremes) -> str:
@@ -166,20 +169,22 @@ def describe(inputs: Inputs, extremes: Extremes) -> str:
   return f"{text}, of {tell_count(extremes.num_chosen_from, 'image')} that have one."
 
 
-def make_card(inputs: Inputs, extremes: Extremes, index: int, images: Images) -> Element:
+def make_card(inputs: Inputs, extremes: Extremes, index: int, images: Images, colour: str) -> Element:
   row = extremes.rows[index]
   answer = row.answers[extremes.kind]
   pictures: dict[str, page.Picture] = {}
   kept = f"{answer.num_pixels:,} {name_unit(inputs)}"
-  pixels = images.pixels.get(index)
+  image = images.pixels.get(index)
   mask = None if extremes.masks is None else extremes.masks[index]
-  if pixels is not None:
-    pictures["image"] = encode(pixels, f"Image {row.image}, of the class {row.true_class}.")
-  if pixels is not None and mask is not None:
-    shown = np.where(expand(mask, pixels.shape), pixels, images.fill)
-    pictures["kept"] = encode(shown, f"What the subset keeps of {row.image}: {kept}, the rest in the fill's colour.")
+  if image is not None:
+    pictures["image"] = show_pixels(image, f"Image {row.image}, of the class {row.true_class}.")
+  if image is not None and mask is not None:
+    shown = pixels.paint_kept(image, expand(mask, image.shape), colour)
+    pictures["kept"] = show_pixels(shown, f"What the subset keeps of {row.image}: {kept}, the rest {colour}.")
   if mask is not None:
-    pictures["places"] = encode(draw_places(mask, pixels), f"Where the {kept} lie, in yellow.")
+    below = np.zeros((*mask.shape[:2], 3), np.uint8) if image is None else image
+    places = pixels.paint_places(below, expand(mask, below.shape))
+    pictures["places"] = show_pixels(places, f"Where the {kept} lie, in yellow.")
   facts = {
     "true class": row.true_class,
     "predicted": row.predicted_class,
@@ -193,16 +198,5 @@ def make_card(inputs: Inputs, extremes: Extremes, index: int, images: Images) ->
   return page.card(row.image, pictures, facts, level=5)
 
 
-def draw_places(
-  mask: Bool[np.ndarray, "h w 1"], pixels: UInt8[np.ndarray, "H W C"] | None
-) -> UInt8[np.ndarray, "H W 3"]:
-  """Kept features in one colour, on the darkened grey image if there is one."""
-  shape = (*mask.shape[:2], 3) if pixels is None else (*pixels.shape[:2], 3)
-  grey = np.zeros(shape) if pixels is None else np.broadcast_to(pixels.mean(-1, keepdims=True), shape)
-  return np.where(expand(mask, shape), np.array(PLACE_COLOUR), SHADE * grey).astype(np.uint8)
-
-
-def encode(pixels: UInt8[np.ndarray, "H W C"], alt: str) -> page.Picture:
-  buffer = io.BytesIO()
-  Image.fromarray(np.squeeze(pixels, -1) if pixels.shape[-1] == 1 else pixels).save(buffer, "png", optimize=True)
-  return page.Picture(png=buffer.getvalue(), alt=alt, is_pixelated=True)
+def show_pixels(image: UInt8[np.ndarray, "H W C"], alt: str) -> page.Picture:
+  return page.Picture(png=pixels.encode_png(image), alt=alt, is_pixelated=True)

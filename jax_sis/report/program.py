@@ -1,13 +1,14 @@
 """`jax-sis report`: the report of a run, written."""
 
+import dataclasses
 from xml.etree.ElementTree import Element
 
 from jax_sis import results
 from jax_sis.display import page
-from jax_sis.report import controls, findings, gallery, origin, sizes
+from jax_sis.report import controls, findings, gallery, opening, origin, sizes
 from jax_sis.report.config import ReportConfig
 from jax_sis.report.inputs import Inputs, read_inputs
-from jax_sis.report.words import name_data, name_target, name_unit, tell_count
+from jax_sis.report.words import name_data, tell_count
 from jax_sis.runtime.progress import Progress
 
 REPORT_FILE = "report.html"
@@ -48,33 +49,57 @@ def split_path(config: ReportConfig, run: results.Folder) -> tuple[results.Folde
   return results.open_folder(parent or (separator or ".")), name
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shown:
+  """The images that a page shows.
+
+  Attributes:
+    extremes: those of the gallery, for each kind of subset.
+    example: that of the opening; None where no image has a subset.
+    images: their pixels.
+  """
+
+  extremes: list[gallery.Extremes]
+  example: opening.Example | None
+  images: gallery.Images
+
+
+def read_shown(inputs: Inputs, *, num_images: int, checkpoint: str | None = None, data_dir: str | None = None) -> Shown:
+  """Chooses and reads what is shown; `num_images` is of the gallery, for the others see `gallery.read_images`."""
+  example, extremes = opening.choose_example(inputs), gallery.choose_shown(inputs, num_images=num_images)
+  indices = {index for one in extremes for index in one.rows} | ({example.index} if example else set())
+  images = gallery.Images(pixels={}, missing="")
+  if indices:
+    images = gallery.read_images(inputs.store, sorted(indices), checkpoint=checkpoint, data_dir=data_dir)
+  return Shown(extremes=extremes, example=example, images=images)
+
+
 def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
-  spec, analysis = inputs.spec, inputs.analysis
-  model, data = spec["model"]["name"], name_data(inputs)
-  lead = (
-    f"Which few {name_unit(inputs)} alone make {model} at least {spec['threshold']:g} confident in "
-    f"{name_target(inputs)}? The answer of jax-sis for {tell_count(analysis.num_finished, 'image')} of "
-    f"{data}. Shares and means stand with their 95% intervals in brackets."
-  )
+  model, data = inputs.spec["model"]["name"], name_data(inputs)
+  shown = read_shown(inputs, num_images=config.gallery, checkpoint=config.checkpoint, data_dir=config.data_dir)
   blocks = [
     *describe_unfinished(inputs),
-    *make_sections(inputs, num_images=config.gallery, checkpoint=config.checkpoint, data_dir=config.data_dir),
+    page.paragraph(
+      f"All numbers are of {tell_count(inputs.analysis.num_finished, 'image')} of {data}; shares and means stand with "
+      "their 95% intervals in brackets.",
+      kind="soft",
+    ),
+    *make_sections(inputs, shown),
     origin.make_section(inputs, command=config.command),
   ]
-  return page.document(config.title or f"Sufficient input subsets: {model} on {data}", blocks, lead=lead)
+  title = config.title or f"Sufficient input subsets: {model} on {data}"
+  return page.document(title, blocks, opening=opening.make_opening(inputs, shown.example, shown.images))
 
 
-def make_sections(
-  inputs: Inputs, *, num_images: int, checkpoint: str | None = None, data_dir: str | None = None
-) -> list[Element]:
-  """What the run shows; the arguments are those of the gallery, see `gallery.read_images`."""
+def make_sections(inputs: Inputs, shown: Shown) -> list[Element]:
+  """What the run shows, but for the opening."""
   return [
     sizes.make_section(inputs),
     findings.make_positions(inputs),
     controls.make_section(inputs),
     findings.make_correctness(inputs),
     findings.make_removal(inputs),
-    gallery.make_section(inputs, num_images=num_images, checkpoint=checkpoint, data_dir=data_dir),
+    gallery.make_section(inputs, shown.extremes, shown.images),
   ]
 
 

@@ -1,6 +1,7 @@
 """What the model needs, and how little that is: the first section of a report."""
 
 from collections.abc import Sequence
+from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from jax_sis.display import page
@@ -29,10 +30,14 @@ PLAIN_HEADER = ("images", "with a subset [95%]", "mean size [95%]", "of the imag
 
 
 def make_section(inputs: Inputs) -> Element:
-  first, *others = inputs.kinds
-  blocks = [describe_in_a_line(inputs, first)]
-  for answer in others:
-    blocks += [page.paragraph(describe_headline(inputs, answer), kind="answer"), describe_in_a_line(inputs, answer)]
+  first = inputs.kinds[0]
+  blocks = []
+  # What is said of several kinds of subset in the same words stands once, below the last of them.
+  notes = {ElementTree.tostring(note): note for note in (describe_in_a_line(inputs, kind) for kind in inputs.kinds)}
+  for answer in inputs.kinds:
+    blocks += [page.paragraph(describe_headline(inputs, answer), kind="answer")] if answer != first else []
+    blocks += [describe_in_a_line(inputs, answer)] if len(notes) > 1 else []
+  blocks += [] if len(notes) > 1 else notes.values()
   blocks.append(page.paragraph(describe_certificates(inputs)))
   blocks.append(page.paragraph(describe_search_limits(inputs), kind="soft"))
   blocks += [make_sizes_table(inputs), make_status_table(inputs)]

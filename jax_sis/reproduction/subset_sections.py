@@ -50,7 +50,8 @@ def run_sections(done: Mapping[str, Done], names: Names, *, data_dir: str | None
     controls_dir=find_controls(done, f"{names.architecture}-controls"),
   )
   classifier = str(done[names.full(0)].product)
-  return program.make_sections(inputs, num_images=NUM_SHOWN, checkpoint=classifier, data_dir=data_dir)
+  shown = program.read_shown(inputs, num_images=NUM_SHOWN, checkpoint=classifier, data_dir=data_dir)
+  return program.make_sections(inputs, shown)
 
 
 def find_controls(done: Mapping[str, Done], name: str) -> str | None:

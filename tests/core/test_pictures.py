@@ -1,5 +1,6 @@
 """`jax_sis.show`: what is drawn of images, subsets, orders and attributions."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -58,6 +59,8 @@ def test_orders_attributions_and_collections_are_columns(order: jax_sis.FeatureO
   assert np.isnan(heat[1]).all()
   assert captions == ["class 1\nconfidence 0.9800\non 4 of 4", "none: not finite"]
   assert len(jax_sis.show(IMAGES, [subsets, order, scores]).axes[0].images) == 6
+  flat = dataclasses.replace(order, grid=(2, 2))
+  np.testing.assert_array_equal(make_columns(flat, (2, 4, 4, 1))[0][1], heat)
 
 
 def test_images_are_bytes_shares_or_stretched():

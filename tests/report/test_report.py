@@ -19,10 +19,10 @@ from PIL import Image
 from tiny_runs import GRADIENT, PATCH, find_tiny
 
 from jax_sis import results
-from jax_sis.classifiers import checkpoint
 from jax_sis.cli import main
 from jax_sis.core.subsets import Status
 from jax_sis.data.sources import SAMPLE_DIR
+from jax_sis.display import pixels
 from jax_sis.display.page import document
 from jax_sis.report import gallery, inputs
 from jax_sis.report.controls import make_classes
@@ -225,11 +225,13 @@ def test_controls_stand_beside_the_headline_and_in_their_tables(run: results.Res
 
 
 @pytest.mark.slow
-def test_the_gallery_shows_the_extreme_images_as_they_are(run: results.Results, page: Node, tiny_checkpoint: str):
+def test_the_gallery_shows_the_extreme_images_as_they_are(run: results.Results, page: Node):
   ids = run.read_text("id")
   sections = [node for node in page.find("gallery").find_all("section") if node.find_all("article")]
   leaves = [node for node in sections if not node.find_all("section")]
-  fill = checkpoint.load_classifier(tiny_checkpoint).normalisation.invert(np.zeros(3))
+  note = page.find("gallery").text
+  colour = next(value for name, value in pixels.UNLIKELY.items() if f"painted {name} is masked" in note)
+  assert "1-minimal: none is droppable" in note
   expected = [(answer, is_largest) for answer in ("sis",) for is_largest in (False, True)]
   for leaf, (answer, is_largest) in zip(leaves, expected, strict=True):
     is_ok = run.read(f"{answer}_status") == Status.OK
@@ -245,7 +247,7 @@ def test_the_gallery_shows_the_extreme_images_as_they_are(run: results.Results, 
       mask = run.masks([ids[index]], kind=answer)[0]
       mask = mask.repeat(PATCH, 0).repeat(PATCH, 1)
       np.testing.assert_array_equal(kept[mask[..., 0]], image[mask[..., 0]])
-      assert np.abs(kept[~mask[..., 0]] - fill).max(initial=0) <= 0.5
+      np.testing.assert_array_equal((kept == colour).all(-1), ~mask[..., 0])
       np.testing.assert_array_equal(places[..., 0] == 255, mask[..., 0])
       facts = dict(
         zip([node.text for node in card.find_all("dt")], [node.text for node in card.find_all("dd")], strict=True)
@@ -254,6 +256,62 @@ def test_the_gallery_shows_the_extreme_images_as_they_are(run: results.Results, 
       assert facts["size"] == f"{size} squares of 8 x 8 pixels ({size / 16:.1%})"
       assert facts["predicted"] == run.spec["class_names"][run.read("predicted")[index]]
       assert facts["certificate"] == "sufficient"
+
+
+def check_opening(page: Node) -> tuple[str, Node]:
+  """The sentence and the picture that stand first, above the contents."""
+  header = page.find_all("header")[0]
+  assert [part.tag for part in header.parts if isinstance(part, Node)] == ["h1", "p", "figure"]
+  (sentence,), (picture,) = header.find_all("p"), header.find_all("img")
+  assert sentence.attributes["class"] == "answer"
+  assert re.fullmatch(r"In half of the [\d,]+ images with a subset, at most [^;]*\.", sentence.text)
+  assert len(re.findall(r"\.(?: |$)", sentence.text)) == 1
+  return sentence.text, picture
+
+
+@pytest.mark.slow
+def test_it_opens_with_a_sentence_and_a_picture_of_the_middle_subset(run: results.Results, page: Node):
+  sentence, picture = check_opening(page)
+  is_ok = run.read("sis_status") == Status.OK
+  median = np.median(run.read("sis_num_kept")[is_ok])
+  assert sentence == (
+    f"In half of the {is_ok.sum()} images with a subset, at most {median:g} of 16 squares of 8 x 8 pixels "
+    f"({median / 16:.1%}) alone make tiny at least 0.9 confident in the class that it predicts."
+  )
+  shown = html_pages.read_picture(picture)
+  name = next(name for name in run.read_text("id") if name in picture.attributes["alt"])
+  file = next(SAMPLE_DIR.rglob(f"{name}*"))
+  image, kept = shown[::8, :256:8], shown[::8, 272::8]
+  np.testing.assert_array_equal(image, np.asarray(Image.open(file).convert("RGB")))
+  mask = run.masks([name])[0].repeat(PATCH, 0).repeat(PATCH, 1)[..., 0]
+  np.testing.assert_array_equal((kept == image).all(-1), mask)
+
+
+def test_it_opens_with_places_where_the_images_are_gone(odd: tuple[pathlib.Path, Node]):
+  run_dir, page = odd
+  sentence, picture = check_opening(page)
+  store = results.open(run_dir)
+  done = store.done_images()
+  sizes = store.read("smallest_num_kept", done)[store.read("smallest_status", done) == Status.OK]
+  assert f"at most {np.median(sizes):g} of 20 features" in sentence
+  shown = html_pages.read_picture(picture)[:: 256 // 5, :: 256 // 5]
+  assert (shown == pixels.MARK).all(-1).sum() == np.sort(sizes)[(len(sizes) - 1) // 2]
+
+
+def test_no_box_stands_twice_and_no_cell_is_without_its_heading(odd: tuple[pathlib.Path, Node]):
+  _, page = odd
+  texts = [(node.tag, node.text) for node in page.find_all("p", "pre", "details", "table", "article")]
+  texts += [("img", node.attributes["src"]) for node in page.find_all("img") if "class" not in node.attributes]
+  assert len(texts) > 50
+  assert [text for text in texts if texts.count(text) > 1] == []
+  # Beside each cell where the screen is too narrow for the table, which then has no columns.
+  for table in page.find_all("table"):
+    header, *rows = [row.find_all("th", "td") for row in table.find_all("tr")]
+    for row in rows:
+      assert [cell.attributes["data-label"] for cell in row[1:]] == [cell.text for cell in header[1:]]
+  style = str(page.find_all("style")[0].parts[0])
+  assert "content: attr(data-label)" in style
+  assert "nowrap" not in style
 
 
 @pytest.mark.slow
@@ -303,9 +361,9 @@ def test_what_is_missing_is_said(odd: tuple[pathlib.Path, Node]):
   section = page.find("controls")
   assert "Not known: there are no leak controls of this run (they were not run)." in section.text
   assert section.find_all("pre")[0].text == f"jax-sis controls {run_dir}"
-  assert notes[2] == notes[1]
-  assert notes[3].startswith("The images are not shown: RUN_DIR must be the folder of a run of `jax-sis find`, but")
-  assert notes[3].endswith("--data-dir and --checkpoint name the folders.")
+  assert notes[2].startswith("The images are not shown: RUN_DIR must be the folder of a run of `jax-sis find`, but")
+  assert notes[2].endswith("--data-dir and --checkpoint name the folders.")
+  assert len(notes) == 3, "what holds for both kinds of subset is said once"
   assert len(page.find("gallery").find_all("article")) == 24
   assert len(page.find("gallery").find_all("img")) == 24, "places alone"
   assert "the wall time is not known, since no worker left a record" in page.find("provenance").text
@@ -419,6 +477,9 @@ def test_a_run_without_any_subset_gets_a_report(tmp_path: pathlib.Path):
   make_run(tmp_path / "run", complete(rows))
   page = make_page(tmp_path / "run", tmp_path / "page.html")
   assert "None of 6 images has a sufficient input subset (SIS)" in page.find("sizes").text
+  assert (
+    page.find_all("header")[0].find_all("p")[0].text.startswith("In none of 6 images were features found that alone")
+  )
   assert "Nothing to show: no image has a subset." in page.find("gallery").text
   assert "There is no subset to certify." in page.find("sizes").text
 
