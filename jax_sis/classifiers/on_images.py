@@ -189,6 +189,8 @@ def open_on_images(
 ) -> ClassifierOnImages:
   """Opens what the settings name, and checks that it fits together.
 
+  Where a checkpoint only numbers its classes, a data set of as many names them, which is printed.
+
   Args:
     config: the classifier, the images and the devices.
     batch_size: images per device at a time.
@@ -208,6 +210,9 @@ def open_on_images(
     input_shape=classifier.input_shape,
     crop=classifier.crop if config.resize else None,
   )
+  if source.class_names != classifier.class_names:
+    print(f"The checkpoint only numbers its classes; they get the names of {config.data}.", flush=True)
+    classifier = dataclasses.replace(classifier, class_names=source.class_names)
   local_devices = devices.local_devices(config.num_devices)
   predict_fn, params = frozen.freeze(classifier.module)
   return ClassifierOnImages(

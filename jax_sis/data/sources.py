@@ -216,6 +216,8 @@ def open_source(
 ) -> ListedSource:
   """The source that `data` names: `sample`, an image file, a folder of images, or a TFDS data set.
 
+  A TFDS data set may name classes of which the classifier knows the numbers only.
+
   Raises:
     ValueError: nothing has that name, or its classes are not the classifier's.
   """
@@ -231,13 +233,18 @@ def open_source(
   if os.sep in data or path.suffix.lower() in IMAGE_SUFFIXES:
     raise ValueError(f"--data must be an existing image file or folder, a TFDS data set or 'sample', got {data!r}.")
   source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape, crop=crop)
-  if source.class_names != class_names:
+  if class_names not in (source.class_names, number_classes(len(source.class_names))):
     raise ValueError(
       f"the data set's classes must be the classifier's, got {len(source.class_names)} in {data} "
       f"({', '.join(source.class_names[:3])}, ...) and {len(class_names)} in the checkpoint "
       f"({', '.join(class_names[:3])}, ...)."
     )
   return source
+
+
+def number_classes(count: int) -> tuple[str, ...]:
+  """The names of classes of which no more than the number is known."""
+  return tuple(str(number) for number in range(count))
 
 
 def hash_files(paths: Sequence[pathlib.Path], ids: Sequence[str]) -> str:
