@@ -105,6 +105,34 @@ def from_equinox(model: Any, state: Any = None, *, channels_first: bool = True) 
 
 
 @dataclasses.dataclass(frozen=True)
+class TwoLogits:
+  """A `predict_fn` of two classes, made of one with a single logit."""
+
+  predict_fn: PredictFn
+
+  def __call__(self, params: Params, inputs: Float[Array, "B ..."]) -> Float[Array, "B 2"]:
+    """`[0, z]`, whose softmax is the sigmoid of z."""
+    logit = self.predict_fn(params, inputs)
+    if logit.ndim > 2 or logit.shape[1:] not in ((), (1,)):
+      raise ValueError(f"predict_fn must give a single logit, [B] or [B, 1], got the shape {logit.shape}.")
+    logit = logit.reshape(-1, 1)
+    return jnp.concatenate([jnp.zeros_like(logit), logit], axis=1)
+
+
+def from_single_logit(predict_fn: PredictFn) -> PredictFn:
+  """The same classifier with the logits `[0, z]`, for one of two classes that gives one logit z, for the second class.
+
+  Args:
+    predict_fn: gives `[B]` or `[B, 1]`: logits, as before a sigmoid.
+
+  >>> two_fn = from_single_logit(lambda params, inputs: inputs @ params)
+  >>> two_fn(jnp.ones((4, 1)), jnp.ones((2, 4))).tolist()
+  [[0.0, 4.0], [0.0, 4.0]]
+  """
+  return TwoLogits(predict_fn)
+
+
+@dataclasses.dataclass(frozen=True)
 class FastPredictor:
   """A `predict_fn` whose convolutions are ours."""
 

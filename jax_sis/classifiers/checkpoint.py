@@ -18,13 +18,16 @@ from flax import nnx
 from jax_sis import classifiers
 from jax_sis.classifiers import Classifier
 from jax_sis.classifiers.ensemble import EnsembleConfig
+from jax_sis.classifiers.state_dicts import name_damaged
 from jax_sis.core.messages import first_line
 from jax_sis.data.normalisation import Normalisation
 
 EMBEDDED_CLASSIFIER = pathlib.Path(__file__).parents[1] / "assets" / "cifar10_resnet20"
 DESCRIPTION_FILE = "classifier.json"
 VARIABLES_DIR = "variables"
-FORMAT = "jax_sis.classifier/1"
+FORMAT = "jax_sis.classifier/2"
+# What earlier versions wrote: the same without a checksum.
+UNSIGNED_FORMAT = "jax_sis.classifier/1"
 
 
 class TrainingCheckpoints:
@@ -47,15 +50,16 @@ class TrainingCheckpoints:
     self._manager.close()
 
   def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-    """Saves what a run needs to continue from `step`: the arrays of `state`, and its `position` as JSON.
+    """Saves what a run needs to continue from `step`: the arrays of `state`, its `position` as JSON, and a checksum.
 
     Raises:
       ValueError: it could not be written; earlier saved states stay.
     """
     leaves = {f"{i:04}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    signed = {"sha256": hash_content(position, leaves), "position": position}
     try:
       self._manager.save(
-        step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(leaves), position=ocp.args.JsonSave(position))
+        step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(leaves), position=ocp.args.JsonSave(signed))
       )
     except Exception as error:
       kept = [kept_step for kept_step in self._manager.all_steps(read=True) if kept_step != step]
@@ -78,22 +82,28 @@ class TrainingCheckpoints:
         step,
         args=ocp.args.Composite(arrays=ocp.args.StandardRestore(target), position=ocp.args.JsonRestore()),
       )
+      position = restored["position"]
+      # Earlier versions saved the position alone.
+      if "step" not in position:
+        sha256, position = position["sha256"], position["position"]
+        if hash_content(position, restored["arrays"]) != sha256:
+          raise ValueError("it is not as it was saved, since its checksum is another")
     except Exception as error:
       raise ValueError(
         f"the state of step {step} in {str(self._directory)!r} cannot be read ({type(error).__name__}: "
         f"{first_line(error)}); delete its folder, {step}, to go on from the one before."
       ) from error
     arrays = [restored["arrays"][key] for key in sorted(restored["arrays"])]
-    return jax.tree.unflatten(treedef, arrays), dict(restored["position"])
+    return jax.tree.unflatten(treedef, arrays), dict(position)
 
 
 def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.Classifier) -> None:
-  """Writes a classifier: its arrays with Orbax, and `classifier.json`, which describes them.
+  """Writes a classifier: its arrays with Orbax, and `classifier.json`, which describes them, with a checksum of both.
 
   A classifier that is already there is replaced once the new one is complete.
 
   Raises:
-    ValueError: it could not be written.
+    ValueError: it could not be written, or its arrays hold numbers that are not finite.
   """
   directory = pathlib.Path(directory).absolute()
   new, old = (directory.with_name(f".{directory.name}.{suffix}") for suffix in ("new", "old"))
@@ -106,12 +116,15 @@ def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.C
     "crop": classifier.crop,
     "ensemble": classifier.ensemble and dataclasses.asdict(classifier.ensemble),
   }
+  variables = jax.device_get(pure_variables(classifier.module))
+  check_numbers(variables, "the classifier", advice="train it again or take earlier weights")
+  description["sha256"] = hash_content(description, in_float32(variables))
   try:
     for leftover in (new, old):
       shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save(new / VARIABLES_DIR, jax.device_get(pure_variables(classifier.module)))
+      checkpointer.save(new / VARIABLES_DIR, variables)
     (new / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
     if directory.exists():
       directory.rename(old)
@@ -127,7 +140,8 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
   """Reads a classifier that `save_classifier` wrote, in evaluation mode.
 
   Raises:
-    ValueError: there is no such folder, it holds no classifier of ours, or the classifier is damaged.
+    ValueError: there is no such folder, it holds no classifier of ours, or the classifier is damaged: by its checksum,
+      or since numbers are not finite.
   """
   directory = pathlib.Path(directory).absolute()
   description = read_description(directory)
@@ -155,6 +169,7 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
       f"checkpoint {str(directory)!r} must hold the arrays of {description['model']} with "
       f"{len(class_names)} classes, but some in {VARIABLES_DIR} have other shapes; copy or train it again."
     )
+  check_content(directory, description, variables)
   state = nnx.state(module, (nnx.Param, nnx.BatchStat))
   nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, variables))
   nnx.update(module, state)
@@ -168,6 +183,25 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
     crop=crop,
     ensemble=ensemble,
   )
+
+
+def check_content(directory: pathlib.Path, description: dict[str, Any], variables: dict[str, Any]) -> None:
+  """Raises ValueError unless arrays are finite, and they and their description give the checksum in it."""
+  check_numbers(variables, f"checkpoint {str(directory)!r}", advice="copy, train or import it again")
+  if description["format"] == UNSIGNED_FORMAT:
+    return
+  if hash_content(description, in_float32(variables)) != description.get("sha256"):
+    raise ValueError(
+      f"checkpoint {str(directory)!r} must be as it was written, but has another checksum: {DESCRIPTION_FILE} or "
+      f"numbers in {VARIABLES_DIR} have changed; copy, train or import it again. If you changed {DESCRIPTION_FILE} on "
+      f"purpose, give it the format {UNSIGNED_FORMAT!r}, which has no checksum."
+    )
+
+
+def check_numbers(variables: dict[str, Any], what: str, *, advice: str) -> None:
+  arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(variables)}
+  if damaged := name_damaged(arrays):
+    raise ValueError(f"{what} must hold finite weights, but {damaged}; {advice}.")
 
 
 def build_abstract(description: dict[str, Any]) -> tuple[Any, EnsembleConfig | None]:
@@ -190,7 +224,7 @@ def read_description(directory: pathlib.Path) -> dict[str, Any]:
     description = json.loads(path.read_text())
   except ValueError as error:
     raise ValueError(f"checkpoint {str(directory)!r} has a damaged {DESCRIPTION_FILE}: {error}.") from error
-  if not isinstance(description, dict) or description.get("format") != FORMAT:
+  if not isinstance(description, dict) or description.get("format") not in (FORMAT, UNSIGNED_FORMAT):
     raise ValueError(f"checkpoint {str(directory)!r} must have the format {FORMAT!r} in {DESCRIPTION_FILE}.")
   return description
 
@@ -200,12 +234,26 @@ def pure_variables(module: nnx.Module) -> dict[str, Any]:
   return nnx.to_pure_dict(nnx.state(module, (nnx.Param, nnx.BatchStat)))
 
 
+def in_float32(variables: dict[str, Any]) -> dict[str, Any]:
+  """The arrays in the type that they are loaded in."""
+  return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), variables)
+
+
 def hash_params(classifier: Classifier) -> str:
   """SHA-256 over the names, shapes and bytes of all arrays of the classifier."""
+  return hash_arrays(pure_variables(classifier.module))
+
+
+def hash_arrays(tree: Any) -> str:
   digest = hashlib.sha256()
-  leaves = jax.tree_util.tree_leaves_with_path(pure_variables(classifier.module))
-  for path, leaf in leaves:
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     array = np.asarray(leaf)
     digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
     digest.update(array.tobytes())
   return digest.hexdigest()
+
+
+def hash_content(description: dict[str, Any], arrays: Any) -> str:
+  """SHA-256 over what JSON keeps of a description, but for the checksum in it, and all arrays."""
+  kept = json.loads(json.dumps({name: value for name, value in description.items() if name != "sha256"}))
+  return hashlib.sha256(f"{json.dumps(kept, sort_keys=True)} {hash_arrays(arrays)}".encode()).hexdigest()

@@ -1,12 +1,17 @@
 """Makes classifiers from a file of PyTorch weights, or from several classifiers as one ensemble."""
 
+import ast
+import contextlib
+import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from jax_sis import classifiers
 from jax_sis.classifiers import checkpoint, ensemble, state_dicts, torch_weights
-from jax_sis.data import images, tfds
+from jax_sis.data import images, sources, tfds
 from jax_sis.data.normalisation import NORMALISATIONS, Normalisation
 
 # Pixels a side that the published weights were trained on; 32 for all others.
@@ -23,7 +28,9 @@ def import_weights(
   image_size: int | None = None,
   key: str | None = None,
 ) -> classifiers.Classifier:
-  """Makes a classifier from a PyTorch state dict, writes it and returns it.
+  """Makes a classifier from a PyTorch state dict, writes it, returns it, and prints what of the file is left out.
+
+  A network with a single logit z is one of two classes, with the logits [0, z].
 
   Args:
     path: a `.pt`, `.pth`, `.th`, `.npz` or `.safetensors` file.
@@ -32,19 +39,18 @@ def import_weights(
     model_name: a key of `classifiers.ARCHITECTURES`; None recognises it by the names of the weights.
     class_names: a name for each logit; None numbers them.
     image_size: pixels a side; None for the size that the architecture's published weights take.
-    key: which state dict of the file, if it holds several.
+    key: which state dict of the file, if it holds several, or what the names meant begin with; see `read_state_dict`.
 
   Raises:
     ValueError: the file cannot be read or does not hold that architecture, or there are more or fewer names than
       classes.
   """
   state_dict = state_dicts.read_state_dict(path, key=key)
-  if model_name is None:
-    model_name = torch_weights.identify(state_dict)
-  module = torch_weights.load_module(model_name, state_dict)
+  match = torch_weights.find_match(state_dict, model_name)
+  model_name, module = match.model_name, torch_weights.build_module(match, state_dict)
   num_classes = module.head.kernel.shape[1]
   if class_names is None:
-    class_names = [str(number) for number in range(num_classes)]
+    class_names = sources.number_classes(num_classes)
   if len(class_names) != num_classes:
     raise ValueError(f"class_names must have a name for each of the {num_classes} classes, got {len(class_names)}.")
   size = image_size or IMAGE_SIZES.get(model_name, 32)
@@ -57,6 +63,8 @@ def import_weights(
     crop=images.CENTRAL_CROP if model_name in IMAGE_SIZES else 1.0,
   )
   checkpoint.save_classifier(out_dir, classifier)
+  for line in torch_weights.describe(match):
+    print(line)
   return classifier
 
 
@@ -76,11 +84,49 @@ def parse_normalisation(text: str) -> Normalisation:
 
 
 def read_class_names(source: str, *, data_dir: str | None) -> tuple[str, ...]:
-  """The class names in a text file, one per line, or of a TFDS data set; ValueError if there is neither."""
+  """The class names in a file, or of a TFDS data set.
+
+  The file has a class a line, or an index in JSON or as Python writes it: a list, names by number (as
+  `imagenet_class_index.json` and `id2label` of a `config.json`), or numbers by name. It may be in UTF-8 or UTF-16.
+
+  Raises:
+    ValueError: there is neither, or the file is in another encoding, or no such index.
+  """
   path = pathlib.Path(source)
   if path.is_file():
-    return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    content = path.read_bytes()
+    try:
+      text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+      raise ValueError(f"--classes must be a text in UTF-8 or UTF-16, got {source!r} ({error.reason}).") from error
+    if text.lstrip()[:1] in ("{", "["):
+      return names_of_index(text, source)
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
   return tuple(tfds.labelled_features(tfds.open_data_source(source, "test", data_dir), source)["label"].names)
+
+
+def names_of_index(text: str, source: str) -> tuple[str, ...]:
+  """The names of an index, in the order of their numbers; ValueError unless these are 0, 1, 2 and so on."""
+  content: Any = None
+  for read_fn in (json.loads, ast.literal_eval):
+    if not isinstance(content, dict | list):
+      with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        content = read_fn(text)
+  if not isinstance(content, dict | list):
+    raise ValueError(f"--classes must be a list of names or an index in JSON, got {source!r}, which is neither.")
+  if isinstance(content, dict) and isinstance(content.get("id2label"), dict):
+    content = content["id2label"]
+  if isinstance(content, dict) and all(type(value) is int for value in content.values()):
+    content = {number: name for name, number in content.items()}
+  numbered = content.items() if isinstance(content, dict) else enumerate(content)
+  # Those of ImageNet come as pairs, of the WordNet id and the name.
+  names = {str(number): name[-1] if isinstance(name, list | tuple) and name else name for number, name in numbered}
+  ordered: list[Any] = [names.get(str(number)) for number in range(len(names))]
+  if not all(isinstance(name, str) for name in ordered):
+    raise ValueError(
+      f"--classes must number its names 0, 1, 2 and so on, got {source!r} with {list(names.items())[:2]}."
+    )
+  return tuple(ordered)
 
 
 def join_ensemble(
@@ -99,6 +145,12 @@ def join_ensemble(
   if len(directories) < 2:
     raise ValueError(f"an ensemble must have at least two members, got {len(directories)}.")
   members = [checkpoint.load_classifier(directory) for directory in directories]
+  # Members that only number their classes get the names of those that know them.
+  numbers = sources.number_classes(len(members[0].class_names))
+  names = next((member.class_names for member in members if member.class_names != numbers), numbers)
+  members = [
+    dataclasses.replace(member, class_names=names) if member.class_names == numbers else member for member in members
+  ]
   first = members[0]
   for directory, member in zip(directories, members, strict=True):
     if member.ensemble is not None:

@@ -196,6 +196,8 @@ def open_on_images(
 ) -> ClassifierOnImages:
   """Opens what the settings name, and checks that it fits together.
 
+  Where a checkpoint only numbers its classes, a data set of as many names them, which is printed.
+
   Args:
     config: the classifier, the images and the devices.
     batch_size: images per device at a time.
@@ -217,6 +219,9 @@ def open_on_images(
     mean_colour=classifier.normalisation.mean_colour,
     background=config.background,
   )
+  if source.class_names != classifier.class_names:
+    print(f"The checkpoint only numbers its classes; they get the names of {config.data}.", flush=True)
+    classifier = dataclasses.replace(classifier, class_names=source.class_names)
   local_devices = devices.local_devices(config.num_devices)
   predict_fn, params = frozen.freeze(classifier.module)
   return ClassifierOnImages(

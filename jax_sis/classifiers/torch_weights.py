@@ -1,12 +1,10 @@
-"""PyTorch state dicts -> our modules, by tables of names.
+"""PyTorch state dicts -> our modules, by the tables of names in `torch_namings`."""
 
-For each part of our modules (a convolution with its norm, a norm, a linear layer), a table has PyTorch's names of the
-convolution or linear layer and of the norm.
-"""
-
+import collections
 import dataclasses
 import functools
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,101 +12,16 @@ import numpy as np
 from flax import nnx
 
 from jax_sis import classifiers
-from jax_sis.classifiers import inception, resnet, vgg, wide_resnet
+from jax_sis.classifiers.torch_namings import COUNTER, NAMINGS, VARIABLES, Naming
+from jax_sis.core.messages import name_some
 
 Shapes = dict[str, tuple[int, ...]]
-Parts = dict[str, tuple[str | None, str | None]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Naming:
-  """How one family of repositories names the parts of an architecture.
-
-  Attributes:
-    source: whose names these are.
-    parts: the path of a part of ours -> the names of its convolution or linear layer, and of its norm; None if it has
-      none. `{a}` stands for one step of a path, and `{a+1}` for that number counted from one.
-    not_used: prefixes of names that evaluation does not need.
-  """
-
-  source: str
-  parts: Parts
-  not_used: tuple[str, ...] = ()
-
-
-# A block's two or three convolutions are numbered from one.
-RESNET_PARTS: Parts = {
-  "stem": ("conv1", "bn1"),
-  "stages.{s}.{b}.convs.{c}": ("layer{s+1}.{b}.conv{c+1}", "layer{s+1}.{b}.bn{c+1}"),
-}
-RESNET_NAMINGS = (
-  Naming(
-    source="pytorch_resnet_cifar10 (Idelbayev) and pytorch-cifar (kuangliu)",
-    parts=RESNET_PARTS
-    | {
-      "stages.{s}.{b}.shortcut": ("layer{s+1}.{b}.shortcut.0", "layer{s+1}.{b}.shortcut.1"),
-      "head": ("linear", None),
-    },
-  ),
-  Naming(
-    source="torchvision and timm",
-    parts=RESNET_PARTS
-    | {
-      "stages.{s}.{b}.shortcut": ("layer{s+1}.{b}.downsample.0", "layer{s+1}.{b}.downsample.1"),
-      "head": ("fc", None),
-    },
-  ),
-)
-# The places of each stage's convolutions among the numbered features. A norm follows each, then rectifiers and pooling.
-VGG16_FEATURES = ((0, 3), (7, 10), (14, 17, 20), (24, 27, 30), (34, 37, 40))
-VGG_PARTS: Parts = {
-  f"stages.{stage}.{index}": (f"features.{number}", f"features.{number + 1}")
-  for stage, numbers in enumerate(VGG16_FEATURES)
-  for index, number in enumerate(numbers)
-}
-VGG_NAMINGS = (Naming(source="pytorch-cifar (kuangliu)", parts=VGG_PARTS | {"head": ("classifier", None)}),)
-WIDE_RESNET_NAMINGS = (
-  Naming(
-    source="WideResNet-pytorch (xternalz)",
-    parts={
-      "stem": ("conv1", None),
-      "stages.{s}.{b}.norm": (None, "block{s+1}.layer.{b}.bn1"),
-      "stages.{s}.{b}.conv1": ("block{s+1}.layer.{b}.conv1", "block{s+1}.layer.{b}.bn2"),
-      "stages.{s}.{b}.conv2": ("block{s+1}.layer.{b}.conv2", None),
-      "stages.{s}.{b}.shortcut": ("block{s+1}.layer.{b}.convShortcut", None),
-      "norm": (None, "bn1"),
-      "head": ("fc", None),
-    },
-  ),
-)
-INCEPTION_NAMINGS = (
-  Naming(
-    source="torchvision",
-    parts={
-      "stem.{conv}": ("{conv}.conv", "{conv}.bn"),
-      "mixed.{layer}.layers.{conv}": ("{layer}.{conv}.conv", "{layer}.{conv}.bn"),
-      "head": ("fc", None),
-    },
-    not_used=("AuxLogits.",),
-  ),
-)
-NAMINGS: dict[type, tuple[Naming, ...]] = {
-  resnet.ResNetConfig: RESNET_NAMINGS,
-  vgg.VggConfig: VGG_NAMINGS,
-  wide_resnet.WideResNetConfig: WIDE_RESNET_NAMINGS,
-  inception.InceptionConfig: INCEPTION_NAMINGS,
-}
-# Our variable of a part -> whether it belongs to the norm, and PyTorch's name for it.
-VARIABLES = {
-  ("kernel",): (False, "weight"),
-  ("bias",): (False, "bias"),
-  ("norm", "scale"): (True, "weight"),
-  ("norm", "bias"): (True, "bias"),
-  ("norm", "mean"): (True, "running_mean"),
-  ("norm", "var"): (True, "running_var"),
-}
-# A counter that PyTorch keeps for norms without a momentum; evaluation does not use it.
-COUNTER = "num_batches_tracked"
+# What trainers keep among the arrays and evaluation does not use: averages' counters and the weights of a loss.
+TRAINING_ONLY = ("n_averaged", "criterion.", "loss.", "loss_fn.", "loss_fct.")
+# The share of the names that must fit for an architecture to be near.
+NEAR = 0.25
+MAX_NAMED = 4
+MAX_PREFIXES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,24 +31,32 @@ class Match:
   Attributes:
     model_name: a key of `classifiers.ARCHITECTURES`.
     naming: the table.
-    num_classes: K, from the last layer of the state dict.
-    missing: names that the architecture needs and the state dict lacks.
-    unused: names that the state dict has and the architecture does not need.
+    prefix: what the names of the network begin with, before those of the table.
+    num_classes: K, from the last layer of the state dict; 1 for a single logit.
+    missing: names that the architecture needs and the state dict lacks, all without the prefix.
+    unused: names that may change what the network computes, and that the architecture does not need.
+    left_out: names beside the network, and of what only training uses.
     misshapen: name -> the shape that it must have, in PyTorch's layout.
     num_fitting: how many names are there in the right shape.
   """
 
   model_name: str
   naming: Naming
+  prefix: str
   num_classes: int
   missing: tuple[str, ...]
   unused: tuple[str, ...]
+  left_out: tuple[str, ...]
   misshapen: Shapes
   num_fitting: int
 
   @property
   def is_exact(self) -> bool:
-    return not (self.missing or self.unused or self.misshapen)
+    return self.is_whole and not self.unused
+
+  @property
+  def is_whole(self) -> bool:
+    return not (self.missing or self.misshapen)
 
   @property
   def likeness(self) -> float:
@@ -149,26 +70,14 @@ def load_module(model_name: str, state_dict: dict[str, np.ndarray]) -> Any:
 
   Args:
     model_name: a key of `classifiers.ARCHITECTURES`.
-    state_dict: names -> arrays, from `state_dicts.read_state_dict`; the last layer decides the number of classes.
+    state_dict: names -> arrays, from `state_dicts.read_state_dict`; the last layer decides the number of classes. The
+      network's names may all begin with one prefix, with other arrays beside them.
 
   Raises:
-    ValueError: there is no such architecture, or names are missing, not needed or of another shape. The message lists
-      all of them, and the architecture that the state dict looks like.
+    ValueError: there is no such architecture; names are missing, not needed or of another shape; or there are several
+      such networks. The message says which, and the architecture that the state dict looks like.
   """
-  match = best_match(state_dict, model_names=(model_name,))
-  if not match.is_exact:
-    raise ValueError(explain(match, state_dict))
-  module = abstract_module(model_name, match.num_classes)
-  graphdef, state = nnx.split(module)
-  names = torch_names(model_name, match.naming, match.num_classes)
-  flat_state = dict(nnx.to_flat_state(state))
-  arrays = {
-    path: variable.replace(jnp.asarray(to_our_layout(state_dict[names[path]]), variable.dtype))
-    for path, variable in flat_state.items()
-  }
-  module = nnx.merge(graphdef, nnx.from_flat_state(arrays))
-  module.eval()
-  return module
+  return build_module(find_match(state_dict, model_name), state_dict)
 
 
 def identify(state_dict: dict[str, np.ndarray]) -> str:
@@ -177,59 +86,162 @@ def identify(state_dict: dict[str, np.ndarray]) -> str:
   Raises:
     ValueError: it is none of ours; the message names the most similar one, and what differs.
   """
-  match = best_match(state_dict)
-  if not match.is_exact:
-    raise ValueError(explain(match, state_dict))
-  return match.model_name
+  return find_match(state_dict).model_name
 
 
-def best_match(state_dict: dict[str, np.ndarray], *, model_names: tuple[str, ...] | None = None) -> Match:
-  """The architecture and naming that a state dict fits best, among all or among `model_names`."""
-  names = tuple(classifiers.ARCHITECTURES) if model_names is None else model_names
-  matches = [
-    compare(state_dict, name, naming) for name in names for naming in NAMINGS[type(classifiers.architecture(name))]
-  ]
-  return max(matches, key=lambda match: match.likeness)
+def build_module(match: Match, state_dict: dict[str, np.ndarray]) -> Any:
+  """The module of an exact match, in evaluation mode. A single logit z of two classes becomes [0, z]."""
+  is_single = match.num_classes == 1
+  graphdef, state = nnx.split(abstract_module(match.model_name, 2 if is_single else match.num_classes))
+  names = torch_names(match.model_name, match.naming, match.num_classes)
+  arrays = {}
+  for path, variable in nnx.to_flat_state(state):
+    array = to_our_layout(state_dict[match.prefix + names[path]])
+    if is_single and path[0] == "head":
+      array = np.concatenate([np.zeros_like(array), array], axis=-1)
+    arrays[path] = variable.replace(jnp.asarray(array, variable.dtype))
+  module = nnx.merge(graphdef, nnx.from_flat_state(arrays))
+  module.eval()
+  return module
 
 
-def compare(state_dict: dict[str, np.ndarray], model_name: str, naming: Naming) -> Match:
-  """Compares the names and shapes of a state dict with those that an architecture needs."""
-  present = {
-    name: array.shape
-    for name, array in state_dict.items()
-    if not name.endswith(COUNTER) and not name.startswith(naming.not_used or ("\0",))
+def find_match(state_dict: dict[str, np.ndarray], model_name: str | None = None) -> Match:
+  """The architecture, or the naming of `model_name`, and the prefix that a state dict fits exactly.
+
+  Raises:
+    ValueError: it fits none, or under several prefixes; see `load_module`.
+  """
+  matches = all_matches(state_dict, model_names=None if model_name is None else (model_name,))
+  exact = [match for match in matches if match.is_exact]
+  # A second network of the same kind, such as averaged weights.
+  whole = [match for match in matches if exact and match.model_name == exact[0].model_name and match.is_whole]
+  if len(whole) > 1:
+    prefixes = [repr(match.prefix.removesuffix(".")) for match in whole]
+    raise ValueError(
+      f"state_dict must hold one network, got several of {exact[0].model_name}, whose names begin with "
+      f"{name_some(prefixes, most=MAX_NAMED)}; say by key which is meant."
+    )
+  if not exact:
+    best = max(matches, key=likeness_of)
+    others = matches if model_name is None else all_matches(state_dict)
+    raise ValueError(explain(best, others, state_dict, is_asked=model_name is not None))
+  return exact[0]
+
+
+def likeness_of(match: Match) -> float:
+  return match.likeness
+
+
+def all_matches(state_dict: dict[str, np.ndarray], *, model_names: tuple[str, ...] | None = None) -> list[Match]:
+  """How a state dict fits each architecture, among all or among `model_names`, in each naming, under each prefix."""
+  matches = []
+  for name in model_names or tuple(classifiers.ARCHITECTURES):
+    config = classifiers.architecture(name)
+    for naming in NAMINGS[type(config)]:
+      needed = needed_shapes(name, naming, config.num_classes)
+      matches += [compare(state_dict, name, naming, needed, prefix) for prefix in find_prefixes(state_dict, needed)]
+  return matches
+
+
+def find_prefixes(state_dict: dict[str, np.ndarray], needed: Shapes) -> list[str]:
+  """What may stand before the names of a network: what stands before three that it needs, and has most names behind."""
+  names = list(needed)
+  found = {
+    name.removesuffix(anchor)
+    for anchor in (names[0], names[len(names) // 2], names[-1])
+    for name in state_dict
+    if name.endswith(f".{anchor}")
   }
-  head, _ = naming.parts["head"]
-  num_classes = present.get(f"{head}.bias", (classifiers.architecture(model_name).num_classes,))[0]
-  needed = needed_shapes(model_name, naming, num_classes)
-  misshapen = {name: shape for name, shape in needed.items() if name in present and present[name] != shape}
+  counts = collections.Counter(
+    prefix for name in state_dict for dot in re.finditer(r"\.", name) if (prefix := name[: dot.end()]) in found
+  )
+  return ["", *(prefix for prefix, _ in counts.most_common(MAX_PREFIXES))]
+
+
+def compare(state_dict: dict[str, np.ndarray], model_name: str, naming: Naming, needed: Shapes, prefix: str) -> Match:
+  """Compares the names and shapes of a state dict behind a prefix with those that an architecture needs."""
+  present = {
+    name.removeprefix(prefix): array
+    for name, array in state_dict.items()
+    if name.startswith(prefix) and not name.endswith(COUNTER)
+    if not name.removeprefix(prefix).startswith(naming.not_used or ("\0",))
+  }
+  head = naming.parts["head"][0]
+  default = needed[f"{head}.bias"]
+  num_classes = (present[f"{head}.bias"].shape or default)[0] if f"{head}.bias" in present else default[0]
+  needed = {
+    name: (num_classes, *shape[1:]) if name.rpartition(".")[0] == head else shape for name, shape in needed.items()
+  }
+  others = {name: array for name, array in present.items() if name not in needed}
+  # Whole numbers are counters and places. A matrix beside the network that takes K numbers takes its logits further.
+  left_out = [name for name, array in others.items() if name.startswith(TRAINING_ONLY) or array.dtype.kind in "iub"]
+  beside = {name: array for name, array in state_dict.items() if not name.startswith(prefix)}
+  taking = [name for name, array in beside.items() if array.ndim == 2 and array.shape[1] == num_classes]
   return Match(
     model_name=model_name,
     naming=naming,
+    prefix=prefix,
     num_classes=num_classes,
     missing=tuple(name for name in needed if name not in present),
-    unused=tuple(name for name in present if name not in needed),
-    misshapen=misshapen,
-    num_fitting=sum(present.get(name) == shape for name, shape in needed.items()),
+    unused=(*(name for name in others if name not in left_out), *taking),
+    left_out=(*left_out, *(name for name in beside if name not in taking)),
+    misshapen={name: shape for name, shape in needed.items() if name in present and present[name].shape != shape},
+    num_fitting=sum(name in present and present[name].shape == shape for name, shape in needed.items()),
   )
 
 
-def explain(match: Match, state_dict: dict[str, np.ndarray]) -> str:
-  """Why a state dict does not fit, name by name, and which architecture fits better."""
-  lines = [f"state_dict must hold exactly the arrays of {match.model_name}, in the names of {match.naming.source}"]
-  if match.missing:
-    lines.append(f"missing: {', '.join(match.missing)}")
-  if match.unused:
-    lines.append(f"not used: {', '.join(match.unused)}")
-  for name, shape in match.misshapen.items():
-    lines.append(f"{name} must have the shape {shape}, got {state_dict[name].shape}")
-  likely = best_match(state_dict)
-  if likely.model_name != match.model_name and likely.likeness > match.likeness:
+def explain(match: Match, matches: Sequence[Match], state_dict: dict[str, np.ndarray], *, is_asked: bool) -> str:
+  """Why a state dict does not fit, by some names of each kind, and which architecture is nearest, in some lines."""
+  likely = max(matches, key=likeness_of)
+  source = f"in the names of {match.naming.source}{say_prefix(match)}"
+  if is_asked:
+    lines = [f"state_dict must hold exactly the arrays of {match.model_name}, {source}"]
+  elif likely.likeness >= NEAR:
+    share = f"{match.likeness:.0%} of the names fit"
+    lines = [f"state_dict looks most like {match.model_name}, {source} ({share}), but must hold exactly its arrays"]
+  else:
+    return (
+      "state_dict must be that of an architecture of ours, but none is near: of the names of the most similar, "
+      f"{likely.model_name}, {likely.likeness:.0%} fit. There are {', '.join(classifiers.ARCHITECTURES)}; its arrays "
+      f"are {name_some(shorten(state_dict), most=MAX_NAMED)}."
+    )
+  for title, names in (("missing", match.missing), ("not used", match.unused)):
+    if names:
+      lines.append(f"{title}: {name_some(shorten(names), most=MAX_NAMED)}")
+  for name, shape in list(match.misshapen.items())[:MAX_NAMED]:
+    lines.append(f"{name} must have the shape {shape}, got {state_dict[match.prefix + name].shape}")
+  if len(match.misshapen) > MAX_NAMED:
+    lines.append(f"{len(match.misshapen) - MAX_NAMED} more have another shape")
+  if likely.likeness < NEAR:
+    lines.append("no other architecture of ours is near")
+  elif likely.model_name != match.model_name and likely.likeness > match.likeness:
     how = "is" if likely.is_exact else f"looks most like ({likely.likeness:.0%} of the names fit)"
-    lines.append(f"it {how} a state dict of {likely.model_name} in the names of {likely.naming.source}")
+    lines.append(
+      f"it {how} a state dict of {likely.model_name} in the names of {likely.naming.source}{say_prefix(likely)}"
+    )
   return "; ".join(lines) + "."
 
 
+def say_prefix(match: Match) -> str:
+  return f", behind {match.prefix!r}" if match.prefix else ""
+
+
+def shorten(names: Iterable[str]) -> list[str]:
+  return [f"{name:.60}" for name in names]
+
+
+def describe(match: Match) -> list[str]:
+  """What a user should know of an exact match: what is left out, and that a single logit becomes two."""
+  lines = []
+  if match.left_out:
+    left_out = name_some(shorten(match.left_out), most=MAX_NAMED)
+    lines.append(f"Left out, since no part of {match.model_name}{say_prefix(match)}: {left_out}.")
+  if match.num_classes == 1:
+    lines.append("Its single logit z becomes the logits [0, z] of two classes; z speaks for the second.")
+  return lines
+
+
+@functools.cache
 def needed_shapes(model_name: str, naming: Naming, num_classes: int) -> Shapes:
   """The names and shapes, in PyTorch's layout, of all arrays that an architecture needs."""
   names = torch_names(model_name, naming, num_classes)
@@ -237,6 +249,7 @@ def needed_shapes(model_name: str, naming: Naming, num_classes: int) -> Shapes:
   return {names[path]: torch_shape(variable.shape) for path, variable in nnx.to_flat_state(state)}
 
 
+@functools.cache
 def torch_names(model_name: str, naming: Naming, num_classes: int) -> dict[tuple[Any, ...], str]:
   """The path of each of our variables -> PyTorch's name."""
   names = {}

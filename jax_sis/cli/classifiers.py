@@ -43,10 +43,10 @@ class ImportOptions:
     normalisation: how the input is made: cifar10, cifar100 or imagenet2012, or six numbers separated by commas, the
       means and standard deviations of red, green and blue in 0..1.
     model: the architecture (default: the one that the arrays fit).
-    classes: a text file with one class per line, or a TFDS data set (default: numbers).
+    classes: a text file with one class per line, an index in JSON, or a TFDS data set (default: numbers).
     data_dir: the folder that holds that data set (default: TFDS's own).
     size: pixels a side (default: 224 for resnet50, 299 for inception_v3, else 32).
-    key: which state dict, where the file holds several.
+    key: which state dict, where the file holds several, or what the names of the network's arrays begin with.
     out: the classifier's folder.
   """
 
@@ -191,8 +191,8 @@ move and flip with it.
     run_fn=run_import,
     description="""\
 Makes a classifier of PyTorch's weights: a state dict in a .pt, .pth, .th, .npz or .safetensors file, for which PyTorch
-itself is not needed. The architecture is recognised by the names and shapes of the arrays. How its input is made is in
-no such file, and must be said.
+itself is not needed; what a trainer has saved beside it is left out. The architecture is recognised by the names and
+shapes of the arrays, whatever these names begin with. How its input is made is in no such file, and must be said.
 """,
     examples=(
       "checkpoint import resnet50.pth --normalisation imagenet2012 --out runs/resnet50",

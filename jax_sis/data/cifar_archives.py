@@ -18,7 +18,9 @@ from jax_sis.core.messages import first_line
 
 IMAGE_BYTES = 3 * 32 * 32
 # The largest original archive has less than 190 MB unpacked.
-MAX_UNPACKED_BYTES = 2**30
+MAX_UNPACKED_BYTES = 2**28
+# What a name in an archive may take; those of the original ones have some tens of bytes.
+MAX_HEADER_BYTES = 2**16
 CHUNK_BYTES = 2**20
 GZIP_MAGIC = b"\x1f\x8b"
 HOME_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -148,6 +150,18 @@ def list_folder(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
+class BoundedFile:
+  """A file that refuses to read more than `most` bytes at once, before it takes them."""
+
+  def __init__(self, file: Any):
+    self.file, self.seek, self.tell, self.most = file, file.seek, file.tell, MAX_HEADER_BYTES
+
+  def read(self, num_bytes: int) -> bytes:
+    if num_bytes > self.most:
+      raise tarfile.ReadError(f"it has something of {num_bytes:,} bytes where {self.most:,} are the most")
+    return self.file.read(num_bytes)
+
+
 def read_tar(path: pathlib.Path) -> dict[str, bytes]:
   """The contents of an archive's files by their path in it; empty for files of no use to us."""
   known_files = {file for archive in ARCHIVES.values() for file in archive.files}
@@ -156,15 +170,18 @@ def read_tar(path: pathlib.Path) -> dict[str, bytes]:
     is_packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     file.seek(0)
     # Browsers may unpack what they download.
-    unpacked: Any = gzip.open(file) if is_packed else file
+    unpacked: Any = BoundedFile(gzip.open(file) if is_packed else file)
     with tarfile.open(fileobj=unpacked, mode="r:") as tar:
       for member in tar:
         if member.offset_data + member.size > MAX_UNPACKED_BYTES:
           raise tarfile.ReadError(f"it has more than {MAX_UNPACKED_BYTES:,} bytes unpacked")
         if member.isfile() and (content := tar.extractfile(member)):
           member_path = pathlib.PurePosixPath(member.name)
+          unpacked.most = MAX_UNPACKED_BYTES
           contents[member_path.as_posix()] = content.read() if member_path.name in known_files else b""
+          unpacked.most = MAX_HEADER_BYTES
     # The checksum stands at the end, behind the last file.
+    unpacked.most = CHUNK_BYTES
     while unpacked.read(CHUNK_BYTES):
       pass
   return contents

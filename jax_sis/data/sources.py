@@ -267,6 +267,8 @@ def open_source(
 ) -> ListedSource:
   """The source that `data` names: `sample`, an image file, a folder of images, or a TFDS data set.
 
+  A TFDS data set may name classes of which the classifier knows the numbers only.
+
   Args:
     data: the name.
     split: of a TFDS data set, None for `tfds.DEFAULT_SPLIT`.
@@ -295,7 +297,7 @@ def open_source(
       raise ValueError(f"--background is for image files, but --data {data} is a TFDS data set; leave it out.")
     split = tfds.DEFAULT_SPLIT if split is None else split
     source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape, crop=crop)
-    if source.class_names != class_names:
+    if class_names not in (source.class_names, number_classes(len(source.class_names))):
       raise ValueError(
         f"the data set's classes must be the classifier's, got {len(source.class_names)} in {data} "
         f"({', '.join(source.class_names[:3])}, ...) and {len(class_names)} in the checkpoint "
@@ -365,6 +367,11 @@ def find_label(folder: str, class_names: tuple[str, ...]) -> int:
       f"{name_numbers(numbers)}; call the folder by the number."
     )
   return numbers[0] if numbers else NO_LABEL
+
+
+def number_classes(count: int) -> tuple[str, ...]:
+  """The names of classes of which no more than the number is known."""
+  return tuple(str(number) for number in range(count))
 
 
 def hash_files(paths: Sequence[pathlib.Path], ids: Sequence[str]) -> str:

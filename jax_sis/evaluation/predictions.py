@@ -21,6 +21,7 @@ from scipy import special
 
 from jax_sis.core.messages import first_line
 from jax_sis.results.folder import write_atomically
+from jax_sis.runtime.archives import check_npz
 
 PREDICTIONS_DIR = "predictions"
 
@@ -68,8 +69,10 @@ def read(directory: str | os.PathLike[str], corruption: str = "clean", severity:
   """Reads what an evaluation predicted under one condition; ValueError if the file is missing or damaged."""
   path = predictions_file(pathlib.Path(directory), (corruption, severity))
   try:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-      return Predictions(**dict(archive))
+    with open(path, "rb") as file:
+      check_npz(file)
+      with np.load(file, allow_pickle=False) as archive:
+        return Predictions(**dict(archive))
   except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
     raise ValueError(
       f"directory must hold the predictions of an evaluation under {corruption} at severity {severity}, but "

@@ -20,6 +20,7 @@ from jax_sis.core.messages import first_line
 from jax_sis.results import store as stores
 from jax_sis.results.query import PixelSubset, SubsetQuery, parse_query
 from jax_sis.results.store import Results
+from jax_sis.runtime.archives import check_npz
 
 FORMAT = "jax_sis.masks/1"
 
@@ -88,8 +89,10 @@ def write_masks_file(file: IO[bytes], masks: RunMasks) -> None:
 def read_masks_file(path: str | os.PathLike[str]) -> RunMasks:
   """Reads what `write_masks_file` wrote; ValueError if it is no such file, or a damaged one."""
   try:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-      ids, packed, provenance = archive["ids"], archive["masks"], json.loads(str(archive["provenance"]))
+    with open(path, "rb") as file:
+      check_npz(file)
+      with np.load(file, allow_pickle=False) as archive:
+        ids, packed, provenance = archive["ids"], archive["masks"], json.loads(str(archive["provenance"]))
     if provenance["format"] != FORMAT:
       raise ValueError(f"its format is {provenance['format']!r}")
     query, spec = parse_query(provenance["question"]), provenance["spec"]

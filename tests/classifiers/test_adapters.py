@@ -170,6 +170,23 @@ def test_convolutions_of_every_kind_keep_their_results(options: dict[str, Any]):
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_a_single_logit_becomes_two_whose_softmax_is_its_sigmoid(shape: tuple[int, ...]):
+  def predict(params: Any, inputs: Any) -> Any:
+    return (inputs @ params).reshape(shape)
+
+  params, inputs = jnp.arange(3.0), jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
+  two_fn = adapters.from_single_logit(predict)
+  np.testing.assert_allclose(jax.nn.softmax(two_fn(params, inputs))[:, 1], jax.nn.sigmoid(inputs @ params), rtol=1e-6)
+  order = jax_sis.backselect(two_fn, params, inputs, grid=(3,))
+  assert order.finite.all()
+  assert (two_fn, hash(two_fn)) == (adapters.from_single_logit(predict), hash(adapters.from_single_logit(predict)))
+  with pytest.raises(
+    ValueError, match=r"^predict_fn must give a single logit, \[B\] or \[B, 1\], got the shape \(5, 2\)"
+  ):
+    adapters.from_single_logit(two_fn)(params, inputs)
+
+
 def test_a_precision_is_kept():
   def predict(kernel: Any, inputs: Any) -> Any:
     return lax.conv_general_dilated(inputs, kernel, (1, 1), "SAME", precision="highest")

@@ -5,9 +5,11 @@ import json
 import pathlib
 import re
 import shutil
+from collections.abc import Callable
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from jax_sis import classifiers
@@ -69,7 +71,7 @@ def test_a_missing_checkpoint_is_refused(tmp_path: pathlib.Path):
   ("content", "message"),
   [
     ("{", "has a damaged classifier.json"),
-    ("{}", "must have the format 'jax_sis.classifier/1' in classifier.json."),
+    ("{}", "must have the format 'jax_sis.classifier/2' in classifier.json."),
     (json.dumps({"format": checkpoint.FORMAT}), "has a classifier.json that does not fit: 'model'"),
     (
       json.dumps({"format": checkpoint.FORMAT, "model": "resnet9", "class_names": ["a"]}),
@@ -111,6 +113,107 @@ def test_arrays_of_another_model_are_refused(saved: tuple[pathlib.Path, classifi
     match=r"must hold the arrays of resnet20 with 5 classes, but some in variables have other shapes; copy",
   ):
     checkpoint.load_classifier(directory)
+
+
+def change_arrays(directory: pathlib.Path, change_fn: Callable[[str, np.ndarray], None]) -> None:
+  """Writes the arrays again, after `change_fn(name, array)` has changed some."""
+  with ocp.StandardCheckpointer() as checkpointer:
+    variables = jax.tree.map(lambda array: np.array(array, copy=True), checkpointer.restore(directory))
+    for path, array in jax.tree.leaves_with_path(variables):
+      change_fn(jax.tree_util.keystr(path), array)
+    checkpointer.save(directory, variables, force=True)
+
+
+def flip(name: str, array: np.ndarray) -> None:
+  if name == "['stem']['kernel']":
+    array.view(np.uint32)[0, 0, 0, 0] ^= 1
+
+
+def add_much(name: str, array: np.ndarray) -> None:
+  if name == "['head']['bias']":
+    array[2] += 1e22
+
+
+def spoil(name: str, array: np.ndarray) -> None:
+  if name == "['head']['bias']":
+    array[2] = np.nan
+
+
+@pytest.mark.parametrize(
+  ("change_fn", "reason"),
+  [
+    (flip, "must be as it was written, but has another checksum: classifier.json or numbers in variables have"),
+    (add_much, "must hold finite weights, but 1 of 97 arrays hold NaN, infinity or numbers beyond 1e+18, first"),
+    (spoil, "must hold finite weights, but 1 of 97 arrays hold NaN, infinity or numbers beyond 1e+18, first"),
+  ],
+)
+def test_changed_weights_are_refused(
+  saved: tuple[pathlib.Path, classifiers.Classifier], change_fn: Callable[[str, np.ndarray], None], reason: str
+):
+  directory, _ = saved
+  change_arrays(directory / "variables", change_fn)
+  with pytest.raises(ValueError, match=f"^checkpoint '.*' {re.escape(reason)}"):
+    checkpoint.load_classifier(directory)
+
+
+def test_a_changed_description_is_refused_unless_it_is_said_to_be_meant(
+  saved: tuple[pathlib.Path, classifiers.Classifier],
+):
+  directory, _ = saved
+  path = directory / "classifier.json"
+  path.write_text(path.read_text().replace("0.875", "0.874"))
+  with pytest.raises(ValueError, match=r"has another checksum: .* give it the format 'jax_sis\.classifier/1', which"):
+    checkpoint.load_classifier(directory)
+  path.write_text(path.read_text().replace("classifier/2", "classifier/1"))
+  assert checkpoint.load_classifier(directory).crop == 0.874
+
+
+def test_a_classifier_that_is_not_finite_is_not_written(
+  saved: tuple[pathlib.Path, classifiers.Classifier], tmp_path: pathlib.Path
+):
+  _, classifier = saved
+  classifier.module.head.bias[...] = classifier.module.head.bias[...].at[1].set(np.inf)
+  with pytest.raises(ValueError, match=r"^the classifier must hold finite weights, but 1 of 97 arrays hold NaN"):
+    checkpoint.save_classifier(tmp_path / "other", classifier)
+  assert not (tmp_path / "other").exists()
+
+
+def test_the_embedded_classifier_carries_its_checksum(tmp_path: pathlib.Path):
+  assert checkpoint.read_description(checkpoint.EMBEDDED_CLASSIFIER)["format"] == checkpoint.FORMAT
+  copy = shutil.copytree(checkpoint.EMBEDDED_CLASSIFIER, tmp_path / "copy")
+  text = (copy / "classifier.json").read_text()
+  # Line ends may change on the way, and say nothing.
+  (copy / "classifier.json").write_bytes(text.replace("\n", "\r\n").encode())
+  checkpoint.load_classifier(copy)
+  (copy / "classifier.json").write_text(text.replace('"bird"', '"bire"'))
+  with pytest.raises(ValueError, match="has another checksum"):
+    checkpoint.load_classifier(copy)
+
+
+def test_a_changed_training_state_is_refused(tmp_path: pathlib.Path):
+  state = {"weight": np.arange(6, dtype=np.float32), "count": np.int32(7)}
+  with checkpoint.TrainingCheckpoints(tmp_path / "state") as checkpoints:
+    checkpoints.save(4, state, {"step": 4, "loss": 0.5})
+
+  def change(name: str, array: np.ndarray) -> None:
+    if array.ndim:
+      array.view(np.uint32)[3] ^= 1
+
+  change_arrays(tmp_path / "state" / "4" / "arrays", change)
+  with checkpoint.TrainingCheckpoints(tmp_path / "state") as checkpoints:
+    with pytest.raises(ValueError, match=r"^the state of step 4 .* it is not as it was saved, since its checksum is"):
+      checkpoints.restore_latest(state)
+
+
+def test_a_changed_position_of_a_training_run_is_refused(tmp_path: pathlib.Path):
+  state = {"weight": np.arange(6, dtype=np.float32)}
+  with checkpoint.TrainingCheckpoints(tmp_path / "state") as checkpoints:
+    checkpoints.save(4, state, {"step": 4, "loss": 0.5})
+  (path,) = (path for path in (tmp_path / "state/4/position").iterdir() if "loss" in path.read_text())
+  path.write_text(path.read_text().replace("0.5", "0.7"))
+  with checkpoint.TrainingCheckpoints(tmp_path / "state") as checkpoints:
+    with pytest.raises(ValueError, match=r"^the state of step 4 .* it is not as it was saved, since its checksum is"):
+      checkpoints.restore_latest(state)
 
 
 def test_training_state_is_restored_whole(tmp_path: pathlib.Path):

@@ -80,6 +80,74 @@ def test_class_names_come_from_a_file(tmp_path: pathlib.Path):
     import_checkpoint.read_class_names("no_such_set", data_dir=str(tmp_path))
 
 
+INDEX = '{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}'
+NAMES = ("tench", "goldfish")
+
+
+@pytest.mark.parametrize(
+  ("content", "expected"),
+  [
+    (b"\xef\xbb\xbftench\r\ngoldfish\r\n", NAMES),
+    ("tench\ngoldfish\n".encode("utf-16"), NAMES),
+    ("\ufefftench\ngoldfish".encode("utf-16-be"), NAMES),
+    (INDEX.encode(), NAMES),
+    (b"\xef\xbb\xbf" + INDEX.encode(), NAMES),
+    (b'["tench", "lady\'s slipper"]', ("tench", "lady's slipper")),
+    (b'{"1": "goldfish", "0": "tench"}', NAMES),
+    (b'{"goldfish": 1, "tench": 0}', NAMES),
+    (b"{0: 'tench',\n 1: 'goldfish'}", NAMES),
+    (b'{"architectures": ["R"], "head": null, "id2label": {"0": "tench", "1": "goldfish"}}', NAMES),
+    ("\u72ac\nn\xe9non".encode(), ("\u72ac", "n\xe9non")),
+  ],
+)
+def test_class_names_are_read_as_editors_and_libraries_write_them(
+  tmp_path: pathlib.Path, content: bytes, expected: tuple[str, ...]
+):
+  (tmp_path / "names").write_bytes(content)
+  assert import_checkpoint.read_class_names(str(tmp_path / "names"), data_dir=None) == expected
+
+
+@pytest.mark.parametrize(
+  ("content", "reason"),
+  [
+    (b"n\xe9non\n", "must be a text in UTF-8 or UTF-16, got "),
+    (b'{"0": "tench"', "must be a list of names or an index in JSON, got "),
+    (b'{"1": "tench", "2": "goldfish"}', "must number its names 0, 1, 2 and so on, got "),
+    (b'{"0": {"name": "tench"}}', "must number its names 0, 1, 2 and so on, got "),
+    (b'{"0": [], "1": ["a"]}', "must number its names 0, 1, 2 and so on, got "),
+    (b"{'tench', 'goldfish'}", "must be a list of names or an index in JSON, got "),
+    (b"[1, 2]", "must number its names 0, 1, 2 and so on, got "),
+  ],
+)
+def test_a_file_without_class_names_is_refused(tmp_path: pathlib.Path, content: bytes, reason: str):
+  (tmp_path / "names").write_bytes(content)
+  with pytest.raises(ValueError, match=f"^--classes {reason}"):
+    import_checkpoint.read_class_names(str(tmp_path / "names"), data_dir=None)
+
+
+def test_a_single_logit_is_imported_as_two_and_what_is_left_out_is_said(
+  weights_file: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+  with np.load(weights_file) as file:
+    arrays = {f"encoder.{name}": array for name, array in file.items()}
+  arrays["encoder.linear.weight"], arrays["encoder.linear.bias"] = np.ones((1, 64), np.float32), np.ones(1, np.float32)
+  other = {f"ema.{name}": array for name, array in arrays.items()}
+  np.savez(weights_file, allow_pickle=False, queue=np.ones(3, np.float32), **arrays, **other)
+  (tmp_path / "names").write_text("benign\nmalignant\n")
+  out = tmp_path / "out"
+  command = ["checkpoint", "import", str(weights_file), "--normalisation", "cifar10", "--out", str(out)]
+  assert main.main([*command, "--classes", str(tmp_path / "names"), "--model", "resnet20"]) == 2
+  assert "whose names begin with 'encoder', 'ema.encoder'; say by key" in " ".join(capsys.readouterr().err.split())
+  assert main.main([*command, "--classes", str(tmp_path / "names"), "--key", "ema"]) == 0
+  assert capsys.readouterr().out.splitlines()[:-1] == [
+    "Its single logit z becomes the logits [0, z] of two classes; z speaks for the second."
+  ]
+  loaded = checkpoint.load_classifier(out)
+  assert loaded.class_names == ("benign", "malignant")
+  predict_fn, params = frozen.freeze(loaded.module)
+  assert (np.asarray(predict_fn(params, jnp.ones((2, 32, 32, 3))))[:, 0] == 0).all()
+
+
 def test_a_normalisation_is_a_name_or_six_numbers():
   assert import_checkpoint.parse_normalisation("cifar10").mean[0] == 125.3 / 255
   assert import_checkpoint.parse_normalisation("0.1,0.2,0.3,0.4,0.5,0.6") == NORMALISATION
@@ -123,7 +191,8 @@ def test_members_that_do_not_fit_together_are_refused(tmp_path: pathlib.Path):
     import_checkpoint.join_ensemble([first], average="logits", out_dir=both)
   with pytest.raises(ValueError, match=r"^members must have the same class_names, got \('a', 'b', 'c'\) in "):
     import_checkpoint.join_ensemble([first, second], average="logits", out_dir=both)
-  import_checkpoint.join_ensemble([first, first], average="logits", out_dir=both)
+  checkpoint.save_classifier(second, make_classifier(1, class_names=("0", "1", "2")))
+  assert import_checkpoint.join_ensemble([second, first], average="logits", out_dir=both).class_names == ("a", "b", "c")
   with pytest.raises(ValueError, match=r"^members must be single classifiers, but '.*both' is an ensemble; name its"):
     import_checkpoint.join_ensemble([first, both], average="logits", out_dir=tmp_path / "more")
 

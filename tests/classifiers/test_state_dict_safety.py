@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from fake_torch import FakeTensor
-from weight_files import GOLDEN_DIR, HOW_TO_SAVE, PREFIX, TENSOR_FILES, in_both_formats, refuses, refuses_to_read, write
+from weight_files import GOLDEN_DIR, PREFIX, TENSOR_FILES, in_both_formats, refuses, refuses_to_read, write
 
-from jax_sis.classifiers import state_dicts
+from jax_sis.classifiers import state_dicts, torch_pickles
 
 
 @pytest.mark.usefixtures("pytorch_names")
@@ -172,7 +172,7 @@ class ReferencePickler(pickle.Pickler):
 def test_references_to_storages_are_as_pytorch_writes_them(tmp_path: pathlib.Path):
   kind = sys.modules["torch"].FloatStorage
   for references, reason in (
-    ([Reference("module", kind, "0", "cpu", 4)], "it refers to a module in a way that state dicts do not"),
+    ([Reference("array", kind, "0", "cpu", 4)], "it refers to a array in a way that state dicts do not"),
     # As before PyTorch 0.4: a storage that is a part of another.
     (
       [Reference("storage", kind, "0", "cpu", 4, ("1", 0, 2))],
@@ -267,7 +267,8 @@ def test_a_pickle_that_would_run_a_command_is_refused_and_not_run(
   assert marker.exists()
   marker.unlink()
   path = write(tmp_path / "evil.pt", place_fn(attack))
-  reason = f"it names {os.name}.system, which is not part of a state dict; {HOW_TO_SAVE}"
+  names = f"it names {os.name}.system, which is not part of a state dict"
+  reason = f"{names} and can run code where Python loads it; do not trust it"
   with refuses_to_read(path, reason):
     state_dicts.read_state_dict(path)
   assert not marker.exists()
@@ -296,13 +297,16 @@ def test_all_foreign_names_of_a_checkpoint_are_said_at_once(tmp_path: pathlib.Pa
   path = write(tmp_path / "c.pt", fake_torch.archive_bytes(pickle.dumps(content, 2), {}))
   with pytest.raises(ValueError) as error:
     state_dicts.read_state_dict(path)
-  for name in ("argparse.Namespace, ", "numpy._core.multiarray.scalar, ", " and fractions.Fraction, which are not"):
+  for name in ("argparse.Namespace, ", "numpy._core.multiarray.scalar, ", ", fractions.Fraction, which are not"):
     assert name in str(error.value)
 
 
 @pytest.mark.parametrize(
   "name",
-  [name.replace(".", " ")[::-1].replace(" ", "\n", 1)[::-1].replace(" ", ".") for name in state_dicts.STATE_DICT_NAMES],
+  [
+    name.replace(".", " ")[::-1].replace(" ", "\n", 1)[::-1].replace(" ", ".")
+    for name in torch_pickles.STATE_DICT_NAMES
+  ],
 )
 def test_a_file_cannot_change_how_the_next_one_is_read(tmp_path: pathlib.Path, name: str):
   module_name, _, global_name = name.rpartition(".")
@@ -327,11 +331,4 @@ class Disguise:
 def test_attributes_that_a_file_gives_to_its_dictionary_are_not_used(tmp_path: pathlib.Path):
   path = write(tmp_path / "evil.pt", fake_torch.archive_bytes(pickle.dumps(Disguise(), 2), {}))
   with refuses(f"path must hold a state dict of tensors, got {str(path)!r} with the keys ['epoch']."):
-    state_dicts.read_state_dict(path)
-
-
-def test_a_small_pickle_cannot_ask_for_gigabytes(tmp_path: pathlib.Path):
-  pickled = b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b"."
-  path = write(tmp_path / "evil.pt", fake_torch.archive_bytes(pickled, {}))
-  with refuses_to_read(path, "its pickle numbers an object 2147483647, but has fewer objects so far"):
     state_dicts.read_state_dict(path)

@@ -55,8 +55,9 @@ def test_the_kind_of_a_file_is_told_by_its_content(tmp_path: pathlib.Path, name:
   np.testing.assert_array_equal(state_dicts.read_state_dict(path)["part"], [[5, 6], [7, 8]])
 
 
-def test_a_checkpoint_of_a_trainer_gives_its_weights_without_the_prefix_of_dataparallel():
-  arrays = state_dicts.read_state_dict(GOLDEN_DIR / "checkpoint.pt")
+@pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint_with_args.pt"])
+def test_a_checkpoint_of_a_trainer_gives_its_weights_without_the_prefix_of_dataparallel(name: str):
+  arrays = state_dicts.read_state_dict(GOLDEN_DIR / name)
   layers = ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked")
   assert tuple(arrays) == (*layers, "2.weight", "2.bias")
   np.testing.assert_array_equal(arrays["0.weight"], np.arange(54, dtype=np.float32).reshape(2, 3, 3, 3) / 4)
@@ -67,7 +68,6 @@ def test_a_checkpoint_of_a_trainer_gives_its_weights_without_the_prefix_of_datap
 @pytest.mark.parametrize(
   ("name", "reason"),
   [
-    ("checkpoint_with_args.pt", f"it names argparse.Namespace, which is not part of a state dict; {HOW_TO_SAVE}"),
     (
       "module.pt",
       "it is a whole module (torch.nn.modules.container.Sequential), which needs its own code; " + HOW_TO_SAVE,
@@ -128,7 +128,8 @@ def test_the_moments_of_an_optimizer_are_no_state_dict(tmp_path: pathlib.Path):
 @pytest.mark.parametrize("name", TENSOR_FILES)
 def test_a_key_is_refused_where_there_is_nothing_to_choose(name: str):
   path = GOLDEN_DIR / name
-  with refuses(f"key must be None, since {str(path)!r} holds one state dict and no dictionary, got 'model'."):
+  known = "None, or begin names of arrays, since it holds one state dict and no dictionary"
+  with refuses(f"key must be {known} in {str(path)!r}, got 'model'."):
     state_dicts.read_state_dict(path, key="model")
 
 
@@ -197,8 +198,8 @@ def test_weights_that_are_not_finite_are_named(tmp_path: pathlib.Path):
   np.savez(tmp_path / "weights.npz", allow_pickle=False, good=np.ones(2), count=np.array(3), **arrays)
   path = tmp_path / "weights.npz"
   with refuses(
-    f"path must hold finite weights, but in {str(path)!r} 7 of 9 arrays hold NaN or infinity, first ['layer1', "
-    "'layer2', 'layer3', 'layer4', 'layer5']; take an earlier checkpoint."
+    f"path must hold finite weights, but in {str(path)!r} 7 of 9 arrays hold NaN, infinity or numbers beyond 1e+18, "
+    "first ['layer1', 'layer2', 'layer3', 'layer4', 'layer5']; take an earlier checkpoint."
   ):
     state_dicts.read_state_dict(path)
 
@@ -231,7 +232,7 @@ def test_what_pytorch_saves_is_read(tmp_path: pathlib.Path, dtype: str, options:
     np.testing.assert_array_equal(arrays[name], expected.numpy(), strict=True)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_what_pytorch_saves_beyond_weights_is_refused(tmp_path: pathlib.Path, is_zip: bool):
   torch = pytest.importorskip("torch")
@@ -240,7 +241,6 @@ def test_what_pytorch_saves_beyond_weights_is_refused(tmp_path: pathlib.Path, is
   for content, reason in (
     (network, "it is a whole module (torch.nn.modules.container.Sequential), which needs its own code"),
     ({"model": network, "epoch": 3}, "it is a whole module (torch.nn.modules.container.Sequential), which needs"),
-    ({"model": network.state_dict(), "best": np.float64(0.9)}, "it names numpy._core.multiarray.scalar, numpy.dtype"),
     ({"a": torch.ones(3).to(torch.float8_e4m3fn)}, "it names torch._utils._rebuild_tensor_v3"),
     ({"a": torch.ones(1).expand(3)}, "a tensor has more numbers than its storage"),
     ({"a": torch.ones(3).to_sparse()}, "it names torch._utils._rebuild_sparse_tensor"),

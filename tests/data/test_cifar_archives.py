@@ -238,5 +238,18 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused_at_once(tmp_path: pathl
   member = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
   member.size = 2**40
   path.write_bytes(member.tobuf() + bytes(1024))
-  with pytest.raises(ValueError, match=r"cannot be read: it has more than 1,073,741,824 bytes unpacked; "):
+  with pytest.raises(ValueError, match=r"cannot be read: it has more than 268,435,456 bytes unpacked; "):
+    read("cifar10", path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE])
+def test_a_name_without_end_is_refused_before_it_is_read(tmp_path: pathlib.Path, kind: bytes):
+  member = tarfile.TarInfo("././@LongLink")
+  member.type, member.size = kind, 2**21
+  content = member.tobuf() + bytes(2**21) + tarfile.TarInfo("a").tobuf() + bytes(1024)
+  path = tmp_path / "bomb.tar.gz"
+  path.write_bytes(gzip.compress(content))
+  with pytest.raises(
+    ValueError, match=r"cannot be read: it has something of 2,097,152 bytes where 65,536 are the most"
+  ):
     read("cifar10", path)

@@ -24,6 +24,7 @@ from jax_sis.results.masks_file import RunMasks, read_masks, read_masks_file, wr
 from jax_sis.results.query import PixelSubset, SubsetQuery
 from jax_sis.runs import export, find
 from jax_sis.runs.config import FindConfig
+from jax_sis.runtime import archives
 
 SHAPE = (32, 32, 3)
 NORMALISATION = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -397,6 +398,13 @@ def test_a_damaged_file_of_masks_is_refused(masks_file: str, tmp_path: pathlib.P
   message = f"{str(path)!r} must be a file of masks in the format 'jax_sis.masks/1', as jax-sis export RUN_DIR --to "
   with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
     open_masks(PixelSubset(run=str(path), fraction=0.3))
+
+
+def test_a_file_of_masks_cannot_fill_memory(masks_file: str, monkeypatch: pytest.MonkeyPatch):
+  monkeypatch.setattr(archives, "MIN_BYTES", 100)
+  monkeypatch.setattr(archives, "MAX_RATIO", 0)
+  with pytest.raises(ValueError, match=r"cannot be read \(ValueError: its arrays take [\d,]+ bytes, where a file of "):
+    read_masks_file(masks_file)
 
 
 def test_the_masks_of_cifar_take_less_than_ten_megabytes():
