@@ -202,10 +202,15 @@ def pure_variables(module: nnx.Module) -> dict[str, Any]:
 
 def hash_params(classifier: Classifier) -> str:
   """SHA-256 over the names, shapes and bytes of all arrays of the classifier."""
+  return hash_arrays(pure_variables(classifier.module))
+
+
+def hash_arrays(tree: Any) -> str:
+  """SHA-256 over the names, shapes and bytes of all arrays of a pytree."""
   digest = hashlib.sha256()
-  leaves = jax.tree_util.tree_leaves_with_path(pure_variables(classifier.module))
-  for path, leaf in leaves:
-    array = np.asarray(leaf)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
     digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
     digest.update(array.tobytes())
   return digest.hexdigest()

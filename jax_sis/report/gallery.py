@@ -96,11 +96,11 @@ def read_masks(store: Results, kind: str, indices: Int[np.ndarray, "M"]) -> dict
   return dict(zip(indices.tolist(), (mask.reshape(grid) for some in masks for mask in some), strict=True))
 
 
-def read_images(store: Results, indices: Sequence[int], *, checkpoint: str | None, data_dir: str | None) -> Images:
-  """Images from where the run had them, or from these folders; or why they are not there."""
+def read_images(store: Results, indices: Sequence[int], **places: str | None) -> Images:
+  """Images from where the run had them, or from these `places` as in ReportConfig; or why they are not there."""
   nothing = np.zeros(3, np.uint8)
   try:
-    job = make_job_again(store, checkpoint=checkpoint, data_dir=data_dir, num_devices=1, is_computing=False)
+    job = make_job_again(store, **places, num_devices=1, is_computing=False)
     found: dict[int, UInt8[np.ndarray, "H W C"]] = {}
     ids, errors = [], []
     wanted = np.array(indices, np.int64)
@@ -125,7 +125,7 @@ def make_fill(normalisation: Normalisation, baseline: float) -> UInt8[np.ndarray
   return np.clip(np.round(inverted), 0, 255).astype(np.uint8)
 
 
-def make_section(inputs: Inputs, *, num_images: int, checkpoint: str | None, data_dir: str | None) -> Element:
+def make_section(inputs: Inputs, *, num_images: int, **places: str | None) -> Element:
   extremes = [choose_extremes(inputs, kind, num_images=num_images) for kind in inputs.kinds]
   extremes = [one for one in extremes if one.rows]
   heading, name = "The most and the least overinterpreted images", "gallery"
@@ -133,7 +133,7 @@ def make_section(inputs: Inputs, *, num_images: int, checkpoint: str | None, dat
     answer = "Nothing to show: no image has a subset." if num_images else "Left out: --gallery 0."
     return page.section(heading, answer=answer, blocks=[], name=name)
   indices = sorted({index for one in extremes for index in one.rows})
-  images = read_images(inputs.store, indices, checkpoint=checkpoint, data_dir=data_dir)
+  images = read_images(inputs.store, indices, **places)
   blocks = []
   if images.missing:
     blocks.append(

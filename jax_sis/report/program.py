@@ -58,15 +58,19 @@ def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
   )
   blocks = [
     *describe_unfinished(inputs),
-    *make_sections(inputs, num_images=config.gallery, checkpoint=config.checkpoint, data_dir=config.data_dir),
+    *make_sections(
+      inputs,
+      num_images=config.gallery,
+      checkpoint=config.checkpoint,
+      model_function=config.model_function,
+      data_dir=config.data_dir,
+    ),
     origin.make_section(inputs, command=config.command),
   ]
   return page.document(config.title or f"Sufficient input subsets: {model} on {data}", blocks, lead=lead)
 
 
-def make_sections(
-  inputs: Inputs, *, num_images: int, checkpoint: str | None = None, data_dir: str | None = None
-) -> list[Element]:
+def make_sections(inputs: Inputs, *, num_images: int, **places: str | None) -> list[Element]:
   """What the run shows; the arguments are those of the gallery, see `gallery.read_images`."""
   return [
     sizes.make_section(inputs),
@@ -74,7 +78,7 @@ def make_sections(
     controls.make_section(inputs),
     findings.make_correctness(inputs),
     findings.make_removal(inputs),
-    gallery.make_section(inputs, num_images=num_images, checkpoint=checkpoint, data_dir=data_dir),
+    gallery.make_section(inputs, num_images=num_images, **places),
   ]
 
 

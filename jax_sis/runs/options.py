@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from jax_sis.data.config import NumDevices, OptionalFolder, RunFolder
+from jax_sis.data.config import ModelFunction, NumDevices, OptionalFolder, RunFolder
 from jax_sis.runtime.command_line import Option
 
 AcceleratorName = Literal["a100", "h100", "h200", "l4", "v4", "v5e", "v5p", "v6e"]
@@ -32,6 +32,7 @@ class VerifyOptions:
     num_sampled: units that are computed again and compared bit by bit; 0 leaves that out.
     seed: which units these are.
     checkpoint: the classifier's folder (default: where the run had it).
+    model_function: the function that makes the classifier, file.py:function where the file has moved.
     data_dir: the TFDS folder (default: where the run had it).
     is_report_only: say what is damaged, and leave the marks of the units as they are.
     num_devices: devices to use (default: all; on a CPU one device a core).
@@ -41,6 +42,7 @@ class VerifyOptions:
   num_sampled: Annotated[int, Option(name="sample")] = 4
   seed: int = 0
   checkpoint: OptionalFolder = None
+  model_function: ModelFunction = None
   data_dir: OptionalFolder = None
   is_report_only: Annotated[bool, Option(name="report-only")] = False
   num_devices: NumDevices = None

@@ -45,7 +45,7 @@ IMAGES_READ_AT_ONCE = 64
 # Names that a message lists.
 MAX_NAMED = 10
 # What may have changed since the run, as long as nothing is computed again.
-OF_COMPUTING = ("model", "versions", "device")
+OF_COMPUTING = ("model", "program", "versions", "device")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -329,17 +329,19 @@ def check_ids(expected: Sequence[str], found: Sequence[str]) -> None:
 def make_job_again(
   store: results.Results,
   *,
-  checkpoint: str | None,
-  data_dir: str | None,
+  checkpoint: str | None = None,
+  model_function: str | None = None,
+  data_dir: str | None = None,
   num_devices: int | None,
   is_computing: bool,
 ) -> Job:
   """The job of a stored run, from what is at hand now; ValueError, with the differences, if that is another."""
   config = read_settings(store.folder)
+  if checkpoint or model_function:
+    config = dataclasses.replace(config, checkpoint=checkpoint, model_function=model_function)
   config = dataclasses.replace(
     config,
     out=store.folder.location,
-    checkpoint=checkpoint or config.checkpoint,
     data_dir=data_dir or config.data_dir,
     num_devices=num_devices,
   )
@@ -347,19 +349,18 @@ def make_job_again(
   asked = {**make_spec(job), "num_images": job.num_images, "unit_size": job.unit_size, "fields": job.search.fields()}
   compared = set(asked) - (set() if is_computing else set(OF_COMPUTING))
   stored = {**store.spec, "fields": store.fields}
-  differences = spec.find_differences(
-    {name: stored.get(name) for name in compared},
-    {name: json.loads(json.dumps(asked[name])) if name != "fields" else asked[name] for name in compared},
-  )
+  there = {name: stored.get(name) for name in compared}
+  here = {name: json.loads(json.dumps(asked[name])) if name != "fields" else asked[name] for name in compared}
+  differences = spec.find_differences(there, here)
   if differences:
     raise ValueError(
-      f"what is at hand must be what {store.folder.location!r} was made from, but it differs ({'; '.join(differences)})"
-      f"{advise(differences)}."
+      f"what is at hand must be what {store.folder.location!r} was made from, but it differs ({'; '.join(differences)}); "
+      f"{spec.explain_model(there, here)}{advise(differences)}."
     )
   return job
 
 
 def advise(differences: Sequence[str]) -> str:
-  if all(difference.startswith(OF_COMPUTING[1:]) for difference in differences):
-    return "; other versions and devices compute other last bits: use those of the run, or --sample 0"
-  return f"; name the right --checkpoint or --data-dir, and see whether {results.SPEC_FILE} is damaged"
+  if all(difference.startswith(("versions", "device")) for difference in differences):
+    return "other versions and devices compute other last bits: use those of the run, or --sample 0"
+  return f"name the right --checkpoint, --model or --data-dir, and see whether {results.SPEC_FILE} is damaged"
