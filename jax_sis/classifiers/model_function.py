@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import os
 import pathlib
+import re
 import sys
 import traceback
 from types import ModuleType
@@ -143,9 +144,9 @@ def load_model(name: str) -> LoadedModel:
   module = import_file(place) if place.endswith(".py") else import_module(place)
   function = getattr(module, function_name, None)
   if not callable(function):
-    functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+    functions = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
     nearest = difflib.get_close_matches(function_name, functions, n=1)
-    got = f"holds a {type(function).__name__} of that name" if hasattr(module, function_name) else "has none"
+    got = f"holds something of type {type(function).__name__} there" if hasattr(module, function_name) else "has none"
     hint = f"did you mean {nearest[0]}?" if nearest else f"it has {name_some(functions, most=MAX_NAMED) or 'none'}."
     raise ValueError(f"--model must name a function of {place}, got {function_name!r}, but it {got}; {hint}")
   model = call(function, name)
@@ -229,11 +230,12 @@ def import_file(name: str) -> ModuleType:
   if not path.is_file():
     raise ValueError(f"--model must name an existing file, got {name!r}, which is none in {os.getcwd()}.")
   prepend_path(str(path.parent))
-  # No other module has a path for its name.
-  spec = importlib.util.spec_from_file_location(str(path), path)
+  # No other module has such a name.
+  own_name = re.sub(r"\W", "_", str(path))
+  spec = importlib.util.spec_from_file_location(own_name, path)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
-  sys.modules[str(path)] = module
+  sys.modules[own_name] = module
   try:
     spec.loader.exec_module(module)
   except (Exception, SystemExit) as error:
@@ -253,5 +255,6 @@ def tell(error: BaseException) -> str:
   not_theirs = (str(pathlib.Path(__file__).parents[1]), "<")
   frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(not_theirs)]
   own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-  where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+  # The message of a SyntaxError says where it is.
+  where = f" ({own[-1].filename}, line {own[-1].lineno})" if own and not isinstance(error, SyntaxError) else ""
   return f"{type(error).__name__}: {first_line(error).rstrip('.')}{where}"

@@ -354,8 +354,8 @@ def make_job_again(
   differences = spec.find_differences(there, here)
   if differences:
     raise ValueError(
-      f"what is at hand must be what {store.folder.location!r} was made from, but it differs ({'; '.join(differences)}); "
-      f"{spec.explain_model(there, here)}{advise(differences)}."
+      f"what is at hand must be what {store.folder.location!r} was made from, but it differs ({'; '.join(differences)})"
+      f"; {spec.explain_model(there, here)}{advise(differences)}."
     )
   return job
 
