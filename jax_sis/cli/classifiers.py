@@ -23,7 +23,8 @@ class TrainOptions:
     config: a recipe: a Python file that binds `config`, or one that comes with jax_sis, by name: cifar10_resnet20.
     data_dir: the folder that holds the TFDS data set (default: TFDS's own).
     out: gets the state, the metrics and the classifier.
-    overrides: changes a setting of the configuration, such as seed=1 or num_devices=4; may come several times.
+    overrides: changes a setting of the recipe, such as seed=1, schedule.peak=0.3 or augmentation.flip=none; epochs=30
+      shortens or lengthens all stages and the schedule alike; may come several times.
     tensorboard: also write TensorBoard events (needs jax_sis[tensorboard]).
   """
 
@@ -186,6 +187,7 @@ move and flip with it.
 """,
     examples=(
       "train cifar10_resnet20 --data-dir DATA --out runs/mine",
+      "train cifar10_resnet20 --set epochs=8 --set seed=1 --data-dir DATA --out runs/short",
       "train cifar10_resnet20_subset --data-dir DATA --subset runs/train_sis --subset-fraction 0.05 "
       "--out runs/on_subsets",
     ),
