@@ -9,8 +9,8 @@ from jax_sis.runs import bench
 from jax_sis.runs.options import BenchOptions
 
 FAST: dict[str, Any] = {"batch_sizes": (1,), "num_runs": 2, "num_devices": 1}
-# Of a forward pass of the tiny classifier: two operations a product, for 3 -> 4 -> 4 -> 4 channels at 32x32, 4 -> 8 -> 8
-# at 16x16, and ten classes.
+# Of a forward pass of the tiny classifier, two a product: 3 -> 4 -> 4 -> 4 channels at 32x32, 4 -> 8 -> 8 at 16x16, and
+# ten classes.
 FLOPS = 2 * (1024 * 9 * (3 * 4 + 4 * 4 + 4 * 4) + 256 * 9 * (4 * 8 + 8 * 8) + 8 * 10)
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
