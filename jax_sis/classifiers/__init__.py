@@ -8,6 +8,7 @@ from flax import nnx
 from jax_sis.classifiers.ensemble import Average, Ensemble, EnsembleConfig
 from jax_sis.classifiers.frozen import FrozenParams, FrozenPart, FrozenPredictor, freeze, split
 from jax_sis.classifiers.inception import Inception, InceptionConfig
+from jax_sis.classifiers.model_function import ImageModel
 from jax_sis.classifiers.resnet import ResNet, ResNetConfig
 from jax_sis.classifiers.vgg import Vgg, VggConfig
 from jax_sis.classifiers.wide_resnet import WideResNet, WideResNetConfig
@@ -22,8 +23,10 @@ __all__ = [
   "FrozenParams",
   "FrozenPart",
   "FrozenPredictor",
+  "ImageModel",
   "Inception",
   "InceptionConfig",
+  "Normalisation",
   "ResNet",
   "ResNetConfig",
   "Vgg",

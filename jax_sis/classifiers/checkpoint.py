@@ -245,9 +245,11 @@ def hash_params(classifier: Classifier) -> str:
 
 
 def hash_arrays(tree: Any) -> str:
+  """SHA-256 over the names, shapes and bytes of all arrays of a pytree."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    array = np.asarray(leaf)
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
     digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
     digest.update(array.tobytes())
   return digest.hexdigest()

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jax_sis.classifiers.layers import ConvNet, ConvNorm, PreNorm
+from jax_sis.core.types import PredictFn
 
 FrozenParams = dict[str, Any]
 
@@ -34,7 +35,7 @@ class FrozenPart:
     return getattr(nnx.merge(self.graphdef, params), self.method)(inputs)
 
 
-def split(predict_fn: FrozenPredictor, params: FrozenParams) -> tuple[FrozenPart, FrozenPart]:
+def split(predict_fn: PredictFn, params: FrozenParams) -> tuple[FrozenPart, FrozenPart]:
   """The functions `(features_fn, head_fn)` that make up a frozen network, one after the other, as `GradCam` takes them.
 
   `features_fn(params, inputs)` gives the last feature maps `[B, h, w, D]`, after their rectifier and before pooling;

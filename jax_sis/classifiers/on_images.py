@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_sis.classifiers import Classifier, checkpoint, frozen
-from jax_sis.classifiers.frozen import FrozenPredictor
+from jax_sis.classifiers import Classifier, checkpoint, frozen, model_function
+from jax_sis.classifiers.model_function import LoadedModel
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
-from jax_sis.core.types import Params
+from jax_sis.core.types import Params, PredictFn
 from jax_sis.data import batches, sources
 from jax_sis.data.class_names import distinct_names
 from jax_sis.data.config import ImageSetConfig
@@ -38,6 +38,11 @@ class ImagesAsked(Protocol):
   @property
   def checkpoint(self) -> str | None:
     """A classifier's folder; None for the embedded one."""
+    ...
+
+  @property
+  def model_function(self) -> str | None:
+    """What makes a classifier instead, see `model_function.load_model`."""
     ...
 
   @property
@@ -76,8 +81,8 @@ class ClassifierOnImages:
   """A classifier and images, opened and checked.
 
   Attributes:
-    classifier: the trained classifier.
-    predict_fn: its frozen form.
+    classifier: the trained classifier, ours or what a function of the user's made.
+    predict_fn: ours in frozen form.
     params: the arrays of that.
     source: the images.
     grid: the mask's shape.
@@ -86,8 +91,8 @@ class ClassifierOnImages:
     local_devices: where it runs.
   """
 
-  classifier: Classifier
-  predict_fn: FrozenPredictor
+  classifier: Classifier | LoadedModel
+  predict_fn: PredictFn
   params: Params
   source: sources.ListedSource
   grid: tuple[int, ...]
@@ -149,7 +154,7 @@ class ClassifierOnImages:
     num_logits = validation.check_predict_fn(self.predict_fn, self.params, noise)
     if num_logits != len(self.class_names):
       raise ValueError(
-        f"the checkpoint must give a logit for each of its {len(self.class_names)} classes, got {num_logits}."
+        f"the classifier must give a logit for each of its {len(self.class_names)} classes, got {num_logits}."
       )
     with jax.default_matmul_precision(self.precision):
       validation.check_examples_independent(
@@ -167,7 +172,7 @@ class ClassifierOnImages:
   def describe(self, *libraries: str) -> dict[str, Any]:
     """What fixes results beside the settings, in JSON types, the versions of these libraries among it."""
     return {
-      "model": {"name": self.classifier.model_name, "sha256": checkpoint.hash_params(self.classifier)},
+      **describe_model(self.classifier),
       "class_names": list(self.class_names),
       "normalisation": dataclasses.asdict(self.classifier.normalisation),
       "data": self.source.description,
@@ -184,6 +189,35 @@ def call_on_inputs(
   inputs = (normalisation.look_up(array) if array.dtype == np.uint8 else array for array in arrays)
   with jax.default_matmul_precision(precision):
     return function(params, *inputs)
+
+
+def open_classifier(
+  checkpoint_dir: str | None, function_name: str | None
+) -> tuple[Classifier | LoadedModel, PredictFn, Params]:
+  """The classifier in this folder or of this function, the embedded one for neither, and the pair that is searched.
+
+  Raises:
+    ValueError: both are given, or it cannot be opened.
+  """
+  if checkpoint_dir and function_name:
+    raise ValueError(
+      f"--checkpoint and --model must not both be given, got {checkpoint_dir!r} and {function_name!r}; each names the "
+      "classifier."
+    )
+  if function_name:
+    model = model_function.load_model(function_name)
+    return model, model.predict_fn, model.params
+  classifier = checkpoint.load_classifier(checkpoint_dir or checkpoint.EMBEDDED_CLASSIFIER)
+  return classifier, *frozen.freeze(classifier.module)
+
+
+def describe_model(classifier: Classifier | LoadedModel) -> dict[str, Any]:
+  """Name and arrays, and of a user's function what it computes, in JSON types."""
+  if isinstance(classifier, LoadedModel):
+    sha256, program = checkpoint.hash_arrays(classifier.params), {"program": model_function.hash_program(classifier)}
+  else:
+    sha256, program = checkpoint.hash_params(classifier), {}
+  return {"model": {"name": classifier.model_name, "sha256": sha256}, **program}
 
 
 def open_on_images(
@@ -208,7 +242,7 @@ def open_on_images(
   Raises:
     ValueError: a setting does not fit the checkpoint or the data.
   """
-  classifier = checkpoint.load_classifier(config.checkpoint or checkpoint.EMBEDDED_CLASSIFIER)
+  classifier, predict_fn, params = open_classifier(config.checkpoint, config.model_function)
   source = sources.open_source(
     config.data,
     split=config.split,
@@ -223,7 +257,6 @@ def open_on_images(
     print(f"The checkpoint only numbers its classes; they get the names of {config.data}.", flush=True)
     classifier = dataclasses.replace(classifier, class_names=source.class_names)
   local_devices = devices.local_devices(config.num_devices)
-  predict_fn, params = frozen.freeze(classifier.module)
   return ClassifierOnImages(
     classifier=classifier,
     predict_fn=predict_fn,

@@ -23,7 +23,8 @@ class TrainOptions:
     config: a recipe: a Python file that binds `config`, or one that comes with jax_sis, by name: cifar10_resnet20.
     data_dir: the folder that holds the TFDS data set (default: TFDS's own).
     out: gets the state, the metrics and the classifier.
-    overrides: changes a setting of the configuration, such as seed=1 or num_devices=4; may come several times.
+    overrides: changes a setting of the recipe, such as seed=1, schedule.peak=0.3 or augmentation.flip=none; epochs=30
+      shortens or lengthens all stages and the schedule alike; may come several times.
     tensorboard: also write TensorBoard events (needs jax_sis[tensorboard]).
   """
 
@@ -86,7 +87,7 @@ def run_bench(options: BenchOptions) -> None:
   devices.use_one_cpu_device_per_core(options.num_devices)
   from jax_sis.runs import bench
 
-  bench.bench(**vars(options))
+  bench.bench(options)
 
 
 def run_train(options: TrainOptions, shown: SubsetOptions) -> None:
@@ -163,9 +164,14 @@ under all corruptions: what is shown of a corrupted image is found on the image 
     settings=(BenchOptions,),
     run_fn=run_bench,
     description="""\
-Times the gradient search on all local devices and prints image-steps a second for each batch size: one image-step is a
-forward pass and an input gradient of one image. A 32x32 image at one pixel a step takes 1,025 of them.
+Times a search on all local devices and prints for each batch size image-steps a second, seconds for a whole image, and
+which share of the rate of a large matrix product its own products and sums reach. One image-step of the gradient search
+is a forward pass and an input gradient of one image; a 32x32 image at one pixel a step takes 1,025 of them.
 """,
+    examples=(
+      "bench --batch 8 32",
+      "bench --search screened --model mine.py:load --json",
+    ),
     groups={"device": "batch_sizes num_devices"},
     after_interrupt=BEGINS_ANEW,
   ),
@@ -181,6 +187,7 @@ move and flip with it.
 """,
     examples=(
       "train cifar10_resnet20 --data-dir DATA --out runs/mine",
+      "train cifar10_resnet20 --set epochs=8 --set seed=1 --data-dir DATA --out runs/short",
       "train cifar10_resnet20_subset --data-dir DATA --subset runs/train_sis --subset-fraction 0.05 "
       "--out runs/on_subsets",
     ),

@@ -3,7 +3,7 @@
 from jax_sis.runtime import devices
 
 # Names of settings by heading.
-IMAGE = "checkpoint data data_dir split resize background"
+IMAGE = "checkpoint model_function data data_dir split resize background"
 DEVICE = "batch_size num_devices"
 
 

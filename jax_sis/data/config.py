@@ -34,6 +34,7 @@ def check_ids(ids: tuple[str, ...] | None) -> None:
 # Types of settings that many programs have.
 Folder = Annotated[str, Option(metavar="DIR")]
 OptionalFolder = Annotated[str | None, Option(metavar="DIR")]
+ModelFunction = Annotated[str | None, Option(name="model", metavar="MODULE:FUNCTION")]
 RunFolder = Annotated[str, Option(metavar="RUN_DIR", is_positional=True)]
 Ids = Annotated[tuple[str, ...] | None, Option(metavar="FILE", read_fn=read_ids)]
 Background = Annotated[str | None, Option(metavar="COLOUR")]
@@ -48,6 +49,8 @@ class ImageSetConfig:
   Attributes:
     out: results folder; the same folder again goes on with an unfinished run.
     checkpoint: a classifier's folder (default: the embedded ResNet-20).
+    model_function: instead of a folder, a function of yours that returns a `jax_sis.classifiers.ImageModel`:
+      package.module:function or file.py:function, looked for from the current folder.
     data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10.
     split: the TFDS split, for example `test[:64]`, which counts in the order that the data set is stored in and TFDS
       shuffles (default: test).
@@ -64,6 +67,7 @@ class ImageSetConfig:
 
   out: Folder
   checkpoint: OptionalFolder = None
+  model_function: ModelFunction = None
   data: str = "sample"
   split: str | None = None
   data_dir: OptionalFolder = None

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from jax_sis.core import validation
 from jax_sis.core.validation import require_positive
-from jax_sis.data.config import Background, BatchSize, Folder, NumDevices, OptionalFolder
+from jax_sis.data.config import Background, BatchSize, Folder, ModelFunction, NumDevices, OptionalFolder
 from jax_sis.results.query import PixelSubset
 from jax_sis.results.subset_options import SubsetOptions
 from jax_sis.runtime.command_line import MadeBy, Option
@@ -18,6 +18,8 @@ class EvaluateConfig:
   Attributes:
     out: results folder; the same folder again goes on with an unfinished run.
     checkpoint: a classifier's folder (default: the embedded ResNet-20).
+    model_function: instead of a folder, a function of yours that returns a `jax_sis.classifiers.ImageModel`:
+      package.module:function or file.py:function, looked for from the current folder.
     data: `sample` (embedded CIFAR-10 test images), a folder with a folder of images for each class, or a TFDS name such
       as cifar10.
     split: the TFDS split, for example `test[:64]`, which counts in the order that the data set is stored in and TFDS
@@ -39,6 +41,7 @@ class EvaluateConfig:
 
   out: Folder = "jax-sis-evaluation"
   checkpoint: OptionalFolder = None
+  model_function: ModelFunction = None
   data: str = "sample"
   split: str | None = None
   data_dir: OptionalFolder = None

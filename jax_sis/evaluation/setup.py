@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from jax_sis.classifiers import Classifier
 from jax_sis.classifiers.on_images import ClassifierOnImages, open_on_images
 from jax_sis.core.messages import name_some
 from jax_sis.data import cifar_c, corruptions, sources
@@ -69,7 +68,7 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
   published = None
   names: tuple[str, ...] = ()
   if config.corruptions is not None:
-    check_corruptible(classifier, config.corruptions)
+    check_corruptible(images, config.corruptions)
     names = corruptions.MADE_CORRUPTIONS
     if config.corruptions != MADE:
       published = cifar_c.open_cifar_c(config.corruptions)
@@ -96,8 +95,9 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
   return evaluation
 
 
-def check_corruptible(classifier: Classifier, asked: str) -> None:
+def check_corruptible(images: ClassifierOnImages, asked: str) -> None:
   """Raises ValueError unless the classifier takes the images that there are corruptions of, and knows their classes."""
+  classifier = images.classifier
   expected = (corruptions.SIDE, corruptions.SIDE, 3)
   if classifier.input_shape != expected:
     raise ValueError(

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from jax_sis.data.config import OptionalFolder, RunFolder
+from jax_sis.data.config import ModelFunction, OptionalFolder, RunFolder
 from jax_sis.runtime.command_line import Option, command_line
 
 ENDINGS = (".html", ".htm")
@@ -20,6 +20,7 @@ class ReportConfig:
     title: the title of the page (default: it names the model and the data).
     gallery: of each kind of subset, the images with the N smallest and the N largest are shown.
     checkpoint: the classifier's folder (default: where the run had it).
+    model_function: the function that makes the classifier, file.py:function where the file has moved.
     data_dir: the TFDS folder (default: where the run had it).
   """
 
@@ -29,6 +30,7 @@ class ReportConfig:
   title: str | None = None
   gallery: int = 6
   checkpoint: OptionalFolder = None
+  model_function: ModelFunction = None
   data_dir: OptionalFolder = None
 
   def __post_init__(self) -> None:

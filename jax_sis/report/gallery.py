@@ -88,10 +88,10 @@ def read_masks(store: Results, kind: str, indices: Int[np.ndarray, "M"]) -> dict
   return dict(zip(indices.tolist(), (mask.reshape(grid) for some in masks for mask in some), strict=True))
 
 
-def read_images(store: Results, indices: Sequence[int], *, checkpoint: str | None, data_dir: str | None) -> Images:
-  """Images from where the run had them, or from these folders; or why they are not there."""
+def read_images(store: Results, indices: Sequence[int], **places: str | None) -> Images:
+  """Images from where the run had them, or from these `places` as in ReportConfig; or why they are not there."""
   try:
-    job = make_job_again(store, checkpoint=checkpoint, data_dir=data_dir, num_devices=1, is_computing=False)
+    job = make_job_again(store, **places, num_devices=1, is_computing=False)
     found: dict[int, UInt8[np.ndarray, "H W C"]] = {}
     changes, errors = [], []
     wanted = np.array(indices, np.int64)

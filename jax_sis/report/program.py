@@ -64,19 +64,25 @@ class Shown:
   images: gallery.Images
 
 
-def read_shown(inputs: Inputs, *, num_images: int, checkpoint: str | None = None, data_dir: str | None = None) -> Shown:
+def read_shown(inputs: Inputs, *, num_images: int, **places: str | None) -> Shown:
   """Chooses and reads what is shown; `num_images` is of the gallery, for the others see `gallery.read_images`."""
   example, extremes = opening.choose_example(inputs), gallery.choose_shown(inputs, num_images=num_images)
   indices = {index for one in extremes for index in one.rows} | ({example.index} if example else set())
   images = gallery.Images(pixels={}, missing="")
   if indices:
-    images = gallery.read_images(inputs.store, sorted(indices), checkpoint=checkpoint, data_dir=data_dir)
+    images = gallery.read_images(inputs.store, sorted(indices), **places)
   return Shown(extremes=extremes, example=example, images=images)
 
 
 def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
   model, data = inputs.spec["model"]["name"], name_data(inputs)
-  shown = read_shown(inputs, num_images=config.gallery, checkpoint=config.checkpoint, data_dir=config.data_dir)
+  shown = read_shown(
+    inputs,
+    num_images=config.gallery,
+    checkpoint=config.checkpoint,
+    model_function=config.model_function,
+    data_dir=config.data_dir,
+  )
   blocks = [
     *describe_unfinished(inputs),
     page.paragraph(

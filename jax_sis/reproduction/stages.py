@@ -30,7 +30,7 @@ from jax_sis.training.config import TrainConfig
 DATA = "data"
 DATA_FILE = "data.json"
 MAX_NAMED = 5
-PLACES = frozenset({"out", "data_dir", "checkpoint", "run_dir", "run_dirs"})
+PLACES = frozenset({"out", "data_dir", "checkpoint", "model_function", "run_dir", "run_dirs"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

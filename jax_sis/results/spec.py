@@ -39,7 +39,7 @@ def settle_spec(directory: str | os.PathLike[str], spec: Mapping[str, Any]) -> d
   if stored != asked:
     raise ValueError(
       f"out {folder.location!r} holds a run of another kind ({'; '.join(find_differences(stored, asked))}); "
-      "name another folder, or remove this one."
+      f"{explain_model(stored, asked)}name another folder, or remove this one."
     )
   return stored
 
@@ -91,6 +91,17 @@ def find_differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix
       told = (shorten(repr(spec[key])) if key in spec else "nothing" for spec in (stored, asked))
       differences.append(f"{prefix}{key}: {next(told)} there, {next(told)} asked")
   return differences
+
+
+def explain_model(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+  """What has changed of the model that the same function of a user's makes; empty for other differences."""
+  if "program" not in asked or stored["model"]["name"] != asked["model"]["name"]:
+    return ""
+  parts = {"model": "its parameters", "program": "what its predict_fn computes"}
+  changed = [words for key, words in parts.items() if stored.get(key) != asked[key]]
+  return (
+    f"--model {asked['model']['name']} has changed since the run began: {' and '.join(changed)}; " if changed else ""
+  )
 
 
 def shorten(text: str) -> str:

@@ -11,7 +11,7 @@ from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Scre
 from jax_sis.core.smallest import QUICK, THOROUGH
 from jax_sis.core.types import ScoreName
 from jax_sis.core.validation import require_one_of, require_positive
-from jax_sis.data.config import Background, Folder, Ids, NumDevices, OptionalFolder, check_ids
+from jax_sis.data.config import Background, Folder, Ids, ModelFunction, NumDevices, OptionalFolder, check_ids
 from jax_sis.runtime.command_line import NOT_AN_OPTION, MadeBy, Option
 
 Precision = Literal["highest", "high", "default"]
@@ -76,6 +76,8 @@ class FindConfig:
     out: results folder, or the URL of one in a bucket: gs://, s3://, s3+http://HOST:PORT/BUCKET/PATH; the same again
       goes on with an unfinished run.
     checkpoint: a classifier's folder (default: the embedded ResNet-20).
+    model_function: instead of a folder, a function of yours that returns a `jax_sis.classifiers.ImageModel`:
+      package.module:function or file.py:function, looked for from the current folder.
     data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10.
     split: the TFDS split, for example `test[:64]`, which counts in the order that the data set is stored in and TFDS
       shuffles (default: test).
@@ -112,6 +114,7 @@ class FindConfig:
 
   out: Folder = "jax-sis-results"
   checkpoint: OptionalFolder = None
+  model_function: ModelFunction = None
   data: str = "sample"
   split: str | None = None
   data_dir: OptionalFolder = None
@@ -199,6 +202,9 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
   for name in ("search", "smallest"):
     search = getattr(config, name)
     settings[name] = None if search is None else {"name": type(search).__name__, **dataclasses.asdict(search)}
+  if config.model_function is None:
+    # Earlier versions read the settings of all other runs.
+    del settings["model_function"]
   return settings
 
 

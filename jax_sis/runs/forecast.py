@@ -1,10 +1,11 @@
 """`jax-sis plan --on`: what a run will take on accelerators that are not at hand."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jax_sis import results
-from jax_sis.core.searches import Exact, Screened
+from jax_sis.core.searches import Exact, Phase, Screened
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.roofline import (
   ACCELERATORS,
@@ -131,8 +132,12 @@ def size_for(config: FindConfig, accelerator: Accelerator, *, num_chips: int) ->
 
 def count_evaluations(job: Job) -> Evaluations:
   """What the backward search of this job takes."""
+  return count_phases(job.search.phases)
+
+
+def count_phases(phases: Sequence[Phase]) -> Evaluations:
   num_gradients = num_forwards = 0
-  for phase in job.search.phases:
+  for phase in phases:
     if isinstance(phase.search, Exact):
       num_forwards += len(phase.sizes) + sum(phase.sizes)
     else:

@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from jax_sis.data.config import NumDevices, OptionalFolder, RunFolder
+from jax_sis.core.searches import Gradient
+from jax_sis.core.validation import require_positive
+from jax_sis.data.config import ModelFunction, NumDevices, OptionalFolder, RunFolder
 from jax_sis.runtime.command_line import Option
 
 AcceleratorName = Literal["a100", "h100", "h200", "l4", "v4", "v5e", "v5p", "v6e"]
@@ -32,6 +34,7 @@ class VerifyOptions:
     num_sampled: units that are computed again and compared bit by bit; 0 leaves that out.
     seed: which units these are.
     checkpoint: the classifier's folder (default: where the run had it).
+    model_function: the function that makes the classifier, file.py:function where the file has moved.
     data_dir: the TFDS folder (default: where the run had it).
     is_report_only: say what is damaged, and leave the marks of the units as they are.
     num_devices: devices to use (default: all; on a CPU one device a core).
@@ -41,6 +44,7 @@ class VerifyOptions:
   num_sampled: Annotated[int, Option(name="sample")] = 4
   seed: int = 0
   checkpoint: OptionalFolder = None
+  model_function: ModelFunction = None
   data_dir: OptionalFolder = None
   is_report_only: Annotated[bool, Option(name="report-only")] = False
   num_devices: NumDevices = None
@@ -89,16 +93,31 @@ class BenchOptions:
 
   Attributes:
     checkpoint_dir: a classifier's folder (default: the embedded ResNet-20).
+    model_function: instead of a folder, a function of yours, as for find.
     batch_sizes: images per device at a time, a line of the table each.
-    per_step: pixels that a step masks.
-    num_steps: steps a timed run.
+    search: as for find; of gradient, screened and exact the first steps on random images, of smallest all on the
+      embedded images.
+    per_step: pixels that a step of the gradient search masks.
+    num_steps: steps a timed run (default: 32 of gradient, 4 of screened, 1 of exact).
     num_runs: timed runs a line.
+    is_json: print one JSON object instead of the table, which goes to standard error.
     num_devices: devices to use (default: all; on a CPU one device a core).
   """
 
   checkpoint_dir: Annotated[str | None, Option(name="checkpoint", metavar="DIR")] = None
+  model_function: ModelFunction = None
   batch_sizes: Annotated[tuple[int, ...], Option(name="batch")] = (2, 8, 32)
-  per_step: int = 1
-  num_steps: Annotated[int, Option(name="steps")] = 32
+  search: Literal["gradient", "screened", "exact", "smallest"] = "gradient"
+  per_step: int = Gradient.per_step
+  num_steps: Annotated[int | None, Option(name="steps")] = None
   num_runs: Annotated[int, Option(name="runs")] = 5
   num_devices: NumDevices = None
+  is_json: Annotated[bool, Option(name="json")] = False
+
+  def __post_init__(self) -> None:
+    if self.num_steps is not None:
+      require_positive("--steps", self.num_steps)
+      if self.search == "smallest":
+        raise ValueError("--steps must come with a backward search, got --search smallest, which is timed as a whole.")
+    for name, value in (("--runs", self.num_runs), *(("--batch", size) for size in self.batch_sizes)):
+      require_positive(name, value)

@@ -194,11 +194,13 @@ def search_phase(
   grid: tuple[int, ...],
   score: Any,
   phase: Phase,
-) -> Array:
-  """The ranks that some steps of a backward search give, on one device."""
+) -> tuple[Array, Array]:
+  """The ranks that some steps of a backward search give, and `finite`, on one device."""
   targets = jnp.maximum(requested, 0)
   problem = make_problem(predict_fn, params, inputs, targets, baseline=0.0, grid=grid, score=score)
-  return run_backward(problem, phases=(phase,)).rank
+  order = run_backward(problem, phases=(phase,))
+  # Without the second, XLA leaves out the trials of the last step, which removes nothing.
+  return order.rank, order.finite
 
 
 def describe_cost(job: Job, cost: Cost, *, num_workers: int) -> list[str]:

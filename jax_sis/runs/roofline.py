@@ -1,6 +1,7 @@
 """What steps of a search cost on an accelerator that is not at hand: counted work over rates of its data sheet."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -85,13 +86,22 @@ def count_work(predict_fn: Any, params: Any, input_shape: tuple[int, ...]) -> Wo
   return count_jaxpr(closed.jaxpr)
 
 
+def count_terms(equation: Any) -> float:
+  """Of how many products a number of the output is the sum."""
+  left, right = (variable.aval.shape for variable in equation.invars)
+  layout = equation.params["dimension_numbers"]
+  if equation.primitive.name == "dot_general":
+    return math.prod(left[axis] for axis in layout[0][0])
+  # All of a kernel but the axis of the output's channels.
+  return math.prod(right) / right[layout.rhs_spec[0]]
+
+
 def count_jaxpr(jaxpr: Any) -> Work:
   flops = numbers = 0.0
   for equation in jaxpr.eqns:
     if equation.primitive.name in ("conv_general_dilated", "dot_general"):
-      left, right, output = (variable.aval for variable in (*equation.invars, *equation.outvars))
-      # HWIO kernels and [in, out] matrices: the last axis is the output's own.
-      flops += 2.0 * output.size * right.size / right.shape[-1]
+      left, output = equation.invars[0].aval, equation.outvars[0].aval
+      flops += 2.0 * output.size * count_terms(equation)
       numbers += left.size + output.size
       continue
     # Of the forms by platform the last is the default one; all compute the same.

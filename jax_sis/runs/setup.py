@@ -45,7 +45,7 @@ FITTING_SHARE = 0.8
 # Where images of a run are read again.
 IMAGES_READ_AT_ONCE = 64
 # What may have changed since the run, as long as nothing is computed again.
-OF_COMPUTING = ("model", "versions", "device")
+OF_COMPUTING = ("model", "program", "versions", "device")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -318,18 +318,20 @@ def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"])
 def make_job_again(
   store: results.Results,
   *,
-  checkpoint: str | None,
-  data_dir: str | None,
+  checkpoint: str | None = None,
+  model_function: str | None = None,
+  data_dir: str | None = None,
   num_devices: int | None,
   is_computing: bool,
 ) -> Job:
   """The job of a stored run, from what is at hand now; ValueError, with the differences, if that is another."""
   config = read_settings(store.folder)
   split = store.spec["data"].get("split")
+  if checkpoint or model_function:
+    config = dataclasses.replace(config, checkpoint=checkpoint, model_function=model_function)
   config = dataclasses.replace(
     config,
     out=store.folder.location,
-    checkpoint=checkpoint or config.checkpoint,
     # Of other images than TFDS's there is neither.
     split=split,
     data_dir=None if split is None else data_dir or config.data_dir,
@@ -341,19 +343,18 @@ def make_job_again(
     del asked["fields"][results.PIXEL_DIGEST]
   compared = set(asked) - (set() if is_computing else set(OF_COMPUTING))
   stored = {**store.spec, "fields": store.fields}
-  differences = spec.find_differences(
-    {name: stored.get(name) for name in compared},
-    {name: json.loads(json.dumps(asked[name])) if name != "fields" else asked[name] for name in compared},
-  )
+  there = {name: stored.get(name) for name in compared}
+  here = {name: json.loads(json.dumps(asked[name])) if name != "fields" else asked[name] for name in compared}
+  differences = spec.find_differences(there, here)
   if differences:
     raise ValueError(
       f"what is at hand must be what {store.folder.location!r} was made from, but it differs ({'; '.join(differences)})"
-      f"{advise(differences)}."
+      f"; {spec.explain_model(there, here)}{advise(differences)}."
     )
   return job
 
 
 def advise(differences: Sequence[str]) -> str:
-  if all(difference.startswith(OF_COMPUTING[1:]) for difference in differences):
-    return "; other versions and devices compute other last bits: use those of the run, or --sample 0"
-  return f"; name the right --checkpoint or --data-dir, and see whether {results.SPEC_FILE} is damaged"
+  if all(difference.startswith(("versions", "device")) for difference in differences):
+    return "other versions and devices compute other last bits: use those of the run, or --sample 0"
+  return f"name the right --checkpoint, --model or --data-dir, and see whether {results.SPEC_FILE} is damaged"

@@ -40,6 +40,7 @@ def verify(
   num_sampled: int = VerifyOptions.num_sampled,
   seed: int = VerifyOptions.seed,
   checkpoint: str | None = None,
+  model_function: str | None = None,
   data_dir: str | None = None,
   is_report_only: bool = False,
   num_devices: int | None = None,
@@ -53,6 +54,7 @@ def verify(
     num_sampled: how many units are computed again and compared bit by bit.
     seed: of their choice.
     checkpoint: the classifier's folder, if it has moved since the run.
+    model_function: the function that makes it, if that has moved.
     data_dir: the TFDS folder, if it has moved.
     is_report_only: mark and remove nothing.
     num_devices: how many local devices compute; None for all.
@@ -69,7 +71,12 @@ def verify(
     raise ValueError(f"--sample must not be negative, got {num_sampled}.")
   store = results.open(directory)
   job = make_job_again(
-    store, checkpoint=checkpoint, data_dir=data_dir, num_devices=num_devices, is_computing=num_sampled > 0
+    store,
+    checkpoint=checkpoint,
+    model_function=model_function,
+    data_dir=data_dir,
+    num_devices=num_devices,
+    is_computing=num_sampled > 0,
   )
   # The run may go on meanwhile; units that are done later are not checked.
   flagged = store.flagged_units()

@@ -1,6 +1,5 @@
 """Settings of the programs: frozen dataclasses that check themselves, and the loader of `configs/*.py`."""
 
-import ast
 import dataclasses
 import difflib
 import pathlib
@@ -12,9 +11,12 @@ from typing import Literal
 from jax_sis.core.validation import require_one_of, require_positive
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.results.query import PixelSubset
+from jax_sis.training.overrides import override
 
 # The recipes that come with the package; in the repository a link to the folder of that name at its top.
 CONFIGS = pathlib.Path(__file__).parents[1] / "assets" / "configs"
+# Sets the epochs of all stages together.
+EPOCHS = "epochs"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,10 @@ class TriangularSchedule:
   def __post_init__(self) -> None:
     require_positive("TriangularSchedule.peak", self.peak)
 
+  def scale(self, share: float) -> "TriangularSchedule":
+    """The same for this share of the epochs."""
+    return dataclasses.replace(self, warmup_epochs=self.warmup_epochs * share)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CosineSchedule:
@@ -49,6 +55,10 @@ class CosineSchedule:
 
   def __post_init__(self) -> None:
     require_positive("CosineSchedule.peak", self.peak)
+
+  def scale(self, share: float) -> "CosineSchedule":
+    """The same for this share of the epochs."""
+    return dataclasses.replace(self, warmup_epochs=self.warmup_epochs * share)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +74,10 @@ class StepSchedule:
     require_positive("StepSchedule.factor", self.factor)
     if list(self.milestones) != sorted(set(self.milestones)):
       raise ValueError(f"StepSchedule.milestones must ascend, got {self.milestones}.")
+
+  def scale(self, share: float) -> "StepSchedule":
+    """The same for this share of the epochs, in whole ones."""
+    return dataclasses.replace(self, milestones=tuple(sorted({round(epoch * share) for epoch in self.milestones})))
 
 
 Schedule = TriangularSchedule | CosineSchedule | StepSchedule
@@ -201,8 +215,22 @@ class TrainConfig:
 
   @property
   def num_epochs(self) -> int:
-
     return sum(stage.epochs for stage in self.stages)
+
+  def for_epochs(self, num_epochs: int) -> "TrainConfig":
+    """The recipe for another number of epochs, of which each stage and each part of the schedule has the same share.
+
+    Stages that get none are left out.
+    """
+    ends = [sum(stage.epochs for stage in self.stages[: place + 1]) for place in range(len(self.stages))]
+    ends = [end * num_epochs // self.num_epochs for end in ends]
+    stages = tuple(
+      dataclasses.replace(stage, epochs=end - start)
+      for stage, start, end in zip(self.stages, [0, *ends], ends, strict=False)
+      if end > start
+    )
+    share = num_epochs / self.num_epochs
+    return dataclasses.replace(self, stages=stages, schedule=self.schedule.scale(share))
 
   def resolution(self, epoch: int) -> int:
     """Pixels a side in the 0-based `epoch`."""
@@ -218,10 +246,11 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Trai
 
   Args:
     path: the file, or the name of one of CONFIGS such as `cifar10_resnet20`.
-    overrides: fields to change, each as `name=value`, the value a Python literal or a plain word.
+    overrides: settings to change, each as `name=value`, the value a Python literal or a plain word, such as `seed=1`,
+      `schedule.peak=0.3` or `stages.0.resolution=24`; `epochs=30` is `TrainConfig.for_epochs(30)`.
 
   Raises:
-    ValueError: there is no such file, it binds no TrainConfig, or a setting is unknown.
+    ValueError: there is no such file, it binds no TrainConfig, or a setting is unknown or of another type.
   """
   shipped = {file.stem: file for file in sorted(CONFIGS.glob("*.py"))}
   path = shipped.get(str(path), pathlib.Path(path))
@@ -233,18 +262,14 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Trai
     raise ValueError(f"config file {str(path)!r}: {explain_unknown_setting(error)}") from error
   if not isinstance(config, TrainConfig):
     raise ValueError(f"config file {str(path)!r} must bind `config` to a TrainConfig, got {type(config).__name__}.")
-  for override in overrides:
-    name, separator, text = override.partition("=")
-    if not separator:
-      raise ValueError(f"--set must be name=value, got {override!r}.")
-    try:
-      value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-      value = text
-    try:
-      config = dataclasses.replace(config, **{name: value})
-    except TypeError as error:
-      raise ValueError(f"--set {override}: {explain_unknown_setting(error)}") from error
+  for text in overrides:
+    name, _, written = text.partition("=")
+    if name == EPOCHS:
+      if not (written.isdecimal() and int(written)):
+        raise ValueError(f"--set {text}: {EPOCHS} must be a positive whole number, got {written!r}.")
+      config = config.for_epochs(int(written))
+    else:
+      config = override(config, text, extra=EPOCHS)
   return config
 
 

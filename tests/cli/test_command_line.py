@@ -29,6 +29,7 @@ from jax_sis.studies.disjoint.config import DisjointConfig
 IMAGES: dict[str, Any] = {
   "out": "my runs/1",
   "checkpoint": "runs/it's mine",
+  "model_function": "my nets/net.py:load",
   "data": "cifar10",
   "split": "test[:64]",
   "data_dir": "DATA",
@@ -70,11 +71,12 @@ WRITTEN: list[tuple[Any, ...]] = [
   ("find", FIND, WorkerOptions(shard="1/4", take_over=True)),
   ("plan", FIND, PlanOptions(num_workers=64, accelerator="v5e")),
   ("verify", VerifyOptions(
-    directory="gs://bucket/run", num_sampled=0, seed=1, checkpoint="c", data_dir="d", is_report_only=True, num_devices=1
+    directory="gs://bucket/run", num_sampled=0, seed=1, checkpoint="c", model_function="m:f", data_dir="d",
+    is_report_only=True, num_devices=1,
   )),
   ("controls", ControlsConfig(
     run_dir="runs/a b", limit=9, num_wrong_class=0, max_features=5, mask_fractions=(0.1, 0.2), seed=2, checkpoint="c",
-    data_dir="-d",
+    model_function="m:f", data_dir="-d",
   )),
   ("status", StatusOptions(run_dir="runs/sis", watch_seconds=0.5)),
   ("export", ExportOptions(
@@ -88,11 +90,13 @@ WRITTEN: list[tuple[Any, ...]] = [
   ("attributions", AttributionsConfig(**IMAGES, seed=5, num_images=3, methods=("rise", "sis"), per_step=2)),
   ("disjoint", DisjointConfig(**IMAGES, seed=6, num_images=3, per_step=2, max_subsets=4, is_minimised=True)),
   ("report", ReportConfig(
-    run_dir="r", out="r.html", analysis="a", title="What's left", gallery=0, checkpoint="c", data_dir="d"
+    run_dir="r", out="r.html", analysis="a", title="What's left", gallery=0, checkpoint="c", model_function="m:f",
+    data_dir="d",
   )),
   ("evaluate", EVALUATE),
   ("bench", BenchOptions(
-    checkpoint_dir="c", batch_sizes=(1, 4), per_step=2, num_steps=3, num_runs=4, num_devices=1
+    checkpoint_dir="c", model_function="m:f", batch_sizes=(1, 4), search="exact", per_step=2, num_steps=3, num_runs=4,
+    num_devices=1, is_json=True,
   )),
   ("train", TrainOptions(
     config="c.py", data_dir="d", out="o", overrides=("seed=1", "split='train[:9]'"), tensorboard=True

@@ -1,13 +1,16 @@
 """What a run will cost: counted as the papers count, and as the run then finds it."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jax_sis import results
-from jax_sis.core.searches import Exact, Gradient, Screened
+from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.results import folder
 from jax_sis.runs import find, forecast, plan, roofline, setup
 from jax_sis.runs.config import FindConfig
@@ -55,6 +58,20 @@ def test_evaluations_are_counted(tmp_path: pathlib.Path, search: Any, num_gradie
   config = FindConfig(out=str(tmp_path), **{**SETTINGS, "search": search, "batch_size": 2})
   opened = setup.make_job(config, folder.open_folder(tmp_path))
   assert forecast.count_evaluations(opened) == (num_gradients, num_trials)
+
+
+def test_a_probe_of_one_exact_step_tries_the_features():
+  def predict(params: Any, inputs: Any) -> Any:
+    return jnp.tanh(inputs.reshape(inputs.shape[0], -1)) @ params
+
+  def count_flops(phase: Phase) -> float:
+    probe = functools.partial(plan.search_phase, predict, grid=(4, 4, 1), score="log_odds", phase=phase)
+    arrays = jnp.ones((3072, 10)), jnp.ones((1, 32, 32, 3)), jnp.zeros(1, jnp.int32)
+    analysis: Any = jax.jit(probe).lower(*arrays).compile().cost_analysis()
+    return analysis.get("flops", 0.0)
+
+  # Its own evaluation, and at least one for the features that are left.
+  assert count_flops(Phase(Exact(), (NUM_FEATURES,))) > 2 * 2 * 3072 * 10
 
 
 def test_a_plan_for_no_worker_is_refused(tmp_path: pathlib.Path):

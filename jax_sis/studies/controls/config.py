@@ -4,7 +4,7 @@ import dataclasses
 from typing import Annotated
 
 from jax_sis.core.validation import require_positive
-from jax_sis.data.config import OptionalFolder, RunFolder
+from jax_sis.data.config import ModelFunction, OptionalFolder, RunFolder
 from jax_sis.runtime.command_line import Option, command_line
 
 
@@ -20,6 +20,7 @@ class ControlsConfig:
     mask_fractions: also the subsets of these shares of the pixels, the most needed ones, such as 0.05.
     seed: of all that is drawn at random.
     checkpoint: the classifier's folder (default: where the run had it).
+    model_function: the function that makes the classifier, file.py:function where the file has moved.
     data_dir: the TFDS folder (default: where the run had it).
   """
 
@@ -30,6 +31,7 @@ class ControlsConfig:
   mask_fractions: Annotated[tuple[float, ...], Option(name="mask-fraction")] = ()
   seed: int = 0
   checkpoint: OptionalFolder = None
+  model_function: ModelFunction = None
   data_dir: OptionalFolder = None
 
   def __post_init__(self) -> None:

@@ -93,11 +93,19 @@ def controls(config: ControlsConfig) -> dict[str, Any]:
 
 def open_job(store: results.Results, config: ControlsConfig) -> Job:
   """The run's classifier and data as they are now. Raises ValueError if the classifier is not the run's."""
-  job = make_job_again(store, checkpoint=config.checkpoint, data_dir=config.data_dir, num_devices=1, is_computing=False)
+  job = make_job_again(
+    store,
+    checkpoint=config.checkpoint,
+    model_function=config.model_function,
+    data_dir=config.data_dir,
+    num_devices=1,
+    is_computing=False,
+  )
   model = make_spec(job)["model"]
   if model != store.spec["model"]:
+    option = "--model" if job.config.model_function else "--checkpoint"
     raise ValueError(
-      f"--checkpoint must be the classifier of the run, {store.spec['model']['name']} with the SHA-256 "
+      f"{option} must be the classifier of the run, {store.spec['model']['name']} with the SHA-256 "
       f"{store.spec['model']['sha256'][:12]}..., got {model['name']} with {model['sha256'][:12]}...."
     )
   return job
