@@ -1,5 +1,6 @@
 """The Zarr arrays of a run, by TensorStore: one per field, in chunks of a unit, and `checksums` and `done` of units."""
 
+import json
 import zlib
 from collections.abc import Mapping
 
@@ -11,6 +12,8 @@ from jax_sis.results.folder import Folder, patient_context
 from jax_sis.results.schema import Field
 
 ZARR_DIR = "results.zarr"
+# What says to the zarr package that the arrays belong together.
+GROUP_FILE = f"{ZARR_DIR}/zarr.json"
 DONE = "done"
 # Of each unit a number per field, sorted by name: a chunk of another unit, too, has its right crc32c.
 CHECKSUMS = "checksums"
@@ -73,6 +76,11 @@ def open_arrays(
     with folder.explain("opened", f"{ZARR_DIR}/{name}"):
       arrays[name] = future.result()
   return arrays
+
+
+def make_group(run_format: str) -> bytes:
+  """What stands in `GROUP_FILE`."""
+  return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"format": run_format}}).encode()
 
 
 def checksum(unit: int, stored: Shaped[np.ndarray, "M ..."]) -> int:
