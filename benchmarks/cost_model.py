@@ -88,7 +88,7 @@ def open_job(case: Case, data_dir: str, out: pathlib.Path) -> tuple[setup.Job, f
 def time_run(opened: setup.Job, out: pathlib.Path) -> float:
   """Seconds of reading, searching and storing all images."""
   opened = dataclasses.replace(opened, config=dataclasses.replace(opened.config, out=str(out)))
-  store = setup.create_or_resume(opened)
+  store = setup.create_or_resume(opened, opened.config)
   search = unit_search.UnitSearch(opened)
   started = time.perf_counter()
   search.run(find.missing_units(store), store.write_unit)

@@ -119,7 +119,7 @@ def run_case(case: Case, found: dict[str, np.ndarray], data_dir: str, out: pathl
   )
   arrays = job.launch_arrays(next(job.read(range(case.batch))))
   program.compile(*arrays)
-  store = setup.create_or_resume(job)
+  store = setup.create_or_resume(job, job.config)
   worker = find.Worker(dataclasses.replace(job, program=program), store, Shard(index=0, count=1), is_printed=False)
   started = time.process_time()
   with contextlib.redirect_stderr(io.StringIO()):

@@ -82,7 +82,7 @@ def time_kernel(program: DeviceProgram, arrays: tuple[np.ndarray, ...]) -> float
 def time_run(opened: setup.Job, out: pathlib.Path) -> float:
   """Images a second of reading, searching and storing all units, compilation left out."""
   opened = dataclasses.replace(opened, config=dataclasses.replace(opened.config, out=str(out)))
-  store = setup.create_or_resume(opened)
+  store = setup.create_or_resume(opened, opened.config)
   search = unit_search.UnitSearch(opened)
   started = time.perf_counter()
   search.run(find.missing_units(store), store.write_unit)

@@ -8,7 +8,7 @@ from jax_sis.core.validation import require_positive
 from jax_sis.data.config import Background, BatchSize, Folder, ModelFunction, NumDevices, OptionalFolder
 from jax_sis.results.query import PixelSubset
 from jax_sis.results.subset_options import SubsetOptions
-from jax_sis.runtime.command_line import MadeBy, Option
+from jax_sis.runtime.command_line import MadeBy, Option, command_line, name_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,8 @@ class EvaluateConfig:
   """One run of `jax-sis evaluate`: which classifier, which labelled images, which corruptions of them.
 
   Attributes:
-    out: results folder; the same folder again goes on with an unfinished run.
+    out: results folder; the same folder again goes on with an unfinished run (default: jax-sis-evaluation, and in its
+      name what is asked beyond the defaults).
     checkpoint: a classifier's folder (default: the embedded ResNet-20).
     model_function: instead of a folder, a function of yours that returns a `jax_sis.classifiers.ImageModel`:
       package.module:function or file.py:function, looked for from the current folder.
@@ -39,7 +40,7 @@ class EvaluateConfig:
     num_devices: devices to use (default: all; on a CPU one device a core).
   """
 
-  out: Folder = "jax-sis-evaluation"
+  out: Folder = ""
   checkpoint: OptionalFolder = None
   model_function: ModelFunction = None
   data: str = "sample"
@@ -67,3 +68,8 @@ class EvaluateConfig:
       require_positive("--limit", self.limit)
     if self.num_devices is not None:
       require_positive("--devices", self.num_devices)
+    name_folder(self, "jax-sis-evaluation")
+
+  def command_in(self, out: str) -> str:
+    """The command line that asks for the same in this folder."""
+    return command_line("evaluate", dataclasses.replace(self, out=out), has_defaults=False)

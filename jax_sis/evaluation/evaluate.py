@@ -39,7 +39,7 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
   out_dir = pathlib.Path(config.out)
   results.check_writable(results.open_folder(out_dir))
   evaluation = open_evaluation(config)
-  spec = results.settle_spec(out_dir, make_spec(evaluation))
+  spec = results.settle_spec(out_dir, make_spec(evaluation), command_fn=config.command_in)
   rows = report.read_conditions(out_dir)
   print("\n".join([headline(evaluation), *evaluation.source.notes]), flush=True)
   if rows:

@@ -3,7 +3,7 @@
 What programs need of it stands here: `results.open(folder)` reads any run.
 """
 
-from jax_sis.results.arrays import CHECKSUMS, DONE, ZARR_DIR
+from jax_sis.results.arrays import CHECKSUMS, DONE, GROUP_FILE, ZARR_DIR, make_group
 from jax_sis.results.folder import Folder, StorageError, check_writable, open_folder
 from jax_sis.results.query import SubsetQuery
 from jax_sis.results.schema import (
@@ -18,7 +18,7 @@ from jax_sis.results.schema import (
   mask_name,
 )
 from jax_sis.results.spec import FORMAT, SPEC_FILE, read_spec, settle_spec
-from jax_sis.results.store import GROUP_FILE, Results, create_or_resume, make_group, open
+from jax_sis.results.store import Results, create_or_resume, open
 
 __all__ = [
   "CHECKSUMS",

@@ -1,5 +1,6 @@
 """The Zarr arrays of a run, by TensorStore: one per field, in chunks of a unit, and `checksums` and `done` of units."""
 
+import json
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from jax_sis.results.folder import Folder, patient_context
 from jax_sis.results.schema import Field, name_axes
 
 ZARR_DIR = "results.zarr"
+# What says to the zarr package that the arrays belong together.
+GROUP_FILE = f"{ZARR_DIR}/zarr.json"
 DONE = "done"
 # Of each unit a number per field, sorted by name: a chunk of another unit, too, has its right crc32c.
 CHECKSUMS = "checksums"
@@ -81,6 +84,11 @@ def open_arrays(
         # Earlier versions gave the axes no names; what else differs is refused here again.
         arrays[name] = ts.open(specs[name], open=True, context=patient_context()).result()
   return arrays
+
+
+def make_group(run_format: str) -> bytes:
+  """What stands in `GROUP_FILE`."""
+  return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"format": run_format}}).encode()
 
 
 def checksum(unit: int, stored: Shaped[np.ndarray, "M ..."]) -> int:

@@ -1,10 +1,14 @@
 """`spec.json`: what a run computes, fixed when it begins and compared whenever it goes on."""
 
+import contextlib
+import itertools
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from jax_sis.core.messages import name_some
 from jax_sis.results.folder import Folder, open_folder
 
 SPEC_FILE = "spec.json"
@@ -12,11 +16,28 @@ SPEC_FILE = "spec.json"
 FORMAT = "jax_sis.results/3"
 # Older formats that are read, and not gone on with: this one has no digests of pixels, and no checksums of units.
 OLDER = {FORMAT: ("jax_sis.results/2",)}
-# Characters of a value in the text of a difference.
+# Characters of a value in the text of a difference, and differences that one names.
 MAX_VALUE_LENGTH = 80
+MAX_NAMED = 6
+NOTHING = object()
+# What goes without saying where anything else differs.
+CONSEQUENCES = frozenset({"fields", "sizes", "num_images", "batch_size", "unit_size"})
+# What people call settings that stand somewhere else in the specification, or as a hash.
+NAMES = {
+  "data.data": "data",
+  "data.files": "names or sizes of the files",
+  "data.ids": "ids",
+  "data.num_images": "number of images",
+  "model.name": "model",
+  "model.sha256": "weights of the model",
+  "versions.jax": "JAX",
+}
+HASH = re.compile(r"[0-9a-f]{32,}")
 
 
-def settle_spec(directory: str | os.PathLike[str], spec: Mapping[str, Any]) -> dict[str, Any]:
+def settle_spec(
+  directory: str | os.PathLike[str], spec: Mapping[str, Any], *, command_fn: Callable[[str], str] | None = None
+) -> dict[str, Any]:
   """Writes the specification of a run into its folder, or finds the same one there.
 
   Several processes may do so at once.
@@ -24,6 +45,7 @@ def settle_spec(directory: str | os.PathLike[str], spec: Mapping[str, Any]) -> d
   Args:
     directory: the run's folder, see `folder.open_folder`.
     spec: what fixes the results, in JSON types; `format` names the kind of run.
+    command_fn: the command that begins this run in another folder; a ValueError says that there is none.
 
   Returns:
     The specification as JSON gives it back.
@@ -37,9 +59,13 @@ def settle_spec(directory: str | os.PathLike[str], spec: Mapping[str, Any]) -> d
   content = folder.write_new(SPEC_FILE, json.dumps(asked, indent=2).encode() + b"\n")
   stored = parse_spec(folder, content, asked["format"])
   if stored != asked:
+    advice = "name another folder by --out, or remove this one."
+    if command_fn is not None:
+      with contextlib.suppress(ValueError):
+        advice = f"this command begins yours in another: {command_fn(find_free(folder))}"
     raise ValueError(
-      f"out {folder.location!r} holds a run of another kind ({'; '.join(find_differences(stored, asked))}); "
-      f"{explain_model(stored, asked)}name another folder, or remove this one."
+      f"out {folder.location!r} holds another run ({describe_differences(stored, asked)}); "
+      f"{explain_model(stored, asked)}{advice}"
     )
   return stored
 
@@ -81,16 +107,23 @@ def parse_spec(folder: Folder, content: bytes, expected_format: str, *older: str
   raise ValueError(f"{place} must be the specification of a run in the format {expected_format!r}.")
 
 
-def find_differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
-  differences = []
+def find_differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+  """A line for each setting of which one is not as in the other."""
+  return [
+    f"{path}: {tell(there)} there, {tell(here)} asked" for path, there, here in iterate_differences(stored, asked)
+  ]
+
+
+def iterate_differences(
+  stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+  """Where a setting is, what it is in both; NOTHING where it is not there."""
   for key in sorted({*stored, *asked}):
-    there, here = stored.get(key), asked.get(key)
+    there, here = stored.get(key, NOTHING), asked.get(key, NOTHING)
     if isinstance(there, dict) and isinstance(here, dict):
-      differences += find_differences(there, here, f"{prefix}{key}.")
-    elif there != here or (key in stored) != (key in asked):
-      told = (shorten(repr(spec[key])) if key in spec else "nothing" for spec in (stored, asked))
-      differences.append(f"{prefix}{key}: {next(told)} there, {next(told)} asked")
-  return differences
+      yield from iterate_differences(there, here, f"{prefix}{key}.")
+    elif there is not here and there != here:
+      yield f"{prefix}{key}", there, here
 
 
 def explain_model(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
@@ -104,5 +137,29 @@ def explain_model(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
   )
 
 
-def shorten(text: str) -> str:
+def describe_differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+  """The same for people: without what follows from other differences, and without hashes."""
+  found = list(iterate_differences(stored, asked))
+  own = [one for one in found if one[0].partition(".")[0] not in CONSEQUENCES] or found
+  told = []
+  for path, there, here in own:
+    name = NAMES.get(path, path.replace("_", " ").replace(".", " "))
+    is_hashed = all(isinstance(value, str) and HASH.fullmatch(value) for value in (there, here))
+    told.append(f"other {name}" if is_hashed else f"{name} {tell_name(there)} there, {tell_name(here)} here")
+  return name_some(told, most=MAX_NAMED)
+
+
+def tell(value: Any) -> str:
+  text = "nothing" if value is NOTHING else repr(value)
   return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 3]}..."
+
+
+def tell_name(value: Any) -> str:
+  """Of settings with a name only that, such as `Gradient`."""
+  return value["name"] if isinstance(value, dict) and "name" in value else "none" if value is None else tell(value)
+
+
+def find_free(folder: Folder) -> str:
+  """Where a run may begin beside this folder: it and the next number that no run has."""
+  names = (f"{folder.location.rstrip('/')}-{number}" for number in itertools.count(2))
+  return next(name for name in names if open_folder(name).read(SPEC_FILE) is None)

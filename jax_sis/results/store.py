@@ -20,9 +20,8 @@ So does xarray, with the axes image, feature, feature_byte, size, byte and unit:
 """
 
 import functools
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from jaxtyping import Bool, Int, Shaped
 
 from jax_sis.core import masking, messages
 from jax_sis.results import columns
-from jax_sis.results.arrays import CHECKSUMS, DONE, ZARR_DIR, checksum, is_set, open_arrays
+from jax_sis.results.arrays import CHECKSUMS, DONE, GROUP_FILE, ZARR_DIR, checksum, is_set, make_group, open_arrays
 from jax_sis.results.folder import Folder, open_folder
 from jax_sis.results.query import StoredSubsets, SubsetQuery, describe_masks, find_subsets, make_query
 from jax_sis.results.schema import Field, decode_text, describe_field, encode_text, join_bytes, parse_field
@@ -39,8 +38,6 @@ from jax_sis.results.spec import FORMAT, SPEC_FILE, read_spec, settle_spec
 
 # Features of images whose orders are in memory at once.
 FEATURES_AT_ONCE = 2**20
-# What says to the zarr package that the arrays belong together.
-GROUP_FILE = f"{ZARR_DIR}/zarr.json"
 WHEN_UNREADABLE = "see whether these images are finished; jax-sis verify names what is damaged"
 
 
@@ -354,6 +351,7 @@ def create_or_resume(
   num_images: int,
   unit_size: int,
   fields: Mapping[str, Field],
+  command_fn: Callable[[str], str] | None = None,
 ) -> Results:
   """Opens the store of this run, or makes it. Several processes may do so at once.
 
@@ -363,6 +361,7 @@ def create_or_resume(
     num_images: N.
     unit_size: images in a unit.
     fields: the arrays.
+    command_fn: as for `settle_spec`.
 
   Raises:
     ValueError: the folder belongs to another run, whose differences are named.
@@ -370,16 +369,11 @@ def create_or_resume(
   """
   full_spec = {"format": FORMAT, **spec, "num_images": num_images, "unit_size": unit_size}
   full_spec["fields"] = {name: describe_field(field) for name, field in fields.items()}
-  full_spec = settle_spec(directory, full_spec)
+  full_spec = settle_spec(directory, full_spec, command_fn=command_fn)
   folder = open_folder(directory)
   if folder.write_new(GROUP_FILE, make_group(FORMAT)) != make_group(FORMAT):
     folder.write(GROUP_FILE, make_group(FORMAT))
   return Results(folder, full_spec, create=True)
-
-
-def make_group(run_format: str) -> bytes:
-  """What stands in `GROUP_FILE`."""
-  return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"format": run_format}}).encode()
 
 
 def open(directory: str | os.PathLike[str]) -> Results:

@@ -12,7 +12,7 @@ from jax_sis.core.smallest import QUICK, THOROUGH
 from jax_sis.core.types import ScoreName
 from jax_sis.core.validation import require_one_of, require_positive
 from jax_sis.data.config import Background, Folder, Ids, ModelFunction, NumDevices, OptionalFolder, check_ids
-from jax_sis.runtime.command_line import NOT_AN_OPTION, MadeBy, Option
+from jax_sis.runtime.command_line import NOT_AN_OPTION, MadeBy, Option, command_line, name_folder
 
 Precision = Literal["highest", "high", "default"]
 Saved = Literal["order", "mask", "both"]
@@ -74,7 +74,7 @@ class FindConfig:
 
   Attributes:
     out: results folder, or the URL of one in a bucket: gs://, s3://, s3+http://HOST:PORT/BUCKET/PATH; the same again
-      goes on with an unfinished run.
+      goes on with an unfinished run (default: jax-sis-results, and in its name what is asked beyond the defaults).
     checkpoint: a classifier's folder (default: the embedded ResNet-20).
     model_function: instead of a folder, a function of yours that returns a `jax_sis.classifiers.ImageModel`:
       package.module:function or file.py:function, looked for from the current folder.
@@ -112,7 +112,7 @@ class FindConfig:
       run is (default: auto, by platform, size of the images and memory).
   """
 
-  out: Folder = "jax-sis-results"
+  out: Folder = ""
   checkpoint: OptionalFolder = None
   model_function: ModelFunction = None
   data: str = "sample"
@@ -161,6 +161,7 @@ class FindConfig:
     require_one_of("--certificate", self.certificate, ("full", "alone"))
     require_one_of("--precision", self.precision, get_args(Precision))
     self._check_masks()
+    name_folder(self, "jax-sis-results")
 
   def _check_masks(self) -> None:
     require_one_of("--save", self.saved, get_args(Saved))
@@ -174,6 +175,10 @@ class FindConfig:
     for fraction in self.mask_fractions:
       if not 0 < fraction <= 1:
         raise ValueError(f"--mask-fraction must be above 0 and at most 1, got {fraction}.")
+
+  def command_in(self, out: str) -> str:
+    """The command line that asks for the same in this folder."""
+    return command_line("find", dataclasses.replace(self, out=out), has_defaults=False)
 
   @property
   def certificate_tolerance(self) -> float:

@@ -29,13 +29,13 @@ def open_run(config: FindConfig, folder: results.Folder, shard: Shard) -> tuple[
   if job.is_new:
     job = prove_sizes(job, config, shard)
   try:
-    return job, create_or_resume(job)
+    return job, create_or_resume(job, config)
   except ValueError:
     if not job.is_new or read_stored_spec(folder) is None:
       raise
   # Another worker has begun the run meanwhile, and its sizes count.
   job = make_job(config, folder)
-  return job, create_or_resume(job)
+  return job, create_or_resume(job, config)
 
 
 def prove_sizes(job: Job, asked: FindConfig, shard: Shard) -> Job:

@@ -253,14 +253,15 @@ def make_spec(job: Job) -> dict[str, Any]:
   }
 
 
-def create_or_resume(job: Job) -> results.Results:
-  """The store of the run; ValueError if the folder holds another run, or cannot be written."""
+def create_or_resume(job: Job, asked: FindConfig) -> results.Results:
+  """The store of the run; ValueError if it cannot be written, or the folder holds another run than is `asked`."""
   store = results.create_or_resume(
     job.config.out,
     spec=make_spec(job),
     num_images=job.num_images,
     unit_size=job.unit_size,
     fields=job.search.fields(),
+    command_fn=asked.command_in,
   )
   store.folder.write_new(SETTINGS_FILE, json.dumps(settings_to_json(job.config), indent=2).encode() + b"\n")
   return store

@@ -5,6 +5,9 @@ A settings class is a dataclass. Its fields are options with the same names, unl
 """
 
 import dataclasses
+import hashlib
+import os
+import re
 import shlex
 import types
 import typing
@@ -55,6 +58,9 @@ class MadeBy:
 
 # Annotates a field that the command line does not set.
 NOT_AN_OPTION = object()
+# Settings that another answer does not come of.
+NOT_ASKED = frozenset({"out", "data_dir", "num_devices", "gallery"})
+MAX_FOLDER_NAME = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,14 +105,13 @@ def without_none(kind: Any) -> Any:
   return kind
 
 
-def command_line(command: str, *settings: Any) -> str:
+def command_line(command: str, *settings: Any, has_defaults: bool = True) -> str:
   """The command line that asks for these settings, for a shell.
-
-  Defaults are written too, so that it means the same in later versions.
 
   Args:
     command: such as `find` or `data prepare`.
     settings: an instance of each settings class of the command.
+    has_defaults: write defaults too, so that it means the same in later versions.
 
   Raises:
     ValueError: there is no command line for these settings.
@@ -114,6 +119,8 @@ def command_line(command: str, *settings: Any) -> str:
   positional, named = [], []
   for part in settings:
     for setting, value in iterate_values(part):
+      if not has_defaults and value == setting.default:
+        continue
       (positional if setting.option.is_positional else named).extend(write_option(setting, value))
   return shlex.join(["jax-sis", *command.split(), *positional, *named])
 
@@ -124,6 +131,45 @@ def iterate_values(settings: Any) -> Iterator[tuple[Setting, Any]]:
       yield from iterate_values(setting.options.of(settings))
     else:
       yield setting, getattr(settings, setting.field)
+
+
+def name_folder(settings: Any, stem: str) -> None:
+  """Gives settings that have no `out` the folder of their question: the same question has the same, others another.
+
+  It is called `stem` and what is asked beyond the defaults, as in `jax-sis-results-photos-resize`.
+  """
+  if settings.out:
+    return
+  try:
+    asked = [
+      (setting.name, value)
+      for setting, value in iterate_values(settings)
+      if setting.field not in NOT_ASKED and value != setting.default
+    ]
+  except ValueError:
+    # Python can ask for more than the command line.
+    asked = [("", repr({name: value for name, value in vars(settings).items() if name not in NOT_ASKED}))]
+  name = "-".join([stem, *(name_value(option, value) for option, value in asked)])
+  if len(name) > MAX_FOLDER_NAME:
+    name = f"{name[: MAX_FOLDER_NAME - 9]}-{short_hash(name)}"
+  object.__setattr__(settings, "out", name)
+
+
+def name_value(option: str, value: Any) -> str:
+  """An option in the name of a folder; what cannot stand there as it is gets a few digits that tell it from others."""
+  if value is True:
+    return option
+  text = str(value)
+  if isinstance(value, tuple):
+    text = repr(value) if "+" in "".join(map(str, value)) else "+".join(map(str, value))
+  text = os.path.normpath(text) if option == "data" else text
+  plain = re.sub(r"[^\w.+]+", "_", text).strip("_.")
+  plain = plain if plain == text and len(plain) <= 32 else f"{plain[:24]}-{short_hash(text)}".strip("-")
+  return plain if option in ("", "data") else f"{option}-{plain}"
+
+
+def short_hash(text: str) -> str:
+  return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def write_option(setting: Setting, value: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """Settings -> the command that asks for them -> the same settings."""
 
 import pathlib
+import re
 import shlex
 from typing import Any
 
@@ -78,7 +79,7 @@ WRITTEN: list[tuple[Any, ...]] = [
     run_dir="runs/a b", limit=9, num_wrong_class=0, max_features=5, mask_fractions=(0.1, 0.2), seed=2, checkpoint="c",
     model_function="m:f", data_dir="-d",
   )),
-  ("status", StatusOptions(run_dir="runs/sis", watch_seconds=0.5)),
+  ("status", StatusOptions(run_dir="runs/sis", watch_seconds=0.5, is_json=True)),
   ("export", ExportOptions(
     run_dir="r", to="{id}.png", masks=("smallest_mask", "mask_fraction_0.1"), is_partial=True, checkpoint="c",
     data_dir="d",
@@ -171,6 +172,56 @@ def test_the_searches_of_a_run_are_written_and_read(searches: dict[str, Any]):
 def test_searches_that_no_options_make_are_refused():
   with pytest.raises(ValueError, match="no options for the searches"):
     command_line("find", FindConfig(smallest=Forward(candidates=7)))
+
+
+@pytest.mark.parametrize(
+  ("settings", "name"),
+  [
+    (FindConfig(), "jax-sis-results"),
+    (FindConfig(num_devices=1, gallery=3, data_dir="DATA"), "jax-sis-results"),
+    (FindConfig(data="photos/", resize=True), "jax-sis-results-photos-resize"),
+    (FindConfig(data="./photos", resize=True), "jax-sis-results-photos-resize"),
+    (FindConfig(search=Exact(), smallest=None, threshold=0.9), "jax-sis-results-search-exact-threshold-0.9"),
+    (FindConfig(target="label", batch_size=8), "jax-sis-results-target-label-batch-8"),
+    (FindConfig(out="mine", threshold=0.9), "mine"),
+    (EvaluateConfig(), "jax-sis-evaluation"),
+    (EvaluateConfig(corruptions="made", data="cifar10"), "jax-sis-evaluation-cifar10-corruptions-made"),
+    (DisjointConfig(num_images=8), "jax-sis-disjoint-images-8"),
+    (AttributionsConfig(), "jax-sis-attributions"),
+  ],
+)
+def test_a_run_without_a_folder_gets_that_of_its_question(settings: Any, name: str):
+  """The second of two commands of the README was refused in the folder of the first."""
+  assert settings.out == name
+
+
+def test_the_commands_of_the_readme_are_understood_and_each_question_has_its_folder(repository: pathlib.Path):
+  if not (repository / "README.md").exists():
+    pytest.skip("needs the README")
+  text = (repository / "README.md").read_text()
+  lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+  commands = [re.split(r"(?:^|[ /])jax-sis ", line, maxsplit=1)[1] for line in lines if "jax-sis " in line]
+  folders: dict[str, set[str]] = {}
+  for words in (shlex.split(command, comments=True) for command in commands if "..." not in command):
+    name = next(name for name in (" ".join(words[:2]), words[0]) if name in main.COMMANDS)
+    settings = parsing.parse(name, main.load_command(name), words[len(name.split()) :])[0]
+    if name in ("find", "evaluate", "disjoint", "attributions"):
+      folders.setdefault(settings.out, set()).add(repr(settings))
+  assert len(folders) > 6
+  assert [questions for questions in folders.values() if len(questions) > 1] == []
+
+
+def test_no_two_questions_share_a_folder():
+  questions: list[dict[str, Any]] = [
+    {"split": "test[:64]"}, {"split": "test[64:]"}, {"data": "/a/b"}, {"data": "a/b"}, {"data": "a_b"}, {"data": ".."},
+    {"ids": ("a", "b")}, {"ids": ("a+b",)}, {"ids": tuple(f"image {i}" for i in range(99))}, {"baseline": -1.0},
+    {"baseline": 1.0}, {"smallest": Forward(candidates=7)}, {"smallest": Forward(candidates=9)},
+    {"checkpoint": "x" * 300, "data": "y" * 300, "target": "z" * 300, "split": "test[:9]", "threshold": 0.9},
+  ]  # fmt: skip
+  names = [FindConfig(**question).out for question in questions]
+  assert len(set(names)) == len(names)
+  assert names == [FindConfig(**question).out for question in questions]
+  assert all(len(name) <= 100 and "/" not in name and not name.endswith(".") for name in names)
 
 
 @pytest.mark.parametrize(

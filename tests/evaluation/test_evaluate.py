@@ -269,10 +269,10 @@ def test_a_corrupted_image_shows_the_pixels_of_the_clean_one(tmp_path: pathlib.P
 def test_another_subset_in_the_same_folder_is_refused(tmp_path: pathlib.Path):
   subset = PixelSubset(random_seed=0, fraction=0.05)
   run_evaluate(tmp_path, subset=subset, limit=8)
-  message = r"holds a run of another kind \(subset\.masks: '.*; subset\.random_seed: 0 there, 1 asked\)"
+  message = r"holds another run \(other subset masks, subset random seed 0 there, 1 here\); this command"
   with pytest.raises(ValueError, match=message):
     run_evaluate(tmp_path, subset=dataclasses.replace(subset, random_seed=1), limit=8)
-  with pytest.raises(ValueError, match=r"holds a run of another kind \(subset: {'random_seed': 0, 'fraction': 0\.05"):
+  with pytest.raises(ValueError, match=r"holds another run \(subset {'random_seed': 0, 'fraction': 0\.05"):
     run_evaluate(tmp_path, limit=8)
 
 
@@ -373,23 +373,23 @@ def test_a_damaged_line_in_the_middle_is_refused(tmp_path: pathlib.Path, made_ru
 @pytest.mark.parametrize(
   ("options", "difference"),
   [
-    ({"num_bins": 10}, "num_bins: 15 there, 10 asked"),
-    ({"limit": 5}, "limit: None there, 5 asked"),
-    ({"data": str(SAMPLE)}, "data.data: 'sample' there, '"),
-    ({"corruptions": "made"}, "corruptions: None there, {'what': \"Corruptions made by jax_sis"),
+    ({"num_bins": 10}, "num bins 15 there, 10 here"),
+    ({"limit": 5}, "limit none there, 5 here"),
+    ({"data": str(SAMPLE)}, "data 'sample' there, '"),
+    ({"corruptions": "made"}, "corruptions none there, {'what': \"Corruptions made by jax_sis"),
   ],
 )
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: pathlib.Path, options: Any, difference: str):
   config = EvaluateConfig(out=str(tmp_path), num_devices=2, batch_size=8)
   evaluate.results.settle_spec(tmp_path, setup.make_spec(setup.open_evaluation(config)))
-  with pytest.raises(ValueError, match=re.escape(f"holds a run of another kind ({difference}")):
+  with pytest.raises(ValueError, match=re.escape(f"holds another run ({difference}")):
     run_evaluate(tmp_path, **options)
 
 
 def test_another_checkpoint_in_the_same_folder_is_refused(tmp_path: pathlib.Path):
   run_evaluate(tmp_path / "out")
   save_changed_classifier(tmp_path / "other", lambda bias: bias + 1)
-  with pytest.raises(ValueError, match=re.escape("holds a run of another kind (model.sha256: '")):
+  with pytest.raises(ValueError, match=re.escape("holds another run (other weights of the model); this")):
     run_evaluate(tmp_path / "out", checkpoint=str(tmp_path / "other"))
 
 

@@ -32,7 +32,5 @@ def test_a_folder_with_a_setting_that_is_not_asked_is_refused_by_its_name(tmp_pa
   spec = {"format": "made/1", "limit": None}
   assert settle_spec(tmp_path, spec) == spec
   assert settle_spec(tmp_path, spec) == spec
-  with pytest.raises(
-    ValueError, match=re.escape("holds a run of another kind (limit: None there, nothing asked); name")
-  ):
+  with pytest.raises(ValueError, match=re.escape("holds another run (limit none there, nothing here); name")):
     settle_spec(tmp_path, {"format": "made/1"})

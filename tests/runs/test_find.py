@@ -223,8 +223,22 @@ def test_a_finished_run_is_shown_again_without_searching(
 
 
 def test_other_settings_in_the_same_folder_are_refused(copied_run: pathlib.Path, tiny_checkpoint: str):
-  with pytest.raises(ValueError, match=re.escape("holds a run of another kind (threshold: 0.9 there, 0.5 asked)")):
+  (copied_run.parent / "out-2").mkdir()
+  (copied_run.parent / "out-2" / "spec.json").write_text("{}")
+  with pytest.raises(ValueError, match=re.escape("holds another run (threshold 0.9 there, 0.5 here); ")) as caught:
     find_tiny(copied_run, tiny_checkpoint, threshold=0.5)
+  # What it says to type asks for the same in the next folder that is free.
+  assert str(caught.value).partition("; this command begins yours in another: ")[2] == (
+    f"jax-sis find --out {copied_run}-3 --checkpoint {tiny_checkpoint} --threshold 0.5 --patch 8 --save both "
+    "--mask-threshold 0.5 0.9 --mask-fraction 0.25 --batch 5 --devices 2 --gallery 0"
+  )
+
+
+def test_another_search_is_told_apart_in_words(copied_run: pathlib.Path, tiny_checkpoint: str):
+  message = "holds another run (search Gradient there, none here, smallest candidates 64 there, 7 here); name another"
+  options = {"search": None, "smallest": jax_sis.Forward(candidates=7), "saved": "order"}
+  with pytest.raises(ValueError, match=re.escape(message)):
+    find_tiny(copied_run, tiny_checkpoint, mask_thresholds=(), mask_fractions=(), **options)
 
 
 @pytest.mark.slow

@@ -99,11 +99,11 @@ def test_a_run_holds_what_python_finds_and_both_digests(stored: pathlib.Path, fi
 )
 def test_a_model_that_has_changed_is_refused(run: str, file: pathlib.Path, text: str, changed: str):
   file.write_text(text)
-  said = f"--model mine:load has changed since the run began: {changed}; name "
+  said = f"--model mine:load has changed since the run began: {changed}; "
   name = f"{file}:load"
-  with pytest.raises(ValueError, match=f"^out '{run}' holds a run of another kind .*; {said}another folder"):
+  with pytest.raises(ValueError, match=f"^out '{run}' holds another run .*; {said}"):
     find_tiny(run, model_function=name, **SMALL)
-  with pytest.raises(ValueError, match=f"^what is at hand must be what '{run}' was made from, but .*; {said}the right"):
+  with pytest.raises(ValueError, match=f"^what is at hand must be what '{run}' was made from, but .*; {said}name the right"):
     verify.verify(run, model_function=name)
 
 

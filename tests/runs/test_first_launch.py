@@ -157,13 +157,13 @@ def test_two_workers_that_begin_at_once_agree_on_the_sizes_of_the_first(
   memory.limit("start")
   create, roomy = first_launch.create_or_resume, []
 
-  def create_second(job: setup.Job) -> results.Results:
+  def create_second(job: setup.Job, asked: FindConfig) -> results.Results:
     if not roomy:
       roomy.append(job.batch_size)
       # Meanwhile, another worker with less memory begins, and does its part.
       memory.images = 4
       run("out", shard=Shard(1, 2))
-    return create(job)
+    return create(job, asked)
 
   monkeypatch.setattr(first_launch, "create_or_resume", create_second)
   out = run("out", shard=Shard(0, 2))

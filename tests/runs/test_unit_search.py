@@ -43,7 +43,8 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: str) -> setup
 
 
 def start_search(job: setup.Job, out: pathlib.Path) -> tuple[UnitSearch, np.ndarray]:
-  store = setup.create_or_resume(dataclasses.replace(job, config=dataclasses.replace(job.config, out=str(out))))
+  config = dataclasses.replace(job.config, out=str(out))
+  store = setup.create_or_resume(dataclasses.replace(job, config=config), config)
   return UnitSearch(job), find.missing_units(store)
 
 

@@ -177,7 +177,7 @@ def test_it_goes_on_after_a_kill_with_the_methods_that_are_missing(
   assert resumed["methods"]["sis_batched"] == answer["methods"]["sis_batched"]
   for number in ("num_kept", "insertion_area", "deletion_area"):
     assert resumed["methods"]["random"]["per_image"][number] == answer["methods"]["random"]["per_image"][number]
-  with pytest.raises(ValueError, match=re.escape("holds a run of another kind (per_step: 3 there, 4 asked)")):
+  with pytest.raises(ValueError, match=re.escape("holds another run (per step 3 there, 4 here)")):
     compare(tmp_path, folder, per_step=4)
 
 

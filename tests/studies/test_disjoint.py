@@ -178,7 +178,7 @@ def test_after_a_kill_it_goes_on_on_other_devices_and_ends_the_same(
   collect(tmp_path, where)
   assert (tmp_path / program.LINES_FILE).read_bytes() == (out / program.LINES_FILE).read_bytes()
   assert (tmp_path / "disjoint.csv").read_bytes() == (out / "disjoint.csv").read_bytes()
-  with pytest.raises(ValueError, match=re.escape("holds a run of another kind (max_subsets: 2 there, 3 asked)")):
+  with pytest.raises(ValueError, match=re.escape("holds another run (max subsets 2 there, 3 here)")):
     collect(tmp_path, where, max_subsets=3)
 
 

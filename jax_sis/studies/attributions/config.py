@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from jax_sis.core.validation import require_positive
 from jax_sis.data.config import Folder, ImageSetConfig
-from jax_sis.runtime.command_line import Option, command_line
+from jax_sis.runtime.command_line import Option, command_line, name_folder
 
 Kind = Literal["search", "attribution", "chance"]
 
@@ -41,12 +41,14 @@ class AttributionsConfig(ImageSetConfig):
   """One run of `jax-sis attributions`; see ImageSetConfig for the images.
 
   Attributes:
+    out: results folder; the same folder again goes on with an unfinished run (default: jax-sis-attributions, and in its
+      name what is asked beyond the defaults).
     num_images: the first N images of which the classifier is confident enough.
     methods: see above; the first is what the others are compared with.
     per_step: pixels that a step of sis_batched masks.
   """
 
-  out: Folder = "jax-sis-attributions"
+  out: Folder = ""
   num_images: Annotated[int, Option(name="images")] = 16
   methods: Annotated[tuple[str, ...], Option(metavar="NAME [NAME ...]")] = DEFAULT_METHODS
   per_step: int = 16
@@ -60,8 +62,13 @@ class AttributionsConfig(ImageSetConfig):
       raise ValueError(f"--methods must be of {', '.join(METHODS)}, got {unknown[0] if unknown else 'none'}.")
     if len(set(self.methods)) < len(self.methods):
       raise ValueError(f"--methods must name each method once, got {' '.join(self.methods)}.")
+    name_folder(self, "jax-sis-attributions")
 
   @property
   def command(self) -> str:
     """The command line that does the same, on any devices."""
     return command_line("attributions", dataclasses.replace(self, num_devices=None))
+
+  def command_in(self, out: str) -> str:
+    """The command line that asks for the same in this folder."""
+    return command_line("attributions", dataclasses.replace(self, out=out), has_defaults=False)

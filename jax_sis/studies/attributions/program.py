@@ -65,7 +65,7 @@ def attributions(config: AttributionsConfig) -> dict[str, Any]:
   folder = results.open_folder(config.out)
   results.check_writable(folder)
   images = open_image_set(config)
-  spec = results.settle_spec(config.out, make_spec(images, config))
+  spec = results.settle_spec(config.out, make_spec(images, config), command_fn=config.command_in)
   methods, left_out = make_methods(images, config)
   print(
     f"Orders of pixels by {images.classifier.model_name} on images of {images.data_name}, {images.devices_name}.",

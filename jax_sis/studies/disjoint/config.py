@@ -5,7 +5,7 @@ from typing import Annotated
 
 from jax_sis.core.validation import require_positive
 from jax_sis.data.config import BatchSize, Folder, ImageSetConfig
-from jax_sis.runtime.command_line import Option, command_line
+from jax_sis.runtime.command_line import Option, command_line, name_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,6 +13,8 @@ class DisjointConfig(ImageSetConfig):
   """One run of `jax-sis disjoint`; see ImageSetConfig for the images.
 
   Attributes:
+    out: results folder; the same folder again goes on with an unfinished run (default: jax-sis-disjoint, and in its
+      name what is asked beyond the defaults).
     num_images: the first N images (default: all).
     per_step: pixels that a step of the gradient search masks.
     max_subsets: the number at which an image is done; images that reach it are counted apart.
@@ -20,7 +22,7 @@ class DisjointConfig(ImageSetConfig):
     batch_size: images per device at a time, half of which are searched at once, so that few wait for the last.
   """
 
-  out: Folder = "jax-sis-disjoint"
+  out: Folder = ""
   num_images: Annotated[int | None, Option(name="images")] = None
   per_step: int = 16
   max_subsets: int = 16
@@ -33,8 +35,13 @@ class DisjointConfig(ImageSetConfig):
       require_positive("--images", self.num_images)
     require_positive("--per-step", self.per_step)
     require_positive("--max-subsets", self.max_subsets)
+    name_folder(self, "jax-sis-disjoint")
 
   @property
   def command(self) -> str:
     """The command line that does the same, on any devices."""
     return command_line("disjoint", dataclasses.replace(self, num_devices=None))
+
+  def command_in(self, out: str) -> str:
+    """The command line that asks for the same in this folder."""
+    return command_line("disjoint", dataclasses.replace(self, out=out), has_defaults=False)

@@ -47,7 +47,7 @@ def disjoint(config: DisjointConfig) -> dict[str, Any]:
   results.check_writable(folder)
   images = open_image_set(config)
   num_images = min(len(images.source), config.num_images or len(images.source))
-  spec = results.settle_spec(config.out, make_spec(images, config))
+  spec = results.settle_spec(config.out, make_spec(images, config), command_fn=config.command_in)
   minimised = ", each minimised" if config.is_minimised else ""
   print(
     f"Disjoint subsets that each make {images.classifier.model_name} at least {config.threshold:g} confident: "
