@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from jax_sis.classifiers import Classifier
+from jax_sis.classifiers.model_function import LoadedModel
 from jax_sis.classifiers.on_images import ClassifierOnImages, open_on_images
 from jax_sis.core.messages import name_some
 from jax_sis.data import cifar_c, corruptions, sources
@@ -68,7 +70,7 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
   published = None
   names: tuple[str, ...] = ()
   if config.corruptions is not None:
-    check_corruptible(images, config.corruptions)
+    check_corruptible(classifier, config.corruptions)
     names = corruptions.MADE_CORRUPTIONS
     if config.corruptions != MADE:
       published = cifar_c.open_cifar_c(config.corruptions)
@@ -95,9 +97,8 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
   return evaluation
 
 
-def check_corruptible(images: ClassifierOnImages, asked: str) -> None:
+def check_corruptible(classifier: Classifier | LoadedModel, asked: str) -> None:
   """Raises ValueError unless the classifier takes the images that there are corruptions of, and knows their classes."""
-  classifier = images.classifier
   expected = (corruptions.SIDE, corruptions.SIDE, 3)
   if classifier.input_shape != expected:
     raise ValueError(
