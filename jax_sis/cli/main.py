@@ -75,6 +75,7 @@ def run(words: list[str]) -> int:
   if name is None:
     return answer_without_command(words)
   from jax_sis.cli import parsing
+  from jax_sis.core.messages import make_printable
   from jax_sis.runtime import interrupts
 
   command = load_command(name)
@@ -85,7 +86,9 @@ def run(words: list[str]) -> int:
     with interrupts.leave_on_signals(name, command.after_interrupt):
       return RUNNERS[name](settings) or 0
   except ValueError as error:
-    print(f"jax-sis {name}: {error}", file=sys.stderr)
+    # It may quote names that others gave.
+    lines = map(make_printable, f"jax-sis {name}: {error}".split("\n"))
+    print("\n".join(lines), file=sys.stderr)
     return 2
 
 

@@ -3,11 +3,12 @@
 TFDS is imported when a data set is opened: other images need neither it nor array_record.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jax_sis.core.messages import first_line, make_printable
@@ -80,16 +81,21 @@ def read_example(source: Any, index: int) -> Mapping[str, Any]:
   except Exception as error:
     # Damaged files raise errors of array_record, protobuf or the decoder of images.
     problem = make_printable(first_line(error)) or type(error).__name__
-    raise ValueError(f"record {index} cannot be read: {problem}") from error
+    raise ValueError(f"record {index} cannot be read: {problem}.") from error
 
 
-def read_all(source: Any) -> Sequence[Mapping[str, Any]]:
-  """All examples; ValueError, with its place, for a damaged record."""
-  try:
-    return source.__getitems__(range(len(source)))
-  except Exception:
-    # One by one, which is slower, it shows which record it is.
-    return [read_example(source, index) for index in range(len(source))]
+def read_all(source: Any, *, refuse_fn: Callable[[ValueError], None]) -> dict[int, Mapping[str, Any]]:
+  """All examples that can be read, by place; `refuse_fn` is called with the error of each damaged record."""
+  with contextlib.suppress(Exception):
+    return dict(enumerate(source.__getitems__(range(len(source)))))
+  # One by one, which is slower, it shows which record it is.
+  examples = {}
+  for index in range(len(source)):
+    try:
+      examples[index] = read_example(source, index)
+    except ValueError as error:
+      refuse_fn(error)
+  return examples
 
 
 def open_data_source(

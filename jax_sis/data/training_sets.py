@@ -23,6 +23,7 @@ if TYPE_CHECKING:
   import grain
 
 MOST_BYTES_IN_MEMORY = 2 * 2**30
+NONE_READABLE = "dataset must hold an image that can be read, but none of its images can be."
 
 
 class Batch(NamedTuple):
@@ -57,6 +58,14 @@ class TrainingSet(Protocol):
   def read(self, indices: Int[np.ndarray, "B"], rng: np.random.Generator | None) -> Batch:
     """The images at these places. If they need crops, a generator makes the crops random."""
     ...
+
+
+def refuse(error: ValueError) -> None:
+  raise ValueError(f"{error} To train without it, set on_error='skip'.") from error
+
+
+def print_skipped(error: ValueError) -> None:
+  print(f"skipped: {error}", flush=True)
 
 
 def ignore(line: str) -> None:
@@ -154,9 +163,9 @@ class Streamed:
         return example
       except ValueError as error:
         if self.on_error == "refuse":
-          raise ValueError(f"{error} To train without it, set on_error='skip'.") from error
+          refuse(error)
         self.report_fn(f"skipped: {error}")
-    raise ValueError("dataset must hold an image that can be read, but none of its images can be.")
+    raise ValueError(NONE_READABLE)
 
 
 def open_training_set(
@@ -195,7 +204,7 @@ def open_training_set(
     raise ValueError(f"image_size must be given for {dataset!r}, whose images have the shape {shape}.")
   if image_size is None and len(source) * np.prod(shape) <= MOST_BYTES_IN_MEMORY:
     description = {"data": dataset, "split": split, "version": str(source.dataset_info.version)}
-    return read_into_memory(source, class_names, normalisation, description)
+    return read_into_memory(source, class_names, normalisation, description, on_error=on_error)
   return Streamed(
     read_fn=lambda index: tfds_example(tfds.read_example(source, index), index),
     num_images=len(source),
@@ -208,10 +217,18 @@ def open_training_set(
 
 
 def read_into_memory(
-  source: Any, class_names: tuple[str, ...], normalisation: Normalisation, description: Mapping[str, str | int]
+  source: Any,
+  class_names: tuple[str, ...],
+  normalisation: Normalisation,
+  description: Mapping[str, str | int],
+  *,
+  on_error: Literal["refuse", "skip"],
 ) -> InMemory:
-  """Decodes a whole TFDS split of equally large images, in the order of their ids."""
-  examples = [tfds_example(example, index) for index, example in enumerate(tfds.read_all(source))]
+  """Decodes a whole TFDS split of equally large images, in the order of their ids; see `Streamed` for `on_error`."""
+  read = tfds.read_all(source, refuse_fn=refuse if on_error == "refuse" else print_skipped)
+  examples = [tfds_example(example, index) for index, example in read.items()]
+  if not examples:
+    raise ValueError(NONE_READABLE)
   examples.sort(key=lambda example: example.id)
   labels = np.array([example.label for example in examples], np.int32)
   check_labels(labels, [example.id for example in examples], len(class_names))

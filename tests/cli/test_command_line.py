@@ -36,6 +36,7 @@ IMAGES: dict[str, Any] = {
   "data_dir": "DATA",
   "ids": ("test_00003", "test_00001"),
   "resize": True,
+  "background": "#00ff00",
   "patch": 2,
   "threshold": 0.9,
   "batch_size": 3,

@@ -4,6 +4,7 @@ import io
 import pathlib
 import struct
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_pictures_are_upright_as_viewers_show_them(tmp_path: pathlib.Path, suffi
   exif = Image.Exif()
   exif[ORIENTATION] = orientation
   path = tmp_path / f"a.{suffix}"
-  quality = {"quality": 100} if suffix in ("jpg", "webp", "avif") else {}
+  quality: Any = {"quality": 100} if suffix in ("jpg", "webp", "avif") else {}
   make_picture().save(path, exif=exif, **quality)
   with Image.open(path) as file:
     expected = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
@@ -88,7 +89,7 @@ def save_transparent(path: pathlib.Path, mode: str) -> None:
 def test_transparent_pixels_show_the_background(tmp_path: pathlib.Path, mode: str, suffix: str):
   save_transparent(tmp_path / f"a.{suffix}", mode)
   pixels = read(tmp_path / f"a.{suffix}")
-  np.testing.assert_array_equal(pixels[:, :16], np.broadcast_to(np.uint8(BACKGROUND), (16, 16, 3)))
+  np.testing.assert_array_equal(pixels[:, :16], np.broadcast_to(np.array(BACKGROUND, np.uint8), (16, 16, 3)))
   assert not pixels[:, 16:].any()
 
 

@@ -143,8 +143,10 @@ def test_a_damaged_record_is_the_error_of_its_image_alone():
   assert source.ids() == [record["id"] for record in records]
   for index in (0, 9):
     np.testing.assert_array_equal(records[index]["image"], whole[index]["image"])
-  with pytest.raises(ValueError, match=r"^record 3 cannot be read: Corrupted"):
-    training_sets.open_training_set("cifar10", "test", data_dir="data", image_size=None, on_error="skip")
+  options: Any = {"data_dir": "data", "image_size": None}
+  with pytest.raises(ValueError, match=r"^record 3 cannot be read: Corrupted.* set on_error='skip'\.$"):
+    training_sets.open_training_set("cifar10", "test", **options, on_error="refuse")
+  assert len(training_sets.open_training_set("cifar10", "test", **options, on_error="skip")) == 9
 
 
 def test_an_image_that_cannot_be_decoded_keeps_its_id_and_label(monkeypatch: pytest.MonkeyPatch):

@@ -34,3 +34,19 @@ def test_the_table_is_read_again(tmp_path: pathlib.Path):
   rows = [{"id": 'a "b", c', "size": 3, "is_right": True}, {"id": "d", "size": None, "is_right": False}]
   assert encode_csv(rows) == b'id,size,is_right\r\n"a ""b"", c",3,True\r\nd,,False\r\n'
   assert encode_csv([]) == b""
+
+
+@pytest.mark.parametrize(
+  ("text", "cell"),
+  [
+    ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+    ("+1", "'+1"),
+    ("-1+2.png", "'-1+2.png"),
+    ("@SUM", "'@SUM"),
+    ("-", "-"),
+    ("a=1", "a=1"),
+    (-0.5, "-0.5"),
+  ],
+)
+def test_a_formula_is_a_text(text: object, cell: str):
+  assert encode_csv([{"id": text}]) == f"id\r\n{cell}\r\n".encode()

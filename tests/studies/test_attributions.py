@@ -156,7 +156,7 @@ def test_the_files_hold_what_is_returned(run: tuple[pathlib.Path, dict[str, Any]
     assert picture.width > 1000
   provenance = answer["provenance"]
   assert provenance["command"] == (
-    f"jax-sis attributions --out {out} --checkpoint {folder} --data sample --split test --patch 8 --threshold 0.9 "
+    f"jax-sis attributions --out {out} --checkpoint {folder} --data sample --patch 8 --threshold 0.9 "
     "--batch 2 --seed 5 --images 5 --methods sis_batched random --per-step 3"
   )
   assert provenance["versions"]["jax"] == jax.__version__

@@ -151,7 +151,7 @@ def test_the_files_hold_what_is_returned(run: tuple[pathlib.Path, dict[str, Any]
     assert picture.format == "PNG"
     assert picture.width > 1000
   assert answer["provenance"]["command"] == (
-    f"jax-sis disjoint --out {out} --checkpoint {where['checkpoint']} --data {where['data']} --split test --patch 8 "
+    f"jax-sis disjoint --out {out} --checkpoint {where['checkpoint']} --data {where['data']} --patch 8 "
     "--threshold 0.9 --batch 3 --seed 0 --per-step 2 --max-subsets 2"
   )
 

@@ -216,7 +216,10 @@ def test_a_folder_with_a_run_of_another_recipe_is_refused(tmp_path: pathlib.Path
     ),
     ({"batch_size": 64}, "batch_size must be at most the 48 images to train on, got 64."),
     ({"num_validation": 48}, "num_validation must be below the 48 images of the split, got 48."),
-    ({"dataset": "no/folder"}, "dataset must be an existing folder or the name of a TFDS data set, got 'no/folder'."),
+    (
+      {"dataset": "./no/folder"},
+      "--data-dir and --split are for TFDS data sets, but dataset names files, './no/folder'",
+    ),
   ],
 )
 def test_data_that_do_not_fit_are_refused(
