@@ -23,12 +23,14 @@ from jax_sis.core import masking
 from jax_sis.core.attribution_methods import AttributionMethod, GradCam
 from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
 from jax_sis.core.curves import confidence_along
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.trials import sort_keys
 from jax_sis.core.types import PredictFn, ScoreName
 
 
+@on_any_mesh
 def attribute(
   predict_fn: PredictFn,
   params: Any,
@@ -81,6 +83,7 @@ def attribute(
   return run_attribute(problem, check_image_ids(image_ids, num_images=problem.num_images), method=method)
 
 
+@on_any_mesh
 def order_by_scores(
   predict_fn: PredictFn,
   params: Any,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.scores import log_odds
@@ -17,6 +18,7 @@ from jax_sis.core.trials import sort_keys
 from jax_sis.core.types import PredictFn, ScoreName
 
 
+@on_any_mesh
 def backselect(
   predict_fn: PredictFn,
   params: Any,
@@ -90,9 +92,9 @@ def run_backward(problem: Problem, *, phases: tuple[Phase, ...]) -> FeatureOrder
   sizes = tuple(size for phase in reversed(phases) for size in phase.sizes)
   # The last evaluation, at the smallest size, removes nothing.
   next_sizes = iter((*sizes[-2::-1], sizes[0]))
-  rank = jnp.full(problem.available.shape, NOT_RANKED, jnp.int32)
-  remembered = jnp.full(problem.available.shape, jnp.nan, jnp.result_type(float))
-  carry = problem.available, rank, jnp.ones(problem.num_images, bool), remembered
+  rank = jnp.full_like(problem.available, NOT_RANKED, jnp.int32)
+  remembered = jnp.full_like(problem.available, jnp.nan, jnp.result_type(float))
+  carry = problem.available, rank, jnp.full_like(problem.targets, True, bool), remembered
   confidences = []
   for phase in phases:
     following = jnp.asarray(list(itertools.islice(next_sizes, len(phase.sizes))), jnp.int32)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jax_sis.core import validation
 from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
 from jax_sis.core.local_search import passing
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.scores import log_odds
 from jax_sis.core.subsets import Status, Subsets
@@ -114,6 +115,7 @@ def describe_alone(*, status: Status, keeps_class: bool, is_reproduced: bool, is
   return SUFFICIENT if is_sufficient else f"not sufficient, class {'kept' if keeps_class else 'lost'}"
 
 
+@on_any_mesh
 def certify(
   predict_fn: PredictFn,
   params: Any,
@@ -310,7 +312,7 @@ def best_pair(
     scores = score_flips(problem, is_partner, features, chunk_size=chunk_size, num_needed=num_needed)
     return jnp.maximum(best, jnp.where(is_partner, -jnp.inf, scores).max(1)), None
 
-  best = jnp.full(num_images, -jnp.inf, alone.dtype)
+  best = jnp.full_like(alone, -jnp.inf, shape=num_images)
   if count:
     best, _ = jax.lax.scan(try_partner, best, partners.T)
   num_partners = partners.shape[1]

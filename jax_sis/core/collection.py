@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Int8, Shaped
 from jax_sis.core import validation
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.forward import run_forward
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.minimise import DEFAULT_SETTINGS, run_minimise
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.searches import BackwardSearch, Forward, Gradient
@@ -24,6 +25,7 @@ from jax_sis.core.validation import check_positive_integer
 IN_NO_SUBSET = -1
 
 
+@on_any_mesh
 def sis_collection(
   predict_fn: PredictFn,
   params: Any,
@@ -139,13 +141,13 @@ def run_collection(
     advanced = jax.vmap(add_round)(batch_state, subsets.kept, subsets.status, subsets.confidence)
     return jax.tree.map(lambda array, values: array.at[batch].set(values), state, advanced)
 
-  num_images = problem.num_images
+  available, num_images = problem.available, problem.num_images
   state = CollectionState(
-    round_of=jnp.full(problem.available.shape, IN_NO_SUBSET, jnp.int32),
-    num_rounds=jnp.zeros(num_images, jnp.int32),
-    is_done=jnp.zeros(num_images, bool),
-    status=jnp.zeros((num_images, max_subsets), jnp.int8),
-    confidence=jnp.full((num_images, max_subsets), jnp.nan, jnp.result_type(float)),
+    round_of=jnp.full_like(available, IN_NO_SUBSET, jnp.int32),
+    num_rounds=jnp.full_like(available, 0, jnp.int32, num_images),
+    is_done=jnp.full_like(available, False, shape=num_images),
+    status=jnp.full_like(available, 0, jnp.int8, (num_images, max_subsets)),
+    confidence=jnp.full_like(available, jnp.nan, jnp.result_type(float), (num_images, max_subsets)),
   )
   return jax.lax.while_loop(goes_on, advance_batch, state)
 

@@ -10,12 +10,14 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jax_sis.core.chunks import settle_chunk_size
 from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, run_local_search, start
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.searches import Forward
 from jax_sis.core.types import PredictFn, ScoreName
 
 
+@on_any_mesh
 def forward_select(
   predict_fn: PredictFn,
   params: Any,
@@ -78,8 +80,8 @@ def grow(problem: Problem, search: Forward, *, is_pruned: bool = False, exchange
   available = problem.available
   return run_local_search(
     problem,
-    state=start(jnp.zeros_like(available), jnp.full(problem.num_images, Mode.GROW), search.max_features),
-    threshold=jnp.full(problem.num_images, search.threshold, jnp.result_type(float)),
+    state=start(jnp.zeros_like(available), jnp.full_like(problem.targets, Mode.GROW), search.max_features),
+    threshold=jnp.full_like(problem.targets, search.threshold, jnp.result_type(float)),
     settings=LocalSettings(
       candidates=search.candidates,
       chunk_size=settle_chunk_size(search.chunk_size, problem.inputs),

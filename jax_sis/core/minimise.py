@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jax_sis.core import validation
 from jax_sis.core.chunks import check_chunk_size
 from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, passing, run_local_search, start
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.scores import to_probability
@@ -24,6 +25,7 @@ from jax_sis.core.validation import check_positive_integer
 DEFAULT_SETTINGS = LocalSettings(candidates=64, is_pruned=True, exchanges=((2, 4), (4, 8)))
 
 
+@on_any_mesh
 def minimise(
   predict_fn: PredictFn,
   params: Any,

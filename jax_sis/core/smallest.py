@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from jax_sis.core import validation
 from jax_sis.core.forward import grow, read_growth
 from jax_sis.core.local_search import Exchanges
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.minimise import DEFAULT_SETTINGS, check_exchanges, read_smallest
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.scores import log_odds
@@ -37,6 +38,7 @@ QUICK = Effort(Forward(candidates=DEFAULT_SETTINGS.candidates), DEFAULT_SETTINGS
 THOROUGH = Effort(Forward(candidates=256), ((2, 8), (4, 16), (6, 16)))
 
 
+@on_any_mesh
 def smallest_subsets(
   predict_fn: PredictFn,
   params: Any,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int8, Integer
 
 from jax_sis.core import validation
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 
 
@@ -66,6 +67,7 @@ class Subsets:
     return self.mask.reshape(self.mask.shape[0], -1)
 
 
+@on_any_mesh
 def sufficient_subsets(order: FeatureOrder, threshold: float | Float[Array, ""]) -> Subsets:
   """The smallest subset of each order on which the classifier alone is confident (FindSIS, Carter et al. 2019).
 
@@ -133,6 +135,7 @@ def explain_unsearched(subsets: Subsets, confidence: Float[Array, "B"], threshol
   return dataclasses.replace(subsets, status=status)
 
 
+@on_any_mesh
 def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
   """The most needed `fraction` of the features, their number rounded up: 0.05 of 1,024 are 52.
 
