@@ -150,6 +150,7 @@ def certify(
     ValueError: the inputs do not fit the subsets, or a stored confidence cannot be reproduced: the classifier, its
       parameters or the inputs are not those of the search. Under `jit`, read `is_reproduced` instead.
   """
+  validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
   problem = check_answered(predict_fn, params, inputs, subsets)
   check_chunk_size("chunk_size", chunk_size)
   chunk_size = settle_chunk_size(chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU)

@@ -35,7 +35,7 @@ def minimise(
   order: FeatureOrder | None = None,
   exchanges: Sequence[tuple[int, int]] = DEFAULT_SETTINGS.exchanges,
   candidates: int = DEFAULT_SETTINGS.candidates,
-  available: Bool[Array, "B ..."] | Bool[np.ndarray, "B ..."] | None = None,
+  available: Bool[Array, "..."] | Bool[np.ndarray, "..."] | None = None,
   chunk_size: int | None = None,
 ) -> Subsets:
   """Makes each sufficient subset smaller, until the local search below finds nothing more to drop.
@@ -73,6 +73,7 @@ def minimise(
   Raises:
     ValueError: the arguments do not fit together, or the subsets have no threshold.
   """
+  validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
   problem = check_answered(predict_fn, params, inputs, subsets, available=available)
   check_positive_integer("candidates", candidates)
   check_chunk_size("chunk_size", chunk_size)

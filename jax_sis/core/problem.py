@@ -129,7 +129,7 @@ def check_problem(
   targets = validation.check_targets(targets, num_images=inputs.shape[0], num_classes=num_classes)
   available = validation.check_available(available, num_images=inputs.shape[0], grid=grid)
   baseline = masking.check_baseline(baseline, inputs)
-  validation.check_examples_independent(predict_fn, params, inputs, baseline)
+  validation.check_values(predict_fn, params, inputs, baseline)
   if targets is None:
     targets = predict_logits(predict_fn, params, inputs).argmax(-1).astype(jnp.int32)
   problem = Problem(

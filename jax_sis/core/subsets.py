@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -68,14 +69,17 @@ class Subsets:
 
 
 @on_any_mesh
-def sufficient_subsets(order: FeatureOrder, threshold: float | Float[Array, ""]) -> Subsets:
+def sufficient_subsets(
+  order: FeatureOrder,
+  threshold: float | Float[Array, ""] | Float[Array, "B"] | Float[np.ndarray, "B"] | Sequence[float],
+) -> Subsets:
   """The smallest subset of each order on which the classifier alone is confident (FindSIS, Carter et al. 2019).
 
   Smallest among the sizes that the search evaluated: with k features a step, at most k - 1 too large.
 
   Args:
     order: what a search returned.
-    threshold: the softmax probability that the target must reach, strictly between 0 and 1.
+    threshold: the softmax probability that the target must reach, strictly between 0 and 1, in each image or in all.
 
   Returns:
     A subset for each image, or an empty one with its reason in `status`.
@@ -83,15 +87,25 @@ def sufficient_subsets(order: FeatureOrder, threshold: float | Float[Array, ""])
   Raises:
     ValueError: the threshold is out of range.
   """
-  validation.check_threshold(threshold)
-  first, status = find_sufficient(order.confidence, threshold, is_complete=order.is_complete)
+  check_order(order)
+  checked: Any = validation.check_thresholds(threshold, order.target.shape[0])
+  at_each_size = checked[:, None].astype(order.confidence.dtype) if np.ndim(checked) else checked
+  first, status = find_sufficient(order.confidence, at_each_size, is_complete=order.is_complete)
   sizes = jnp.asarray(order.sizes, jnp.int32)
   confidence = jnp.take_along_axis(order.confidence, first[:, None], axis=1)[:, 0]
-  return make_subsets(order, sizes[first], confidence, status, threshold)
+  return make_subsets(order, sizes[first], confidence, status, checked)
+
+
+def check_order(order: Any) -> None:
+  """Raises ValueError unless it is what a search returns."""
+  validation.check_kind("order", order, FeatureOrder, "a FeatureOrder, as backselect gives")
 
 
 def find_sufficient(
-  confidence: Float[Array | np.ndarray, "B T"], threshold: float | Float[Array, ""], *, is_complete: bool
+  confidence: Float[Array | np.ndarray, "B T"],
+  threshold: float | Float[Array, ""] | Float[Array, "B 1"],
+  *,
+  is_complete: bool,
 ) -> tuple[Any, Any]:
   """Which of the evaluated sizes is the smallest sufficient one, if any is.
 
@@ -146,6 +160,7 @@ def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
   Raises:
     ValueError: the fraction is out of range.
   """
+  check_order(order)
   check_fraction(fraction)
   count = count_of_fraction(fraction, order.num_features)
   status = find_ranked(order.rank, count)
@@ -173,7 +188,7 @@ def make_subsets(
   num_kept: Int[Array, "B"],
   confidence: Float[Array, "B"],
   status: Int[Array, "B"],
-  threshold: float | Float[Array, ""],
+  threshold: float | Float[Array, ""] | Float[Array, "B"],
 ) -> Subsets:
   """Keeps the `num_kept` most needed features of each image whose status is OK, and none of the others."""
   status = jnp.where(order.finite, status, Status.NON_FINITE).astype(jnp.int8)
