@@ -1,6 +1,7 @@
 """What users bring in the place of a classifier, a search or an argument: taken where it is clear, else refused."""
 
 import re
+import types
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ from flax import linen, nnx
 
 import jax_sis
 from jax_sis import Exact, Forward, Gradient
+from jax_sis.classifiers.on_images import ClassifierOnImages
 
 # Beartype is off, so that our own messages show.
 pytestmark = pytest.mark.usefixtures("without_type_checks")
@@ -85,6 +87,20 @@ def test_probabilities_are_refused(predict_fn: Any, num_images: int):
 def test_every_search_refuses_probabilities(search_fn: Any):
   with refuses(PROBABILITIES):
     search_fn(predict_softmax, PARAMS, IMAGES)
+
+
+def test_every_command_refuses_probabilities():
+  opened: Any = types.SimpleNamespace(
+    classifier=types.SimpleNamespace(input_shape=(4, 3, 2)),
+    predict_fn=toys.predict_tanh,
+    params=PARAMS,
+    class_names=("cat", "dog", "ship"),
+    precision="highest",
+  )
+  ClassifierOnImages.check_classifier(opened)
+  opened.predict_fn = predict_softmax
+  with refuses(PROBABILITIES):
+    ClassifierOnImages.check_classifier(opened)
 
 
 def test_logs_of_probabilities_are_logits():
