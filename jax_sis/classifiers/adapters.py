@@ -64,7 +64,8 @@ def from_linen(module: linen.Module, variables: Params, **options: Any) -> tuple
   >>> predict_fn(params, jnp.ones((2, 4))).shape
   (2, 3)
   """
-  return use_fast_convolutions(LinenPredictor(module, tuple(sorted(options.items())))), variables
+  hashable = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+  return use_fast_convolutions(LinenPredictor(module, tuple(sorted(hashable.items())))), variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +141,10 @@ class FastPredictor:
 
   def __call__(self, params: Params, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
     """The same as `predict_fn`, up to rounding."""
-    closed = jax.make_jaxpr(self.predict_fn)(params, inputs)
-    (logits,) = evaluate(closed.jaxpr, closed.consts, jax.tree.leaves((params, inputs)))
-    return logits
+    closed, shapes = jax.make_jaxpr(self.predict_fn, return_shape=True)(params, inputs)
+    outputs = evaluate(closed.jaxpr, closed.consts, jax.tree.leaves((params, inputs)))
+    # Whatever it returns: a search says what is wrong with anything but logits.
+    return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
 
 def use_fast_convolutions(predict_fn: PredictFn) -> PredictFn:

@@ -147,7 +147,7 @@ class ClassifierOnImages:
     """Tries the classifier on noise, beside which masked inputs show the baseline.
 
     Raises:
-      ValueError: it does not give a logit for each class, or mixes up the images of a batch.
+      ValueError: it does not give a logit for each class, but probabilities, or mixes up the images of a batch.
     """
     shape = (NUM_TRIED, *self.classifier.input_shape)
     noise = jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32))
@@ -157,9 +157,7 @@ class ClassifierOnImages:
         f"the classifier must give a logit for each of its {len(self.class_names)} classes, got {num_logits}."
       )
     with jax.default_matmul_precision(self.precision):
-      validation.check_examples_independent(
-        self.predict_fn, self.params, noise, masking.check_baseline(baseline, noise)
-      )
+      validation.check_values(self.predict_fn, self.params, noise, masking.check_baseline(baseline, noise))
 
   def make_program(self, function: Callable[..., Any]) -> DeviceProgram:
     """A function of `(params, *arrays [B, ...])` as a program on all devices, see DeviceProgram.

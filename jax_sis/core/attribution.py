@@ -23,17 +23,19 @@ from jax_sis.core import masking
 from jax_sis.core.attribution_methods import AttributionMethod, GradCam
 from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
 from jax_sis.core.curves import confidence_along
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.trials import sort_keys
-from jax_sis.core.types import PredictFn, ScoreName
+from jax_sis.core.types import PredictFn, ScoreName, Targets
 
 
+@on_any_mesh
 def attribute(
   predict_fn: PredictFn,
   params: Any,
   inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
-  targets: Int[Array, "B"] | Int[np.ndarray, "B"] | None = None,
+  targets: Targets = None,
   *,
   method: AttributionMethod,
   baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
@@ -53,7 +55,8 @@ def attribute(
   Array([[3., 1., 2.]], dtype=float32)
 
   Args:
-    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are.
+    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are. Programs are
+      compiled for the object: a lambda or `functools.partial` made anew for each call is compiled anew.
     params: the model's arrays.
     inputs: normalised inputs, floating point, with a leading batch axis.
     targets: the class in question; by default the class predicted on the whole input.
@@ -81,12 +84,13 @@ def attribute(
   return run_attribute(problem, check_image_ids(image_ids, num_images=problem.num_images), method=method)
 
 
+@on_any_mesh
 def order_by_scores(
   predict_fn: PredictFn,
   params: Any,
   inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
-  scores: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
-  targets: Int[Array, "B"] | Int[np.ndarray, "B"] | None = None,
+  scores: Float[Array, "..."] | Float[np.ndarray, "..."],
+  targets: Targets = None,
   *,
   sizes: Sequence[int] | None = None,
   baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
@@ -108,8 +112,8 @@ def order_by_scores(
     predict_fn: as for `attribute`.
     params: the model's arrays.
     inputs: the inputs that the scores are of.
-    scores: a number a feature, `[B, F]` or `[B, *grid]`; the largest is needed most. Equal ones go by their index, the
-      lowest first.
+    scores: a number a feature, `[B, F]` or `[B, *grid]`, such as `[B, H, W]`, or without B for all images alike; the
+      largest is needed most. Equal ones go by their index, the lowest first.
     targets: as for `attribute`.
     sizes: the subset sizes to evaluate, ascending from 0 to the number of features; by default all of them.
     baseline: as for `attribute`.
@@ -182,19 +186,16 @@ def check_scores(scores: Any, *, num_images: int, grid: tuple[int, ...]) -> Floa
   """The scores as `[B, F]`.
 
   Raises:
-    ValueError: not floating point, or neither `[B, F]` nor `[B, *grid]`.
+    ValueError: not floating point, or of another shape.
   """
   scores = jnp.asarray(scores)
-  num_features = masking.num_features(grid)
-  if not jnp.issubdtype(scores.dtype, jnp.floating) or scores.shape not in (
-    (num_images, num_features),
-    (num_images, *grid),
-  ):
+  flat = masking.flatten_features(scores, num_images=num_images, grid=grid)
+  if flat is None or not jnp.issubdtype(scores.dtype, jnp.floating):
     raise ValueError(
-      f"scores must be floating point of shape {[num_images, num_features]} or {[num_images, *grid]}, "
+      f"scores must be floating point of {masking.describe_features(num_images=num_images, grid=grid)}, "
       f"got {scores.dtype}{list(scores.shape)}."
     )
-  return scores.reshape(num_images, num_features)
+  return flat
 
 
 def check_sizes(sizes: Sequence[int] | None, num_features: int) -> tuple[int, ...]:

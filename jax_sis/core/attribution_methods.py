@@ -31,7 +31,7 @@ HeadFn = Callable[[Params, Array], Float[Array, "B K"]]
 
 def filled_mask(problem: Problem, value: Float[Array, ""] | float) -> Float[Array, "B F"]:
   """A mask of the same value everywhere."""
-  return jnp.full((problem.num_images, problem.num_features), value, jnp.result_type(float))
+  return jnp.full_like(problem.available, value, jnp.result_type(float))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,24 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.scores import log_odds
-from jax_sis.core.searches import BackwardSearch, Evaluation, Gradient, Phase
+from jax_sis.core.searches import BACKWARD_NAMES, BackwardSearch, Evaluation, Gradient, Phase
 from jax_sis.core.trials import sort_keys
-from jax_sis.core.types import PredictFn, ScoreName
+from jax_sis.core.types import PredictFn, ScoreName, Targets
+from jax_sis.core.validation import check_kind
 
 
+@on_any_mesh
 def backselect(
   predict_fn: PredictFn,
   params: Any,
   inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
-  targets: Int[Array, "B"] | Int[np.ndarray, "B"] | None = None,
+  targets: Targets = None,
   *,
   search: BackwardSearch = Gradient(),
   baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
   grid: tuple[int, ...] | None = None,
-  available: Bool[Array, "B ..."] | Bool[np.ndarray, "B ..."] | None = None,
+  available: Bool[Array, "..."] | Bool[np.ndarray, "..."] | None = None,
   score: ScoreName = "log_odds",
 ) -> FeatureOrder:
   """Orders the features of each input by how much the classifier needs them.
@@ -46,16 +49,18 @@ def backselect(
   Array([[0, 2, 1]], dtype=int32)
 
   Args:
-    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are.
+    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are. Programs are
+      compiled for the object: a lambda or `functools.partial` made anew for each call is compiled anew.
     params: the model's arrays.
     inputs: normalised inputs, floating point, with a leading batch axis.
-    targets: the class whose score is kept up; by default the class predicted on the whole input.
+    targets: the class whose score is kept up, of each input or of all; by default that predicted on the whole input.
     search: `Gradient(per_step=k)`, `Screened()` or `Exact()`.
     baseline: what a masked feature shows: a number or an array that broadcasts against the inputs. 0.0 is the data's
       mean colour where inputs are normalised by it.
-    grid: the mask's shape, see `masking.py`; by default a feature a position, all channels together.
-    available: features that may be kept at all, `[B, F]` or `[B, *grid]`; the others are masked from the start and
-      never ranked.
+    grid: the mask's shape, see `masking.py`; by default a feature a position, all channels together, as where its last
+      entry is left out.
+    available: features that may be kept at all, `[B, F]` or `[B, *grid]`, such as `[B, H, W]`, or without B for all
+      inputs alike; the others are masked from the start and never ranked.
     score: "log_odds" (target logit minus logsumexp of the others) or "probability" (softmax; the authors' choice,
       which rounds to exactly 1 for confident inputs and leaves the order to ties). Ties go to the lowest index.
 
@@ -65,6 +70,7 @@ def backselect(
   Raises:
     ValueError: an argument has the wrong type, shape or value, or `predict_fn` is not a classifier of that kind.
   """
+  check_kind("search", search, BackwardSearch, f"{BACKWARD_NAMES}; forward_select takes Forward(...)")
   problem = check_problem(
     predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score
   )
@@ -90,9 +96,9 @@ def run_backward(problem: Problem, *, phases: tuple[Phase, ...]) -> FeatureOrder
   sizes = tuple(size for phase in reversed(phases) for size in phase.sizes)
   # The last evaluation, at the smallest size, removes nothing.
   next_sizes = iter((*sizes[-2::-1], sizes[0]))
-  rank = jnp.full(problem.available.shape, NOT_RANKED, jnp.int32)
-  remembered = jnp.full(problem.available.shape, jnp.nan, jnp.result_type(float))
-  carry = problem.available, rank, jnp.ones(problem.num_images, bool), remembered
+  rank = jnp.full_like(problem.available, NOT_RANKED, jnp.int32)
+  remembered = jnp.full_like(problem.available, jnp.nan, jnp.result_type(float))
+  carry = problem.available, rank, jnp.full_like(problem.targets, True, bool), remembered
   confidences = []
   for phase in phases:
     following = jnp.asarray(list(itertools.islice(next_sizes, len(phase.sizes))), jnp.int32)

@@ -15,6 +15,7 @@ from jax_sis.core import validation
 from jax_sis.core.batch import PerImage
 from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
 from jax_sis.core.local_search import passing
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.scores import log_odds
 from jax_sis.core.subsets import Status, Subsets
@@ -129,6 +130,7 @@ def describe_alone(*, status: Status, keeps_class: bool, is_reproduced: bool, is
   return SUFFICIENT if is_sufficient else f"not sufficient, class {'kept' if keeps_class else 'lost'}"
 
 
+@on_any_mesh
 def certify(
   predict_fn: PredictFn,
   params: Any,
@@ -163,6 +165,7 @@ def certify(
     ValueError: the inputs do not fit the subsets, or a stored confidence cannot be reproduced: the classifier, its
       parameters or the inputs are not those of the search. Under `jit`, read `is_reproduced` instead.
   """
+  validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
   problem = check_answered(predict_fn, params, inputs, subsets)
   check_chunk_size("chunk_size", chunk_size)
   chunk_size = settle_chunk_size(chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU)
@@ -325,7 +328,7 @@ def best_pair(
     scores = score_flips(problem, is_partner, features, chunk_size=chunk_size, num_needed=num_needed)
     return jnp.maximum(best, jnp.where(is_partner, -jnp.inf, scores).max(1)), None
 
-  best = jnp.full(num_images, -jnp.inf, alone.dtype)
+  best = jnp.full_like(alone, -jnp.inf, shape=num_images)
   if count:
     best, _ = jax.lax.scan(try_partner, best, partners.T)
   num_partners = partners.shape[1]

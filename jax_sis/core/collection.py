@@ -12,23 +12,25 @@ from jaxtyping import Array, Bool, Float, Int, Int8, Shaped
 from jax_sis.core import validation
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.forward import run_forward
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.minimise import DEFAULT_SETTINGS, run_minimise
 from jax_sis.core.problem import Problem, check_problem
-from jax_sis.core.searches import BackwardSearch, Forward, Gradient
+from jax_sis.core.searches import BACKWARD_NAMES, BackwardSearch, Forward, Gradient
 from jax_sis.core.smallest import confidence_of_available, search_smallest
 from jax_sis.core.subsets import Status, Subsets, explain_unsearched, sufficient_subsets
-from jax_sis.core.types import PredictFn, ScoreName
-from jax_sis.core.validation import check_positive_integer
+from jax_sis.core.types import PredictFn, ScoreName, Targets
+from jax_sis.core.validation import check_kind, check_positive_integer
 
 # The round of a feature that is in none of an image's subsets.
 IN_NO_SUBSET = -1
 
 
+@on_any_mesh
 def sis_collection(
   predict_fn: PredictFn,
   params: Any,
   inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
-  targets: Int[Array, "B"] | Int[np.ndarray, "B"] | None = None,
+  targets: Targets = None,
   *,
   threshold: float = 0.99,
   search: BackwardSearch | Forward = Gradient(),
@@ -37,7 +39,7 @@ def sis_collection(
   batch_size: int = 8,
   baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
   grid: tuple[int, ...] | None = None,
-  available: Bool[Array, "B ..."] | Bool[np.ndarray, "B ..."] | None = None,
+  available: Bool[Array, "..."] | Bool[np.ndarray, "..."] | None = None,
   score: ScoreName = "log_odds",
 ) -> tuple[Subsets, ...]:
   """Disjoint sufficient subsets of each image, one after the other (SIS-collection, Carter et al. 2019, section 3).
@@ -57,7 +59,8 @@ def sis_collection(
   [[[True, False, False, False]], [[False, True, True, False]], [[False, False, False, False]]]
 
   Args:
-    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are.
+    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are. Programs are
+      compiled for the object: a lambda or `functools.partial` made anew for each call is compiled anew.
     params: the model's arrays.
     inputs: normalised inputs, floating point, with a leading batch axis.
     targets: the class in question; by default the class predicted on the whole input.
@@ -80,6 +83,7 @@ def sis_collection(
     ValueError: as for `backselect`, or a setting is out of range.
   """
   threshold = validation.check_static_threshold(threshold, "sis_collection")
+  check_kind("search", search, BackwardSearch | Forward, f"Forward(...), {BACKWARD_NAMES}")
   check_positive_integer("max_subsets", max_subsets)
   check_positive_integer("batch_size", batch_size)
   problem = check_problem(
@@ -139,13 +143,13 @@ def run_collection(
     advanced = jax.vmap(add_round)(batch_state, subsets.kept, subsets.status, subsets.confidence)
     return jax.tree.map(lambda array, values: array.at[batch].set(values), state, advanced)
 
-  num_images = problem.num_images
+  available, num_images = problem.available, problem.num_images
   state = CollectionState(
-    round_of=jnp.full(problem.available.shape, IN_NO_SUBSET, jnp.int32),
-    num_rounds=jnp.zeros(num_images, jnp.int32),
-    is_done=jnp.zeros(num_images, bool),
-    status=jnp.zeros((num_images, max_subsets), jnp.int8),
-    confidence=jnp.full((num_images, max_subsets), jnp.nan, jnp.result_type(float)),
+    round_of=jnp.full_like(available, IN_NO_SUBSET, jnp.int32),
+    num_rounds=jnp.full_like(available, 0, jnp.int32, num_images),
+    is_done=jnp.full_like(available, False, shape=num_images),
+    status=jnp.full_like(available, 0, jnp.int8, (num_images, max_subsets)),
+    confidence=jnp.full_like(available, jnp.nan, jnp.result_type(float), (num_images, max_subsets)),
   )
   return jax.lax.while_loop(goes_on, advance_batch, state)
 

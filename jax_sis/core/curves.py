@@ -12,11 +12,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_answered
+from jax_sis.core.subsets import check_order
 from jax_sis.core.types import PredictFn
 
 
+@on_any_mesh
 def insertion_area(order: FeatureOrder) -> Float[Array, "B"]:
   """The mean confidence while features are shown one after the other, the most needed one first.
 
@@ -45,6 +48,7 @@ def insertion_area(order: FeatureOrder) -> Float[Array, "B"]:
   return area_under(order, order.confidence)
 
 
+@on_any_mesh
 def deletion_confidence(
   predict_fn: PredictFn,
   params: Any,
@@ -78,6 +82,7 @@ def deletion_confidence(
   return run_deletion(problem, order, chunk_size=chunk_size)
 
 
+@on_any_mesh
 def deletion_area(order: FeatureOrder, confidence: Float[Array, "B T"]) -> Float[Array, "B"]:
   """The mean confidence while features are masked one after the other, the most needed one first.
 
@@ -171,6 +176,7 @@ def area_under(order: FeatureOrder, confidence: Float[Array, "B T"]) -> Float[Ar
 
 def check_complete(order: FeatureOrder) -> None:
   """Raises ValueError unless the order reaches from the baseline to the full input."""
+  check_order(order)
   if not order.is_complete:
     raise ValueError(
       f"order must reach the full input of {order.num_features} features, got one that stops at {order.sizes[-1]}; "

@@ -6,26 +6,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from jax_sis.core.chunks import settle_chunk_size
 from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, run_local_search, start
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
-from jax_sis.core.searches import Forward
-from jax_sis.core.types import PredictFn, ScoreName
+from jax_sis.core.searches import BACKWARD_NAMES, Forward
+from jax_sis.core.types import PredictFn, ScoreName, Targets
+from jax_sis.core.validation import check_kind
 
 
+@on_any_mesh
 def forward_select(
   predict_fn: PredictFn,
   params: Any,
   inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
-  targets: Int[Array, "B"] | Int[np.ndarray, "B"] | None = None,
+  targets: Targets = None,
   *,
   search: Forward = Forward(),
   baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
   grid: tuple[int, ...] | None = None,
-  available: Bool[Array, "B ..."] | Bool[np.ndarray, "B ..."] | None = None,
+  available: Bool[Array, "..."] | Bool[np.ndarray, "..."] | None = None,
   score: ScoreName = "log_odds",
 ) -> FeatureOrder:
   """Orders the few features of each input that make the classifier confident, in the order of their adding.
@@ -44,7 +47,8 @@ def forward_select(
   Array([[         0, 2147483647,          1]], dtype=int32)
 
   Args:
-    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are.
+    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are. Programs are
+      compiled for the object: a lambda or `functools.partial` made anew for each call is compiled anew.
     params: the model's arrays.
     inputs: normalised inputs, floating point, with a leading batch axis.
     targets: the class whose score is raised; by default the class predicted on the whole input.
@@ -61,6 +65,7 @@ def forward_select(
   Raises:
     ValueError: as for `backselect`.
   """
+  check_kind("search", search, Forward, f"Forward(...); backselect takes {BACKWARD_NAMES}")
   problem = check_problem(
     predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score
   )
@@ -78,8 +83,8 @@ def grow(problem: Problem, search: Forward, *, is_pruned: bool = False, exchange
   available = problem.available
   return run_local_search(
     problem,
-    state=start(jnp.zeros_like(available), jnp.full(problem.num_images, Mode.GROW), search.max_features),
-    threshold=jnp.full(problem.num_images, search.threshold, jnp.result_type(float)),
+    state=start(jnp.zeros_like(available), jnp.full_like(problem.targets, Mode.GROW), search.max_features),
+    threshold=jnp.full_like(problem.targets, search.threshold, jnp.result_type(float)),
     settings=LocalSettings(
       candidates=search.candidates,
       chunk_size=settle_chunk_size(search.chunk_size, problem.inputs),

@@ -103,17 +103,17 @@ class Trial(NamedTuple):
 def start(subset: Bool[Array, "B F"], mode: Int[Array, "B"], max_features: int) -> LocalState:
   """The beginning: sufficient subsets to prune, empty ones to grow up to `max_features`."""
   num_images, num_features = subset.shape
-  unknown = jnp.full(subset.shape, -jnp.inf, jnp.result_type(float))
+  unknown = jnp.full_like(subset, -jnp.inf, jnp.result_type(float))
   return LocalState(
     mode=mode.astype(jnp.int8),
     kept=subset,
     smallest=subset,
     score=unknown[:, 0],
     without_each=unknown,
-    num_exchanges=jnp.zeros(num_images, jnp.int32),
-    rank=jnp.full(subset.shape, NOT_RANKED, jnp.int32),
-    confidence=jnp.full((num_images, min(max_features, num_features) + 1), jnp.nan, jnp.result_type(float)),
-    finite=jnp.ones(num_images, bool),
+    num_exchanges=jnp.full_like(mode, 0, jnp.int32),
+    rank=jnp.full_like(subset, NOT_RANKED, jnp.int32),
+    confidence=jnp.full_like(unknown, jnp.nan, shape=(num_images, min(max_features, num_features) + 1)),
+    finite=jnp.full_like(mode, True, bool),
   )
 
 

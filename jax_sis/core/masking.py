@@ -7,6 +7,8 @@ channel; for sequences `[T, D]` the grid `(T, 1)` has one a token. Features are 
 
 import itertools
 import math
+import operator
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,14 +21,22 @@ def default_grid(input_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def check_grid(grid: tuple[int, ...] | None, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns the grid, or the default one for None.
+  """Returns the grid, or the default one for None; one without an entry for the last axis takes all channels together.
 
   Raises:
-    ValueError: an input axis is not a multiple of the grid's.
+    ValueError: an input axis is not a multiple of the grid's, or there is none and the inputs look channels first.
   """
   if grid is None:
+    check_channels_last(input_shape)
     return default_grid(input_shape)
-  grid = tuple(int(size) for size in grid)
+  try:
+    grid = tuple(operator.index(size) for size in grid)
+  except TypeError:
+    raise ValueError(
+      f"grid must be a tuple of integers, such as {default_grid(input_shape)} for a feature a position, got {grid!r}."
+    ) from None
+  if len(grid) == len(input_shape) - 1:
+    grid = (*grid, 1)
   fits = len(grid) == len(input_shape) and all(
     size > 0 and length % size == 0 for size, length in zip(grid, input_shape, strict=True)
   )
@@ -38,8 +48,50 @@ def check_grid(grid: tuple[int, ...] | None, input_shape: tuple[int, ...]) -> tu
   return grid
 
 
+def check_channels_last(input_shape: tuple[int, ...]) -> None:
+  """Looks for images whose positions the default grid would mistake; warns where they may be sequences as well.
+
+  Raises:
+    ValueError: one, three or four numbers along the first of several axes, and more along all others: channels.
+  """
+  first, *others = input_shape
+  if len(others) > 1 and first in (1, 3, 4) and min(others) > 4:
+    meant = ", ".join(map(str, (*others, first)))
+    raise ValueError(
+      f"inputs of shape {input_shape} (without the batch axis) look channels first, and features would be whole rows; "
+      f"give inputs of shape [B, {meant}], by jnp.moveaxis(inputs, 1, -1), or for a classifier of channels first "
+      f"grid={(1, *others)}, a feature a position; grid={default_grid(input_shape)} if the last axis is the channels."
+    )
+  if len(others) == 1 and first == others[0] > 4:
+    warnings.warn(
+      f"inputs of shape {input_shape} (without the batch axis) are taken for {first} positions of {first} numbers; "
+      f"for images without a channel axis, give grid={input_shape} for a feature a pixel.",
+      stacklevel=5,
+    )
+
+
 def num_features(grid: tuple[int, ...]) -> int:
   return math.prod(grid)
+
+
+def flatten_features(
+  values: Shaped[Array, "..."], *, num_images: int, grid: tuple[int, ...]
+) -> Shaped[Array, "B F"] | None:
+  """What has a number a feature, for each image or for all alike, as `[B, F]`; None where the shape is no such one.
+
+  Axes of the grid of length 1 may be left out.
+  """
+  count = num_features(grid)
+  tails = {(count,), grid, tuple(size for size in grid if size > 1)}
+  if values.shape not in {(*lead, *tail) for lead in ((), (1,), (num_images,)) for tail in tails}:
+    return None
+  return jnp.broadcast_to(values.reshape(-1, count), (num_images, count))
+
+
+def describe_features(*, num_images: int, grid: tuple[int, ...]) -> str:
+  """The shapes that `flatten_features` takes, in words."""
+  count = num_features(grid)
+  return f"shape {[num_images, count]} or {[num_images, *grid]}, or {[count]} or {list(grid)} for all images alike"
 
 
 def check_baseline(

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jax_sis.core import validation
 from jax_sis.core.chunks import check_chunk_size
 from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, passing, run_local_search, start
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.scores import to_probability
@@ -24,6 +25,7 @@ from jax_sis.core.validation import check_positive_integer
 DEFAULT_SETTINGS = LocalSettings(candidates=64, is_pruned=True, exchanges=((2, 4), (4, 8)))
 
 
+@on_any_mesh
 def minimise(
   predict_fn: PredictFn,
   params: Any,
@@ -33,7 +35,7 @@ def minimise(
   order: FeatureOrder | None = None,
   exchanges: Sequence[tuple[int, int]] = DEFAULT_SETTINGS.exchanges,
   candidates: int = DEFAULT_SETTINGS.candidates,
-  available: Bool[Array, "B ..."] | Bool[np.ndarray, "B ..."] | None = None,
+  available: Bool[Array, "..."] | Bool[np.ndarray, "..."] | None = None,
   chunk_size: int | None = None,
 ) -> Subsets:
   """Makes each sufficient subset smaller, until the local search below finds nothing more to drop.
@@ -71,6 +73,7 @@ def minimise(
   Raises:
     ValueError: the arguments do not fit together, or the subsets have no threshold.
   """
+  validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
   problem = check_answered(predict_fn, params, inputs, subsets, available=available)
   check_positive_integer("candidates", candidates)
   check_chunk_size("chunk_size", chunk_size)

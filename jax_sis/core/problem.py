@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jax_sis.core import masking, validation
+from jax_sis.core.meshes import vary_alike
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.scores import predict_logits, score_logits
 from jax_sis.core.subsets import Subsets
@@ -128,10 +129,10 @@ def check_problem(
   targets = validation.check_targets(targets, num_images=inputs.shape[0], num_classes=num_classes)
   available = validation.check_available(available, num_images=inputs.shape[0], grid=grid)
   baseline = masking.check_baseline(baseline, inputs)
-  validation.check_examples_independent(predict_fn, params, inputs, baseline)
+  validation.check_values(predict_fn, params, inputs, baseline)
   if targets is None:
     targets = predict_logits(predict_fn, params, inputs).argmax(-1).astype(jnp.int32)
-  return Problem(
+  problem = Problem(
     params=params,
     inputs=inputs,
     targets=targets,
@@ -141,6 +142,7 @@ def check_problem(
     grid=grid,
     score=score,
   )
+  return vary_alike(problem)
 
 
 def make_problem(
@@ -182,7 +184,7 @@ def check_answered(
     raise ValueError(f"inputs must be the {num_answered} that {subject} of, got {inputs.shape[0]}.")
   masking.check_grid(answer.grid, inputs.shape[1:])
   validation.check_targets(answer.target, num_images=num_answered, num_classes=num_classes)
-  return Problem(
+  problem = Problem(
     params=params,
     inputs=inputs,
     targets=answer.target,
@@ -192,3 +194,4 @@ def check_answered(
     grid=answer.grid,
     score="log_odds",
   )
+  return vary_alike(problem)

@@ -167,6 +167,7 @@ class Exact:
 
 
 BackwardSearch = Gradient | Screened | Exact
+BACKWARD_NAMES = "Gradient(...), Screened(...) or Exact(...)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,17 +6,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from jax_sis.core import validation
 from jax_sis.core.forward import grow, read_growth
 from jax_sis.core.local_search import Exchanges
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.minimise import DEFAULT_SETTINGS, check_exchanges, read_smallest
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.scores import log_odds
 from jax_sis.core.searches import Forward
 from jax_sis.core.subsets import Subsets, explain_unsearched, sufficient_subsets
-from jax_sis.core.types import PredictFn, ScoreName
+from jax_sis.core.types import PredictFn, ScoreName, Targets
 
 
 class Effort(NamedTuple):
@@ -37,17 +38,18 @@ QUICK = Effort(Forward(candidates=DEFAULT_SETTINGS.candidates), DEFAULT_SETTINGS
 THOROUGH = Effort(Forward(candidates=256), ((2, 8), (4, 16), (6, 16)))
 
 
+@on_any_mesh
 def smallest_subsets(
   predict_fn: PredictFn,
   params: Any,
   inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
-  targets: Int[Array, "B"] | Int[np.ndarray, "B"] | None = None,
+  targets: Targets = None,
   *,
   threshold: float = 0.99,
   effort: Effort = QUICK,
   baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
   grid: tuple[int, ...] | None = None,
-  available: Bool[Array, "B ..."] | Bool[np.ndarray, "B ..."] | None = None,
+  available: Bool[Array, "..."] | Bool[np.ndarray, "..."] | None = None,
   score: ScoreName = "log_odds",
 ) -> Subsets:
   """The smallest evidence that a search finds: few features on which the classifier alone is confident.
@@ -67,7 +69,8 @@ def smallest_subsets(
   Array([[ True, False,  True]], dtype=bool)
 
   Args:
-    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are.
+    predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are. Programs are
+      compiled for the object: a lambda or `functools.partial` made anew for each call is compiled anew.
     params: the model's arrays.
     inputs: normalised inputs, floating point, with a leading batch axis.
     targets: the class in question; by default the class predicted on the whole input.
@@ -86,6 +89,8 @@ def smallest_subsets(
     ValueError: as for `backselect`, or a setting is out of range.
   """
   threshold = validation.check_static_threshold(threshold, "smallest_subsets")
+  validation.check_kind("effort", effort, Effort, "QUICK, THOROUGH or Effort(forward=Forward(...), exchanges=...)")
+  validation.check_kind("effort.forward", effort.forward, Forward, "Forward(...)")
   exchanges = check_exchanges(effort.exchanges)
   problem = check_problem(
     predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Int8, Integer
 
 from jax_sis.core import masking, validation
 from jax_sis.core.batch import PerImage, make_picture
+from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 
 
@@ -103,14 +104,18 @@ class Subsets(PerImage):
     return ("image", "target", "status", "features kept", "confidence", "mask, white is kept"), rows
 
 
-def sufficient_subsets(order: FeatureOrder, threshold: float | Float[Array, ""]) -> Subsets:
+@on_any_mesh
+def sufficient_subsets(
+  order: FeatureOrder,
+  threshold: float | Float[Array, ""] | Float[Array, "B"] | Float[np.ndarray, "B"] | Sequence[float],
+) -> Subsets:
   """The smallest subset of each order on which the classifier alone is confident (FindSIS, Carter et al. 2019).
 
   Smallest among the sizes that the search evaluated: with k features a step, at most k - 1 too large.
 
   Args:
     order: what a search returned.
-    threshold: the softmax probability that the target must reach, strictly between 0 and 1.
+    threshold: the softmax probability that the target must reach, strictly between 0 and 1, in each image or in all.
 
   Returns:
     A subset for each image, or an empty one with its reason in `status`.
@@ -118,11 +123,18 @@ def sufficient_subsets(order: FeatureOrder, threshold: float | Float[Array, ""])
   Raises:
     ValueError: the threshold is out of range.
   """
-  validation.check_threshold(threshold)
-  first, status = find_sufficient(order.confidence, threshold, is_complete=order.is_complete)
+  check_order(order)
+  checked: Any = validation.check_thresholds(threshold, order.target.shape[0])
+  at_each_size = checked[:, None].astype(order.confidence.dtype) if np.ndim(checked) else checked
+  first, status = find_sufficient(order.confidence, at_each_size, is_complete=order.is_complete)
   sizes = jnp.asarray(order.sizes, jnp.int32)
   confidence = jnp.take_along_axis(order.confidence, first[:, None], axis=1)[:, 0]
-  return make_subsets(order, sizes[first], confidence, status, threshold)
+  return make_subsets(order, sizes[first], confidence, status, checked)
+
+
+def check_order(order: Any) -> None:
+  """Raises ValueError unless it is what a search returns."""
+  validation.check_kind("order", order, FeatureOrder, "a FeatureOrder, as backselect gives")
 
 
 def count_statuses(status: Int8[Array, "B"] | Int8[np.ndarray, "B"]) -> str:
@@ -133,7 +145,10 @@ def count_statuses(status: Int8[Array, "B"] | Int8[np.ndarray, "B"]) -> str:
 
 
 def find_sufficient(
-  confidence: Float[Array | np.ndarray, "B T"], threshold: float | Float[Array, ""], *, is_complete: bool
+  confidence: Float[Array | np.ndarray, "B T"],
+  threshold: float | Float[Array, ""] | Float[Array, "B 1"],
+  *,
+  is_complete: bool,
 ) -> tuple[Any, Any]:
   """Which of the evaluated sizes is the smallest sufficient one, if any is.
 
@@ -177,6 +192,7 @@ def explain_unsearched(subsets: Subsets, confidence: Float[Array, "B"], threshol
   return dataclasses.replace(subsets, status=status)
 
 
+@on_any_mesh
 def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
   """The most needed `fraction` of the features, their number rounded up: 0.05 of 1,024 are 52.
 
@@ -187,6 +203,7 @@ def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
   Raises:
     ValueError: the fraction is out of range.
   """
+  check_order(order)
   check_fraction(fraction)
   count = count_of_fraction(fraction, order.num_features)
   status = find_ranked(order.rank, count)
@@ -214,7 +231,7 @@ def make_subsets(
   num_kept: Int[Array, "B"],
   confidence: Float[Array, "B"],
   status: Int[Array, "B"],
-  threshold: float | Float[Array, ""],
+  threshold: float | Float[Array, ""] | Float[Array, "B"],
 ) -> Subsets:
   """Keeps the `num_kept` most needed features of each image whose status is OK, and none of the others."""
   status = jnp.where(order.finite, status, Status.NON_FINITE).astype(jnp.int8)

@@ -77,7 +77,7 @@ def score_flips(
   num_columns = features.shape[1]
   per_image = min(max(min(chunk_size, LARGEST_CALL) // num_images, 1), num_columns)
   call_size = per_image * num_images
-  num_needed = jnp.full(num_images, num_columns, jnp.int32) if num_needed is None else num_needed
+  num_needed = jnp.full_like(kept, num_columns, jnp.int32, num_images) if num_needed is None else num_needed
   ends = jnp.cumsum(num_needed)
   numbers = jnp.arange(num_features, dtype=features.dtype)
 
@@ -92,7 +92,7 @@ def score_flips(
     call_scores = problem.take(images).score_masks(masks[:, None])[:, 0]
     return scores.at[images, columns].set(call_scores.astype(scores.dtype), mode="drop")
 
-  scores = jnp.full(features.shape, -jnp.inf, jnp.result_type(float))
+  scores = jnp.full_like(kept, -jnp.inf, jnp.result_type(float), features.shape)
   return jax.lax.fori_loop(0, -(-ends[-1] // call_size), score_call, scores)
 
 

@@ -4,17 +4,21 @@ Axis letters in array annotations: B images, H W C height, width and channels, F
 K classes, D devices, G axes of a feature grid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 # A pytree of arrays.
 Params = Any
 ScoreName = Literal["log_odds", "probability"]
+# The class in question of each input, or of all; None for those predicted.
+Targets = Int[Array, "B"] | Int[np.ndarray, "B"] | Int[Array, ""] | Sequence[int] | int | None
 
 
 # A classifier: (params, normalised inputs [B, ...]) -> logits [B, K], before any softmax. It is pure, in evaluation
 # mode, and each example is independent of the others in its batch. Whatever arrays the model needs are in params,
-# never closed over, so that one compilation serves them all.
+# never closed over, so that one compilation serves them all. Programs are kept by the function itself: define it once,
+# since whether two lambdas of the same text compute the same cannot be told from what they refer to.
 PredictFn = Callable[[Params, Array], Float[Array, "B K"]]

@@ -198,3 +198,40 @@ def test_a_precision_is_kept():
     text = function.trace(inputs).lower(lowering_platforms=("cuda",)).as_text()
     assert "precision HIGHEST" in text
     assert "precision DEFAULT" not in text
+
+
+class TwoOutputs(linen.Module):
+  """Logits and features, in a tuple or a dictionary."""
+
+  names: tuple[str, ...] = ()
+
+  @linen.compact
+  def __call__(self, inputs: Any) -> Any:
+    """Both."""
+    features = linen.Conv(8, (3, 3))(inputs).mean((1, 2))
+    outputs = linen.Dense(5)(features), features
+    return dict(zip(self.names, outputs, strict=True)) if self.names else outputs
+
+
+@pytest.mark.parametrize(
+  ("names", "options", "got"),
+  [
+    ((), {}, "tuple; return the logits alone."),
+    ((), {"mutable": ["batch_stats"]}, "tuple; return the logits alone."),
+    (("logits", "features"), {}, "dict of features, logits; return the logits alone."),
+  ],
+)
+def test_several_outputs_are_refused_in_the_words_that_a_plain_function_gets(
+  names: tuple[str, ...], options: dict[str, Any], got: str
+):
+  module = TwoOutputs(names)
+  variables = module.init(jax.random.key(0), INPUTS)
+  message = "predict_fn must return logits of shape [2, K] with K >= 2 for 2 inputs, got " + got
+  adapted = adapters.from_linen(module, variables, **options)
+
+  def plain_fn(params: Any, inputs: Any) -> Any:
+    return module.apply(params, inputs, **options)
+
+  for predict_fn, params in (adapted, (plain_fn, variables)):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+      jax_sis.backselect(predict_fn, params, INPUTS)

@@ -539,11 +539,13 @@ def test_image_ids_must_be_an_integer_an_image(image_ids: Any, got: str):
   [
     (
       {"scores": np.zeros((3, 11), np.float32)},
-      "scores must be floating point of shape [3, 12] or [3, 4, 3, 1], got float32[3, 11].",
+      "scores must be floating point of shape [3, 12] or [3, 4, 3, 1], or [12] or [4, 3, 1] for all images alike, "
+      "got float32[3, 11].",
     ),
     (
       {"scores": np.zeros((3, 12), np.int32)},
-      "scores must be floating point of shape [3, 12] or [3, 4, 3, 1], got int32[3, 12].",
+      "scores must be floating point of shape [3, 12] or [3, 4, 3, 1], or [12] or [4, 3, 1] for all images alike, "
+      "got int32[3, 12].",
     ),
     ({"sizes": (1, 12)}, "sizes must ascend from 0 to the number of features, 12, got [1, 12]."),
     ({"sizes": (0, 11)}, "sizes must ascend from 0 to the number of features, 12, got [0, 11]."),

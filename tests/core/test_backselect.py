@@ -554,11 +554,13 @@ def test_inputs_of_another_kind_are_refused(inputs: Any, message: str):
     ({"targets": [0, -1, 1]}, "targets must lie in 0..2, the classifier's classes, got -1."),
     (
       {"available": jnp.ones((3, 12))},
-      "available must be Boolean of shape [3, 12] or [3, 4, 3, 1], got float32[3, 12].",
+      "available must be Boolean of shape [3, 12] or [3, 4, 3, 1], or [12] or [4, 3, 1] for all images alike, "
+      "got float32[3, 12].",
     ),
     (
-      {"available": jnp.ones((3, 4, 3), bool)},
-      "available must be Boolean of shape [3, 12] or [3, 4, 3, 1], got bool[3, 4, 3].",
+      {"available": jnp.ones((3, 4, 3, 2), bool)},
+      "available must be Boolean of shape [3, 12] or [3, 4, 3, 1], or [12] or [4, 3, 1] for all images alike, "
+      "got bool[3, 4, 3, 2].",
     ),
     (
       {"grid": (3, 3, 1)},
@@ -614,8 +616,7 @@ def predict_raising(params: Any, inputs: Any) -> Any:
     ),
     (
       lambda params, inputs: (inputs, inputs),
-      "predict_fn must return logits of shape [2, K] with K >= 2 for 2 inputs, got tuple; "
-      "a model with one logit z becomes two by stacking [0, z].",
+      "predict_fn must return logits of shape [2, K] with K >= 2 for 2 inputs, got tuple; return the logits alone.",
     ),
     (
       lambda params, inputs: inputs[:, :1],
@@ -624,13 +625,11 @@ def predict_raising(params: Any, inputs: Any) -> Any:
     ),
     (
       lambda params, inputs: inputs[0],
-      "predict_fn must return logits of shape [2, K] with K >= 2 for 2 inputs, got shape (6,); "
-      "a model with one logit z becomes two by stacking [0, z].",
+      "predict_fn must return logits of shape [2, K] with K >= 2 for 2 inputs, got shape (6,).",
     ),
     (
       lambda params, inputs: inputs[:1],
-      "predict_fn must return logits of shape [2, K] with K >= 2 for 2 inputs, got shape (1, 6); "
-      "a model with one logit z becomes two by stacking [0, z].",
+      "predict_fn must return logits of shape [2, K] with K >= 2 for 2 inputs, got shape (1, 6).",
     ),
     (
       lambda params, inputs: inputs.astype(jnp.int32),

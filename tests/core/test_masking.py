@@ -125,7 +125,7 @@ def test_a_checked_grid_holds_plain_integers():
   assert all(type(size) is int for size in grid)
 
 
-@pytest.mark.parametrize("grid", [(3, 6, 1), (4, 6), (4, 6, 1, 1), (0, 6, 1), (-1, 6, 1), (8, 6, 1)])
+@pytest.mark.parametrize("grid", [(3, 6, 1), (4,), (4, 6, 1, 1), (0, 6, 1), (-1, 6, 1), (8, 6, 1)])
 def test_a_grid_that_does_not_divide_the_input_is_refused(grid: tuple[int, ...]):
   message = (
     f"grid must have one entry for each input axis and divide it, got grid {grid} for inputs of shape (4, 6, 3) "
@@ -133,6 +133,46 @@ def test_a_grid_that_does_not_divide_the_input_is_refused(grid: tuple[int, ...])
   )
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     masking.check_grid(grid, (4, 6, 3))
+
+
+def test_a_grid_without_the_last_axis_takes_all_channels_together():
+  assert masking.check_grid((2, 3), (4, 6, 3)) == (2, 3, 1)
+  assert masking.check_grid((7,), (7, 5)) == (7, 1)
+  assert masking.check_grid((9,), (9,)) == (9,)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("grid", [4, (4.0, 6, 1), "4x6"])
+def test_a_grid_that_is_no_tuple_of_integers_is_refused(grid: Any):
+  message = f"grid must be a tuple of integers, such as (4, 6, 1) for a feature a position, got {grid!r}."
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    masking.check_grid(grid, (4, 6, 3))
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 20), (4, 8, 9), (3, 16, 112, 112)])
+def test_inputs_that_look_channels_first_are_refused_with_the_shape_that_was_meant(shape: tuple[int, ...]):
+  first, *others = shape
+  message = (
+    f"inputs of shape {shape} (without the batch axis) look channels first, and features would be whole rows; give "
+    f"inputs of shape [B, {', '.join(map(str, others))}, {first}], by jnp.moveaxis(inputs, 1, -1), or for a classifier "
+    f"of channels first grid={(1, *others)}, a feature a position; grid={(*shape[:-1], 1)} if the last axis is the "
+    "channels."
+  )
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    jax_sis.backselect(lambda params, inputs: inputs[:, 0, 0, :2], {}, jnp.ones((2, *shape)))
+  assert masking.check_grid((1, *others), shape) == (1, *others)
+  assert masking.check_grid((*shape[:-1], 1), shape) == (*shape[:-1], 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 64), (4, 4, 512), (3, 3, 512), (1, 1, 2048), (32, 32, 3), (7, 7, 512)])
+def test_feature_maps_and_sequences_are_not_taken_for_channels_first(shape: tuple[int, ...]):
+  assert masking.check_grid(None, shape) == (*shape[:-1], 1)
+
+
+def test_images_without_a_channel_axis_are_warned_of():
+  with pytest.warns(UserWarning, match=r"are taken for 28 positions of 28 numbers; .* grid=\(28, 28\) for a feature a"):
+    assert masking.check_grid(None, (28, 28)) == (28, 1)
+  assert masking.check_grid((28, 28), (28, 28)) == (28, 28)
 
 
 @pytest.mark.parametrize("shape", [(2,), (6, 1, 4), (3, 4, 6, 3), (1, 2, 4, 6, 3)])

@@ -142,6 +142,32 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold: float):
     jax_sis.sufficient_subsets(make_order([[0.1, 0.2, 0.3, 0.4]]), threshold)
 
 
+@pytest.mark.parametrize("as_given", [list, np.asarray, jnp.asarray])
+def test_every_image_may_have_a_threshold_of_its_own(as_given: Any):
+  order = make_order([[0.1, 0.6, 0.9, 0.95]] * 3)
+  subsets = jax_sis.sufficient_subsets(order, as_given([0.5, 0.8, 0.99]))
+  assert subsets.num_kept.tolist() == [1, 2, 0]
+  np.testing.assert_allclose(subsets.threshold, [0.5, 0.8, 0.99])
+  traced = jax.jit(jax_sis.sufficient_subsets)(order, jnp.array([0.5, 0.8, 0.99]))
+  assert traced.num_kept.tolist() == [1, 2, 0]
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+  ("threshold", "message"),
+  [
+    ([0.5, 0.6], "threshold must be one number, or one for each of the 3 images, got float32[2]."),
+    ([[0.5]], "threshold must be one number, or one for each of the 3 images, got float32[1, 1]."),
+    ([0.5, 1.5, 0.5], "threshold must be a probability strictly between 0 and 1, got 1.5."),
+    ("0.9", "threshold must be a probability strictly between 0 and 1, got '0.9'."),
+    (None, "threshold must be a probability strictly between 0 and 1, got None."),
+  ],
+)
+def test_thresholds_of_another_kind_are_refused(threshold: Any, message: str):
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    jax_sis.sufficient_subsets(make_order([[0.1, 0.6, 0.9, 0.95]] * 3), threshold)
+
+
 def test_thresholds_may_be_traced_and_vmapped():
   order = make_order([[0.1, 0.6, 0.9, 0.95]])
   num_kept = jax.vmap(lambda threshold: jax_sis.sufficient_subsets(order, threshold).num_kept)(

@@ -103,7 +103,9 @@ def test_a_model_that_has_changed_is_refused(run: str, file: pathlib.Path, text:
   name = f"{file}:load"
   with pytest.raises(ValueError, match=f"^out '{run}' holds another run .*; {said}"):
     find_tiny(run, model_function=name, **SMALL)
-  with pytest.raises(ValueError, match=f"^what is at hand must be what '{run}' was made from, but .*; {said}name the right"):
+  with pytest.raises(
+    ValueError, match=f"^what is at hand must be what '{run}' was made from, but .*; {said}name the right"
+  ):
     verify.verify(run, model_function=name)
 
 
