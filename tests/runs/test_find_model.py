@@ -83,7 +83,9 @@ def test_a_run_holds_what_python_finds_and_both_digests(stored: pathlib.Path, fi
   run = results.open(stored)
   assert run.spec["model"]["name"] == "mine:load"
   assert len(run.spec["model"]["sha256"]) == len(run.spec["program"]) == 64
-  source = sources.open_source("sample", split="", data_dir=None, class_names=(), input_shape=(32, 32, 3))
+  source = sources.open_source(
+    "sample", split=None, data_dir=None, class_names=(), input_shape=(32, 32, 3), mean_colour=(0, 0, 0)
+  )
   namespace: dict[str, Any] = {}
   exec(MODEL, namespace)
   model = namespace["load"]()
