@@ -225,12 +225,12 @@ def test_a_data_set_with_other_classes_is_refused(shared_dir: pathlib.Path):
 
 
 def test_a_data_set_names_classes_that_are_only_numbered(shared_dir: pathlib.Path):
-  options: Any = {"split": "test", "data_dir": shared_dir / "data/tfds", "input_shape": SHAPE}
-  source = sources.open_source("cifar10", class_names=sources.number_classes(10), **options)
+  options: Any = {"split": "test", "data_dir": shared_dir / "data/tfds"}
+  source = open_source("cifar10", class_names=sources.number_classes(10), **options)
   assert source.class_names == CIFAR_CLASSES
   for names in (sources.number_classes(11), sources.number_classes(10)[::-1]):
     with pytest.raises(ValueError, match="the data set's classes must be the classifier's, got 10 in cifar10"):
-      sources.open_source("cifar10", class_names=names, **options)
+      open_source("cifar10", class_names=names, **options)
 
 
 def test_reading_data_does_not_import_tensorflow(shared_dir: pathlib.Path):

@@ -44,6 +44,23 @@ LISTENING_COMMAND = [
   "evaluate",
 ]
 
+# Finite weights, and logits that are not.
+NOT_FINITE = """
+import jax.numpy as jnp
+
+from jax_sis.classifiers import ImageModel, Normalisation
+from jax_sis.data.cifar_c import CLASS_NAMES
+
+def load():
+  return ImageModel(
+    predict_fn=lambda params, images: jnp.sqrt(images.reshape(images.shape[0], -1) @ params - 1e9),
+    params=jnp.ones((3072, 10)),
+    input_shape=(32, 32, 3),
+    normalisation=Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+    class_names=CLASS_NAMES,
+  )
+"""
+
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
 
@@ -410,11 +427,11 @@ def save_changed_classifier(directory: pathlib.Path, change_fn: Any) -> None:
 
 
 def test_logits_that_are_not_finite_are_refused(tmp_path: pathlib.Path):
-  save_changed_classifier(tmp_path / "broken", lambda bias: bias * np.float32(np.nan))
+  (tmp_path / "broken.py").write_text(NOT_FINITE)
   with pytest.raises(
     ValueError, match="the checkpoint's logits must be finite, but those of image 'test_00000' are not"
   ):
-    run_evaluate(tmp_path / "out", checkpoint=str(tmp_path / "broken"))
+    run_evaluate(tmp_path / "out", model_function=f"{tmp_path / 'broken.py'}:load")
 
 
 @pytest.fixture

@@ -697,7 +697,7 @@ def test_the_axes_have_names_by_which_xarray_reads_the_store(tmp_path: pathlib.P
   xarray = pytest.importorskip("xarray")
   write_units(make_store(tmp_path), range(NUM_UNITS))
   with xarray.open_zarr(tmp_path / "results.zarr", consolidated=False) as data:
-    assert data.sizes == {"image": 7, "feature": 5, "byte": 128, "feature_byte": 2, "unit": 3}
+    assert data.sizes == {"image": 7, "feature": 5, "byte": 128, "feature_byte": 2, "unit": 3, "field": 4}
     assert data["smallest_mask"].dims == ("image", "feature_byte")
     np.testing.assert_array_equal(data["rank"].isel(image=slice(3, 7)), make_rows(3, 7)["rank"])
 
