@@ -18,6 +18,8 @@ GROUP_FILE = f"{ZARR_DIR}/zarr.json"
 DONE = "done"
 # Of each unit a number per field, sorted by name: a chunk of another unit, too, has its right crc32c.
 CHECKSUMS = "checksums"
+# Beside the fields, a chunk a unit each.
+OF_UNITS = (CHECKSUMS, DONE)
 
 
 def open_arrays(

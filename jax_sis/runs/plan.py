@@ -16,6 +16,7 @@ from jax_sis.core.problem import make_problem
 from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
+from jax_sis.results.arrays import OF_UNITS
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.forecast import Forecast, count_evaluations, forecast
 from jax_sis.runs.options import AcceleratorName, PlanOptions
@@ -111,7 +112,7 @@ def estimate_cost(job: Job, program: DeviceProgram, *, num_done: int, num_worker
     num_forwards=num_forwards,
     flops_per_image=count_flops(job, num_gradients=num_gradients, num_forwards=num_forwards),
     num_bytes=job.num_images * sum(field.num_bytes for field in fields.values()),
-    num_files=-(-job.num_images // job.unit_size) * (len(fields) + 1),
+    num_files=-(-job.num_images // job.unit_size) * (len(fields) + len(OF_UNITS)),
     seconds_per_launch=seconds_per_launch,
     is_whole=is_whole,
     startup_seconds=startup_seconds,

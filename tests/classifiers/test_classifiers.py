@@ -236,6 +236,7 @@ def test_an_ensemble_has_no_feature_maps_of_its_own():
     split(*frozen)
 
 
+@pytest.mark.slow
 def test_equal_architectures_share_a_predict_fn():
   first, second = (freeze(classifiers.build("resnet20", num_classes=3, seed=seed))[0] for seed in (0, 1))
   assert first == second

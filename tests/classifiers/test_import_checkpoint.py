@@ -40,6 +40,7 @@ def make_classifier(seed: int, *, class_names: tuple[str, ...] = ("a", "b", "c")
   )
 
 
+@pytest.mark.slow
 def test_imported_weights_give_pytorchs_logits_after_a_round_trip(weights_file: pathlib.Path, tmp_path: pathlib.Path):
   import_checkpoint.import_weights(weights_file, out_dir=tmp_path / "out", normalisation=NORMALISATION)
   loaded = checkpoint.load_classifier(tmp_path / "out")

@@ -67,7 +67,9 @@ def test_no_subset_of_six_features_is_smaller():
   assert max(num_found) >= 3
 
 
-@pytest.mark.parametrize("effort", [jax_sis.QUICK, Effort(Forward(candidates=3, chunk_size=7), ())])
+@pytest.mark.parametrize(
+  "effort", [pytest.param(jax_sis.QUICK, marks=pytest.mark.slow), Effort(Forward(candidates=3, chunk_size=7), ())]
+)
 def test_it_is_what_growing_and_minimising_one_after_the_other_give(effort: Effort):
   images, params = toys.images_and_params(7, num_images=12)
   params = confident(params)

@@ -83,7 +83,7 @@ def read_spec(out: pathlib.Path) -> dict[str, Any]:
   return json.loads((out / results.SPEC_FILE).read_text())
 
 
-@pytest.mark.parametrize("name", ["compile", "start"])
+@pytest.mark.parametrize("name", ["compile", pytest.param("start", marks=pytest.mark.slow)])
 def test_a_batch_that_runs_out_of_memory_is_halved_before_the_run_begins(
   name: str, memory: Memory, run: Any, capsys: pytest.CaptureFixture[str]
 ):
@@ -124,7 +124,10 @@ def test_another_error_is_not_taken_for_too_little_memory(memory: Memory, run: A
   assert not (tmp_path / "out" / results.SPEC_FILE).exists()
 
 
-@pytest.mark.parametrize(("images", "batch_size", "advice"), [(8, 12, "try --batch 4"), (0, None, "a larger --patch")])
+@pytest.mark.parametrize(
+  ("images", "batch_size", "advice"),
+  [(8, 12, "try --batch 4"), pytest.param(0, None, "a larger --patch", marks=pytest.mark.slow)],
+)
 def test_what_cannot_be_made_smaller_is_refused_and_no_run_begins(
   images: int, batch_size: int | None, advice: str, memory: Memory, run: Any, tmp_path: pathlib.Path
 ):
