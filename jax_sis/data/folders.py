@@ -77,8 +77,8 @@ def describe_left_out(left_out: collections.Counter[str], folder: pathlib.Path) 
   if not left_out:
     return ""
   return (
-    f"{left_out.total()} files in {make_printable(str(folder))} are left out, since Pillow does not read them as "
-    f"images: {name_kinds(left_out)}; convert pictures among them, to .png for example."
+    f"Files left out of {make_printable(str(folder))}, since Pillow does not read them as images: "
+    f"{left_out.total()} in all, {name_kinds(left_out)}; convert pictures among them, to .png for example."
   )
 
 
@@ -93,7 +93,7 @@ def describe_unlabelled(names: Sequence[str], folder: pathlib.Path) -> str:
     return ""
   called = name_some([repr(make_printable(name)) for name in dict.fromkeys(names)], most=MAX_KINDS)
   return (
-    f"{len(names)} images have no label, which is the class that the folder just below "
+    f"Images without a label: {len(names)}. A label is the class that the folder just below "
     f"{make_printable(str(folder))} is called as: no class is called {called}."
   )
 

@@ -38,8 +38,8 @@ def test_all_that_pillow_reads_is_read_and_all_else_is_counted_by_suffix(tmp_pat
   listing = folders.list_images(tmp_path)
   assert [path.name for path in listing.paths] == ["a.png", "b.jfif", "c.avif", "d.jp2", "e.pgm", "f.MPO"]
   assert folders.describe_left_out(listing.left_out, tmp_path) == (
-    f"7 files in {tmp_path} are left out, since Pillow does not read them as images: 2 .heic, 1 .eps, 1 .h5, 1 .txt, "
-    "1 that cannot be opened, 1 without a suffix; convert pictures among them, to .png for example."
+    f"Files left out of {tmp_path}, since Pillow does not read them as images: 7 in all, 2 .heic, 1 .eps, 1 .h5, "
+    "1 .txt, 1 that cannot be opened, 1 without a suffix; convert pictures among them, to .png for example."
   )
 
 

@@ -81,7 +81,7 @@ def test_labels_are_found_whatever_the_case_and_by_number_and_others_are_said(tm
     "train/b.png": none,
   }
   assert source.notes[1:] == (
-    f"3 images have no label, which is the class that the folder just below {tmp_path} is called as: no class is "
+    f"Images without a label: 3. A label is the class that the folder just below {tmp_path} is called as: no class is "
     "called 'misc', 'train'.",
   )
 
@@ -105,8 +105,8 @@ def test_how_files_are_read_is_said(tmp_path: pathlib.Path):
   start = "Image files are read upright (EXIF), of several frames the first, transparent pixels on RGB "
   assert open_source(tmp_path).notes == (
     f"{start}(125, 123, 114), the mean colour.",
-    f"1 files in {tmp_path} are left out, since Pillow does not read them as images: 1 .heic; convert pictures among "
-    "them, to .png for example.",
+    f"Files left out of {tmp_path}, since Pillow does not read them as images: 1 in all, 1 .heic; convert pictures "
+    "among them, to .png for example.",
   )
   assert open_source(tmp_path / "a.png", background="white").notes == (f"{start}(255, 255, 255).",)
   assert open_source("sample").notes == ()

@@ -73,7 +73,9 @@ def test_what_is_left_out_and_how_files_are_read_is_said_above_the_table(
   find_tiny(run.folder.location, tiny_checkpoint, data=str(photos), **GRADIENT)
   lines = capsys.readouterr().out.splitlines()
   assert "transparent pixels on RGB (138, 128, 128), the mean colour." in lines[3]
-  assert lines[4].startswith(f"1 files in {photos} are left out, since Pillow does not read them as images: 1 .heic;")
+  assert lines[4].startswith(
+    f"Files left out of {photos}, since Pillow does not read them as images: 1 in all, 1 .heic;"
+  )
   assert not any("\x1b" in line for line in lines)
 
 
