@@ -50,7 +50,10 @@ def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str
   assert ("examples:" in text) == bool(command.examples)
 
 
-@pytest.mark.parametrize("command", ["", *main.COMMANDS])
+@pytest.mark.parametrize(
+  "command",
+  ["", *(name if name == "find" else pytest.param(name, marks=pytest.mark.slow) for name in main.COMMANDS)],
+)
 def test_help_loads_no_heavy_library(command: str):
   code = (
     "import sys\nfrom jax_sis.cli import main\ntry: main.main(sys.argv[1:])\nexcept SystemExit: pass\n"

@@ -398,6 +398,7 @@ def test_the_command_says_where_the_data_set_lies(tmp_path: pathlib.Path, archiv
   assert (finished.returncode, finished.stdout, finished.stderr) == (0, "cifar10 is already prepared.\n" + line, "")
 
 
+@pytest.mark.slow
 def test_the_default_folder_is_that_of_tfds(tmp_path: pathlib.Path):
   files = cifar_files.make_files("cifar100", cifar_files.make_splits("cifar100"))
   source = cifar_files.write_folder(tmp_path / "source", files)

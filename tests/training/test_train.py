@@ -287,6 +287,7 @@ def test_training_on_all_pixels_is_training_on_images(tmp_path: pathlib.Path, sh
 
 
 @pytest.mark.usefixtures("tiny_network")
+@pytest.mark.slow
 def test_a_training_on_other_pixels_in_the_same_folder_is_refused(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
   run_tiny(tmp_path, shared_dir, **ON_PIXELS)
   recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
