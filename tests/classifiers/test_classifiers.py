@@ -326,6 +326,7 @@ def test_every_architecture_has_its_published_number_of_parameters(
   assert sum(variable.size for _, variable in nnx.to_flat_state(nnx.state(module, nnx.Param))) == num_parameters
 
 
+@pytest.mark.slow
 def test_a_seed_decides_the_initial_weights():
   first, again, other = (classifiers.build("resnet20", num_classes=3, seed=seed) for seed in (1, 1, 2))
   np.testing.assert_array_equal(first.stem.kernel[...], again.stem.kernel[...])

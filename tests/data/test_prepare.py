@@ -389,6 +389,7 @@ def test_an_unknown_name_is_refused():
 # The command line, and what it says where a data set is missing.
 
 
+@pytest.mark.slow
 def test_the_command_says_where_the_data_set_lies(tmp_path: pathlib.Path, archive: pathlib.Path):
   data_dir = tmp_path / "my data"
   line = f"It lies in {data_dir}/cifar10/3.0.2; use it by jax-sis find --data cifar10 --data-dir '{data_dir}'\n"

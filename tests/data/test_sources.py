@@ -233,6 +233,7 @@ def test_a_data_set_names_classes_that_are_only_numbered(shared_dir: pathlib.Pat
       open_source("cifar10", class_names=names, **options)
 
 
+@pytest.mark.slow
 def test_reading_data_does_not_import_tensorflow(shared_dir: pathlib.Path):
   code = (
     "import sys; from jax_sis.data import tfds; "

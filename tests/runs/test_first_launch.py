@@ -154,6 +154,7 @@ def test_a_run_that_has_begun_keeps_its_sizes_and_says_how_to_begin_anew(name: s
   assert files_of(out) == files_of(run("straight", batch_size=8))
 
 
+@pytest.mark.slow
 def test_two_workers_that_begin_at_once_agree_on_the_sizes_of_the_first(
   memory: Memory, run: Any, monkeypatch: pytest.MonkeyPatch
 ):

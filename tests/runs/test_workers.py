@@ -178,6 +178,7 @@ def test_two_processes_find_each_other_and_wait_for_each_other():
   assert [output for output, _ in outputs] == ["0/2 12.0\nfinished\n", "1/2 12.0\nfinished\n"]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_process_of_several_as_any_other():
   processes = start_two(seconds=60)
   try:
