@@ -21,6 +21,7 @@ import numpy as np
 from jax_sis.core import validation
 from jax_sis.core.messages import first_line, name_some
 from jax_sis.core.types import Params, PredictFn
+from jax_sis.data import sources
 from jax_sis.data.normalisation import Normalisation
 
 FORMS = "package.module:function or file.py:function"
@@ -190,7 +191,7 @@ def name_classes(model: ImageModel, *, model_name: str) -> LoadedModel:
   """The model with a name for each of its logits; ValueError if it gives no logits, or another number of them."""
   params = jax.tree.map(lambda leaf: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf), model.params)
   num_logits = validation.check_predict_fn(model.predict_fn, params, jnp.zeros((2, *model.input_shape), np.float32))
-  class_names = model.class_names or tuple(map(str, range(num_logits)))
+  class_names = model.class_names or sources.number_classes(num_logits)
   if len(class_names) != num_logits:
     raise ValueError(
       f"ImageModel.class_names must name each of the {num_logits} logits that predict_fn gives, got {len(class_names)} "
