@@ -8,7 +8,7 @@ report = jax_sis.certify(predict_fn, params, images, subsets)
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jax_sis.core import pictures
+from jax_sis.core import completions, pictures
 from jax_sis.core.attribution import attribute, order_by_scores
 from jax_sis.core.attribution_methods import GradCam, GradientTimesInput, IntegratedGradients, Occlusion, Rise
 from jax_sis.core.backselect import backselect
@@ -52,6 +52,7 @@ __all__ = [
   "attribute",
   "backselect",
   "certify",
+  "completions",
   "deletion_area",
   "deletion_confidence",
   "forward_select",

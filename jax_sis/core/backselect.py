@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
+from jax_sis.core.completions import Completion
+from jax_sis.core.drawing import smooth
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
@@ -31,6 +33,8 @@ def backselect(
   grid: tuple[int, ...] | None = None,
   available: Bool[Array, "..."] | Bool[np.ndarray, "..."] | None = None,
   score: ScoreName = "log_odds",
+  completion: Completion | None = None,
+  keys: Key[Array, "B"] | None = None,
 ) -> FeatureOrder:
   """Orders the features of each input by how much the classifier needs them.
 
@@ -63,6 +67,10 @@ def backselect(
       inputs alike; the others are masked from the start and never ranked.
     score: "log_odds" (target logit minus logsumexp of the others) or "probability" (softmax; the authors' choice,
       which rounds to exactly 1 for confident inputs and leaves the order to ties). Ties go to the lowest index.
+    completion: what a masked feature shows where that is more than a baseline: `completions.Images(pool)`, `Noise`,
+      `Blur`, `Reveal`, ..., or a function `(key, image) -> image`. Of a distribution, each step makes fresh draws,
+      common to all that is tried in it.
+    keys: for the draws, one typed key an image, `[B]`; by default those of their places in the batch.
 
   Returns:
     The order, with the confidence at sizes F, F - k, F - 2k, ..., 0.
@@ -72,7 +80,16 @@ def backselect(
   """
   check_kind("search", search, BackwardSearch, f"{BACKWARD_NAMES}; forward_select takes Forward(...)")
   problem = check_problem(
-    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score
+    predict_fn,
+    params,
+    inputs,
+    targets,
+    baseline=baseline,
+    grid=grid,
+    available=available,
+    score=score,
+    completion=completion,
+    keys=keys,
   )
   return run_backward(problem, phases=search.phases(problem.num_features))
 
@@ -85,13 +102,14 @@ def run_backward(problem: Problem, *, phases: tuple[Phase, ...]) -> FeatureOrder
     search: BackwardSearch,
     carry: tuple[Bool[Array, "B F"], Int[Array, "B F"], Bool[Array, "B"], Float[Array, "B F"]],
     next_size: Int[Array, ""],
-  ) -> tuple[Any, Float[Array, "B"]]:
+  ) -> tuple[Any, tuple[Float[Array, "B"], Float[Array, "B"] | None]]:
     kept, rank, finite, remembered = carry
     evaluation = search.evaluate(problem, kept, remembered)
     finite = finite & is_finite(evaluation, kept)
     remove = functools.partial(remove_features, next_size=next_size, per_step=search.per_step)
     kept, rank = jax.vmap(remove)(kept, rank, evaluation.preference)
-    return (kept, rank, finite, evaluation.remembered), jax.nn.sigmoid(log_odds(evaluation.logits, problem.targets))
+    confidence = jax.nn.sigmoid(log_odds(evaluation.prediction.logits, problem.targets))
+    return (kept, rank, finite, evaluation.remembered), (confidence, evaluation.prediction.rate)
 
   sizes = tuple(size for phase in reversed(phases) for size in phase.sizes)
   # The last evaluation, at the smallest size, removes nothing.
@@ -99,14 +117,16 @@ def run_backward(problem: Problem, *, phases: tuple[Phase, ...]) -> FeatureOrder
   rank = jnp.full_like(problem.available, NOT_RANKED, jnp.int32)
   remembered = jnp.full_like(problem.available, jnp.nan, jnp.result_type(float))
   carry = problem.available, rank, jnp.full_like(problem.targets, True, bool), remembered
-  confidences = []
+  seen = []
   for phase in phases:
     following = jnp.asarray(list(itertools.islice(next_sizes, len(phase.sizes))), jnp.int32)
-    carry, confidence = jax.lax.scan(functools.partial(step, phase.search), carry, following)
-    confidences.append(confidence)
+    carry, seen_now = jax.lax.scan(functools.partial(step, phase.search), carry, following)
+    seen.append(seen_now)
   _, rank, finite, _ = carry
-  confidence = jnp.concatenate(confidences)
-  return problem.make_order(rank=rank, confidence=confidence[::-1].T, finite=finite, sizes=sizes)
+  confidence, rate = jax.tree.map(lambda *parts: jnp.concatenate(parts)[::-1].T, *seen)
+  if rate is not None:
+    confidence, rate = smooth(confidence), smooth(rate)
+  return problem.make_order(rank=rank, confidence=confidence, finite=finite, sizes=sizes, rate=rate)
 
 
 def remove_features(
@@ -142,4 +162,4 @@ def is_finite(evaluation: Evaluation, kept: Bool[Array, "B F"]) -> Bool[Array, "
   """
   preference = evaluation.preference
   is_number = ~jnp.isnan(preference) & (preference < jnp.inf)
-  return jnp.isfinite(evaluation.logits).all(1) & (is_number | ~kept).all(1)
+  return jnp.isfinite(evaluation.prediction.logits).all(1) & (is_number | ~kept).all(1)

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int8, Shaped
+from jaxtyping import Array, Bool, Float, Int, Int8, Key, Shaped
 
 from jax_sis.core import validation
 from jax_sis.core.backselect import run_backward
+from jax_sis.core.completions import Completion
 from jax_sis.core.forward import run_forward
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.minimise import DEFAULT_SETTINGS, run_minimise
@@ -41,6 +42,8 @@ def sis_collection(
   grid: tuple[int, ...] | None = None,
   available: Bool[Array, "..."] | Bool[np.ndarray, "..."] | None = None,
   score: ScoreName = "log_odds",
+  completion: Completion | None = None,
+  keys: Key[Array, "B"] | None = None,
 ) -> tuple[Subsets, ...]:
   """Disjoint sufficient subsets of each image, one after the other (SIS-collection, Carter et al. 2019, section 3).
 
@@ -74,6 +77,8 @@ def sis_collection(
     grid: as for `backselect`.
     available: features that subsets may hold, `[B, F]` or `[B, *grid]`.
     score: as for `backselect`.
+    completion: as for `backselect`.
+    keys: as for `backselect`.
 
   Returns:
     The subsets by round, `max_subsets` of them. An image that has no more says why in `status`, from that round on; one
@@ -87,7 +92,16 @@ def sis_collection(
   check_positive_integer("max_subsets", max_subsets)
   check_positive_integer("batch_size", batch_size)
   problem = check_problem(
-    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score
+    predict_fn,
+    params,
+    inputs,
+    targets,
+    baseline=baseline,
+    grid=grid,
+    available=available,
+    score=score,
+    completion=completion,
+    keys=keys,
   )
   state = run_collection(
     problem,
@@ -182,6 +196,7 @@ def read_round(state: CollectionState, number: int, problem: Problem, threshold:
     threshold=jnp.full(confidence.shape, threshold, confidence.dtype),
     status=state.status[:, number],
     baseline=problem.baseline,
+    keys=problem.key_data,
   )
 
 

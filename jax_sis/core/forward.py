@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from jax_sis.core.chunks import settle_chunk_size
+from jax_sis.core.completions import Completion
 from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, run_local_search, start
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
@@ -30,6 +31,8 @@ def forward_select(
   grid: tuple[int, ...] | None = None,
   available: Bool[Array, "..."] | Bool[np.ndarray, "..."] | None = None,
   score: ScoreName = "log_odds",
+  completion: Completion | None = None,
+  keys: Key[Array, "B"] | None = None,
 ) -> FeatureOrder:
   """Orders the few features of each input that make the classifier confident, in the order of their adding.
 
@@ -57,6 +60,8 @@ def forward_select(
     grid: as for `backselect`.
     available: features that may be added, `[B, F]` or `[B, *grid]`.
     score: as for `backselect`.
+    completion: as for `backselect`.
+    keys: as for `backselect`.
 
   Returns:
     The order: rank 0 was added first, and features that were not added are NOT_RANKED. Confidences at sizes 0, 1, ...,
@@ -67,7 +72,16 @@ def forward_select(
   """
   check_kind("search", search, Forward, f"Forward(...); backselect takes {BACKWARD_NAMES}")
   problem = check_problem(
-    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score
+    predict_fn,
+    params,
+    inputs,
+    targets,
+    baseline=baseline,
+    grid=grid,
+    available=available,
+    score=score,
+    completion=completion,
+    keys=keys,
   )
   return run_forward(problem, search=search)
 

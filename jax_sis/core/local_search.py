@@ -91,6 +91,7 @@ class Trial(NamedTuple):
     features: those tried, each of them added or dropped alone; F where there was none to try.
     scores: on what would be kept then; -inf where there was none to try, or the score is not a number.
     are_finite: whether all scores are numbers.
+    confirmed: where masked features show a distribution, the best score again, on draws that did not choose it.
   """
 
   score: Float[Array, "B"]
@@ -98,6 +99,12 @@ class Trial(NamedTuple):
   features: Int[Array, "B P"]
   scores: Float[Array, "B P"]
   are_finite: Bool[Array, "B"]
+  confirmed: Float[Array, "B"] | None = None
+
+  @property
+  def best_score(self) -> Float[Array, "..."]:
+    """Of the best change of one image: what decides whether the subset passes with it."""
+    return self.scores[self.scores.argmax()] if self.confirmed is None else self.confirmed
 
 
 def start(subset: Bool[Array, "B F"], mode: Int[Array, "B"], max_features: int) -> LocalState:
@@ -150,8 +157,8 @@ def run_local_search(
 def try_changes(problem: Problem, state: LocalState, *, candidates: int, chunk_size: int) -> Trial:
   """Scores what each image could do next: keep one feature more while it grows, one less while it is pruned."""
   num_features = state.kept.shape[1]
-  logits, gradient = differentiate_score(problem, state.kept)
-  score = problem.score_logits(logits[:, None])[:, 0]
+  prediction, gradient = differentiate_score(problem, state.kept)
+  score = problem.score_logits(prediction.logits[:, None])[:, 0]
   # Features that an exchange has just dropped stay out.
   addable = problem.available & ~state.kept & ~state.smallest
   added = best_features(gradient, addable, candidates)
@@ -164,13 +171,23 @@ def try_changes(problem: Problem, state: LocalState, *, candidates: int, chunk_s
   is_tried = features < num_features
   num_needed = is_tried.sum(1, dtype=jnp.int32)
   scores = score_flips(problem, state.kept, features, chunk_size=chunk_size, num_needed=num_needed)
-  return Trial(
+  trial = Trial(
     score=score,
     is_finite=jnp.isfinite(score) & jnp.isfinite(gradient).all(1, where=addable),
     features=features,
     scores=jnp.where(is_tried & ~jnp.isnan(scores), scores, -jnp.inf),
     are_finite=jnp.isfinite(scores).all(1, where=is_tried),
   )
+  return trial if problem.distribution is None else trial._replace(confirmed=confirm_best(problem, state.kept, trial))
+
+
+def confirm_best(problem: Problem, kept: Bool[Array, "B F"], trial: Trial) -> Float[Array, "B"]:
+  """The score of each image after its best change, on fresh draws; -inf where there was none to try."""
+  best = trial.scores.argmax(1)[:, None]
+  features = jnp.take_along_axis(trial.features, best, axis=1)
+  confirmed = problem.confirm(kept ^ (jnp.arange(kept.shape[1], dtype=features.dtype)[None] == features))
+  is_number = jnp.take_along_axis(trial.scores, best, axis=1)[:, 0] > -jnp.inf
+  return jnp.where(is_number & ~jnp.isnan(confirmed), confirmed.astype(trial.scores.dtype), -jnp.inf)
 
 
 def advance(
@@ -196,9 +213,9 @@ def after_growing(
   adds = (trial.features[best] < num_features) & is_finite & ~needs_nothing
   feature = jnp.where(adds, trial.features[best], num_features)
   kept = state.kept.at[feature].set(True, mode="drop")
-  passes = adds & passing(trial.scores[best], threshold, score)
+  passes = adds & passing(trial.best_score, threshold, score)
 
-  first = record_growth(state, trial, feature, trial.scores[best], size=size, score=score)
+  first = record_growth(state, trial, feature, trial.best_score, size=size, score=score)
   grown = choose(is_first, first._replace(finite=is_finite), state)._replace(kept=kept)
   found = grown._replace(smallest=kept, mode=as_mode(Mode.PRUNE if settings.is_pruned else Mode.DONE))
   max_size = jnp.where(is_first, state.confidence.size, state.smallest.sum(dtype=jnp.int32)) - 1
@@ -237,7 +254,7 @@ def after_pruning(
     score=trial.score.astype(state.score.dtype), without_each=without_each.astype(state.without_each.dtype)
   )
   return choose(
-    passing(trial.scores[best], threshold, score),
+    passing(trial.best_score, threshold, score),
     state._replace(kept=kept, smallest=kept),
     start_exchange(minimal, jnp.zeros((), jnp.int32), settings),
   )

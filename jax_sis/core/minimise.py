@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jax_sis.core import validation
 from jax_sis.core.chunks import check_chunk_size
+from jax_sis.core.completions import Completion
+from jax_sis.core.drawing import smooth
 from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, passing, run_local_search, start
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
@@ -37,6 +39,8 @@ def minimise(
   candidates: int = DEFAULT_SETTINGS.candidates,
   available: Bool[Array, "..."] | Bool[np.ndarray, "..."] | None = None,
   chunk_size: int | None = None,
+  completion: Completion | None = None,
+  keys: Key[Array, "B"] | None = None,
 ) -> Subsets:
   """Makes each sufficient subset smaller, until the local search below finds nothing more to drop.
 
@@ -66,6 +70,8 @@ def minimise(
     candidates: masked features tried at each step of growing again.
     available: features that may come in, `[B, F]` or `[B, *grid]`; by default all.
     chunk_size: masked copies at a time, as for `Forward`.
+    completion: what masked features show, as for `backselect`; by default the baseline of the subsets.
+    keys: as for `backselect`.
 
   Returns:
     The smaller subsets.
@@ -74,7 +80,7 @@ def minimise(
     ValueError: the arguments do not fit together, or the subsets have no threshold.
   """
   validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
-  problem = check_answered(predict_fn, params, inputs, subsets, available=available)
+  problem = check_answered(predict_fn, params, inputs, subsets, available=available, completion=completion, keys=keys)
   check_positive_integer("candidates", candidates)
   check_chunk_size("chunk_size", chunk_size)
   exchanges = check_exchanges(exchanges)
@@ -154,12 +160,14 @@ def shortest_prefix(problem: Problem, order: FeatureOrder, subsets: Subsets) -> 
   below = jnp.where(sizes[None] < num_kept[:, None], sizes[None], 0).max(1)
   longest_step = max((after - before for before, after in itertools.pairwise(order.sizes)), default=1)
 
-  def passes_at(offset: Int[Array, ""]) -> Bool[Array, "B"]:
+  def score_at(offset: Int[Array, ""]) -> Float[Array, "B"]:
     prefix = order.rank < (below + offset)[:, None]
-    scores = problem.score_logits(problem.predict_masked(prefix)[:, None])[:, 0]
-    return passing(scores, subsets.threshold, problem.score)
+    return problem.score_logits(problem.predict_masked(prefix)[:, None])[:, 0]
 
   offsets = jnp.arange(1, longest_step + 1, dtype=jnp.int32)
-  passes = jax.lax.map(passes_at, offsets)
+  scores = jax.lax.map(score_at, offsets)
+  if problem.distribution is not None:
+    scores = smooth(scores.T).T
+  passes = passing(scores, subsets.threshold[None], problem.score)
   shortest = jnp.where(passes.any(0), below + offsets[passes.argmax(0)], num_kept)
   return order.rank < jnp.minimum(shortest, num_kept)[:, None]

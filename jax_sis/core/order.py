@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
 
 from jax_sis.core import masking
 from jax_sis.core.batch import PerImage, make_picture
@@ -30,7 +30,11 @@ class FeatureOrder(PerImage):
       Where fewer features were available than `sizes[t]`, that of all the available ones.
     target: the class whose confidence the search kept up.
     finite: False where a logit or gradient was NaN or infinite on the way; the order of such an image means nothing.
-    baseline: what masked features show, with as many axes as the inputs (of length 1 where it broadcasts).
+    baseline: what masked features show, with as many axes as the inputs (of length 1 where it broadcasts). Where they
+      showed a distribution, what they are painted in.
+    rate: under a distribution, the share of its draws on which the target was predicted at each size; else None. It
+      and the confidence are means over five sizes, since the smallest that passes would else be the luckiest.
+    keys: under a distribution, the data of the images' keys; else None.
     sizes: the subset sizes that were evaluated, ascending, from 0 (the baseline alone) and, backward, to F.
     grid: the mask's shape.
     score: what the search maximised.
@@ -41,6 +45,8 @@ class FeatureOrder(PerImage):
   target: Int[Array, "B"]
   finite: Bool[Array, "B"]
   baseline: Float[Array, "B ..."]
+  rate: Float[Array, "B T"] | None = None
+  keys: UInt32[Array, "B N"] | None = None
   sizes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   grid: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   score: ScoreName = dataclasses.field(metadata={"static": True})

@@ -2,18 +2,40 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt32
 
 from jax_sis.core import masking, validation
+from jax_sis.core.chunks import settle_chunk_size
+from jax_sis.core.completions import Distribution, check_completion, check_keys
+from jax_sis.core.drawing import (
+  Purpose,
+  aggregate_logits,
+  divide_draws,
+  draw_fills,
+  keeping_class,
+  repeat_images,
+)
 from jax_sis.core.meshes import vary_alike
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.scores import predict_logits, score_logits
 from jax_sis.core.subsets import Subsets
 from jax_sis.core.types import Params, PredictFn, ScoreName
+
+
+class Prediction(NamedTuple):
+  """What the classifier says of masked images.
+
+  Attributes:
+    logits: over the draws of a distribution those that it aggregates to.
+    rate: the share of the draws on which the target is predicted; None where masked features show a constant.
+  """
+
+  logits: Float[Array, "N K"]
+  rate: Float[Array, "N"] | None
 
 
 @jax.tree_util.register_dataclass
@@ -25,8 +47,11 @@ class Problem:
     params: the model's arrays.
     inputs: the normalised batch.
     targets: the class in question.
-    baseline: what masked features show, as `masking.check_baseline` returns it.
+    baseline: what masked features show, as `masking.check_baseline` returns it; where there is a distribution, what
+      they are painted in.
     available: the features that may be kept at all.
+    distribution: what masked features show in its place.
+    keys: of the images, for its draws.
     predict_fn: the classifier.
     grid: the mask's shape.
     score: what is kept up, or raised.
@@ -37,6 +62,8 @@ class Problem:
   targets: Int[Array, "B"]
   baseline: Float[Array, "B ..."]
   available: Bool[Array, "B F"]
+  distribution: Distribution | None = None
+  keys: Key[Array, "B"] | None = None
   predict_fn: PredictFn = dataclasses.field(metadata={"static": True})
   grid: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   score: ScoreName = dataclasses.field(metadata={"static": True})
@@ -57,11 +84,22 @@ class Problem:
     """The same problem with only those of its features available that are True here, too."""
     return dataclasses.replace(self, available=self.available & available)
 
+  @property
+  def key_data(self) -> UInt32[Array, "B N"] | None:
+    """The images' keys as numbers, which can be stored."""
+    return None if self.keys is None else jax.random.key_data(self.keys)
+
+  @property
+  def copies_tried(self) -> int:
+    """Evaluations that a candidate costs: the draws that it is tried on, or one."""
+    return self.distribution.num_tried or self.distribution.num_draws if self.distribution else 1
+
   def take(self, images: Int[Array, "N"]) -> "Problem":
     inputs, targets, baseline, available = (
       array[images] for array in (self.inputs, self.targets, self.baseline, self.available)
     )
-    return dataclasses.replace(self, inputs=inputs, targets=targets, baseline=baseline, available=available)
+    keys = None if self.keys is None else self.keys[images]
+    return dataclasses.replace(self, inputs=inputs, targets=targets, baseline=baseline, available=available, keys=keys)
 
   def predict_masked(self, masks: Shaped[Array, "N F"]) -> Float[Array, "N K"]:
     """The logits of N // B masked variants of each image, one image after the other.
@@ -69,23 +107,89 @@ class Problem:
     Args:
       masks: what is kept, Boolean or between 0 and 1.
     """
+    return self.predict(masks).logits
+
+  def predict(
+    self,
+    masks: Shaped[Array, "N F"],
+    *,
+    drawn_at: Shaped[Array, "N F"] | None = None,
+    num_draws: int | None = None,
+    purpose: Purpose = Purpose.SEARCH,
+  ) -> Prediction:
+    """`predict_masked`, and how often the target is predicted; the last three arguments are for a distribution alone.
+
+    Args:
+      masks: what is kept, Boolean or between 0 and 1.
+      drawn_at: the masks whose draws are meant; by default their own.
+      num_draws: the first of them; by default all that the distribution has.
+      purpose: what the draws are for.
+    """
     masks = masks.astype(jnp.result_type(float))
     repeats = masks.shape[0] // self.num_images
+    if self.distribution is not None:
+      count = num_draws or self.distribution.num_draws
+      logits = self.predict_draws(masks, masks if drawn_at is None else drawn_at, count, purpose=purpose)
+      targets = repeat_images(self.targets, repeats)
+      rate = keeping_class(logits, targets).mean(1, dtype=jnp.result_type(float))
+      return Prediction(aggregate_logits(logits, targets, aggregate=self.distribution.aggregate), rate)
     inputs, baseline = (repeat_images(array, repeats) for array in (self.inputs, self.baseline))
-    return self.predict_fn(self.params, masking.mask_inputs(inputs, masks, baseline=baseline, grid=self.grid))
+    return Prediction(self.classify(inputs, masks, baseline), None)
+
+  def predict_draws(
+    self, masks: Shaped[Array, "N F"], drawn_at: Shaped[Array, "N F"], num_draws: int, *, purpose: Purpose
+  ) -> Float[Array, "N M K"]:
+    """The logits on each of the first draws of the distribution, as many copies at a time as suit the platform."""
+    assert self.distribution is not None
+    assert self.keys is not None
+    distribution = self.distribution
+    num_masks = masks.shape[0]
+    inputs, keys = (repeat_images(array, num_masks // self.num_images) for array in (self.inputs, self.keys))
+
+    def predict_chunk(numbers: Int[Array, "C"]) -> Float[Array, "N C K"]:
+      fills = draw_fills(distribution, keys, inputs, drawn_at, numbers, grid=self.grid, purpose=purpose)
+      images, shown = repeat_images(inputs, numbers.size), fills.reshape(-1, *fills.shape[2:])
+      logits = self.classify(images, repeat_images(masks, numbers.size), shown)
+      return logits.reshape(num_masks, numbers.size, -1)
+
+    chunks = divide_draws(num_draws, num_masks, settle_chunk_size(None, self.inputs))
+    if len(chunks) == 1:
+      return predict_chunk(chunks[0])
+    logits = jax.lax.map(predict_chunk, chunks)
+    return jnp.moveaxis(logits, 0, 1).reshape(num_masks, num_draws, -1)
+
+  def classify(
+    self, inputs: Float[Array, "N ..."], masks: Shaped[Array, "N F"], shown: Float[Array, "N ..."]
+  ) -> Float[Array, "N K"]:
+    """The logits of images on their masks and of what is shown elsewhere."""
+    return self.predict_fn(self.params, masking.mask_inputs(inputs, masks, baseline=shown, grid=self.grid))
 
   def score_logits(self, logits: Float[Array, "B M K"]) -> Float[Array, "B M"]:
     """The scores of M variants of each image."""
     score_fn = functools.partial(score_logits, score=self.score)
     return jax.vmap(score_fn, in_axes=(1, None), out_axes=1)(logits, self.targets)
 
-  def score_masks(self, masks: Shaped[Array, "B M F"]) -> Float[Array, "B M"]:
-    """The scores of each image under M masks of its own."""
-    logits = self.predict_masked(masks.reshape(-1, masks.shape[2]))
+  def score_masks(
+    self, masks: Shaped[Array, "B M F"], *, drawn_at: Shaped[Array, "B F"] | None = None
+  ) -> Float[Array, "B M"]:
+    """The scores of each image under M masks of its own, which are tried where a search has come to `drawn_at`."""
+    num_variants, num_features = masks.shape[1:]
+    tried_at = None if drawn_at is None else repeat_images(drawn_at, num_variants)
+    logits = self.predict(masks.reshape(-1, num_features), drawn_at=tried_at, num_draws=self.copies_tried).logits
     return self.score_logits(logits.reshape(*masks.shape[:2], -1))
 
+  def confirm(self, masks: Bool[Array, "B F"]) -> Float[Array, "B"]:
+    """The score of each image under a mask, on draws that played no part in choosing it."""
+    return self.score_logits(self.predict(masks, purpose=Purpose.CONFIRM).logits[:, None])[:, 0]
+
   def make_order(
-    self, *, rank: Int[Array, "B F"], confidence: Float[Array, "B T"], finite: Bool[Array, "B"], sizes: tuple[int, ...]
+    self,
+    *,
+    rank: Int[Array, "B F"],
+    confidence: Float[Array, "B T"],
+    finite: Bool[Array, "B"],
+    sizes: tuple[int, ...],
+    rate: Float[Array, "B T"] | None = None,
   ) -> FeatureOrder:
     """An order of the features as the answer; arguments as in FeatureOrder."""
     return FeatureOrder(
@@ -94,16 +198,12 @@ class Problem:
       target=self.targets,
       finite=finite,
       baseline=self.baseline,
+      rate=rate,
+      keys=self.key_data,
       sizes=sizes,
       grid=self.grid,
       score=self.score,
     )
-
-
-def repeat_images(array: Shaped[Array, "B ..."], repeats: int) -> Shaped[Array, "N ..."]:
-  """Each image `repeats` times, next to each other."""
-  shape = (array.shape[0], repeats, *array.shape[1:])
-  return jnp.broadcast_to(array[:, None], shape).reshape(-1, *array.shape[1:])
 
 
 def check_problem(
@@ -116,6 +216,8 @@ def check_problem(
   grid: tuple[int, ...] | None,
   available: Any,
   score: ScoreName,
+  completion: Any = None,
+  keys: Any = None,
 ) -> Problem:
   """Checks the arguments that all searches share, and fills in targets, baseline, grid and available features.
 
@@ -128,6 +230,7 @@ def check_problem(
   num_classes = validation.check_predict_fn(predict_fn, params, inputs)
   targets = validation.check_targets(targets, num_images=inputs.shape[0], num_classes=num_classes)
   available = validation.check_available(available, num_images=inputs.shape[0], grid=grid)
+  baseline, distribution = check_completion(completion, baseline, inputs, grid)
   baseline = masking.check_baseline(baseline, inputs)
   validation.check_values(predict_fn, params, inputs, baseline)
   if targets is None:
@@ -138,6 +241,8 @@ def check_problem(
     targets=targets,
     baseline=baseline,
     available=available,
+    distribution=distribution,
+    keys=None if distribution is None else check_keys(keys, inputs.shape[0]),
     predict_fn=predict_fn,
     grid=grid,
     score=score,
@@ -154,6 +259,8 @@ def make_problem(
   baseline: float,
   grid: tuple[int, ...],
   score: ScoreName,
+  distribution: Distribution | None = None,
+  keys: Key[Array, "B"] | None = None,
 ) -> Problem:
   """A problem with all features available, of parts that are known to fit: `check_problem` without a trace of them."""
   return Problem(
@@ -162,6 +269,8 @@ def make_problem(
     targets=targets,
     baseline=masking.check_baseline(baseline, inputs),
     available=validation.check_available(None, num_images=inputs.shape[0], grid=grid),
+    distribution=distribution,
+    keys=keys,
     predict_fn=predict_fn,
     grid=grid,
     score=score,
@@ -169,9 +278,18 @@ def make_problem(
 
 
 def check_answered(
-  predict_fn: PredictFn, params: Any, inputs: Any, answer: FeatureOrder | Subsets, *, available: Any = None
+  predict_fn: PredictFn,
+  params: Any,
+  inputs: Any,
+  answer: FeatureOrder | Subsets,
+  *,
+  available: Any = None,
+  completion: Any = None,
+  keys: Any = None,
 ) -> Problem:
   """The problem that an order or subsets answer, scored by log-odds, as whatever reads them again does.
+
+  Without a completion masked features show the answer's own baseline.
 
   Raises:
     ValueError: the classifier or the inputs cannot be those that they are of.
@@ -184,12 +302,16 @@ def check_answered(
     raise ValueError(f"inputs must be the {num_answered} that {subject} of, got {inputs.shape[0]}.")
   masking.check_grid(answer.grid, inputs.shape[1:])
   validation.check_targets(answer.target, num_images=num_answered, num_classes=num_classes)
+  baseline, distribution = check_completion(completion, 0.0, inputs, answer.grid)
+  is_other_constant = completion is not None and distribution is None
   problem = Problem(
     params=params,
     inputs=inputs,
     targets=answer.target,
-    baseline=answer.baseline,
+    baseline=masking.check_baseline(baseline, inputs) if is_other_constant else answer.baseline,
     available=validation.check_available(available, num_images=num_answered, grid=answer.grid),
+    distribution=distribution,
+    keys=None if distribution is None else check_keys(keys, num_answered),
     predict_fn=predict_fn,
     grid=answer.grid,
     score="log_odds",

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_sis.core import validation
 from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
-from jax_sis.core.problem import Problem
+from jax_sis.core.problem import Prediction, Problem
 from jax_sis.core.trials import best_features, differentiate_score, score_flips, scores_without_each, spread_scores
 from jax_sis.core.validation import check_positive_integer
 
@@ -22,12 +22,12 @@ class Evaluation(NamedTuple):
   """What a search sees at the current mask.
 
   Attributes:
-    logits: on what is kept.
+    prediction: on what is kept.
     preference: the higher, the earlier a feature is masked.
     remembered: what the search wants to be given at the next step; NaN at the first.
   """
 
-  logits: Float[Array, "B K"]
+  prediction: Prediction
   preference: Float[Array, "B F"]
   remembered: Float[Array, "B F"]
 
@@ -69,9 +69,9 @@ class Gradient:
     return (Phase(self, backward_sizes(num_features, self.per_step)),)
 
   def evaluate(self, problem: Problem, kept: Bool[Array, "B F"], remembered: Float[Array, "B F"]) -> Evaluation:
-    """Logits at the current mask, and minus the gradient of the score."""
-    logits, gradient = differentiate_score(problem, kept)
-    return Evaluation(logits, -gradient, remembered)
+    """What is said at the current mask, and minus the gradient of the score."""
+    prediction, gradient = differentiate_score(problem, kept)
+    return Evaluation(prediction, -gradient, remembered)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,18 +118,18 @@ class Screened:
     return Phase(leading, leading_sizes), Phase(self, backward_sizes(self.gradient_until, 1))
 
   def evaluate(self, problem: Problem, kept: Bool[Array, "B F"], remembered: Float[Array, "B F"]) -> Evaluation:
-    """Logits at the current mask, the score without each candidate, and the changes of the score last measured."""
-    logits, gradient = differentiate_score(problem, kept)
+    """What is said at the current mask, the score without each candidate, and the changes that were last measured."""
+    prediction, gradient = differentiate_score(problem, kept)
     estimate = jnp.where(jnp.isnan(remembered), -gradient, (remembered - gradient) / 2)
     candidates = best_features(estimate, kept, self.candidates)
     chunk_size = settle_chunk_size(self.chunk_size, problem.inputs)
     scores = score_flips(problem, kept, candidates, chunk_size=chunk_size)
-    changes = (scores - problem.score_logits(logits[:, None])).astype(remembered.dtype)
+    changes = (scores - problem.score_logits(prediction.logits[:, None])).astype(remembered.dtype)
     images = jnp.arange(kept.shape[0])[:, None]
     # A gradient that is no number must show in the result, as it does in a plain gradient search.
     scores = jnp.where(jnp.isfinite(gradient).all(1, where=kept)[:, None], scores, jnp.nan)
     return Evaluation(
-      logits, spread_scores(scores, candidates, kept), remembered.at[images, candidates].set(changes, mode="drop")
+      prediction, spread_scores(scores, candidates, kept), remembered.at[images, candidates].set(changes, mode="drop")
     )
 
 
@@ -159,11 +159,11 @@ class Exact:
     return (Phase(self, backward_sizes(num_features, 1)),)
 
   def evaluate(self, problem: Problem, kept: Bool[Array, "B F"], remembered: Float[Array, "B F"]) -> Evaluation:
-    """Logits at the current mask, and the score without each kept feature."""
-    logits = problem.predict_masked(kept)
+    """What is said at the current mask, and the score without each kept feature."""
+    prediction = problem.predict(kept)
     chunk_size = settle_chunk_size(self.chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU)
     scores = scores_without_each(problem, kept, chunk_size=chunk_size)
-    return Evaluation(logits, scores, remembered)
+    return Evaluation(prediction, scores, remembered)
 
 
 BackwardSearch = Gradient | Screened | Exact

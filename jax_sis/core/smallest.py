@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from jax_sis.core import validation
+from jax_sis.core.completions import Completion
 from jax_sis.core.forward import grow, read_growth
 from jax_sis.core.local_search import Exchanges
 from jax_sis.core.meshes import on_any_mesh
@@ -51,6 +52,8 @@ def smallest_subsets(
   grid: tuple[int, ...] | None = None,
   available: Bool[Array, "..."] | Bool[np.ndarray, "..."] | None = None,
   score: ScoreName = "log_odds",
+  completion: Completion | None = None,
+  keys: Key[Array, "B"] | None = None,
 ) -> Subsets:
   """The smallest evidence that a search finds: few features on which the classifier alone is confident.
 
@@ -80,6 +83,8 @@ def smallest_subsets(
     grid: as for `backselect`.
     available: features that subsets may hold, `[B, F]` or `[B, *grid]`.
     score: as for `backselect`.
+    completion: as for `backselect`.
+    keys: as for `backselect`.
 
   Returns:
     A subset for each image, or an empty one with its reason in `status`: BELOW_THRESHOLD where all available features
@@ -93,7 +98,16 @@ def smallest_subsets(
   validation.check_kind("effort.forward", effort.forward, Forward, "Forward(...)")
   exchanges = check_exchanges(effort.exchanges)
   problem = check_problem(
-    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=available, score=score
+    predict_fn,
+    params,
+    inputs,
+    targets,
+    baseline=baseline,
+    grid=grid,
+    available=available,
+    score=score,
+    completion=completion,
+    keys=keys,
   )
   search = dataclasses.replace(effort.forward, threshold=threshold)
   return search_smallest(problem, confidence_of_available(problem), search=search, exchanges=exchanges)

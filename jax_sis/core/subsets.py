@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int8, Integer
+from jaxtyping import Array, Bool, Float, Int, Int8, Integer, UInt32
 
 from jax_sis.core import masking, validation
 from jax_sis.core.batch import PerImage, make_picture
@@ -47,7 +47,8 @@ class Subsets(PerImage):
     target: the class in question.
     threshold: the confidence asked for; NaN for a subset of a given size.
     status: see Status.
-    baseline: what masked features show.
+    baseline: what masked features show; where that was a distribution, what they are painted in.
+    keys: under a distribution, the data of the keys that the search had; else None.
   """
 
   mask: Bool[Array, "B ..."]
@@ -57,6 +58,7 @@ class Subsets(PerImage):
   threshold: Float[Array, "B"]
   status: Int8[Array, "B"]
   baseline: Float[Array, "B ..."]
+  keys: UInt32[Array, "B N"] | None = None
 
   @property
   def grid(self) -> tuple[int, ...]:
@@ -246,4 +248,5 @@ def make_subsets(
     threshold=jnp.broadcast_to(jnp.asarray(threshold, confidence.dtype), status.shape),
     status=status,
     baseline=order.baseline,
+    keys=order.keys,
   )

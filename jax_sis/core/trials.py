@@ -5,20 +5,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jax_sis.core.chunks import LARGEST_CALL
-from jax_sis.core.problem import Problem
+from jax_sis.core.problem import Prediction, Problem
 
 
-def differentiate_score(
-  problem: Problem, kept: Shaped[Array, "B F"]
-) -> tuple[Float[Array, "B K"], Float[Array, "B F"]]:
-  """The logits at a mask, Boolean or between 0 and 1, and the gradient of each image's score with respect to it."""
+def differentiate_score(problem: Problem, kept: Shaped[Array, "B F"]) -> tuple[Prediction, Float[Array, "B F"]]:
+  """What is said at a mask, Boolean or between 0 and 1, and the gradient of each image's score with respect to it."""
 
-  def total_score(mask: Float[Array, "B F"]) -> tuple[Float[Array, ""], Float[Array, "B K"]]:
-    logits = problem.predict_masked(mask)
-    return problem.score_logits(logits[:, None]).sum(), logits
+  def total_score(mask: Float[Array, "B F"]) -> tuple[Float[Array, ""], Prediction]:
+    prediction = problem.predict(mask)
+    return problem.score_logits(prediction.logits[:, None]).sum(), prediction
 
-  gradient, logits = jax.grad(total_score, has_aux=True)(kept.astype(jnp.result_type(float)))
-  return logits, gradient
+  gradient, prediction = jax.grad(total_score, has_aux=True)(kept.astype(jnp.result_type(float)))
+  return prediction, gradient
 
 
 def best_features(preference: Float[Array, "B F"], allowed: Bool[Array, "B F"], count: int) -> Int[Array, "B P"]:
@@ -64,7 +62,8 @@ def score_flips(
 ) -> Float[Array, "B P"]:
   """The score of each image with one feature changed from kept to masked or back: P such variants, or fewer.
 
-  What the images need is tried one after the other, so that no model call is filled up but the last.
+  What the images need is tried one after the other, so that no model call is filled up but the last. The draws of a
+  distribution are those of `kept`, common to all variants.
 
   Args:
     problem: the classifier and its images.
@@ -75,7 +74,7 @@ def score_flips(
   """
   num_images, num_features = kept.shape
   num_columns = features.shape[1]
-  per_image = min(max(min(chunk_size, LARGEST_CALL) // num_images, 1), num_columns)
+  per_image = min(max(min(chunk_size, LARGEST_CALL) // (num_images * problem.copies_tried), 1), num_columns)
   call_size = per_image * num_images
   num_needed = jnp.full_like(kept, num_columns, jnp.int32, num_images) if num_needed is None else num_needed
   ends = jnp.cumsum(num_needed)
@@ -89,7 +88,7 @@ def score_flips(
     columns = jnp.where(places < ends[-1], places - (ends - num_needed)[images], num_columns)
     flipped = features.at[images, columns].get(mode="fill", fill_value=num_features)
     masks = kept[images] ^ (numbers[None] == flipped[:, None])
-    call_scores = problem.take(images).score_masks(masks[:, None])[:, 0]
+    call_scores = problem.take(images).score_masks(masks[:, None], drawn_at=kept[images])[:, 0]
     return scores.at[images, columns].set(call_scores.astype(scores.dtype), mode="drop")
 
   scores = jnp.full_like(kept, -jnp.inf, jnp.result_type(float), features.shape)

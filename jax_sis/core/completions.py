@@ -1,0 +1,385 @@
+"""Completions: what masked features show, a constant or a distribution.
+
+A subset S of an image x is judged by what the classifier says of x on S and of a draw z elsewhere. Draws are fresh at
+every mask that a search comes to, and common to all candidates that it tries from there. They are keyed by the image's
+key and the mask, so that they depend neither on the batch nor on the device nor on what was computed before.
+
+Names in the literature: baseline sufficiency (a constant), probabilistic or delta-relevant sufficiency (a distribution;
+Waeldchen et al. 2021), and stability (`Reveal`: true features may come in).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, Shaped
+
+from jax_sis.core import masking
+from jax_sis.core.messages import first_line
+from jax_sis.core.validation import check_kind, check_positive_integer, is_concrete
+
+# "mean": the mean probability over the draws; "min": the worst draw; a number: that quantile of the draws' log-odds.
+Aggregate = Literal["mean", "min"] | float
+DrawFn = Callable[[Key[Array, ""], Float[Array, "..."]], Float[Array, "..."]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+  """What masked features may show, drawn from again and again.
+
+  Attributes:
+    num_draws: draws at each mask.
+    aggregate: what is kept up over the draws: "mean" is the mean probability, "min" that of the worst draw, and a
+      number strictly between 0 and 1 that quantile.
+    num_tried: of those draws, how many each candidate is tried on; all by default. What seems best on them is confirmed
+      on `num_draws` fresh ones where it decides.
+  """
+
+  num_draws: int = dataclasses.field(default=32, kw_only=True, metadata={"static": True})
+  aggregate: Aggregate = dataclasses.field(default="mean", kw_only=True, metadata={"static": True})
+  num_tried: int | None = dataclasses.field(default=None, kw_only=True, metadata={"static": True})
+
+  def __post_init__(self) -> None:
+    name = type(self).__name__
+    check_positive_integer(f"{name}.num_draws", self.num_draws)
+    is_quantile = isinstance(self.aggregate, float) and 0 < self.aggregate < 1
+    if not is_quantile and self.aggregate not in ("mean", "min"):
+      raise ValueError(
+        f'{name}.aggregate must be "mean", "min" or a quantile strictly between 0 and 1, got {self.aggregate!r}.'
+      )
+    if self.num_tried is not None:
+      check_positive_integer(f"{name}.num_tried", self.num_tried)
+      if self.num_tried > self.num_draws:
+        raise ValueError(f"{name}.num_tried must be at most num_draws, {self.num_draws}, got {self.num_tried}.")
+
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+    """What one image shows once where it is masked, in the image's shape."""
+    raise NotImplementedError
+
+  def check(self, inputs: Float[Array, "B ..."]) -> "Distribution":
+    """The same with arrays as the kernel takes them; ValueError where they do not fit the inputs."""
+    return self
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Constant:
+  """The same for all draws: a number, or an array that broadcasts against the inputs. `baseline=` is its short form."""
+
+  value: Any = 0.0
+
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+    """As a part of `Mixture` and `Reveal`."""
+    del key, grid
+    return jnp.broadcast_to(jnp.asarray(self.value, image.dtype), image.shape)
+
+  def as_baseline(self, inputs: Float[Array, "B ..."]) -> Any:
+    """What `baseline=` would be given."""
+    del inputs
+    return self.value
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OwnMean:
+  """The mean colour of the image itself: one constant an image."""
+
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+    """As a part of `Mixture` and `Reveal`."""
+    del key, grid
+    return jnp.broadcast_to(self.as_baseline(image[None])[0], image.shape)
+
+  def as_baseline(self, inputs: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """The mean over all positions of each channel."""
+    return inputs.mean(tuple(range(1, max(inputs.ndim - 1, 2))), keepdims=True)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Blur(Distribution):
+  """The image itself, blurred by a Gaussian.
+
+  Attributes:
+    sigma: its standard deviation in pixels. One number is a constant of each image; of two, `(low, high)`, a draw takes
+      any between them, evenly in their logarithm.
+  """
+
+  sigma: float | tuple[float, float] = dataclasses.field(default=(1.0, 8.0), metadata={"static": True})
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    low, high = self.limits
+    if not 0 < low <= high < np.inf:
+      raise ValueError(f"Blur.sigma must be positive, or two of which the second is larger, got {self.sigma!r}.")
+
+  @property
+  def limits(self) -> tuple[float, float]:
+    """The smallest and the largest sigma."""
+    return self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
+
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+    """The image, blurred by one sigma of those possible."""
+    del grid
+    low, high = np.log(self.limits)
+    return blur(image, jnp.exp(jax.random.uniform(key, minval=low, maxval=high)))
+
+  def as_baseline(self, inputs: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """Each input blurred by the one sigma."""
+    return jax.vmap(blur, in_axes=(0, None))(inputs, jnp.asarray(self.limits[0]))
+
+  def check(self, inputs: Float[Array, "B ..."]) -> "Blur":
+    """Raises ValueError unless the inputs are images `[B, H, W, C]`."""
+    if inputs.ndim != 4:
+      raise ValueError(f"Blur is for images [B, H, W, C], got inputs of shape {inputs.shape}.")
+    return self
+
+
+def blur(image: Float[Array, "H W C"], sigma: Float[Array, ""]) -> Float[Array, "H W C"]:
+  """The image under a Gaussian, whose weights outside of the image are shared out among those inside."""
+
+  def weights(length: int) -> Float[Array, "L L"]:
+    places = jnp.arange(length, dtype=image.dtype)
+    bells = jnp.exp(-((places[:, None] - places[None]) ** 2) / (2 * sigma.astype(image.dtype) ** 2))
+    return bells / bells.sum(1, keepdims=True)
+
+  return jnp.einsum("hi,wj,ijc->hwc", weights(image.shape[0]), weights(image.shape[1]), image)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Images(Distribution):
+  """Other images as background, drawn with replacement from a pool. An image is never its own background.
+
+  Attributes:
+    pool: `[P, ...]`, or a sequence of P images, normalised as the inputs are.
+  """
+
+  pool: Any = dataclasses.field(default=None)
+
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+    """One of the pool that is not the image itself, each as likely as any other."""
+    del grid
+    first_key, second_key = jax.random.split(key)
+    size = self.pool.shape[0]
+    first = jax.random.randint(first_key, (), 0, size)
+    other = jax.random.randint(second_key, (), 0, size - 1)
+    other = other + (other >= first)
+    is_own = (self.pool[first] == image).all()
+    return self.pool[jnp.where(is_own, other, first)]
+
+  def check(self, inputs: Float[Array, "B ..."]) -> "Images":
+    """The pool as an array of the inputs' dtype; ValueError unless it holds images like them, and enough of them."""
+    if self.pool is None:
+      raise ValueError("Images.pool must be given: other images [P, ...], normalised as the inputs are.")
+    pool = self.pool if hasattr(self.pool, "shape") else np.stack([np.asarray(image) for image in self.pool])
+    if pool.shape[1:] != inputs.shape[1:] or not jnp.issubdtype(pool.dtype, jnp.floating):
+      raise ValueError(
+        f"Images.pool must hold normalised images like the inputs, [P, {', '.join(map(str, inputs.shape[1:]))}] and "
+        f"floating point, got {pool.dtype}{list(pool.shape)}."
+      )
+    if pool.shape[0] < max(self.num_draws, 2):
+      raise ValueError(
+        f"Images.pool must hold at least as many images as there are draws, {max(self.num_draws, 2)}, "
+        f"got {pool.shape[0]}; give more images, or fewer num_draws."
+      )
+    return dataclasses.replace(self, pool=jnp.asarray(pool, inputs.dtype))
+
+
+def count_own(pool: Shaped[np.ndarray, "P ..."], inputs: Shaped[np.ndarray, "B ..."]) -> int:
+  """How many of the images are in the pool, and therefore drawn from it less themselves."""
+  known = {np.asarray(image).tobytes() for image in pool}
+  return sum(np.asarray(image).tobytes() in known for image in inputs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Noise(Distribution):
+  """Independent normal noise in every number of the image.
+
+  Attributes:
+    scale: its standard deviation, in units of the normalised inputs, where 1 is about that of the data.
+    mean: around what; a number, or an array that broadcasts against one input.
+  """
+
+  scale: Any = 1.0
+  mean: Any = 0.0
+
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+    """One such image."""
+    del grid
+    noise = jax.random.normal(key, image.shape, image.dtype)
+    return jnp.asarray(self.mean, image.dtype) + jnp.asarray(self.scale, image.dtype) * noise
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Reveal(Distribution):
+  """Some masked features show their true value after all, the others what `other` shows.
+
+  A subset that suffices under it is stable: true features that come in do not take the class away.
+
+  Attributes:
+    probability: of each masked feature to be shown. Of two, `(low, high)`, a draw takes any between them.
+    other: what is shown elsewhere.
+  """
+
+  probability: float | tuple[float, float] = dataclasses.field(default=(0.0, 0.1), metadata={"static": True})
+  other: Any = Constant()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    low, high = self.limits
+    if not 0 <= low <= high <= 1:
+      raise ValueError(
+        f"Reveal.probability must lie in 0..1, or be two of which the second is larger, got {self.probability!r}."
+      )
+
+  @property
+  def limits(self) -> tuple[float, float]:
+    """The smallest and the largest probability."""
+    return self.probability if isinstance(self.probability, tuple) else (self.probability, self.probability)
+
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+    """One draw of `other`, with some features of the image in it."""
+    other_key, probability_key, key = jax.random.split(key, 3)
+    low, high = self.limits
+    probability = jax.random.uniform(probability_key, minval=low, maxval=high)
+    is_shown = jax.random.bernoulli(key, probability, (1, masking.num_features(grid)))
+    drawn = self.other.draw(other_key, image, grid)
+    return jnp.where(masking.expand_mask(is_shown, grid, image.shape)[0], image, drawn)
+
+  def check(self, inputs: Float[Array, "B ..."]) -> "Reveal":
+    """With `other` checked."""
+    return dataclasses.replace(self, other=check_part("Reveal.other", self.other, inputs))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mixture(Distribution):
+  """A draw is one of several completions'.
+
+  Attributes:
+    parts: the completions.
+    weights: how often each is drawn, in any unit; all alike by default.
+  """
+
+  parts: tuple[Any, ...] = ()
+  weights: tuple[float, ...] | None = dataclasses.field(default=None, metadata={"static": True})
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    weights = self.weights
+    if weights is not None and (len(weights) != len(self.parts) or min(weights, default=0) <= 0):
+      raise ValueError(f"Mixture.weights must be one positive number for each of the parts, got {weights!r}.")
+
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+    """One draw of one part."""
+    part_key, key = jax.random.split(key)
+    weights = self.weights or (1.0,) * len(self.parts)
+    number = jax.random.categorical(part_key, jnp.log(jnp.asarray(weights)))
+    return jnp.stack([part.draw(key, image, grid) for part in self.parts])[number]
+
+  def check(self, inputs: Float[Array, "B ..."]) -> "Mixture":
+    """With its parts checked."""
+    if not self.parts:
+      raise ValueError("Mixture.parts must hold at least one completion, got none.")
+    parts = tuple(check_part(f"Mixture.parts[{number}]", part, inputs) for number, part in enumerate(self.parts))
+    return dataclasses.replace(self, parts=parts)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Drawn(Distribution):
+  """A function of one's own: `(key, image) -> what it shows where it is masked`, pure, in the image's shape."""
+
+  draw_fn: DrawFn | None = dataclasses.field(default=None, metadata={"static": True})
+
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+    """What the function returns."""
+    del grid
+    assert self.draw_fn is not None
+    return self.draw_fn(key, image)
+
+
+Completion = Constant | OwnMean | Distribution | DrawFn
+KINDS = "Constant, OwnMean, Blur, Images, Noise, Reveal, Mixture, or a function (key, image) -> image"
+
+
+def check_part(name: str, part: Any, inputs: Float[Array, "B ..."]) -> Any:
+  """A completion that the kernel can draw from.
+
+  Raises:
+    ValueError: it is none, or does not fit the inputs.
+  """
+  if callable(part) and not isinstance(part, type):
+    function: Any = part
+    part = Drawn(draw_fn=function)
+  check_kind(name, part, Constant | OwnMean | Distribution, KINDS)
+  return part.check(inputs) if isinstance(part, Distribution) else part
+
+
+def check_completion(
+  completion: Any, baseline: Any, inputs: Float[Array, "B ..."], grid: tuple[int, ...]
+) -> tuple[Any, Distribution | None]:
+  """The baseline that a completion comes to, and the distribution if it is one.
+
+  Raises:
+    ValueError: both were given, or the completion does not fit the inputs or is not finite.
+  """
+  if completion is None:
+    return baseline, None
+  if not (isinstance(baseline, float | int) and baseline == 0):
+    raise ValueError("baseline and completion must not both be given; Constant(value) is a baseline as a completion.")
+  part = check_part("completion", completion, inputs)
+  if isinstance(part, Constant | OwnMean) or (isinstance(part, Blur) and len(set(part.limits)) == 1):
+    return part.as_baseline(inputs), None
+  assert isinstance(part, Distribution)
+  check_draws(part, inputs, grid)
+  return baseline, part
+
+
+def check_draws(distribution: Distribution, inputs: Float[Array, "B ..."], grid: tuple[int, ...]) -> None:
+  """Draws a few times for the first image, where values are known.
+
+  Raises:
+    ValueError: a draw has another shape, holds NaN or infinite numbers, or all are the same.
+  """
+  keys = jax.random.split(jax.random.key(0), min(distribution.num_draws, 8))
+  name = type(distribution).__name__
+
+  def draw(key: Key[Array, ""]) -> Float[Array, "..."]:
+    return distribution.draw(key, inputs[0], grid)
+
+  try:
+    shape = jax.eval_shape(draw, keys[0]).shape
+  except Exception as error:
+    raise ValueError(f"completion {name} must draw, but raised {type(error).__name__}: {first_line(error)}") from error
+  if shape != inputs.shape[1:]:
+    raise ValueError(f"completion {name} must draw images of shape {inputs.shape[1:]}, as the inputs, got {shape}.")
+  if not is_concrete(distribution, inputs):
+    return
+  draws = np.asarray(jax.vmap(draw)(keys))
+  if not np.isfinite(draws).all() and np.isfinite(np.asarray(inputs[0])).all():
+    raise ValueError(f"completion {name} must draw finite numbers, got NaN or infinite ones.")
+  if len(draws) > 1 and (draws == draws[:1]).all():
+    raise ValueError(f"completion {name} must vary, but all draws are the same: this is a constant; use Constant(...).")
+
+
+def check_keys(keys: Any, num_images: int) -> Key[Array, "B"]:
+  """The keys, or where none are given those of the images' places in the batch.
+
+  Raises:
+    ValueError: they are not one typed key for each image.
+  """
+  if keys is None:
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(0), jnp.arange(num_images))
+  if not hasattr(keys, "dtype") or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != (num_images,):
+    got = f"{keys.dtype}{list(keys.shape)}" if hasattr(keys, "dtype") else type(keys).__name__
+    raise ValueError(
+      f"keys must be one typed key for each of the {num_images} inputs, as jax.random.split(jax.random.key(0), "
+      f"{num_images}) makes them, got {got}."
+    )
+  return keys
