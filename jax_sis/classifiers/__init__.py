@@ -9,7 +9,8 @@ from flax import nnx
 from jax_sis.classifiers.ensemble import Average, Ensemble, EnsembleConfig
 from jax_sis.classifiers.frozen import FrozenParams, FrozenPart, FrozenPredictor, freeze, split
 from jax_sis.classifiers.inception import Inception, InceptionConfig
-from jax_sis.classifiers.mobile import EFFICIENTNET_LITE, MobileConfig, MobileNet
+from jax_sis.classifiers.mobile import MobileConfig, MobileNet
+from jax_sis.classifiers.mobile_sizes import MOBILE_NETWORKS
 from jax_sis.classifiers.model_function import ImageModel
 from jax_sis.classifiers.resnet import ResNet, ResNetConfig
 from jax_sis.classifiers.vgg import Vgg, VggConfig
@@ -61,7 +62,7 @@ ARCHITECTURES: dict[str, ArchitectureConfig] = {
   "vgg16": VggConfig(widths=((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)),
   "wrn28_10": WideResNetConfig(),
   "inception_v3": InceptionConfig(),
-  **EFFICIENTNET_LITE,
+  **MOBILE_NETWORKS,
 }
 MODULES: dict[type, Any] = {
   ResNetConfig: ResNet,

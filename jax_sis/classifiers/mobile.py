@@ -1,11 +1,10 @@
-"""Networks of inverted residual blocks: EfficientNet-Lite (Tan and Le 2019; TensorFlow's lite builder).
+"""Networks of inverted residual blocks: EfficientNet (Tan and Le 2019), its Lite ones, and MobileNet v2 and v3.
 
-A block widens its channels by a 1x1 convolution, filters each by itself, and narrows them again without a rectifier
-(Sandler et al. 2018).
+A block widens its channels by a 1x1 convolution, filters each by itself, may weigh them by their means, and narrows
+them again without a rectifier (Sandler et al. 2018; Howard et al. 2019).
 """
 
 import dataclasses
-import math
 from typing import Literal
 
 import jax
@@ -16,7 +15,9 @@ from jaxtyping import Array, Float
 from jax_sis.classifiers.conv import Padding
 from jax_sis.classifiers.layers import ConvNet, ConvNorm
 
-Activation = Literal["relu6"]
+Activation = Literal["relu", "relu6", "swish", "hard_swish"]
+Gate = Literal["sigmoid", "hard_sigmoid"]
+Source = Literal["efficientnet-pytorch", "torchvision", "timm", "transformers"]
 
 
 def relu6(inputs: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -24,7 +25,19 @@ def relu6(inputs: Float[Array, "..."]) -> Float[Array, "..."]:
   return jnp.minimum(jax.nn.relu(inputs), 6.0)
 
 
-ACTIVATIONS = {"relu6": relu6}
+def hard_sigmoid(inputs: Float[Array, "..."]) -> Float[Array, "..."]:
+  """A sigmoid of straight lines, from 0 at -3 to 1 at 3."""
+  return relu6(inputs + 3.0) / 6.0
+
+
+def hard_swish(inputs: Float[Array, "..."]) -> Float[Array, "..."]:
+  """The inputs by their hard sigmoid."""
+  return inputs * hard_sigmoid(inputs)
+
+
+ACTIVATIONS = {"relu": jax.nn.relu, "relu6": relu6, "swish": jax.nn.silu, "hard_swish": hard_swish}
+# Of what weighs channels: the rectifier of its narrow layer, and what makes weights of the wide one.
+GATES = {"sigmoid": (jax.nn.silu, jax.nn.sigmoid), "hard_sigmoid": (jax.nn.relu, hard_sigmoid)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,13 +47,18 @@ class BlockConfig:
   Attributes:
     width: channels that it gives.
     hidden: channels in its middle; as many as it gets for no 1x1 convolution before.
-    kernel_size: of the depthwise convolution, which carries the stride.
+    kernel_size: of the depthwise convolution.
+    stride: of the same.
+    squeezed: channels of the narrow layer of what weighs channels; 0 for no weights.
+    activation: behind both of its first convolutions.
   """
 
   width: int
   hidden: int
   kernel_size: int = 3
   stride: int = 1
+  squeezed: int = 0
+  activation: Activation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,92 +67,76 @@ class MobileConfig:
 
   Attributes:
     stem: channels of the first convolution, 3x3 of stride 2.
-    stages: the blocks, by stages as timm counts them.
+    stages: the blocks, by stages as timm and torchvision's EfficientNet count them.
     last: channels of the 1x1 convolution behind the blocks.
-    activation: of the stem, the blocks and the last convolution.
+    hidden: numbers of a linear layer between the means and the logits; 0 for none.
+    activation: of the stem, the last convolution and that layer.
+    gate: how channels are weighed.
     padding: `same` is TensorFlow's, `half` as much on both sides.
     epsilon: of all batch norms.
+    sources: whose weights are made for such a network, and so whose names they have.
     num_classes: K.
   """
 
-  stem: int
+  stem: int = 32
   stages: tuple[tuple[BlockConfig, ...], ...]
   last: int = 1280
+  hidden: int = 0
   activation: Activation
-  padding: Literal["same", "half"]
-  epsilon: float
+  gate: Gate = "sigmoid"
+  padding: Literal["same", "half"] = "half"
+  epsilon: float = 1e-5
+  sources: tuple[Source, ...]
   num_classes: int = 1000
 
-
-# A stage of EfficientNet-B0: blocks, kernel size, stride, how much wider the middle is, channels.
-EFFICIENTNET_STAGES = (
-  (1, 3, 1, 1, 16),
-  (2, 3, 2, 6, 24),
-  (2, 5, 2, 6, 40),
-  (3, 3, 2, 6, 80),
-  (3, 5, 1, 6, 112),
-  (4, 5, 2, 6, 192),
-  (1, 3, 1, 6, 320),
-)
+  def pad(self, kernel_size: int) -> Padding | Literal["same"]:
+    """The padding of a convolution of this size."""
+    return "same" if self.padding == "same" else kernel_size // 2
 
 
-def scale_efficientnet_lite(*, width: float, depth: float) -> MobileConfig:
-  """EfficientNet-Lite, `width` times as wide and `depth` times as deep as the smallest; both ends keep their size."""
-  stages: list[tuple[BlockConfig, ...]] = []
-  in_width = stem = 32
-  for number, (num_blocks, kernel_size, stride, expansion, base_width) in enumerate(EFFICIENTNET_STAGES):
-    is_end = number in (0, len(EFFICIENTNET_STAGES) - 1)
-    blocks: list[BlockConfig] = []
-    for index in range(num_blocks if is_end else math.ceil(depth * num_blocks)):
-      blocks.append(
-        BlockConfig(
-          width=round_width(width * base_width),
-          hidden=expansion * in_width,
-          kernel_size=kernel_size,
-          stride=stride if index == 0 else 1,
-        )
-      )
-      in_width = blocks[-1].width
-    stages.append(tuple(blocks))
-  return MobileConfig(stem=stem, stages=tuple(stages), activation="relu6", padding="same", epsilon=1e-3)
+class Squeeze(nnx.Module):
+  """Weighs each channel by a number that two layers make of the means of all (Hu et al. 2018)."""
 
+  def __init__(self, width: int, squeezed: int, gate: Gate, *, rngs: nnx.Rngs):
+    self.gate = gate
+    self.reduce = ConvNorm(width, squeezed, 1, has_bias=True, has_norm=False, rngs=rngs)
+    self.expand = ConvNorm(squeezed, width, 1, has_bias=True, has_norm=False, rngs=rngs)
 
-def round_width(width: float) -> int:
-  """The nearest multiple of eight that is not under 90 % of a number of channels."""
-  rounded = max(8, int(width + 4) // 8 * 8)
-  return rounded if rounded >= 0.9 * width else rounded + 8
+  def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    rectify, weigh = GATES[self.gate]
+    means = inputs.mean((1, 2), keepdims=True)
+    return inputs * weigh(self.expand(rectify(self.reduce(means))))
 
 
 class InvertedBlock(nnx.Module):
   """1x1, depthwise and 1x1 convolutions with batch norm, and a shortcut around them where shapes allow it."""
 
   def __init__(self, in_width: int, block: BlockConfig, config: MobileConfig, *, rngs: nnx.Rngs):
-    self.activation = config.activation
+    self.activation = block.activation
     self.is_residual = block.stride == 1 and in_width == block.width
-    self.expand = nnx.data(
-      None if block.hidden == in_width else ConvNorm(in_width, block.hidden, 1, epsilon=config.epsilon, rngs=rngs)
-    )
+    hidden, epsilon = block.hidden, config.epsilon
+    self.expand = nnx.data(None if hidden == in_width else ConvNorm(in_width, hidden, 1, epsilon=epsilon, rngs=rngs))
     self.depthwise = ConvNorm(
-      block.hidden,
-      block.hidden,
+      hidden,
+      hidden,
       block.kernel_size,
       stride=block.stride,
-      padding=find_padding(config, block.kernel_size),
-      groups=block.hidden,
-      epsilon=config.epsilon,
+      padding=config.pad(block.kernel_size),
+      groups=hidden,
+      epsilon=epsilon,
       rngs=rngs,
     )
-    self.project = ConvNorm(block.hidden, block.width, 1, epsilon=config.epsilon, rngs=rngs)
+    self.squeeze = nnx.data(Squeeze(hidden, block.squeezed, config.gate, rngs=rngs) if block.squeezed else None)
+    self.project = ConvNorm(hidden, block.width, 1, epsilon=epsilon, rngs=rngs)
 
   def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
     activate = ACTIVATIONS[self.activation]
     hidden = inputs if self.expand is None else activate(self.expand(inputs))
-    hidden = self.project(activate(self.depthwise(hidden)))
+    hidden = activate(self.depthwise(hidden))
+    if self.squeeze is not None:
+      hidden = self.squeeze(hidden)
+    hidden = self.project(hidden)
     return hidden + inputs if self.is_residual else hidden
-
-
-def find_padding(config: MobileConfig, kernel_size: int) -> Padding | Literal["same"]:
-  return "same" if config.padding == "same" else kernel_size // 2
 
 
 class MobileNet(ConvNet):
@@ -142,9 +144,7 @@ class MobileNet(ConvNet):
 
   def __init__(self, config: MobileConfig, *, rngs: nnx.Rngs):
     self.config = config
-    self.stem = ConvNorm(
-      3, config.stem, 3, stride=2, padding=find_padding(config, 3), epsilon=config.epsilon, rngs=rngs
-    )
+    self.stem = ConvNorm(3, config.stem, 3, stride=2, padding=config.pad(3), epsilon=config.epsilon, rngs=rngs)
     width = config.stem
     stages: list[nnx.List] = []
     for stage in config.stages:
@@ -155,7 +155,8 @@ class MobileNet(ConvNet):
       stages.append(nnx.List(blocks))
     self.stages = nnx.List(stages)
     self.last = ConvNorm(width, config.last, 1, epsilon=config.epsilon, rngs=rngs)
-    self.head = nnx.Linear(config.last, config.num_classes, rngs=rngs)
+    self.hidden = nnx.data(nnx.Linear(config.last, config.hidden, rngs=rngs) if config.hidden else None)
+    self.head = nnx.Linear(config.hidden or config.last, config.num_classes, rngs=rngs)
 
   def features(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
     """The output of the last convolution, rectified."""
@@ -166,8 +167,9 @@ class MobileNet(ConvNet):
         hidden = block(hidden)
     return activate(self.last(hidden))
 
-
-EFFICIENTNET_LITE = {
-  f"efficientnet_lite{number}": scale_efficientnet_lite(width=width, depth=depth)
-  for number, (width, depth) in enumerate(((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8)))
-}
+  def classify(self, features: Float[Array, "B h w D"]) -> Float[Array, "B K"]:
+    """Logits from the means of feature maps."""
+    means = features.mean((1, 2))
+    if self.hidden is not None:
+      means = ACTIVATIONS[self.config.activation](self.hidden(means))
+    return self.head(means)
