@@ -18,6 +18,8 @@ Precision = Literal["highest", "high", "default"]
 Saved = Literal["order", "mask", "both"]
 # TF32 was up to 0.0012 off in 144 confidences of an H100; a TPU's bfloat16 products keep three bits less.
 REDUCED_TOLERANCE = 1e-2
+# The target of a run that looks for evidence of classes that nobody sees in the images.
+RANDOM_TARGET = "random"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,8 @@ class FindConfig:
     exchanges: how its subsets are made smaller, see `minimise`.
     score: what the search keeps up; probability is the original authors' and ties at 1.0.
     threshold: the probability that a subset must reach.
-    target: whose confidence is kept up: `predicted`, `label`, or a class by name or number.
+    target: whose confidence is kept up: `predicted`, `label`, a class by name or number, or as a control `random`:
+      for each image, by its id, one of the classes that are not predicted.
     baseline: what a masked pixel shows, in normalised units; 0 is the data's mean colour.
     patch: mask squares of N x N pixels together.
     certificate: full: evaluate each subset afresh, drop each of its pixels, look for smaller ones; alone: only the
