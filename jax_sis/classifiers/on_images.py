@@ -247,7 +247,7 @@ def open_on_images(
     data_dir=config.data_dir,
     class_names=classifier.class_names,
     input_shape=classifier.input_shape,
-    crop=classifier.crop if config.resize else None,
+    framing=classifier.framing if config.resize else None,
     mean_colour=classifier.normalisation.mean_colour,
     background=config.background,
   )

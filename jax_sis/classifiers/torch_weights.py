@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jax_sis import classifiers
-from jax_sis.classifiers.torch_namings import COUNTER, NAMINGS, VARIABLES, Naming
+from jax_sis.classifiers.torch_namings import COUNTER, VARIABLES, Naming, find_namings
 from jax_sis.core.messages import name_some
 
 Shapes = dict[str, tuple[int, ...]]
@@ -137,7 +137,7 @@ def all_matches(state_dict: dict[str, np.ndarray], *, model_names: tuple[str, ..
   matches = []
   for name in model_names or tuple(classifiers.ARCHITECTURES):
     config = classifiers.architecture(name)
-    for naming in NAMINGS[type(config)]:
+    for naming in find_namings(config):
       needed = needed_shapes(name, naming, config.num_classes)
       matches += [compare(state_dict, name, naming, needed, prefix) for prefix in find_prefixes(state_dict, needed)]
   return matches
@@ -277,7 +277,7 @@ def fill_in(name: str, steps: dict[str, str]) -> str:
 
 @functools.cache
 def abstract_module(model_name: str, num_classes: int) -> Any:
-  return nnx.eval_shape(lambda: classifiers.build(model_name, num_classes=num_classes))
+  return classifiers.build_abstract(model_name, num_classes=num_classes)
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

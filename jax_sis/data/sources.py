@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from jax_sis.core.messages import make_printable
 from jax_sis.data import folders, tfds
 from jax_sis.data.class_names import find_classes, name_numbers
-from jax_sis.data.images import Colour, fit, parse_colour, read_image
+from jax_sis.data.images import Colour, Framing, fit, parse_colour, read_image
 
 NO_LABEL = -1
 SAMPLE = "sample"
@@ -78,7 +78,7 @@ class TfdsSource:
     split: a TFDS split such as `test` or `test[:64]`.
     data_dir: the TFDS folder that holds it; None for TFDS's default.
     input_shape: height, width and channels that the classifier takes.
-    crop: how much to show of an image of another size, see `images.central_crop`; None rejects such images.
+    framing: what to show of an image of another size; None rejects such images.
 
   Raises:
     ValueError: there is no such data set or split, it has no images with labels, or it is empty.
@@ -91,12 +91,12 @@ class TfdsSource:
     *,
     data_dir: str | os.PathLike[str] | None,
     input_shape: tuple[int, ...],
-    crop: float | None = None,
+    framing: Framing | None = None,
   ) -> None:
     self._source = tfds.open_data_source(name, split, data_dir)
     self._place = (name, split, data_dir)
     self._input_shape = input_shape
-    self._crop = crop
+    self._framing = framing
     self.class_names = tuple(tfds.labelled_features(self._source, name)["label"].names)
     self.description = {
       "data": name,
@@ -104,8 +104,8 @@ class TfdsSource:
       "version": str(self._source.dataset_info.version),
       "num_images": len(self),
     }
-    if crop is not None:
-      self.description["crop"] = crop
+    if framing is not None:
+      self.description |= framing.describe()
     if not len(self):
       raise ValueError(f"split must hold at least one image, got {split!r} of {name!r}, which is empty.")
     self.notes = ()
@@ -127,7 +127,7 @@ class TfdsSource:
         index=index, id=image_id, image=np.zeros(self._input_shape, np.uint8), label=label, error=str(problem)
       )
     try:
-      image, error = fit(example["image"], self._input_shape, crop=self._crop), ""
+      image, error = fit(example["image"], self._input_shape, framing=self._framing), ""
     except ValueError as problem:
       image, error = np.zeros(self._input_shape, np.uint8), str(problem)
     return Record(
@@ -166,7 +166,7 @@ class FileSource:
     labels: the number of each one's class, or NO_LABEL.
     class_names: the classifier's classes.
     input_shape: height, width and channels that the classifier takes.
-    crop: how much to show of an image of another size, see `images.central_crop`; None rejects such images.
+    framing: what to show of an image of another size; None rejects such images.
     background: the colour behind transparent pixels.
     description: what the files are.
     notes: see ListedSource.
@@ -180,7 +180,7 @@ class FileSource:
     *,
     class_names: tuple[str, ...],
     input_shape: tuple[int, ...],
-    crop: float | None = None,
+    framing: Framing | None = None,
     background: Colour,
     description: str,
     notes: tuple[str, ...] = (),
@@ -189,10 +189,11 @@ class FileSource:
     self._ids = ids
     self._labels = labels
     self._input_shape = input_shape
-    self._crop = crop
+    self._framing = framing
     self._background = background
     self.class_names = class_names
-    self.description = {"data": description, "num_images": len(paths), "crop": crop, "files": hash_files(paths, ids)}
+    shown = {"crop": None} if framing is None else framing.describe()
+    self.description = {"data": description, "num_images": len(paths), **shown, "files": hash_files(paths, ids)}
     self.notes = notes
 
   def __len__(self) -> int:
@@ -201,7 +202,7 @@ class FileSource:
   def __getitem__(self, index: int) -> Record:
     image, error = np.zeros(self._input_shape, np.uint8), ""
     try:
-      image = fit(read_image(self._paths[index], background=self._background), self._input_shape, crop=self._crop)
+      image = fit(read_image(self._paths[index], background=self._background), self._input_shape, framing=self._framing)
     except ValueError as problem:
       error = str(problem)
     return Record(index=index, id=self._ids[index], image=image, label=self._labels[index], error=error)
@@ -261,7 +262,7 @@ def open_source(
   data_dir: str | os.PathLike[str] | None,
   class_names: tuple[str, ...],
   input_shape: tuple[int, ...],
-  crop: float | None = None,
+  framing: Framing | None = None,
   mean_colour: Colour,
   background: str | None = None,
 ) -> ListedSource:
@@ -275,7 +276,7 @@ def open_source(
     data_dir: the TFDS folder; None for TFDS's default.
     class_names: the classifier's classes.
     input_shape: height, width and channels that the classifier takes.
-    crop: how much to show of an image of another size, see `images.central_crop`; None rejects such images.
+    framing: what to show of an image of another size; None rejects such images.
     mean_colour: what shows through transparent pixels of image files, where `background` is None.
     background: another colour, see `images.parse_colour`.
 
@@ -287,7 +288,7 @@ def open_source(
     FileSource,
     class_names=class_names,
     input_shape=input_shape,
-    crop=crop,
+    framing=framing,
     background=mean_colour if background is None else parse_colour(background),
   )
   if data == SAMPLE:
@@ -296,7 +297,7 @@ def open_source(
     if background is not None:
       raise ValueError(f"--background is for image files, but --data {data} is a TFDS data set; leave it out.")
     split = tfds.DEFAULT_SPLIT if split is None else split
-    source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape, crop=crop)
+    source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape, framing=framing)
     if class_names not in (source.class_names, number_classes(len(source.class_names))):
       raise ValueError(
         f"the data set's classes must be the classifier's, got {len(source.class_names)} in {data} "

@@ -77,7 +77,7 @@ class FindConfig:
   Attributes:
     out: results folder, or the URL of one in a bucket: gs://, s3://, s3+http://HOST:PORT/BUCKET/PATH; the same again
       goes on with an unfinished run (default: jax-sis-results, and in its name what is asked beyond the defaults).
-    checkpoint: a classifier's folder (default: the embedded ResNet-20).
+    checkpoint: a classifier's folder, or `imagenet` for EfficientNet-Lite0 (default: the embedded ResNet-20).
     model_function: instead of a folder, a function of yours that returns a `jax_sis.classifiers.ImageModel`:
       package.module:function or file.py:function, looked for from the current folder.
     data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10.
