@@ -1,6 +1,7 @@
 """Asks classifiers of parts of photographs: the pixels needed most, the border, the centre, pixels at random."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from jax_sis.core.subsets import count_of_fraction
 from jax_sis.reproduction.imagenet import reading, regions
 from jax_sis.reproduction.imagenet.reading import Searched
 from jax_sis.reproduction.imagenet.setting import FRACTION, THRESHOLD
+from jax_sis.runs.setup import Job
 
 PARTS_FORMAT, TRANSFER_FORMAT = "jax_sis.parts/1", "jax_sis.shown_to/1"
 PARTS_FILE, TRANSFER_FILE = "parts.json", "shown_to.json"
@@ -115,29 +117,21 @@ def ask_of_others(chooser: pathlib.Path, own: pathlib.Path, checkpoint: pathlib.
 
 
 def move_masks(
-  searched: Searched, other: Searched, job: Any, ids: list[str]
+  searched: Searched, other: Searched, job: Job, ids: Sequence[str]
 ) -> tuple[Bool[np.ndarray, "M H W"], Bool[np.ndarray, "M H W"]]:
-  """Another run's 10 % and its subsets, of these images, as this run's classifier sees them."""
-  boxes = dict(zip(searched.ids, reading.find_boxes(job, searched), strict=True))
-  crop = other.store.spec["data"].get("crop") or 1.0
-  moved = []
-  for masks in (other.masks(fraction=FRACTION), other.masks(threshold=THRESHOLD)):
-    of_id = dict(zip(other.ids, masks, strict=True))
-    moved.append(
-      np.stack(
-        [
-          reading.move_mask(
-            of_id[name],
-            boxes[name][0],
-            reading.find_central_box(boxes[name][0], other.size, crop=crop),
-            searched.size,
-            boxes[name][1],
-          )
-          for name in ids
-        ]
-      )
+  """Another run's 10 % and its subsets, of these images, as this run's classifier, opened as `job`, sees them."""
+  indices, places = searched.indices[searched.find(ids)], other.find(ids)
+  wholes = [job.source.read_whole(int(index)).shape[:2] for index in indices]
+  needed, subset = (
+    np.stack(
+      [
+        reading.move_mask(mask, whole, reading.find_box(other, whole), searched.size, reading.find_box(searched, whole))
+        for mask, whole in zip(masks[places], wholes, strict=True)
+      ]
     )
-  return moved[0], moved[1]
+    for masks in (other.masks(fraction=FRACTION), other.masks(threshold=THRESHOLD))
+  )
+  return needed, subset
 
 
 def roll(mask: Bool[np.ndarray, "H W"], *, name: str) -> Bool[np.ndarray, "H W"]:

@@ -13,10 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 from jax_sis import results
 from jax_sis.core.scores import log_odds
 from jax_sis.core.types import Params, PredictFn
-from jax_sis.data.images import find_central_box, place_mask
+from jax_sis.data.images import find_central_box, place_mask, read_framing
 from jax_sis.results.schema import NOT_SEARCHED
 from jax_sis.runs.setup import Job, make_job_again, read_inputs
 from jax_sis.runtime.progress import Progress
+
+# Left, top, right and bottom of a part of an image, in pixels.
+Box = tuple[float, float, float, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,26 +155,22 @@ def judge_masked(
   return logits.argmax(-1).astype(jnp.int32), 1 / (1 + jnp.exp(-log_odds(logits, targets)))
 
 
-def find_boxes(job: Job, searched: Searched) -> list[tuple[tuple[int, ...], tuple[float, float, float, float]]]:
-  """Of each image the size, height and width, and the part of it that the classifier takes."""
-  crop = searched.store.spec["data"].get("crop") or 1.0
-  wholes = [job.source.read_whole(int(index)).shape[:2] for index in searched.indices]
-  return [(whole, find_central_box(whole, searched.size, crop=crop)) for whole in wholes]
+def find_box(searched: Searched, whole: tuple[int, ...]) -> Box:
+  """The part of an image of `whole` (height, width) that the classifier of a run took."""
+  return find_central_box(whole, searched.size, read_framing(searched.store.spec["data"]))
 
 
 def move_mask(
-  mask: Bool[np.ndarray, "h w"],
-  whole: tuple[int, ...],
-  box: tuple[float, float, float, float],
-  other_size: tuple[int, int],
-  other_box: tuple[float, float, float, float],
+  mask: Bool[np.ndarray, "h w"], whole: tuple[int, ...], box: Box, other_size: tuple[int, int], other_box: Box
 ) -> Bool[np.ndarray, "H W"]:
   """A mask of one part of an image as one of another part of it, for a classifier that takes that; False outside."""
-  kept = place_mask(mask, whole, box)
+  # A part may reach beyond the image, where nothing is kept.
+  kept = np.pad(place_mask(mask, whole, box), 1)
   left, top, right, bottom = other_box
   rows = top + (np.arange(other_size[0]) + 0.5) * (bottom - top) / other_size[0]
   columns = left + (np.arange(other_size[1]) + 0.5) * (right - left) / other_size[1]
-  return kept[np.ix_(rows.astype(int), columns.astype(int))]
+  places = (np.floor(at).astype(int).clip(-1, length) + 1 for at, length in zip((rows, columns), whole, strict=True))
+  return kept[np.ix_(*places)]
 
 
 def to_lists(said: dict[str, Said]) -> dict[str, Any]:

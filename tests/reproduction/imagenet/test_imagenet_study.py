@@ -127,7 +127,7 @@ def test_a_mask_of_one_crop_is_shown_in_another_crop_at_the_same_place():
   whole, box = (20, 30), (5.0, 2.0, 25.0, 18.0)
   mask = np.random.default_rng(0).random((16, 20)) < 0.3
   np.testing.assert_array_equal(reading.move_mask(mask, whole, box, (16, 20), box), mask)
-  other = images.find_central_box(whole, (20, 20), crop=1.0)
+  other = images.find_central_box(whole, (20, 20), images.WHOLE_FRAMING)
   moved = reading.move_mask(mask, whole, box, (20, 20), other)
   for row in range(20):
     for column in range(20):
