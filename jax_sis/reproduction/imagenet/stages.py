@@ -24,7 +24,7 @@ from jax_sis.studies.controls.config import ControlsConfig
 
 CLASSIFIER_FILE = "classifier.json"
 # Gradients of a ResNet-20 on 32x32 pixels that one of a network of ImageNet takes as long as, and of one search.
-WORK_A_GRADIENT = 100
+WORK_A_GRADIENT = 30
 STEPS = 502
 
 
