@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jax_sis.core.subsets import Status
-from jax_sis.data.sources import NO_LABEL
+from jax_sis.data.labels import NO_LABEL
 from jax_sis.reproduction.engine import Done
 from jax_sis.reproduction.imagenet import asking, reading, regions
 from jax_sis.reproduction.imagenet.reading import Searched

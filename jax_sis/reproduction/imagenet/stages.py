@@ -13,7 +13,7 @@ import numpy as np
 
 from jax_sis import results
 from jax_sis.classifiers import on_images
-from jax_sis.data import folders, sources
+from jax_sis.data import folders
 from jax_sis.reproduction.asking_stages import ControlStage
 from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_answer, hash_file
 from jax_sis.reproduction.imagenet import asking
@@ -46,7 +46,7 @@ class PhotographsStage(StudyStage):
   def settings(self, data_dir: str | None) -> dict[str, Any]:
     paths = self.list_paths()
     ids = [str(path.relative_to(self.place)) for path in paths]
-    return {"files": sources.hash_files(paths, ids), "num_images": len(paths)}
+    return {"files": folders.hash_files(paths, ids), "num_images": len(paths)}
 
   def list_paths(self) -> list[pathlib.Path]:
     if not pathlib.Path(self.place).is_dir():
