@@ -217,12 +217,12 @@ def make_stages(data: str, checkpoints: Sequence[str]) -> list[StudyStage]:
     ValueError: there is no such folder or classifier.
   """
   named = name_classifiers(checkpoints)
-  photographs = PhotographsStage(name=DATA, title="the photographs, counted and hashed", work=1, place=data)
+  photographs = PhotographsStage(name=DATA, title="the photographs, counted and hashed", work=0, place=data)
   num_images = len(photographs.list_paths())
   num_random = min(NUM_RANDOM_CLASS, num_images)
   made: list[StudyStage] = [photographs]
   for names, place in zip(named, checkpoints, strict=True):
-    made.append(GivenClassifierStage(name=names.classifier, title=f"the classifier {place}", work=1, place=place))
+    made.append(GivenClassifierStage(name=names.classifier, title=f"the classifier {place}", work=0, place=place))
   made += [make_orders(names, num_images) for names in named]
   made += [make_random_class(names, num_random) for names in named]
   for names in named:
