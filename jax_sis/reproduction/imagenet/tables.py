@@ -57,7 +57,9 @@ def size_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
       f"{sizes.with_subset.count} of {sizes.with_subset.num_images}",
       show_percent(sizes.mean),
       tell_median(sizes.median, sizes.median_interval),
-      DASH if sizes.smallest is None or sizes.largest is None else f"{sizes.smallest:.1%} to {sizes.largest:.1%}",
+      DASH
+      if sizes.smallest is None or sizes.largest is None
+      else f"{100 * sizes.smallest:.1f} to {100 * sizes.largest:.1f}",
     ]
     for outcome in outcomes
     for sizes in outcome.sizes
