@@ -241,13 +241,14 @@ def open_on_images(
     ValueError: a setting does not fit the checkpoint or the data.
   """
   classifier, predict_fn, params = open_classifier(config.checkpoint, config.model_function)
+  is_of_photos = config.data == sources.SAMPLE and sources.is_large(classifier.input_shape)
   source = sources.open_source(
     config.data,
     split=config.split,
     data_dir=config.data_dir,
     class_names=classifier.class_names,
     input_shape=classifier.input_shape,
-    framing=classifier.framing if config.resize else None,
+    framing=classifier.framing if config.resize or is_of_photos else None,
     mean_colour=classifier.normalisation.mean_colour,
     background=config.background,
   )

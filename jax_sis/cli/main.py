@@ -42,7 +42,7 @@ COMMANDS = {
   "evaluate": ("classifiers", "measure accuracy, calibration and robustness"),
   "bench": ("classifiers", "measure this machine's throughput"),
   "train": ("classifiers", "train a classifier from a configuration file"),
-  "reproduce": ("reproduce", "run the paper's study of CIFAR-10"),
+  "reproduce": ("reproduce", "run the paper's study of CIFAR-10, or that of photographs"),
   "checkpoint import": ("classifiers", "make a classifier of PyTorch's weights"),
   "checkpoint ensemble": ("classifiers", "make one classifier of several"),
   "data prepare": ("data", "make a TFDS data set from the original CIFAR archive"),

@@ -95,6 +95,9 @@ def image_suffixes() -> frozenset[str]:
 def read_image(path: pathlib.Path, *, background: Colour) -> UInt8[np.ndarray, "H W 3"]:
   """The pixels of an image file as RGB: upright, as its EXIF orientation says, and of several frames the first.
 
+  Greyscale becomes three equal channels. Of CMYK, red is what cyan and black leave of it, and so on, whatever the
+  file's colour profile.
+
   Args:
     path: the file.
     background: what shows through transparent pixels.

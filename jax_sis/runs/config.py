@@ -18,6 +18,8 @@ Precision = Literal["highest", "high", "default"]
 Saved = Literal["order", "mask", "both"]
 # TF32 was up to 0.0012 off in 144 confidences of an H100; a TPU's bfloat16 products keep three bits less.
 REDUCED_TOLERANCE = 1e-2
+# The target of a run that looks for evidence of classes that nobody sees in the images.
+RANDOM_TARGET = "random"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,8 @@ class FindConfig:
     checkpoint: a classifier's folder, or `imagenet` for EfficientNet-Lite0 (default: the embedded ResNet-20).
     model_function: instead of a folder, a function of yours that returns a `jax_sis.classifiers.ImageModel`:
       package.module:function or file.py:function, looked for from the current folder.
-    data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10.
+    data: `sample` (embedded CIFAR-10 test images; for classifiers of 128 pixels a side or more, photographs), an image
+      file, a folder of images, or a TFDS name such as cifar10.
     split: the TFDS split, for example `test[:64]`, which counts in the order that the data set is stored in and TFDS
       shuffles (default: test).
     data_dir: the folder that holds the TFDS data set (default: TFDS's own). It and --split say that --data is one.
@@ -88,7 +91,8 @@ class FindConfig:
     exchanges: how its subsets are made smaller, see `minimise`.
     score: what the search keeps up; probability is the original authors' and ties at 1.0.
     threshold: the probability that a subset must reach.
-    target: whose confidence is kept up: `predicted`, `label`, or a class by name or number.
+    target: whose confidence is kept up: `predicted`, `label`, a class by name or number, or as a control `random`:
+      for each image, by its id, one of the classes that are not predicted.
     baseline: what a masked pixel shows, in normalised units; 0 is the data's mean colour.
     patch: mask squares of N x N pixels together.
     certificate: full: evaluate each subset afresh, drop each of its pixels, look for smaller ones; alone: only the

@@ -20,7 +20,7 @@ from jax_sis.core.types import Params, PredictFn
 from jax_sis.results import schema
 from jax_sis.results.query import SubsetQuery
 from jax_sis.results.schema import IMAGE_FIELDS, KINDS, NO_CLASS, SMALLEST_MASK, Field
-from jax_sis.runs.config import FindConfig
+from jax_sis.runs.config import RANDOM_TARGET, FindConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class ImageSearch:
     return (*of_thresholds, *(SubsetQuery(fraction=fraction) for fraction in self.config.mask_fractions))
 
   def __call__(self, params: Params, inputs: Float[Array, "B H W C"], requested: Int[Array, "B"]) -> dict[str, Array]:
-    """The computed fields of the store; `requested` is the class to keep up, or NO_CLASS for the predicted one."""
+    """The computed fields of the store; `requested` is as in `Job.launch_arrays`."""
     with jax.default_matmul_precision(self.config.precision):
       return search_images(self, params, inputs, requested)
 
@@ -78,7 +78,10 @@ def search_images(
   config = search.config
   logits = predict_logits(search.predict_fn, params, inputs)
   predicted = logits.argmax(-1).astype(jnp.int32)
-  targets = jnp.where(requested == NO_CLASS, predicted, requested)
+  if config.target == RANDOM_TARGET:
+    targets = (predicted + requested) % jnp.int32(logits.shape[1])
+  else:
+    targets = jnp.where(requested == NO_CLASS, predicted, requested)
   full_confidence = jax.nn.sigmoid(log_odds(logits, targets))
   fields = {"target": targets, "predicted": predicted, "full_confidence": full_confidence}
   problem = make_problem(

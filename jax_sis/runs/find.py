@@ -54,9 +54,9 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
     check_done_images(job, store)
     print(f"{num_done} of {store.num_images} images are done already in {config.out}.", flush=True)
   if is_printed:
-    print_header(job.search.kinds)
+    print_header(job.search.kinds, job.class_names)
     for _, fields in store.iterate():
-      print_rows(make_rows(fields, job.class_names, num_features=job.num_features))
+      print_rows(make_rows(fields, job.class_names, num_features=job.num_features), job.class_names)
   if num_done < store.num_images:
     with explain_out_of_memory(job):
       Worker(job, store, shard or ALL_UNITS, is_printed=is_printed).run(takes_over=takes_over)
@@ -132,7 +132,8 @@ class Worker:
   def _store_unit(self, unit: int, rows: dict[str, np.ndarray]) -> None:
     self._store.write_unit(unit, rows)
     if self._is_printed:
-      print_rows(make_rows(rows, self._job.class_names, num_features=self._job.num_features))
+      names = self._job.class_names
+      print_rows(make_rows(rows, names, num_features=self._job.num_features), names)
     self._progress.advance(len(rows["id"]))
     self._heartbeat.advance(len(rows["id"]))
 

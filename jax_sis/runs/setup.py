@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from jax_sis.data import batches
 from jax_sis.data.class_names import find_classes, name_numbers
 from jax_sis.results import spec
 from jax_sis.results.schema import NO_CLASS
-from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
+from jax_sis.runs.config import RANDOM_TARGET, FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runs.identity import MAX_NAMED, find_changes, read_compared, refuse_changes
 from jax_sis.runs.sizes import (
@@ -54,7 +55,7 @@ class Job(ClassifierOnImages):
 
   Attributes:
     config: what was asked for, and how many masked copies are worked on at a time.
-    target: NO_CLASS for the predicted class, None for the label, else a class.
+    target: NO_CLASS for what follows from the predicted class, None for the label, else a class.
     search: what each device computes.
     unit_size: images that are stored together.
     is_new: whether the folder held no run when this was opened.
@@ -87,9 +88,15 @@ class Job(ClassifierOnImages):
     return unit * self.unit_size, min((unit + 1) * self.unit_size, self.num_images)
 
   def launch_arrays(self, batch: Mapping[str, np.ndarray]) -> tuple[UInt8[np.ndarray, "B H W C"], Int[np.ndarray, "B"]]:
-    """What the program takes of these images: pixels, and the class to keep up or NO_CLASS for the predicted one."""
+    """What the program takes of these images: pixels, and the class to keep up or NO_CLASS for the predicted one.
+
+    Of random classes it is how many classes they come after the predicted one, which only the program knows.
+    """
     labels = batch["label"]
-    requested = labels if self.target is None else np.full_like(labels, self.target)
+    if self.config.target == RANDOM_TARGET:
+      requested = np.array([draw_step(str(name), len(self.class_names)) for name in batch["id"]])
+    else:
+      requested = labels if self.target is None else np.full_like(labels, self.target)
     return batch["image"], requested.astype(np.int32)
 
 
@@ -283,8 +290,10 @@ def read_settings(folder: results.Folder) -> FindConfig:
 
 
 def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
-  """`predicted` -> NO_CLASS, `label` -> None, a class name or number -> its index; else raises ValueError."""
-  if target == "predicted":
+  """`predicted` or `random` -> NO_CLASS, `label` -> None, a class name or number -> its index; else a ValueError."""
+  if target == RANDOM_TARGET and len(class_names) < 2:
+    raise ValueError("--target random must have another class than the predicted one, but the checkpoint has one only.")
+  if target in ("predicted", RANDOM_TARGET):
     return NO_CLASS
   if target == "label":
     return None
@@ -296,9 +305,14 @@ def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
       f"--target must name one class, but {target!r} is the name of {name_numbers(numbers)}; give the number."
     )
   raise ValueError(
-    f"--target must be 'predicted', 'label', or a class of the checkpoint ({', '.join(class_names[:12])}"
+    f"--target must be 'predicted', 'label', 'random', or a class of the checkpoint ({', '.join(class_names[:12])}"
     f"{', ...' if len(class_names) > 12 else ''}, or 0 to {len(class_names) - 1}), got {target!r}."
   )
+
+
+def draw_step(name: str, num_classes: int) -> int:
+  """How many classes after the predicted one, modulo their number, the random class of the image of this id comes."""
+  return int(np.random.default_rng(zlib.crc32(name.encode())).integers(1, num_classes))
 
 
 def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"]) -> Float[np.ndarray, "M H W C"]:

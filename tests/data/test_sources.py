@@ -102,7 +102,10 @@ def test_a_folder_called_as_several_classes_is_refused_with_their_numbers(tmp_pa
 def test_how_files_are_read_is_said(tmp_path: pathlib.Path):
   save_image(tmp_path / "a.png")
   (tmp_path / "b.heic").touch()
-  start = "Image files are read upright (EXIF), of several frames the first, transparent pixels on RGB "
+  start = (
+    "Image files are read upright (EXIF), of several frames the first, greyscale and CMYK ones as RGB, transparent "
+    "pixels on RGB "
+  )
   assert open_source(tmp_path).notes == (
     f"{start}(125, 123, 114), the mean colour.",
     f"Files left out of {tmp_path}, since Pillow does not read them as images: 1 in all, 1 .heic; convert pictures "
