@@ -16,6 +16,7 @@ from jax_sis.runtime.command_line import NOT_AN_OPTION, MadeBy, Option, command_
 
 Precision = Literal["highest", "high", "default"]
 Saved = Literal["order", "mask", "both"]
+PresetName = Literal["small", "imagenet"]
 # TF32 was up to 0.0012 off in 144 confidences of an H100; a TPU's bfloat16 products keep three bits less.
 REDUCED_TOLERANCE = 1e-2
 # The target of a run that looks for evidence of classes that nobody sees in the images.
@@ -114,6 +115,11 @@ class FindConfig:
     tolerance: how far a certificate's confidence may be from that of a search in float32.
     chunk_size: masked copies at a time, where searches and certificates try some; like the batch it is part of what the
       run is (default: auto, by platform, size of the images and memory).
+    preset: what options are that are not given: small: their defaults here; imagenet: --search gradient --per-step 100
+      --threshold 0.9 --certificate alone --save both --mask-fraction 0.1 (default: auto, imagenet for classifiers of
+      128 pixels a side or more).
+    given: the options of the command line, which a preset leaves as they are; None for settings made in Python, which
+      have no preset unless they name one.
   """
 
   out: Folder = ""
@@ -144,6 +150,8 @@ class FindConfig:
   gallery: int = 24
   tolerance: Annotated[float, NOT_AN_OPTION] = 1e-3
   chunk_size: Annotated[int | None, Option(name="chunk", word_for_none="auto")] = None
+  preset: Annotated[PresetName | None, Option(word_for_none="auto")] = None
+  given: Annotated[frozenset[str] | None, NOT_AN_OPTION] = dataclasses.field(default=None, compare=False)
 
   def __post_init__(self) -> None:
     validation.check_threshold(self.threshold, "--threshold")
@@ -162,6 +170,8 @@ class FindConfig:
       raise ValueError(f"--gallery must not be negative, got {self.gallery}.")
     if not math.isfinite(self.baseline):
       raise ValueError(f"--baseline must be finite, got {self.baseline}.")
+    if self.preset is not None:
+      require_one_of("--preset", self.preset, get_args(PresetName))
     require_one_of("--certificate", self.certificate, ("full", "alone"))
     require_one_of("--precision", self.precision, get_args(Precision))
     self._check_masks()
@@ -182,7 +192,7 @@ class FindConfig:
 
   def command_in(self, out: str) -> str:
     """The command line that asks for the same in this folder."""
-    return command_line("find", dataclasses.replace(self, out=out), has_defaults=False)
+    return command_line("find", dataclasses.replace(self, out=out), has_defaults=False, given=self.given or ())
 
   @property
   def certificate_tolerance(self) -> float:
@@ -211,6 +221,8 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
   for name in ("search", "smallest"):
     search = getattr(config, name)
     settings[name] = None if search is None else {"name": type(search).__name__, **dataclasses.asdict(search)}
+  # What came of them stands in the other settings.
+  del settings["preset"], settings["given"]
   if config.model_function is None:
     # Earlier versions read the settings of all other runs.
     del settings["model_function"]

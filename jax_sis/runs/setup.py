@@ -23,6 +23,7 @@ from jax_sis.results.schema import NO_CLASS
 from jax_sis.runs.config import RANDOM_TARGET, FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runs.identity import MAX_NAMED, find_changes, read_compared, refuse_changes
+from jax_sis.runs.presets import settle_preset
 from jax_sis.runs.sizes import (
   Open,
   Sizes,
@@ -103,8 +104,8 @@ class Job(ClassifierOnImages):
 def make_job(config: FindConfig, folder: results.Folder) -> Job:
   """Opens what the settings name, and checks that it fits together.
 
-  Where the settings leave the batch, the unit or the copies at a time open, those of the run in the folder count;
-  without a run, they are chosen.
+  The preset that suits the classifier settles what the settings leave open. Where they leave the batch, the unit or
+  the copies at a time open, those of the run in the folder count; without a run, they are chosen.
 
   Raises:
     ValueError: as for `find`.
@@ -112,6 +113,7 @@ def make_job(config: FindConfig, folder: results.Folder) -> Job:
   images = open_on_images(
     config, batch_size=config.batch_size or 1, ids=config.ids, patch=config.patch, precision=config.precision
   )
+  config = settle_preset(config, images.classifier.input_shape)
   stored = read_stored_spec(folder)
   job = Job(
     **vars(images),

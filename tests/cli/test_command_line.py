@@ -57,6 +57,7 @@ FIND = FindConfig(
   mask_fractions=(0.05,),
   unit_size=6,
   gallery=0,
+  preset="small",
 )
 EVALUATE = EvaluateConfig(
   **{name: value for name, value in IMAGES.items() if name not in ("ids", "patch", "threshold")},
