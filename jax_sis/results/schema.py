@@ -123,11 +123,12 @@ def mask_field(num_features: int) -> Field:
   return Field(shape=(-(-num_features // 8),), dtype="uint8", num_bits=num_features)
 
 
-def order_fields(num_features: int, num_sizes: int) -> dict[str, Field]:
+def order_fields(num_features: int, num_sizes: int, *, has_rate: bool) -> dict[str, Field]:
+  """The fields of whole orders; under a completion there is a rate at each size."""
   rank_dtype = "uint16" if num_features <= np.iinfo(np.uint16).max else "uint32"
   return {
     "rank": Field(shape=(num_features,), dtype=rank_dtype),
-    "confidence": Field(shape=(num_sizes,), dtype="float32"),
+    **dict.fromkeys(("confidence", *(("rate",) if has_rate else ())), Field(shape=(num_sizes,), dtype="float32")),
   }
 
 
@@ -141,7 +142,11 @@ def name_axes(name: str, field: Field) -> list[str]:
   """What the axes of an array are called, the images first."""
   if field.is_text:
     return ["image", "byte"]
-  known = "feature_byte" if field.num_bits is not None else {"rank": "feature", "confidence": "size"}.get(name)
+  known = (
+    "feature_byte"
+    if field.num_bits is not None
+    else {"rank": "feature", "confidence": "size", "rate": "size"}.get(name)
+  )
   others = [f"{name}_{axis}" for axis in range(len(field.shape))]
   return ["image", *([known] if known and len(others) == 1 else others)]
 

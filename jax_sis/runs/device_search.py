@@ -1,10 +1,11 @@
 """What one device computes for its images: searches, subsets and certificates, as fields of the store."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
@@ -55,15 +56,44 @@ class ImageSearch:
     of_thresholds = [SubsetQuery(threshold=threshold) for threshold in self.config.saved_thresholds]
     return (*of_thresholds, *(SubsetQuery(fraction=fraction) for fraction in self.config.mask_fractions))
 
-  def __call__(self, params: Params, inputs: Float[Array, "B H W C"], requested: Int[Array, "B"]) -> dict[str, Array]:
-    """The computed fields of the store; `requested` is the class to keep up, or NO_CLASS for the predicted one."""
+  def __call__(self, params: Params, inputs: Float[Array, "B H W C"], *asked: Array) -> dict[str, Array]:
+    """The computed fields of the store.
+
+    Args:
+      params: the classifier's; where masked pixels show other images, these beside them, see `Pools.arrays`.
+      inputs: the images.
+      *asked: of each the class to keep up, or NO_CLASS for the predicted one, and where there are draws what its key is
+        made from, see `pools.hash_ids`.
+    """
     with jax.default_matmul_precision(self.config.precision):
-      return search_images(self, params, inputs, requested)
+      return search_images(self, params, inputs, *asked)
+
+  def make_problem(
+    self, params: Params, inputs: Float[Array, "B H W C"], targets: Int[Array, "B"], *hashes: UInt32[Array, "B 2"]
+  ) -> Problem:
+    """What the searches are asked; arguments as above, with the classes settled."""
+    completion, drawing, pools = self.config.completion, {}, {}
+    if completion is not None:
+      if completion.pool is not None:
+        params, pools = params
+      keys = jax.vmap(functools.partial(make_key, completion.seed))(*hashes)
+      drawing = {"distribution": completion.distribution(pools.get("searched")), "keys": keys}
+    return make_problem(
+      self.predict_fn,
+      params,
+      inputs,
+      targets,
+      baseline=self.config.baseline,
+      grid=self.grid,
+      score=self.config.score,
+      **drawing,
+    )
 
   def fields(self) -> dict[str, Field]:
     fields = dict(IMAGE_FIELDS)
     if self.config.saves_order:
-      fields |= schema.order_fields(self.num_features, len(self.sizes))
+      has_rate = self.config.completion is not None
+      fields |= schema.order_fields(self.num_features, len(self.sizes), has_rate=has_rate)
     masks = [query.mask_field for query in self.saved_masks]
     masks += [SMALLEST_MASK] if self.config.smallest is not None else []
     fields |= dict.fromkeys(masks, schema.mask_field(self.num_features))
@@ -72,18 +102,26 @@ class ImageSearch:
     return fields
 
 
+def make_key(seed: int, words: UInt32[Array, "2"]) -> Key[Array, ""]:
+  """The key of one image's draws."""
+  return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), words[0]), words[1])
+
+
 def search_images(
-  search: ImageSearch, params: Params, inputs: Float[Array, "B H W C"], requested: Int[Array, "B"]
+  search: ImageSearch,
+  params: Params,
+  inputs: Float[Array, "B H W C"],
+  requested: Int[Array, "B"],
+  *hashes: UInt32[Array, "B 2"],
 ) -> dict[str, Array]:
   config = search.config
-  logits = predict_logits(search.predict_fn, params, inputs)
+  has_pools = config.completion is not None and config.completion.pool is not None
+  logits = predict_logits(search.predict_fn, params[0] if has_pools else params, inputs)
   predicted = logits.argmax(-1).astype(jnp.int32)
   targets = jnp.where(requested == NO_CLASS, predicted, requested)
   full_confidence = jax.nn.sigmoid(log_odds(logits, targets))
   fields = {"target": targets, "predicted": predicted, "full_confidence": full_confidence}
-  problem = make_problem(
-    search.predict_fn, params, inputs, targets, baseline=config.baseline, grid=search.grid, score=config.score
-  )
+  problem = search.make_problem(params, inputs, targets, *hashes)
   found = {}
   if config.search is not None:
     order = run_backward(problem, phases=search.phases)
@@ -98,6 +136,8 @@ def search_images(
 
 def order_fields(search: ImageSearch, order: FeatureOrder) -> dict[str, Array]:
   fields = {"rank": order.rank, "confidence": order.confidence} if search.config.saves_order else {}
+  if search.config.saves_order and order.rate is not None:
+    fields["rate"] = order.rate
   return fields | {query.mask_field: query.read_order(order).kept for query in search.saved_masks}
 
 
