@@ -12,10 +12,12 @@ from jax_sis.core import completions, pictures
 from jax_sis.core.attribution import attribute, order_by_scores
 from jax_sis.core.attribution_methods import GradCam, GradientTimesInput, IntegratedGradients, Occlusion, Rise
 from jax_sis.core.backselect import backselect
+from jax_sis.core.certified import certified_subsets
 from jax_sis.core.certify import Certificate, certify
 from jax_sis.core.collection import sis_collection
 from jax_sis.core.curves import deletion_area, deletion_confidence, insertion_area
 from jax_sis.core.forward import forward_select
+from jax_sis.core.guarantees import Guarantee, Verdict
 from jax_sis.core.masking import mask_inputs
 from jax_sis.core.minimise import minimise
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
@@ -41,6 +43,7 @@ __all__ = [
   "GradCam",
   "Gradient",
   "GradientTimesInput",
+  "Guarantee",
   "IntegratedGradients",
   "Occlusion",
   "PredictFn",
@@ -48,9 +51,11 @@ __all__ = [
   "Screened",
   "Status",
   "Subsets",
+  "Verdict",
   "__version__",
   "attribute",
   "backselect",
+  "certified_subsets",
   "certify",
   "completions",
   "deletion_area",
