@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jax_sis.core.completions import Blur, Constant, Distribution, Images, Mixture, Noise, Reveal
+from jax_sis.core.guarantees import Claim
 from jax_sis.core.validation import require_one_of, require_positive
 from jax_sis.runtime.command_line import Option
 
@@ -60,9 +61,12 @@ class CompletionSettings:
       require_positive(name_option(name), getattr(self, name))
     if self.num_tried is not None and not 0 < self.num_tried <= self.num_draws:
       raise ValueError(f"--draws-tried must be 1 to --draws, {self.num_draws}, got {self.num_tried}.")
-    for name in ("rate", "level"):
-      if not 0 < getattr(self, name) < 1:
-        raise ValueError(f"--{name} must lie strictly between 0 and 1, got {getattr(self, name)}.")
+    try:
+      _ = self.claim
+    except ValueError as error:
+      raise ValueError(
+        f"--rate, --level and --certify-draws must make a claim that draws can bear out: {error}"
+      ) from error
     if not 0 <= self.seed < 2**31:
       raise ValueError(f"--seed must lie in 0..2**31 - 1, got {self.seed}.")
 
@@ -74,6 +78,11 @@ class CompletionSettings:
       )
     if self.kind not in OF_POOLS and (self.pool is not None or self.pool_split is not None):
       raise ValueError(f"--pool is for --completion {' and '.join(OF_POOLS)}, got it with {self.kind}; leave it out.")
+
+  @property
+  def claim(self) -> Claim:
+    """What is to be certified of robust subsets."""
+    return Claim(rate=self.rate, level=self.level, num_draws=self.num_tested)
 
   def make(self) -> dict[str, Any]:
     """The field of the settings of a run."""

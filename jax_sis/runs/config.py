@@ -197,9 +197,6 @@ class FindConfig:
   @property
   def certificate_tolerance(self) -> float:
     """How far a certificate's confidence may be from the search's, at this run's precision."""
-    if self.completion is not None:
-      # Other draws give other confidences.
-      return 1.0
     return self.tolerance if self.precision == "highest" else max(self.tolerance, REDUCED_TOLERANCE)
 
   @property
@@ -229,6 +226,9 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
   for name in ("search", "smallest"):
     search = getattr(config, name)
     settings[name] = None if search is None else {"name": type(search).__name__, **dataclasses.asdict(search)}
+    if search is not None and getattr(search, "memory", 0) is None:
+      # As earlier versions wrote it.
+      del settings[name]["memory"]
   if config.model_function is None:
     # Earlier versions read the settings of all other runs.
     del settings["model_function"]
