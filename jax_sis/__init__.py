@@ -24,6 +24,7 @@ from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.saving import load, save
 from jax_sis.core.searches import Exact, Forward, Gradient, Screened
 from jax_sis.core.smallest import QUICK, THOROUGH, Effort, smallest_subsets
+from jax_sis.core.stability import Stability, stability, stable_subsets
 from jax_sis.core.subsets import Status, Subsets, keep_fraction, sufficient_subsets
 from jax_sis.core.types import PredictFn
 from jax_sis.version import __version__
@@ -49,6 +50,7 @@ __all__ = [
   "PredictFn",
   "Rise",
   "Screened",
+  "Stability",
   "Status",
   "Subsets",
   "Verdict",
@@ -71,6 +73,8 @@ __all__ = [
   "show",
   "sis_collection",
   "smallest_subsets",
+  "stability",
+  "stable_subsets",
   "sufficient_subsets",
 ]
 

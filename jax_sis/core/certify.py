@@ -21,6 +21,7 @@ from jax_sis.core.guarantees import (
   Claim,
   Guarantee,
   certify_on_draws,
+  check_completion_given,
   check_held_out,
   check_threshold_of,
   stored_keys,
@@ -233,11 +234,7 @@ def certify(
       found under a distribution and no completion is given, or it draws images that the search had.
   """
   validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
-  if subsets.keys is not None and completion is None:
-    raise ValueError(
-      "completion must be given for subsets that were found under a distribution, of which one look at their baseline "
-      "says nothing; give one to draw from, as completions.Images(pool) of images that the search did not have."
-    )
+  check_completion_given(subsets, completion, "subsets")
   keys = stored_keys(subsets, keys)
   problem = check_answered(predict_fn, params, inputs, subsets, completion=completion, keys=keys)
   if problem.distribution is not None:

@@ -257,6 +257,15 @@ def list_pools(completion: Any) -> Iterator[Any]:
     yield from list_pools(part)
 
 
+def check_completion_given(found: FeatureOrder | Subsets, completion: Any, name: str) -> None:
+  """Raises ValueError where a constant would be taken for the distribution of the search."""
+  if found.keys is not None and completion is None:
+    raise ValueError(
+      f"completion must be given for {name} that were found under a distribution, of which one look at their baseline "
+      "says nothing; give one to draw from, as completions.Images(pool) of images that the search did not have."
+    )
+
+
 def check_held_out(
   completion: Any, searched: Any, inputs: Float[Array, "B ..."], found: FeatureOrder | Subsets, name: str
 ) -> None:
