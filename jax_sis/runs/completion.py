@@ -104,7 +104,7 @@ class CompletionSettings:
       return Blur(**draws)
     if self.kind == "reveal":
       return Reveal(**draws)
-    return Mixture(parts=(Images(pool=pool), Noise(), Blur(), Constant()), **draws)
+    return Mixture(parts=(Images(pool=pool, **draws), Noise(), Blur(), Constant()), **draws)
 
   def __str__(self) -> str:
     of_pool = "" if self.pool is None else f" of {self.pool}{f' {self.pool_split}' if self.pool_split else ''}"
