@@ -12,16 +12,19 @@ from jax_sis.core import completions, pictures
 from jax_sis.core.attribution import attribute, order_by_scores
 from jax_sis.core.attribution_methods import GradCam, GradientTimesInput, IntegratedGradients, Occlusion, Rise
 from jax_sis.core.backselect import backselect
+from jax_sis.core.certified import certified_subsets
 from jax_sis.core.certify import Certificate, certify
 from jax_sis.core.collection import sis_collection
 from jax_sis.core.curves import deletion_area, deletion_confidence, insertion_area
 from jax_sis.core.forward import forward_select
+from jax_sis.core.guarantees import Guarantee, Verdict
 from jax_sis.core.masking import mask_inputs
 from jax_sis.core.minimise import minimise
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.saving import load, save
 from jax_sis.core.searches import Exact, Forward, Gradient, Screened
 from jax_sis.core.smallest import QUICK, THOROUGH, Effort, smallest_subsets
+from jax_sis.core.stability import Stability, stability, stable_subsets
 from jax_sis.core.subsets import Status, Subsets, keep_fraction, sufficient_subsets
 from jax_sis.core.types import PredictFn
 from jax_sis.version import __version__
@@ -41,16 +44,20 @@ __all__ = [
   "GradCam",
   "Gradient",
   "GradientTimesInput",
+  "Guarantee",
   "IntegratedGradients",
   "Occlusion",
   "PredictFn",
   "Rise",
   "Screened",
+  "Stability",
   "Status",
   "Subsets",
+  "Verdict",
   "__version__",
   "attribute",
   "backselect",
+  "certified_subsets",
   "certify",
   "completions",
   "deletion_area",
@@ -66,6 +73,8 @@ __all__ = [
   "show",
   "sis_collection",
   "smallest_subsets",
+  "stability",
+  "stable_subsets",
   "sufficient_subsets",
 ]
 

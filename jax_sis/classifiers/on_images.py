@@ -159,13 +159,15 @@ class ClassifierOnImages:
     with jax.default_matmul_precision(self.precision):
       validation.check_values(self.predict_fn, self.params, noise, masking.check_baseline(baseline, noise))
 
-  def make_program(self, function: Callable[..., Any]) -> DeviceProgram:
+  def make_program(self, function: Callable[..., Any], *, beside: Any = None) -> DeviceProgram:
     """A function of `(params, *arrays [B, ...])` as a program on all devices, see DeviceProgram.
 
-    Arrays of 8-bit pixels are normalised there, and come to the function as inputs.
+    Arrays of 8-bit pixels are normalised there, and come to the function as inputs. What stands `beside` the
+    classifier's arrays is the same for all examples, too: the function's first argument is then `(params, beside)`.
     """
+    params = self.replicated if beside is None else (self.replicated, replicate(beside, self.local_devices))
     on_inputs = functools.partial(call_on_inputs, function, self.precision, self.classifier.normalisation)
-    return DeviceProgram(on_inputs, self.replicated, local_devices=self.local_devices, batch_size=self.batch_size)
+    return DeviceProgram(on_inputs, params, local_devices=self.local_devices, batch_size=self.batch_size)
 
   def describe(self, *libraries: str) -> dict[str, Any]:
     """What fixes results beside the settings, in JSON types, the versions of these libraries among it."""
@@ -241,17 +243,7 @@ def open_on_images(
     ValueError: a setting does not fit the checkpoint or the data.
   """
   classifier, predict_fn, params = open_classifier(config.checkpoint, config.model_function)
-  is_of_photos = config.data == sources.SAMPLE and sources.is_large(classifier.input_shape)
-  source = sources.open_source(
-    config.data,
-    split=config.split,
-    data_dir=config.data_dir,
-    class_names=classifier.class_names,
-    input_shape=classifier.input_shape,
-    framing=classifier.framing if config.resize or is_of_photos else None,
-    mean_colour=classifier.normalisation.mean_colour,
-    background=config.background,
-  )
+  source = open_images(config, classifier, config.data, config.split)
   if source.class_names != classifier.class_names:
     print(f"The checkpoint only numbers its classes; they get the names of {config.data}.", flush=True)
     classifier = dataclasses.replace(classifier, class_names=source.class_names)
@@ -265,6 +257,23 @@ def open_on_images(
     batch_size=batch_size,
     precision=precision,
     local_devices=local_devices,
+  )
+
+
+def open_images(
+  config: ImagesAsked, classifier: Classifier | LoadedModel, data: str, split: str | None
+) -> sources.ListedSource:
+  """Images of this name, read as those of the settings are for this classifier; ValueError as for `open_source`."""
+  is_of_photos = data == sources.SAMPLE and sources.is_large(classifier.input_shape)
+  return sources.open_source(
+    data,
+    split=split,
+    data_dir=config.data_dir,
+    class_names=classifier.class_names,
+    input_shape=classifier.input_shape,
+    framing=classifier.framing if config.resize or is_of_photos else None,
+    mean_colour=classifier.normalisation.mean_colour,
+    background=config.background,
   )
 
 

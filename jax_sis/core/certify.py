@@ -4,22 +4,34 @@ import dataclasses
 import functools
 import html
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jax_sis.core import validation
 from jax_sis.core.batch import PerImage
+from jax_sis.core.bounds import Inequality
 from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_chunk_size
+from jax_sis.core.completions import Completion, Constant, Distribution, DrawFn, OwnMean
+from jax_sis.core.guarantees import (
+  Bound,
+  Claim,
+  Guarantee,
+  certify_on_draws,
+  check_completion_given,
+  check_held_out,
+  check_threshold_of,
+  stored_keys,
+)
 from jax_sis.core.local_search import passing
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.scores import log_odds
+from jax_sis.core.smaller import score_smaller
 from jax_sis.core.subsets import Status, Subsets
-from jax_sis.core.trials import best_features, score_flips, spread_scores
 from jax_sis.core.types import PredictFn
 from jax_sis.core.validation import check_positive_integer
 
@@ -130,6 +142,38 @@ def describe_alone(*, status: Status, keeps_class: bool, is_reproduced: bool, is
   return SUFFICIENT if is_sufficient else f"not sufficient, class {'kept' if keeps_class else 'lost'}"
 
 
+@overload
+def certify(
+  predict_fn: PredictFn,
+  params: Any,
+  inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
+  subsets: Subsets,
+  *,
+  tolerance: float = 1e-3,
+  pair_partners: int = 0,
+  chunk_size: int | None = None,
+  completion: Constant | OwnMean | None = None,
+) -> Certificate: ...
+
+
+@overload
+def certify(
+  predict_fn: PredictFn,
+  params: Any,
+  inputs: Float[Array, "B ..."] | Float[np.ndarray, "B ..."],
+  subsets: Subsets,
+  *,
+  completion: Distribution | DrawFn,
+  keys: Key[Array, "B"] | None = None,
+  searched: Completion | None = None,
+  rate: float = 0.9,
+  num_draws: int = 500,
+  level: float = 0.95,
+  bound: Bound = "rate",
+  inequality: Inequality = "bernstein",
+) -> Guarantee: ...
+
+
 @on_any_mesh
 def certify(
   predict_fn: PredictFn,
@@ -140,13 +184,26 @@ def certify(
   tolerance: float = 1e-3,
   pair_partners: int = 0,
   chunk_size: int | None = None,
-) -> Certificate:
-  """Evaluates every subset alone, and without each of its features, at the highest matmul precision.
+  completion: Completion | None = None,
+  keys: Key[Array, "B"] | None = None,
+  searched: Completion | None = None,
+  rate: float = 0.9,
+  num_draws: int = 500,
+  level: float = 0.95,
+  bound: Bound = "rate",
+  inequality: Inequality = "bernstein",
+) -> Certificate | Guarantee:
+  """Evaluates every subset alone: without each of its features, or on draws that no search had.
 
-  Where it can, it counts smaller subsets out. A subset of one feature is the smallest if the masked input does not
-  pass. For a subset of two, every single feature is tried. For a subset of three, `pair_partners=m` tries every pair
-  that holds one of the m features with the highest score alone: any that passes shows that there is a smaller one, but
-  only all pairs (m = F, of which there are F (F - 1) / 2) prove that there is none.
+  On a constant, which is the subsets' own baseline unless another is given, it looks at each subset and at it without
+  each of its features, at the highest matmul precision. Where it can, it counts smaller subsets out. A subset of one
+  feature is the smallest if the masked input does not pass. For a subset of two, every single feature is tried. For a
+  subset of three, `pair_partners=m` tries every pair that holds one of the m features with the highest score alone:
+  any that passes shows that there is a smaller one, but only all pairs (m = F, of which there are F (F - 1) / 2) prove
+  that there is none.
+
+  On a distribution it makes `num_draws` independent draws, with replacement, for a purpose of their own, and says how
+  often the class is kept, and how probable it is in the mean, with lower bounds. The claim is about that completion.
 
   Args:
     predict_fn: as for `backselect`.
@@ -157,20 +214,48 @@ def certify(
       float32; in TF32 confidences were up to 0.0012 off (an H100), where 0.01 leaves room.
     pair_partners: features that are paired with every other one, for subsets of three.
     chunk_size: masked copies at a time; it bounds the memory. By default what suits the platform, see `chunks.py`.
+    completion: what masked features show; by default the subsets' baseline. The arguments before it are for constants,
+      those after it for distributions.
+    keys: as for `backselect`; by default those of the search.
+    searched: the completion of the search. None of its images may be among those of `completion`; they are compared.
+    rate: the share of draws on which the class is to be kept.
+    num_draws: of each image.
+    level: the probability with which the claim about an image holds, as long as one looks at that image alone.
+    bound: what is bounded from below, and claimed to reach what is asked for: the "rate"; the "confidence", that is the
+      mean probability, which is to reach the subset's threshold; or "both", at half the error each.
+    inequality: which bound of the mean: "bernstein", tight where draws agree, or "hoeffding".
 
   Returns:
-    A certificate for each image.
+    A certificate for each image; on a distribution, a Guarantee.
 
   Raises:
     ValueError: the inputs do not fit the subsets, or a stored confidence cannot be reproduced: the classifier, its
-      parameters or the inputs are not those of the search. Under `jit`, read `is_reproduced` instead.
+      parameters or the inputs are not those of the search. Under `jit`, read `is_reproduced` instead. The subsets were
+      found under a distribution and no completion is given, or it draws images that the search had.
   """
   validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
-  problem = check_answered(predict_fn, params, inputs, subsets)
+  check_completion_given(subsets, completion, "subsets")
+  keys = stored_keys(subsets, keys)
+  problem = check_answered(predict_fn, params, inputs, subsets, completion=completion, keys=keys)
+  if problem.distribution is not None:
+    claim = Claim(rate=rate, level=level, num_draws=num_draws, bound=bound, inequality=inequality)
+    check_threshold_of(subsets, claim)
+    check_held_out(problem.distribution, searched, problem.inputs, subsets, "subsets")
+    return certify_on_draws(problem, subsets, claim=claim)
+  return certify_alone(problem, subsets, tolerance, pair_partners=pair_partners, chunk_size=chunk_size)
+
+
+def certify_alone(
+  problem: Problem, subsets: Subsets, tolerance: float, *, pair_partners: int, chunk_size: int | None
+) -> Certificate:
+  """`certify` on a constant."""
   check_chunk_size("chunk_size", chunk_size)
   chunk_size = settle_chunk_size(chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU)
   if pair_partners != 0:
     check_positive_integer("pair_partners", pair_partners)
+  if subsets.keys is not None:
+    # What is stored was said on draws.
+    subsets = dataclasses.replace(subsets, confidence=jnp.full_like(subsets.confidence, jnp.nan))
   report = run_certify(problem, subsets, tolerance, pair_partners=pair_partners, chunk_size=chunk_size)
   if validation.is_concrete(report) and not bool(report.is_reproduced.all()):
     index = int(np.argmin(report.is_reproduced))
@@ -251,86 +336,3 @@ def run_certify(
     num_pairs_tried=smaller.num_pairs_tried,
     status=subsets.status,
   )
-
-
-class Smaller(NamedTuple):
-  """What was found out about subsets that are smaller than those to certify; see Certificate."""
-
-  lower_bound: Int[Array, "B"]
-  is_found: Bool[Array, "B"]
-  num_pairs_tried: Int[Array, "B"]
-
-
-def score_smaller(
-  problem: Problem,
-  kept: Bool[Array, "B F"],
-  num_kept: Int[Array, "B"],
-  threshold: Float[Array, "B"],
-  *,
-  pair_partners: int,
-  chunk_size: int,
-) -> tuple[Float[Array, "B F"], Smaller]:
-  """The score without each kept feature, and a look at all subsets of none, one and two features where asked for."""
-  num_features = kept.shape[1]
-  is_paired = (num_kept == 3) & (pair_partners > 0)
-  is_single_tried = (num_kept == 2) | is_paired
-  # Two batches of the same shape through one loop, which is compiled once: one feature less, and one or none alone.
-  dropped = jnp.argsort(~kept, axis=1, stable=True).astype(jnp.int32)
-  dropped = jnp.pad(dropped, ((0, 0), (0, 1)), constant_values=num_features)
-  added = jnp.roll(jnp.arange(num_features + 1, dtype=jnp.int32), 1)
-  added = jnp.broadcast_to(added[None], dropped.shape)
-  num_needed = jnp.where(is_single_tried, num_features + 1, 1)
-
-  def score_batch(batch: tuple[Array, Array, Array]) -> Float[Array, "B P"]:
-    start, features, num_needed = batch
-    return score_flips(problem, start, features, chunk_size=chunk_size, num_needed=num_needed)
-
-  starts = jnp.stack([kept, jnp.zeros_like(kept)])
-  batches = starts, jnp.stack([dropped, added]), jnp.stack([num_kept, num_needed])
-  less, alone = jax.lax.map(score_batch, batches)
-  nothing, alone = alone[:, :1], jnp.where(is_single_tried[:, None], alone[:, 1:], -jnp.inf)
-
-  pair, num_pairs = best_pair(problem, alone, is_paired, count=pair_partners, chunk_size=chunk_size)
-  # A score that is not a number proves nothing, and passes nowhere.
-  tried = nothing, alone, pair
-  passes = jnp.stack([passing(scores, threshold[:, None], problem.score).any(1) for scores in tried])
-  is_number = jnp.stack([~jnp.isnan(scores).any(1) for scores in tried])
-  is_all = jnp.stack(
-    [jnp.ones_like(is_paired), is_single_tried, is_paired & (num_pairs == num_features * (num_features - 1) // 2)]
-  )
-  # A larger size is excluded only where all smaller ones are.
-  is_excluded = jax.lax.cummin((is_all & is_number & ~passes & ~jnp.isnan(threshold)[None]).astype(jnp.int32))
-  smaller = Smaller(
-    lower_bound=is_excluded.sum(0),
-    is_found=passes.any(0),
-    num_pairs_tried=jnp.where(is_paired, num_pairs, 0),
-  )
-  return spread_scores(less, dropped, kept), smaller
-
-
-def best_pair(
-  problem: Problem,
-  alone: Float[Array, "B F"],
-  is_asked: Bool[Array, "B"],
-  *,
-  count: int,
-  chunk_size: int,
-) -> tuple[Float[Array, "B 1"], int]:
-  """The best score of the pairs that hold one of the `count` best single features, and how many those are."""
-  num_images, num_features = alone.shape
-  partners = best_features(alone, jnp.ones_like(alone, bool), count)
-  features = jnp.broadcast_to(jnp.arange(num_features, dtype=jnp.int32)[None], alone.shape)
-  num_needed = jnp.where(is_asked, num_features, 0)
-
-  def try_partner(best: Float[Array, "B"], partner: Int[Array, "B"]) -> tuple[Float[Array, "B"], None]:
-    is_partner = features == partner[:, None]
-    # The partner itself is taken out by its own change, and is no pair.
-    scores = score_flips(problem, is_partner, features, chunk_size=chunk_size, num_needed=num_needed)
-    return jnp.maximum(best, jnp.where(is_partner, -jnp.inf, scores).max(1)), None
-
-  best = jnp.full_like(alone, -jnp.inf, shape=num_images)
-  if count:
-    best, _ = jax.lax.scan(try_partner, best, partners.T)
-  num_partners = partners.shape[1]
-  num_pairs = num_partners * (num_features - 1) - num_partners * (num_partners - 1) // 2
-  return jnp.where(is_asked, best, -jnp.inf)[:, None], num_pairs

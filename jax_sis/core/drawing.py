@@ -4,6 +4,7 @@ import enum
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt32
 
 from jax_sis.core.completions import Aggregate, Distribution
@@ -110,11 +111,12 @@ def smooth(values: Float[Array, "B T"]) -> Float[Array, "B T"]:
   sizes, luck has to last.
   """
   count = values.shape[1]
-  places = jnp.arange(count)
-  reach = jnp.minimum(SMOOTHED_SIZES, jnp.minimum(places, count - 1 - places))
+  places = np.arange(count)
+  reach = np.minimum(SMOOTHED_SIZES, np.minimum(places, count - 1 - places))
   total = values
   for distance in range(1, SMOOTHED_SIZES + 1):
     is_near = (reach >= distance)[None]
     both = jnp.roll(values, distance, axis=1) + jnp.roll(values, -distance, axis=1)
     total = total + jnp.where(is_near, both, 0)
-  return total / (2 * reach + 1).astype(values.dtype)[None]
+  # Of a division XLA makes a product in some programs, and not in others.
+  return total * (1 / (2 * reach + 1)).astype(values.dtype)[None]

@@ -13,14 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_sis.core.certify import Certificate
+from jax_sis.core.guarantees import Guarantee
 from jax_sis.core.order import FeatureOrder
+from jax_sis.core.stability import Stability
 from jax_sis.core.subsets import Subsets
 
 FORMAT = "jax_sis.found/1"
 HEADER = "header"
-KINDS = {kind.__name__: kind for kind in (FeatureOrder, Subsets, Certificate)}
+KINDS = {kind.__name__: kind for kind in (FeatureOrder, Subsets, Certificate, Guarantee, Stability)}
 
-Found = FeatureOrder | Subsets | Certificate
+Found = FeatureOrder | Subsets | Certificate | Guarantee | Stability
 
 
 def save(path: str | os.PathLike[str], found: Found | Sequence[Found]) -> None:

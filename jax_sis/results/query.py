@@ -13,7 +13,7 @@ from jax_sis.core import subsets, validation
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.subsets import Status, Subsets
 from jax_sis.core.validation import require_one_of
-from jax_sis.results.schema import KINDS, SMALLEST_MASK, has_order, kinds_of, mask_name
+from jax_sis.results.schema import KINDS, OWN_MASKS, has_order, kinds_of, mask_name
 
 MASK_NAME = re.compile(r"mask_(threshold|fraction)_([^_]+)")
 
@@ -25,8 +25,10 @@ class SubsetQuery:
   """Which subset of each image is meant.
 
   Attributes:
-    kind: `sis`, read from the order of all features, or `smallest`, the smallest evidence found.
-    threshold: the confidence that it reaches alone; None for a fraction.
+    kind: `sis`, read from the order of all features, `smallest`, the smallest evidence found, or `robust`, the smallest
+      of the order that is certified on unseen draws.
+    threshold: the confidence that it reaches alone, or the rate at which a robust one keeps its class; None for a
+      fraction.
     fraction: instead, the share of the features that it keeps, the most needed ones.
   """
 
@@ -51,8 +53,8 @@ class SubsetQuery:
 
   @property
   def mask_field(self) -> str:
-    """What the field of its masks is called; that of the smallest evidence is at the run's threshold only."""
-    return SMALLEST_MASK if self.kind == "smallest" else mask_name(threshold=self.threshold, fraction=self.fraction)
+    """What the field of its masks is called; those of other kinds than `sis` are at what the run asked only."""
+    return OWN_MASKS.get(self.kind) or mask_name(threshold=self.threshold, fraction=self.fraction)
 
   def read_order(self, order: FeatureOrder) -> Subsets:
     """The subsets in an order as a search returned it."""
@@ -96,14 +98,19 @@ def parse_query(description: Mapping[str, Any]) -> SubsetQuery:
 def make_query(
   spec: Mapping[str, Any], *, kind: str = "sis", threshold: float | None = None, fraction: float | None = None
 ) -> SubsetQuery:
-  """The query of a run; without a threshold and a fraction at the threshold of the run."""
+  """The query of a run; without a threshold and a fraction at what the run asked."""
   if threshold is None and fraction is None:
-    threshold = spec["threshold"]
+    threshold = own_threshold(spec, kind)
   return SubsetQuery(
     kind=kind,
     threshold=None if threshold is None else float(threshold),
     fraction=None if fraction is None else float(fraction),
   )
+
+
+def own_threshold(spec: Mapping[str, Any], kind: str) -> float:
+  """What a run asked of this kind: a confidence, or of robust subsets the rate at which they keep their class."""
+  return spec["completion"]["rate"] if kind == "robust" else spec["threshold"]
 
 
 def own_queries(spec: Mapping[str, Any], fields: Collection[str]) -> list[SubsetQuery]:
@@ -112,13 +119,14 @@ def own_queries(spec: Mapping[str, Any], fields: Collection[str]) -> list[Subset
 
 
 def parse_mask_name(name: str, spec: Mapping[str, Any]) -> SubsetQuery | None:
-  """What `smallest_mask`, `mask_threshold_P` or `mask_fraction_S` means in a run; None for another name.
+  """What `smallest_mask`, `robust_mask`, `mask_threshold_P` or `mask_fraction_S` means in a run; None for another name.
 
   Raises:
     ValueError: P or S is no number, or out of range.
   """
-  if name == SMALLEST_MASK:
-    return make_query(spec, kind="smallest")
+  for kind, own in OWN_MASKS.items():
+    if name == own:
+      return make_query(spec, kind=kind) if kind != "robust" or "completion" in spec else None
   match = MASK_NAME.fullmatch(name)
   if match is None:
     return None
@@ -173,14 +181,14 @@ def find_subsets(query: SubsetQuery, spec: Mapping[str, Any], fields: Collection
   """Where a run holds the subsets that are meant.
 
   Sizes at the run's own threshold are stored, others are read from the orders. Masks may be stored at any threshold and
-  fraction, and else are read from the orders, too. The smallest evidence is there at the run's threshold only.
+  fraction, and else are read from the orders, too. Other kinds are there at what the run asked only.
 
   Args:
     query: which subsets.
     spec: the run's specification.
     fields: the names of the fields that it has.
   """
-  is_own = query.threshold == spec["threshold"]
+  is_own = (query.kind != "robust" or "completion" in spec) and query.threshold == own_threshold(spec, query.kind)
   is_ordered = query.kind == "sis" and "rank" in fields
   size_fields = mask_fields = ()
   if is_own and set(size_fields_of(query.kind)) <= set(fields):
@@ -198,8 +206,9 @@ def describe_masks(spec: Mapping[str, Any], fields: Collection[str]) -> str:
   held = [f"{name} (kind 'sis')" for name in fields if name.startswith("mask_")]
   if "rank" in fields:
     held.append("those of every threshold and fraction (kind 'sis')")
-  if SMALLEST_MASK in fields:
-    held.append(f"those of threshold {spec['threshold']} (kind 'smallest')")
+  for kind, name in OWN_MASKS.items():
+    if name in fields:
+      held.append(f"those of threshold {own_threshold(spec, kind)} (kind {kind!r})")
   return ", ".join(held) or "none"
 
 
@@ -211,8 +220,8 @@ class PixelSubset:
     run: the folder or URL of a run of `find`, or a file of its masks that `jax-sis export` wrote; None for random ones.
     fraction: the share of the pixels that is shown, their number rounded up; of a run the most needed ones.
     threshold: of a run, the subset that reaches this confidence; None for the run's own, unless a fraction is given.
-    answer: of a run, the kind of subset: `sis`, read from the order of all pixels, or `smallest`, the smallest evidence
-      found.
+    answer: of a run, the kind of subset: `sis`, read from the order of all pixels, `smallest`, the smallest evidence
+      found, or `robust`, the smallest of the order that is certified on unseen draws.
     random_seed: fixes, with an image's id, which pixels are shown at random; None for those of a run.
     fill: what the other pixels show, in the normalised units of the classifier that looks; 0 is the data's mean colour.
     allows_other_baseline: take a run whose masked pixels showed something else than the fill.
@@ -223,7 +232,7 @@ class PixelSubset:
   fraction: float | None = None
   threshold: float | None = None
   # Called as in the settings that trainings and studies have stored.
-  answer: Literal["sis", "smallest"] = "sis"
+  answer: Literal["sis", "smallest", "robust"] = "sis"
   random_seed: int | None = None
   fill: float = 0.0
   allows_other_baseline: bool = False
@@ -241,7 +250,7 @@ class PixelSubset:
     require_one_of("PixelSubset.answer", self.answer, KINDS)
     if not math.isfinite(self.fill):
       raise ValueError(f"PixelSubset.fill must be finite, got {self.fill!r}.")
-    if self.fraction is not None and (self.threshold is not None or self.answer == "smallest"):
+    if self.fraction is not None and (self.threshold is not None or self.answer != "sis"):
       raise ValueError(
         f"PixelSubset.fraction must come without threshold, and with answer 'sis', got {self.fraction!r} with "
         f"threshold={self.threshold!r} and answer={self.answer!r}."

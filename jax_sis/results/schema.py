@@ -19,10 +19,13 @@ NOT_SEARCHED = -1
 STATUS_NAMES = {NOT_SEARCHED: "not_searched", **{status: status.name.lower() for status in Status}}
 # No class: the image has no label, or was not classified.
 NO_CLASS = -1
-# The kinds of subset that a run may hold: the paper's, read from a whole order, and the smallest evidence.
-KINDS = ("sis", "smallest")
-KIND_TITLES = {"sis": "SIS", "smallest": "smallest"}
+# The kinds of subset that a run may hold: the paper's, read from a whole order; the smallest evidence; and under a
+# completion the smallest of an order that is certified to keep its class on a share of unseen draws.
+KINDS = ("sis", "smallest", "robust")
+KIND_TITLES = {"sis": "SIS", "smallest": "smallest", "robust": "robust"}
 SMALLEST_MASK = "smallest_mask"
+# Of the kinds that no order and threshold tell, the fields of their masks.
+OWN_MASKS = {"smallest": SMALLEST_MASK, "robust": "robust_mask"}
 PIXEL_DIGEST = "pixel_digest"
 # What the store holds of each kind of subset, by the certificate that the run asked for.
 ALONE_DTYPES = {
@@ -40,6 +43,11 @@ FULL_DTYPES = {
   "has_smaller": "bool",
   "num_droppable": "int32",
 }
+# Of a robust subset there is beside: on which share of further draws it keeps its class, or where none is certified the
+# largest that was tested, of `num_judged` features; what that share is certified to be at least, 0 for nothing; and the
+# smallest error at which it can be. `certified_confidence` is the mean probability on these draws, `is_sufficient` that
+# it is certified, `keeps_class` that it does so on most; other draws reproduce nothing, and `is_reproduced` is true.
+DRAWN_DTYPES = {"rate": "float32", "rate_bound": "float32", "num_judged": "int32", "p_value": "float32"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,17 +131,20 @@ def mask_field(num_features: int) -> Field:
   return Field(shape=(-(-num_features // 8),), dtype="uint8", num_bits=num_features)
 
 
-def order_fields(num_features: int, num_sizes: int) -> dict[str, Field]:
+def order_fields(num_features: int, num_sizes: int, *, has_rate: bool) -> dict[str, Field]:
+  """The fields of whole orders; under a completion there is a rate at each size."""
   rank_dtype = "uint16" if num_features <= np.iinfo(np.uint16).max else "uint32"
   return {
     "rank": Field(shape=(num_features,), dtype=rank_dtype),
-    "confidence": Field(shape=(num_sizes,), dtype="float32"),
+    **dict.fromkeys(("confidence", *(("rate",) if has_rate else ())), Field(shape=(num_sizes,), dtype="float32")),
   }
 
 
 def subset_fields(kind: str, certificate: str) -> dict[str, Field]:
   """The fields of one kind of subset with this certificate, `full` or `alone`; its masks are a field of their own."""
   dtypes = FULL_DTYPES if certificate == "full" else ALONE_DTYPES
+  if kind == "robust":
+    dtypes = ALONE_DTYPES | DRAWN_DTYPES
   return {f"{kind}_{name}": Field(shape=(), dtype=dtype) for name, dtype in dtypes.items()}
 
 
@@ -141,7 +152,11 @@ def name_axes(name: str, field: Field) -> list[str]:
   """What the axes of an array are called, the images first."""
   if field.is_text:
     return ["image", "byte"]
-  known = "feature_byte" if field.num_bits is not None else {"rank": "feature", "confidence": "size"}.get(name)
+  known = (
+    "feature_byte"
+    if field.num_bits is not None
+    else {"rank": "feature", "confidence": "size", "rate": "size"}.get(name)
+  )
   others = [f"{name}_{axis}" for axis in range(len(field.shape))]
   return ["image", *([known] if known and len(others) == 1 else others)]
 

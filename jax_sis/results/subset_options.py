@@ -16,8 +16,8 @@ class SubsetOptions:
     subset: those of a run of find on these images: its folder, or a file that export --to FILE.npz --masks NAME wrote.
     subset_fraction: of that run, this share of the pixels, the most needed ones.
     subset_threshold: of that run, the subset that reaches this confidence (default: the run's).
-    subset_answer: of that run, the subset read from the order of all pixels, or the smallest evidence found (default:
-      sis).
+    subset_answer: of that run, the subset read from the order of all pixels, the smallest evidence found, or the robust
+      one (default: sis).
     random_fraction: instead of --subset, this share of the pixels at random.
     subset_seed: fixes, with an image's id, which random ones these are (default: 0).
     fill: what the other pixels show, in normalised units, also if the run masked with another value (default: 0, the
@@ -27,7 +27,7 @@ class SubsetOptions:
   subset: Annotated[str | None, Option(metavar="RUN")] = None
   subset_fraction: float | None = None
   subset_threshold: float | None = None
-  subset_answer: Literal["sis", "smallest"] | None = None
+  subset_answer: Literal["sis", "smallest", "robust"] | None = None
   random_fraction: float | None = None
   subset_seed: int | None = None
   fill: float | None = None

@@ -12,6 +12,7 @@ from jax_sis.core.smallest import QUICK, THOROUGH
 from jax_sis.core.types import ScoreName
 from jax_sis.core.validation import require_one_of, require_positive
 from jax_sis.data.config import Background, Folder, Ids, ModelFunction, NumDevices, OptionalFolder, check_ids
+from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runtime.command_line import NOT_AN_OPTION, MadeBy, Option, command_line, name_folder
 
 Precision = Literal["highest", "high", "default"]
@@ -95,6 +96,7 @@ class FindConfig:
     target: whose confidence is kept up: `predicted`, `label`, a class by name or number, or as a control `random`:
       for each image, by its id, one of the classes that are not predicted.
     baseline: what a masked pixel shows, in normalised units; 0 is the data's mean colour.
+    completion: what it shows instead, drawn again and again; None for the baseline.
     patch: mask squares of N x N pixels together.
     certificate: full: evaluate each subset afresh, drop each of its pixels, look for smaller ones; alone: only the
       first of these, for large runs, since the others may take longer than the search.
@@ -136,6 +138,7 @@ class FindConfig:
   threshold: float = 0.99
   target: str = "predicted"
   baseline: float = 0.0
+  completion: Annotated[CompletionSettings | None, MadeBy(CompletionSettings)] = None
   patch: int = 1
   certificate: Literal["full", "alone"] = "full"
   precision: Precision = "highest"
@@ -175,7 +178,18 @@ class FindConfig:
     require_one_of("--certificate", self.certificate, ("full", "alone"))
     require_one_of("--precision", self.precision, get_args(Precision))
     self._check_masks()
+    if self.completion is not None:
+      self._settle_completion()
     name_folder(self, "jax-sis-results")
+
+  def _settle_completion(self) -> None:
+    """Leaves out what a certificate on unseen draws stands in for; ValueError for what cannot go with one."""
+    if self.search is None or self.smallest not in (None, QUICK.forward):
+      raise ValueError("--completion must come with --search gradient, screened or exact, whose orders are certified.")
+    if self.baseline != 0:
+      raise ValueError(f"--baseline must not come with --completion, which is shown in its place, got {self.baseline}.")
+    object.__setattr__(self, "smallest", None)
+    object.__setattr__(self, "certificate", "alone")
 
   def _check_masks(self) -> None:
     require_one_of("--save", self.saved, get_args(Saved))
@@ -200,6 +214,11 @@ class FindConfig:
     return self.tolerance if self.precision == "highest" else max(self.tolerance, REDUCED_TOLERANCE)
 
   @property
+  def num_draws(self) -> int:
+    """Copies of each image that a step of the search evaluates."""
+    return 1 if self.completion is None else self.completion.num_draws
+
+  @property
   def saves_order(self) -> bool:
     return self.search is not None and self.saved != "mask"
 
@@ -221,11 +240,16 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
   for name in ("search", "smallest"):
     search = getattr(config, name)
     settings[name] = None if search is None else {"name": type(search).__name__, **dataclasses.asdict(search)}
+    if search is not None and getattr(search, "memory", 0) is None:
+      # As earlier versions wrote it.
+      del settings[name]["memory"]
   # What came of them stands in the other settings.
   del settings["preset"], settings["given"]
   if config.model_function is None:
     # Earlier versions read the settings of all other runs.
     del settings["model_function"]
+  if config.completion is None:
+    del settings["completion"]
   return settings
 
 
@@ -240,6 +264,8 @@ def settings_from_json(settings: Mapping[str, Any]) -> FindConfig:
         values[name] = kinds[options.pop("name")](**options)
     for name in ("mask_thresholds", "mask_fractions"):
       values[name] = tuple(values[name])
+    if "completion" in values:
+      values["completion"] = CompletionSettings(**values["completion"])
     values["ids"] = None if values["ids"] is None else tuple(values["ids"])
     values["exchanges"] = tuple((int(out), int(others)) for out, others in values["exchanges"])
     return FindConfig(**values)

@@ -1,25 +1,29 @@
 """What one device computes for its images: searches, subsets and certificates, as fields of the store."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
-from jax_sis.core.certify import evaluate_alone, run_certify
+from jax_sis.core.certified import find_certified
+from jax_sis.core.certify import Alone, evaluate_alone, judge_alone, run_certify
 from jax_sis.core.chunks import settle_chunk_size
+from jax_sis.core.drawing import Purpose
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, make_problem
 from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.searches import Phase
 from jax_sis.core.smallest import search_smallest
-from jax_sis.core.subsets import Subsets
+from jax_sis.core.subsets import Status, Subsets
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.results import schema
 from jax_sis.results.query import SubsetQuery
-from jax_sis.results.schema import IMAGE_FIELDS, KINDS, NO_CLASS, SMALLEST_MASK, Field
+from jax_sis.results.schema import DRAWN_DTYPES, IMAGE_FIELDS, KINDS, NO_CLASS, OWN_MASKS, SMALLEST_MASK, Field
+from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import RANDOM_TARGET, FindConfig
 
 
@@ -47,7 +51,7 @@ class ImageSearch:
 
   @property
   def kinds(self) -> tuple[str, ...]:
-    searches = (self.config.search, self.config.smallest)
+    searches = (self.config.search, self.config.smallest, self.config.completion)
     return tuple(kind for kind, search in zip(KINDS, searches, strict=True) if search is not None)
 
   @property
@@ -55,28 +59,73 @@ class ImageSearch:
     of_thresholds = [SubsetQuery(threshold=threshold) for threshold in self.config.saved_thresholds]
     return (*of_thresholds, *(SubsetQuery(fraction=fraction) for fraction in self.config.mask_fractions))
 
-  def __call__(self, params: Params, inputs: Float[Array, "B H W C"], requested: Int[Array, "B"]) -> dict[str, Array]:
-    """The computed fields of the store; `requested` is as in `Job.launch_arrays`."""
+  def __call__(self, params: Params, inputs: Float[Array, "B H W C"], *asked: Array) -> dict[str, Array]:
+    """The computed fields of the store.
+
+    Args:
+      params: the classifier's; where masked pixels show other images, these beside them, see `Pools.arrays`.
+      inputs: the images.
+      *asked: of each the class to keep up, or NO_CLASS for the predicted one, and where there are draws what its key is
+        made from, see `pools.hash_ids`.
+    """
     with jax.default_matmul_precision(self.config.precision):
-      return search_images(self, params, inputs, requested)
+      return search_images(self, params, inputs, *asked)
+
+  def make_problem(
+    self, params: Params, inputs: Float[Array, "B H W C"], targets: Int[Array, "B"], *hashes: UInt32[Array, "B 2"]
+  ) -> Problem:
+    """What the searches are asked; arguments as above, with the classes settled."""
+    completion, drawing, pools = self.config.completion, {}, {}
+    if completion is not None:
+      if completion.pool is not None:
+        params, pools = params
+      keys = jax.vmap(functools.partial(make_key, completion.seed))(*hashes)
+      drawing = {"distribution": completion.distribution(pools.get("searched")), "keys": keys}
+    return make_problem(
+      self.predict_fn,
+      params,
+      inputs,
+      targets,
+      baseline=self.config.baseline,
+      grid=self.grid,
+      score=self.config.score,
+      **drawing,
+    )
+
+  def with_unseen(self, params: Params, problem: Problem) -> Problem:
+    """The same problem with draws from the part of the pool that the search does not have."""
+    assert self.config.completion is not None
+    pools = params[1] if self.config.completion.pool is not None else {}
+    return dataclasses.replace(problem, distribution=self.config.completion.distribution(pools.get("tested")))
 
   def fields(self) -> dict[str, Field]:
     fields = dict(IMAGE_FIELDS)
     if self.config.saves_order:
-      fields |= schema.order_fields(self.num_features, len(self.sizes))
+      has_rate = self.config.completion is not None
+      fields |= schema.order_fields(self.num_features, len(self.sizes), has_rate=has_rate)
     masks = [query.mask_field for query in self.saved_masks]
-    masks += [SMALLEST_MASK] if self.config.smallest is not None else []
+    masks += [OWN_MASKS[kind] for kind in self.kinds if kind in OWN_MASKS]
     fields |= dict.fromkeys(masks, schema.mask_field(self.num_features))
     for kind in self.kinds:
       fields |= schema.subset_fields(kind, self.config.certificate)
     return fields
 
 
+def make_key(seed: int, words: UInt32[Array, "2"]) -> Key[Array, ""]:
+  """The key of one image's draws."""
+  return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), words[0]), words[1])
+
+
 def search_images(
-  search: ImageSearch, params: Params, inputs: Float[Array, "B H W C"], requested: Int[Array, "B"]
+  search: ImageSearch,
+  params: Params,
+  inputs: Float[Array, "B H W C"],
+  requested: Int[Array, "B"],
+  *hashes: UInt32[Array, "B 2"],
 ) -> dict[str, Array]:
   config = search.config
-  logits = predict_logits(search.predict_fn, params, inputs)
+  has_pools = config.completion is not None and config.completion.pool is not None
+  logits = predict_logits(search.predict_fn, params[0] if has_pools else params, inputs)
   predicted = logits.argmax(-1).astype(jnp.int32)
   if config.target == RANDOM_TARGET:
     targets = (predicted + requested) % jnp.int32(logits.shape[1])
@@ -84,14 +133,15 @@ def search_images(
     targets = jnp.where(requested == NO_CLASS, predicted, requested)
   full_confidence = jax.nn.sigmoid(log_odds(logits, targets))
   fields = {"target": targets, "predicted": predicted, "full_confidence": full_confidence}
-  problem = make_problem(
-    search.predict_fn, params, inputs, targets, baseline=config.baseline, grid=search.grid, score=config.score
-  )
+  problem = search.make_problem(params, inputs, targets, *hashes)
   found = {}
   if config.search is not None:
     order = run_backward(problem, phases=search.phases)
     fields |= order_fields(search, order)
     found["sis"] = SubsetQuery(threshold=config.threshold).read_order(order)
+    if config.completion is not None:
+      unseen = search.with_unseen(params, problem)
+      return fields | judged_fields(config.completion, unseen, order, found["sis"])
   if config.smallest is not None:
     forward = dataclasses.replace(config.smallest, threshold=config.threshold)
     found["smallest"] = search_smallest(problem, full_confidence, search=forward, exchanges=config.exchanges)
@@ -99,8 +149,42 @@ def search_images(
   return fields | certified_fields(config, problem, found)
 
 
+def judged_fields(
+  completion: CompletionSettings, unseen: Problem, order: FeatureOrder, subsets: Subsets
+) -> dict[str, Array]:
+  """What the store holds of the subsets of an order under a completion, as draws judge them that are new to it."""
+  robust, guarantee = find_certified(unseen, order, claim=completion.claim, sizes=None)
+  is_ok = robust.status == Status.OK
+  with jax.default_matmul_precision("highest"):
+    logits = unseen.predict(subsets.kept, purpose=Purpose.MEASURE).logits
+  alone = judge_alone(logits, subsets, 1.0)
+  return {
+    "sis_num_kept": subsets.num_kept,
+    "sis_status": subsets.status,
+    **name_alone("sis", alone),
+    "robust_num_kept": robust.num_kept,
+    "robust_status": robust.status,
+    "robust_certified_confidence": jnp.where(is_ok, guarantee.confidence, jnp.nan),
+    "robust_is_sufficient": guarantee.is_certified,
+    "robust_keeps_class": is_ok & (guarantee.rate > 0.5),
+    "robust_is_reproduced": jnp.full_like(is_ok, True),
+    OWN_MASKS["robust"]: robust.kept,
+    **{f"robust_{name}": getattr(guarantee, name) for name in DRAWN_DTYPES},
+  }
+
+
+def name_alone(kind: str, alone: Alone) -> dict[str, Array]:
+  """What one evaluation of subsets says, as fields of the store."""
+  return {
+    f"{kind}_certified_confidence": alone.confidence,
+    **{f"{kind}_{name}": getattr(alone, name) for name in ("is_sufficient", "keeps_class", "is_reproduced")},
+  }
+
+
 def order_fields(search: ImageSearch, order: FeatureOrder) -> dict[str, Array]:
   fields = {"rank": order.rank, "confidence": order.confidence} if search.config.saves_order else {}
+  if search.config.saves_order and order.rate is not None:
+    fields["rate"] = order.rate
   return fields | {query.mask_field: query.read_order(order).kept for query in search.saved_masks}
 
 

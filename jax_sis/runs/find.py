@@ -94,10 +94,29 @@ def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
   part = f", part {shard.index} of {shard.count} (counted from 0)" if shard is not None and shard.count > 1 else ""
   return (
     f"Sufficient input subsets: pixels that alone make {job.classifier.model_name} at least {config.threshold:g} "
-    f"confident.\n{job.num_images} images, {searches}, {job.devices_name}, "
+    f"confident.{describe_draws(job)}\n{job.num_images} images, {searches}, {job.devices_name}, "
     f"{job.batch_size} images per device at a time{describe_precision(store.spec)}{part}.\n"
     f"Results: {devices.format_bytes(num_bytes)} an image, {devices.format_bytes(num_bytes * job.num_images)} before "
     f"compression, in {store.num_units} units."
+  )
+
+
+def describe_draws(job: Job) -> str:
+  """A line on what masked pixels show, where that is drawn."""
+  completion, pools = job.config.completion, job.pools
+  if completion is None:
+    return ""
+  line = (
+    f"\nMasked pixels show {completion}; certified is what keeps the class on {completion.rate:g} of all draws, at "
+    f"level {completion.level:g} by {completion.num_tested} that the search never saw."
+  )
+  if pools is None:
+    return line
+  own = f"; {pools.num_own} images of the run are in it, and never their own background" if pools.num_own else ""
+  unused = pools.description["num_unusable"]
+  return (
+    f"{line}\nThe pool has {len(pools.searched)} images for the search and {len(pools.tested)} for the certificates"
+    f"{f', {unused} cannot be used' if unused else ''}{own}."
   )
 
 

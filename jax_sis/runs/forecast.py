@@ -118,7 +118,13 @@ def size_for(config: FindConfig, accelerator: Accelerator, *, num_chips: int) ->
   config = settle_preset(config, shape)
   job = with_settings(job, settle_chunks(config, accelerator.platform, shape, stored=stored))
   if stored is None:
-    default = default_batch_size(accelerator.platform, shape, num_images=job.num_images, num_devices=num_chips)
+    default = default_batch_size(
+      accelerator.platform,
+      shape,
+      num_images=job.num_images,
+      num_devices=num_chips,
+      num_draws=config.num_draws,
+    )
     batch_size = config.batch_size or default
     unit_size = config.unit_size or choose_unit_size(job.num_images, batch_size)
   else:
@@ -136,16 +142,20 @@ def size_for(config: FindConfig, accelerator: Accelerator, *, num_chips: int) ->
 
 def count_evaluations(job: Job) -> Evaluations:
   """What the backward search of this job takes."""
-  return count_phases(job.search.phases)
+  draws = job.config.completion
+  if draws is None:
+    return count_phases(job.search.phases)
+  return count_phases(job.search.phases, num_draws=draws.num_draws, num_tried=draws.num_tried or draws.num_draws)
 
 
-def count_phases(phases: Sequence[Phase]) -> Evaluations:
+def count_phases(phases: Sequence[Phase], *, num_draws: int = 1, num_tried: int = 1) -> Evaluations:
+  """What these phases take where a mask is evaluated, or a candidate tried, on so many draws."""
   num_gradients = num_forwards = 0
   for phase in phases:
     if isinstance(phase.search, Exact):
-      num_forwards += len(phase.sizes) + sum(phase.sizes)
+      num_forwards += num_draws * len(phase.sizes) + num_tried * sum(phase.sizes)
     else:
-      num_gradients += len(phase.sizes)
+      num_gradients += num_draws * len(phase.sizes)
     if isinstance(phase.search, Screened):
-      num_forwards += sum(min(phase.search.candidates, size) for size in phase.sizes)
+      num_forwards += num_tried * sum(min(phase.search.candidates, size) for size in phase.sizes)
   return Evaluations(num_gradients, num_forwards)

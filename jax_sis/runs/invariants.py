@@ -41,6 +41,7 @@ def check_rows(rows: Rows, spec: Mapping[str, Any], *, target: int | None, num_c
   violations += check_masks(rows, spec)
   for kind in kinds:
     violations += check_subset(rows, kind, spec)
+    violations += check_drawn(rows, spec) if kind == "robust" else check_sufficient(rows, kind, spec)
     if f"{kind}_num_droppable" in rows:
       violations += check_certificate(rows, kind)
   return [violation for violation in violations if violation.is_broken.any()]
@@ -124,7 +125,6 @@ def check_subset(rows: Rows, kind: str, spec: Mapping[str, Any]) -> list[Violati
   status, confidence = rows[f"{kind}_status"], rows[f"{kind}_certified_confidence"]
   is_ok = status == Status.OK
   has_none = ~is_ok
-  is_sufficient = rows[f"{kind}_is_sufficient"]
   num_kept, num_features = rows[f"{kind}_num_kept"], int(np.prod(spec["grid"]))
   violations = [
     Violation(f"{kind}_num_kept", "must be 0 where there is no subset", has_none & (num_kept != 0)),
@@ -133,11 +133,6 @@ def check_subset(rows: Rows, kind: str, spec: Mapping[str, Any]) -> list[Violati
       f"{kind}_certified_confidence", f"{NO_NUMBER} where there is a subset", is_ok & ~is_probability(confidence)
     ),
     Violation(f"{kind}_certified_confidence", "must be NaN where there is no subset", has_none & ~np.isnan(confidence)),
-    Violation(
-      f"{kind}_is_sufficient",
-      "must say whether the certified confidence reaches the threshold",
-      is_ok & (is_sufficient != (confidence >= spec["threshold"])),
-    ),
   ]
   for name in ("is_sufficient", "keeps_class"):
     is_wrong = has_none & rows[f"{kind}_{name}"]
@@ -147,6 +142,34 @@ def check_subset(rows: Rows, kind: str, spec: Mapping[str, Any]) -> list[Violati
   if kind == "smallest":
     is_below = is_ok & ~(rows["full_confidence"] >= spec["threshold"])
     violations.append(Violation("full_confidence", "must reach the threshold where smallest is found", is_below))
+  return violations
+
+
+def check_sufficient(rows: Rows, kind: str, spec: Mapping[str, Any]) -> list[Violation]:
+  is_sufficient, confidence = rows[f"{kind}_is_sufficient"], rows[f"{kind}_certified_confidence"]
+  is_wrong = (rows[f"{kind}_status"] == Status.OK) & (is_sufficient != (confidence >= spec["threshold"]))
+  rule = "must say whether the certified confidence reaches the threshold"
+  return [Violation(f"{kind}_is_sufficient", rule, is_wrong)]
+
+
+def check_drawn(rows: Rows, spec: Mapping[str, Any]) -> list[Violation]:
+  """Robust subsets: what is certified is the rate that was asked for, of a prefix of the order."""
+  status = rows["robust_status"]
+  is_ok, is_judged = status == Status.OK, has_order(status)
+  bound = np.where(is_ok, np.float32(spec["completion"]["rate"]), np.float32(0))
+  num_judged, num_kept = rows["robust_num_judged"], rows["robust_num_kept"]
+  violations = [
+    Violation("robust_is_sufficient", "must say whether a subset is certified", rows["robust_is_sufficient"] != is_ok),
+    Violation("robust_rate_bound", "must be what is certified", is_judged & (rows["robust_rate_bound"] != bound)),
+    Violation("robust_num_judged", "must be the size of the certified subset", is_ok & (num_judged != num_kept)),
+  ]
+  violations += [
+    Violation(name, NO_NUMBER, is_judged & ~is_probability(rows[name])) for name in ("robust_rate", "robust_p_value")
+  ]
+  if "rank" in rows:
+    is_wrong = (rows["robust_mask"] != (rows["rank"] < num_kept[:, None])).any(1)
+    violations.append(Violation("robust_mask", "must be what the order gives", is_wrong))
+    violations.append(Violation("rate", NO_NUMBER, is_judged & ~is_probability(rows["rate"]).all(1)))
   return violations
 
 

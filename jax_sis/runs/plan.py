@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from jax_sis import results
 from jax_sis.core.backselect import run_backward
@@ -18,6 +18,7 @@ from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
 from jax_sis.results.arrays import OF_UNITS
 from jax_sis.runs.config import FindConfig
+from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runs.forecast import Forecast, count_evaluations, forecast
 from jax_sis.runs.options import AcceleratorName, PlanOptions
 from jax_sis.runs.presets import describe_preset
@@ -170,10 +171,7 @@ def time_backward(job: Job, batch: dict[str, np.ndarray]) -> float:
     num_steps = min(NUM_PROBED_STEPS[type(phase.search)], len(phase.sizes))
     # Sizes ascend: the last ones belong to the first steps, which try the most features.
     probed = Phase(phase.search, phase.sizes[-num_steps:])
-    search_steps = functools.partial(
-      search_phase, job.search.predict_fn, grid=job.search.grid, score=job.config.score, phase=probed
-    )
-    program = job.make_program(search_steps)
+    program = job.make_search_program(functools.partial(search_phase, job.search, phase=probed))
     arrays = job.launch_arrays(batch)
     program.run(*arrays)
     work = sum(step_cost(phase.search, size) for size in phase.sizes)
@@ -188,18 +186,15 @@ def step_cost(search: Gradient | Screened | Exact, size: int) -> int:
 
 
 def search_phase(
-  predict_fn: PredictFn,
+  search: ImageSearch,
   params: Params,
   inputs: Float[Array, "B H W C"],
   requested: Int[Array, "B"],
-  *,
-  grid: tuple[int, ...],
-  score: Any,
+  *hashes: UInt32[Array, "B 2"],
   phase: Phase,
 ) -> tuple[Array, Array]:
   """The ranks that some steps of a backward search give, and `finite`, on one device."""
-  targets = jnp.maximum(requested, 0)
-  problem = make_problem(predict_fn, params, inputs, targets, baseline=0.0, grid=grid, score=score)
+  problem = search.make_problem(params, inputs, jnp.maximum(requested, 0), *hashes)
   order = run_backward(problem, phases=(phase,))
   # Without the second, XLA leaves out the trials of the last step, which removes nothing.
   return order.rank, order.finite

@@ -6,12 +6,12 @@ import functools
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from jax_sis import results
 from jax_sis.classifiers.on_images import ClassifierOnImages, open_on_images
@@ -23,6 +23,7 @@ from jax_sis.results.schema import NO_CLASS
 from jax_sis.runs.config import RANDOM_TARGET, FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runs.identity import MAX_NAMED, find_changes, read_compared, refuse_changes
+from jax_sis.runs.pools import Pools, describe_completion, hash_ids, open_pools
 from jax_sis.runs.presets import settle_preset
 from jax_sis.runs.sizes import (
   Open,
@@ -60,6 +61,7 @@ class Job(ClassifierOnImages):
     search: what each device computes.
     unit_size: images that are stored together.
     is_new: whether the folder held no run when this was opened.
+    pools: what masked pixels show, if that is other images.
     program: the search on all devices, where choosing the batch took compiling it.
   """
 
@@ -68,6 +70,7 @@ class Job(ClassifierOnImages):
   search: ImageSearch
   unit_size: int
   is_new: bool
+  pools: Pools | None = None
   program: DeviceProgram | None = None
 
   @property
@@ -88,17 +91,24 @@ class Job(ClassifierOnImages):
     """As that of `Results`, also where there is no store yet."""
     return unit * self.unit_size, min((unit + 1) * self.unit_size, self.num_images)
 
-  def launch_arrays(self, batch: Mapping[str, np.ndarray]) -> tuple[UInt8[np.ndarray, "B H W C"], Int[np.ndarray, "B"]]:
-    """What the program takes of these images: pixels, and the class to keep up or NO_CLASS for the predicted one.
+  def launch_arrays(self, batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """What the program takes of these images.
 
-    Of random classes it is how many classes they come after the predicted one, which only the program knows.
+    Their pixels `[B, H, W, C]`, the class to keep up or NO_CLASS for the predicted one `[B]`, and where there are
+    draws, what their keys are made from `[B, 2]`. Of random classes it is how many classes they come after the
+    predicted one, which only the program knows.
     """
     labels = batch["label"]
     if self.config.target == RANDOM_TARGET:
       requested = np.array([draw_step(str(name), len(self.class_names)) for name in batch["id"]])
     else:
       requested = labels if self.target is None else np.full_like(labels, self.target)
-    return batch["image"], requested.astype(np.int32)
+    arrays = batch["image"], requested.astype(np.int32)
+    return arrays if self.config.completion is None else (*arrays, hash_ids(batch["id"]))
+
+  def make_search_program(self, function: Callable[..., Any]) -> DeviceProgram:
+    """A function of what the search takes, see `ImageSearch`, as a program on all devices."""
+    return self.make_program(function, beside=None if self.pools is None else self.pools.arrays)
 
 
 def make_job(config: FindConfig, folder: results.Folder) -> Job:
@@ -122,6 +132,7 @@ def make_job(config: FindConfig, folder: results.Folder) -> Job:
     search=ImageSearch(config=config, predict_fn=images.predict_fn, grid=images.grid),
     unit_size=0,
     is_new=stored is None,
+    pools=open_pools(images, config, stored),
   )
   job = with_settings(job, settle_chunks(config, job.platform, job.classifier.input_shape, stored=stored))
   if stored is not None:
@@ -150,7 +161,11 @@ def choose_batch(job: Job, asked: FindConfig) -> Job:
     ValueError: not even one image fits.
   """
   batch_size = default_batch_size(
-    job.platform, job.classifier.input_shape, num_images=job.num_images, num_devices=len(job.local_devices)
+    job.platform,
+    job.classifier.input_shape,
+    num_images=job.num_images,
+    num_devices=len(job.local_devices),
+    num_draws=asked.num_draws,
   )
   if asked.unit_size is not None:
     batch_size = math.gcd(batch_size, asked.unit_size)
@@ -236,9 +251,10 @@ def compile_search(job: Job, *, checks_memory: bool = True) -> DeviceProgram:
   Raises:
     ValueError: the batch does not fit the memory, where that is checked.
   """
-  program = job.make_program(job.search)
+  program = job.make_search_program(job.search)
   pixels = jax.ShapeDtypeStruct((1, *job.classifier.input_shape), np.uint8)
-  program.compile(pixels, jax.ShapeDtypeStruct((1,), np.int32), checks_memory=checks_memory)
+  keyed = [] if job.config.completion is None else [jax.ShapeDtypeStruct((1, 2), np.uint32)]
+  program.compile(pixels, jax.ShapeDtypeStruct((1,), np.int32), *keyed, checks_memory=checks_memory)
   return program
 
 
@@ -255,6 +271,7 @@ def make_spec(job: Job) -> dict[str, Any]:
     "threshold": config.threshold,
     "target": config.target,
     "baseline": config.baseline,
+    **describe_completion(config, job.pools),
     "grid": list(job.grid),
     "certificate": config.certificate,
     **describe_certificate_chunk(config),

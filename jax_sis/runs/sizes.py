@@ -35,7 +35,9 @@ class Sizes(NamedTuple):
     return f"{self.batch} images a device" + (f" and {self.copies} masked copies" if self.copies else "")
 
 
-def default_batch_size(platform: str, input_shape: Sequence[int], *, num_images: int, num_devices: int) -> int:
+def default_batch_size(
+  platform: str, input_shape: Sequence[int], *, num_images: int, num_devices: int, num_draws: int = 1
+) -> int:
   """Images per device at a time, a power of two, with which a run takes the least time.
 
   Args:
@@ -43,10 +45,12 @@ def default_batch_size(platform: str, input_shape: Sequence[int], *, num_images:
     input_shape: of one image.
     num_images: of the run.
     num_devices: of one process.
+    num_draws: copies of each image that a step evaluates together.
   """
   if platform == "cpu":
-    return floor_power_of_two(max(min(CPU_BATCH, num_images // (num_devices * CPU_LAUNCHES)), 1))
-  largest = max(min(LARGEST_BATCH, LARGEST_BATCH_NUMBERS // math.prod(input_shape)), 1)
+    fastest = CPU_BATCH if num_draws == 1 else max(ON_CPU // num_draws, 1)
+    return floor_power_of_two(max(min(fastest, num_images // (num_devices * CPU_LAUNCHES)), 1))
+  largest = max(min(LARGEST_BATCH, LARGEST_BATCH_NUMBERS // math.prod(input_shape)) // num_draws, 1)
   sizes = [1 << exponent for exponent in range(largest.bit_length())]
   return min(sizes, key=lambda size: -(-num_images // (num_devices * size)) * (size + LAUNCH_IMAGES))
 

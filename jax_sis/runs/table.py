@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from jax_sis import results
-from jax_sis.core.certify import describe_alone, describe_certificate
+from jax_sis.core.bounds import hold_together
+from jax_sis.core.certify import REASONS, describe_alone, describe_certificate
 from jax_sis.core.subsets import Status
 from jax_sis.results.answer import encode_csv, encode_json
 from jax_sis.results.schema import (
   ALONE_DTYPES,
+  DRAWN_DTYPES,
   FULL_DTYPES,
   KIND_TITLES,
   KINDS,
@@ -35,13 +38,14 @@ ANSWER_FORMAT = " {:>8} {:>7} {:>9}"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-  """What a run says of one subset of one image."""
+  """What a run says of one subset of one image; the rate of a robust one is that at which it keeps its class."""
 
   num_pixels: int
   share: float
   confidence: float
   certificate: str
   status: str
+  rate: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,7 @@ class Row:
     """The line's cells by column, those of the subsets with the kind in front."""
     cells = {name: value for name, value in vars(self).items() if name != "answers"}
     for kind, answer in self.answers.items():
-      cells |= {f"{kind}_{column}": value for column, value in vars(answer).items()}
+      cells |= {f"{kind}_{column}": value for column, value in vars(answer).items() if value is not None}
     return cells
 
 
@@ -87,11 +91,14 @@ def make_rows(fields: Mapping[str, np.ndarray], class_names: tuple[str, ...], *,
 
 
 def make_answer(fields: Mapping[str, np.ndarray], i: int, kind: str, *, error: str, num_features: int) -> Answer:
-  is_full = f"{kind}_num_droppable" in fields
+  is_full, is_drawn = f"{kind}_num_droppable" in fields, f"{kind}_rate" in fields
   of_kind = {name: fields[f"{kind}_{name}"][i].item() for name in (FULL_DTYPES if is_full else ALONE_DTYPES)}
   status = of_kind["status"]
+  drawn = {name: fields[f"{kind}_{name}"][i].item() for name in DRAWN_DTYPES} if is_drawn else {}
   if status == NOT_SEARCHED:
     certificate = f"none: {error}"
+  elif is_drawn:
+    certificate = describe_drawn(Status(status), drawn)
   else:
     judged = {name: value for name, value in of_kind.items() if name not in MEASURED}
     describe = describe_certificate if is_full else describe_alone
@@ -102,6 +109,7 @@ def make_answer(fields: Mapping[str, np.ndarray], i: int, kind: str, *, error: s
     confidence=of_kind["certified_confidence"],
     certificate=certificate,
     status=STATUS_NAMES[status],
+    rate=drawn.get("rate"),
   )
 
 
@@ -110,13 +118,22 @@ def choose_width(class_names: Sequence[str]) -> int:
   return min(MOST_LETTERS, max(FEWEST_LETTERS, *map(len, class_names)))
 
 
+def describe_drawn(status: Status, drawn: Mapping[str, Any]) -> str:
+  """The certificate of a robust subset in a few words; `drawn` as DRAWN_DTYPES says."""
+  if status == Status.OK:
+    return f"certified: class kept on {drawn['rate']:.1%} of unseen draws, on {drawn['rate_bound']:g} at least"
+  if status == Status.NON_FINITE:
+    return REASONS[status]
+  return f"not certified: {drawn['num_judged']} pixels keep the class on {drawn['rate']:.1%} of unseen draws"
+
+
 def print_header(kinds: tuple[str, ...], class_names: Sequence[str]) -> None:
   width = choose_width(class_names)
   above = IMAGE_FORMAT.format("", "", "", "", width=width)
   below = IMAGE_FORMAT.format("image", "true", "predicted", "confidence", width=width)
   for kind in kinds:
     above += ANSWER_FORMAT.format(KIND_TITLES[kind], "", "")
-    below += ANSWER_FORMAT.format("pixels", "share", "alone")
+    below += ANSWER_FORMAT.format("pixels", "share", "kept on" if kind == "robust" else "alone")
   print(f"{above}\n{below}  certificate", flush=True)
 
 
@@ -131,7 +148,7 @@ def print_rows(rows: list[Row], class_names: Sequence[str]) -> None:
       line += ANSWER_FORMAT.format(
         answer.num_pixels if has_subset else "-",
         f"{answer.share:.1%}" if has_subset else "-",
-        format_confidence(answer.confidence),
+        format_confidence(answer.confidence if answer.rate is None else answer.rate),
       )
     # Once where they agree.
     certificates = dict.fromkeys(answer.certificate for answer in row.answers.values())
@@ -140,7 +157,11 @@ def print_rows(rows: list[Row], class_names: Sequence[str]) -> None:
 
 
 def describe_outcome(totals: Mapping[str, Any], threshold: float) -> str:
-  return "\n".join(describe_totals(totals, kind, threshold) for kind in KINDS if kind in totals)
+  return "\n".join(
+    describe_robust(totals) if kind == "robust" else describe_totals(totals, kind, threshold)
+    for kind in KINDS
+    if kind in totals
+  )
 
 
 def describe_totals(totals: Mapping[str, Any], kind: str, threshold: float) -> str:
@@ -153,6 +174,20 @@ def describe_totals(totals: Mapping[str, Any], kind: str, threshold: float) -> s
     f"{title}: {num_found} of {totals['num_images']} images have a subset, {of_kind['num_certified']} certified. "
     f"Pixels needed for {threshold:g}: median {of_kind['median_pixels']:g} ({of_kind['median_share']:.1%} of the "
     f"image), from {of_kind['min_pixels']} to {of_kind['max_pixels']}."
+  )
+
+
+def describe_robust(totals: Mapping[str, Any]) -> str:
+  """What a run says of its robust subsets, in a sentence or two."""
+  of_kind, num_images = totals["robust"], totals["num_images"]
+  asked = f"{of_kind['claimed_rate']:g} of unseen draws at level {of_kind['level']:g}"
+  if not of_kind["num_certified"]:
+    return f"robust: of {num_images} images none has a subset that is certified to keep its class on {asked}."
+  return (
+    f"robust: {of_kind['num_certified']} of {num_images} images have a subset that is certified to keep its class on "
+    f"{asked}, {of_kind['num_certified_together']} if all must hold at once; measured {of_kind['mean_rate']:.3f}. "
+    f"Pixels: median {of_kind['median_pixels']:g} ({of_kind['median_share']:.1%} of the image), from "
+    f"{of_kind['min_pixels']} to {of_kind['max_pixels']}."
   )
 
 
@@ -186,7 +221,23 @@ def count_totals(store: results.Results, *, num_features: int) -> dict[str, Any]
       "min_pixels": int(num_pixels.min()) if len(num_pixels) else None,
       "max_pixels": int(num_pixels.max()) if len(num_pixels) else None,
     }
+    if kind == "robust":
+      totals[kind] |= count_claims(store, indices, is_ok)
   return totals
+
+
+def count_claims(store: results.Results, indices: Int[np.ndarray, "M"], is_ok: Bool[np.ndarray, "M"]) -> dict[str, Any]:
+  """What a run claims of its robust subsets, and of how many if all claims must hold at once."""
+  asked = store.spec["completion"]
+  rates, p_values = (store.read(f"robust_{name}", indices) for name in ("rate", "p_value"))
+  # The draws chose the sizes.
+  together = hold_together(p_values, asked["level"], correction="bonferroni") & is_ok
+  return {
+    "claimed_rate": asked["rate"],
+    "level": asked["level"],
+    "num_certified_together": int(together.sum()),
+    "mean_rate": float(rates[is_ok].mean(dtype=np.float64)) if is_ok.any() else None,
+  }
 
 
 def format_confidence(confidence: float) -> str:

@@ -10,13 +10,17 @@ from jaxtyping import Int
 
 from jax_sis import results
 from jax_sis.data import batches, sources
-from jax_sis.results.schema import FULL_DTYPES, NO_CLASS, NOT_SEARCHED
+from jax_sis.results.schema import DRAWN_DTYPES, FULL_DTYPES, NO_CLASS, NOT_SEARCHED
 from jax_sis.runs.setup import Job, compile_search
 
 # Launches whose results may wait to be stored, so that one slow write does not hold up the devices.
 LAUNCHES_TO_STORE = 8
 # What the store holds for subsets of images that could not be searched; other fields are those of an empty subset.
-OF_UNSEARCHED = {"status": NOT_SEARCHED, "certified_confidence": np.nan, "is_reproduced": True}
+OF_UNSEARCHED = {
+  "status": NOT_SEARCHED,
+  "is_reproduced": True,
+  **dict.fromkeys(("certified_confidence", "rate", "rate_bound", "p_value"), np.nan),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,7 @@ def collect_fields(job: Job, batch: Mapping[str, np.ndarray], found: Mapping[str
   is_excluded = batch["error"] != ""
   # In place of an image that cannot be used, the devices searched a black one.
   for kind in job.search.kinds:
-    for name, dtype in FULL_DTYPES.items():
+    for name, dtype in (FULL_DTYPES | DRAWN_DTYPES).items():
       field = f"{kind}_{name}"
       if field in fields:
         fields[field] = np.where(is_excluded, OF_UNSEARCHED.get(name, 0), fields[field]).astype(dtype)

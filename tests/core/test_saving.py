@@ -67,7 +67,7 @@ def write_header(path: pathlib.Path, arrays: dict[str, np.ndarray], header: byte
 
 
 def test_other_things_are_refused(tmp_path: pathlib.Path, without_type_checks: None):
-  with pytest.raises(ValueError, match="found must be one or several of FeatureOrder, Subsets, Certificate, got dict"):
+  with pytest.raises(ValueError, match=r"found must be one or several of FeatureOrder, Subsets, .*, got dict"):
     jax_sis.save(tmp_path / "x.npz", {})  # pyright: ignore[reportArgumentType]
   with pytest.raises(ValueError, match="got nothing"):
     jax_sis.save(tmp_path / "x.npz", [])

@@ -14,6 +14,7 @@ from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.results import folder
 from jax_sis.runs import find, forecast, plan, roofline, setup
 from jax_sis.runs.config import FindConfig
+from jax_sis.runs.device_search import ImageSearch
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 SETTINGS: dict[str, Any] = {"patch": 8, "gallery": 0, "num_devices": 2, "smallest": None, "certificate": "alone"}
@@ -65,7 +66,8 @@ def test_a_probe_of_one_exact_step_tries_the_features():
     return jnp.tanh(inputs.reshape(inputs.shape[0], -1)) @ params
 
   def count_flops(phase: Phase) -> float:
-    probe = functools.partial(plan.search_phase, predict, grid=(4, 4, 1), score="log_odds", phase=phase)
+    search = ImageSearch(config=FindConfig(), predict_fn=predict, grid=(4, 4, 1))
+    probe = functools.partial(plan.search_phase, search, phase=phase)
     arrays = jnp.ones((3072, 10)), jnp.ones((1, 32, 32, 3)), jnp.zeros(1, jnp.int32)
     analysis: Any = jax.jit(probe).lower(*arrays).compile().cost_analysis()
     return analysis.get("flops", 0.0)
