@@ -38,6 +38,7 @@ COMMANDS = {
   "analyse": ("studies", "say what the subsets of whole runs show, and compare runs"),
   "attributions": ("studies", "compare searches with attribution methods by the same curves"),
   "disjoint": ("studies", "count the disjoint sufficient subsets of each image"),
+  "holds": ("studies", "see on which backgrounds the first pixels of an order keep the class"),
   "report": ("runs", "write what a run shows as one HTML file"),
   "evaluate": ("classifiers", "measure accuracy, calibration and robustness"),
   "bench": ("classifiers", "measure this machine's throughput"),
