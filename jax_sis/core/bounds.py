@@ -75,7 +75,7 @@ def needed_draws(*, rate: float, level: float) -> int:
   return int(np.ceil(np.log(1 - level) / np.log(rate)))
 
 
-def as_table(values: Float[np.ndarray, "N"], *, towards: float) -> Float[Array, "N"]:
+def as_table(values: Float[np.ndarray, "N"], *, towards: float | int) -> Float[Array, "N"]:
   """The table in JAX's precision, rounded towards a number, so that it claims no more than in double precision."""
   dtype: Any = jnp.result_type(float)
   rounded = values.astype(dtype)

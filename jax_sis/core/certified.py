@@ -114,7 +114,7 @@ def choose_sizes(order: FeatureOrder, rate: float) -> Int[Array, "B S"]:
     stays = jax.lax.cummin((order.rate >= rate).astype(jnp.int32), axis=1, reverse=True)
     needed = jnp.asarray(order.sizes)[stays.argmax(1)]
     ratios = HIGHEST * (LOWEST / HIGHEST) ** np.linspace(0, 1, NUM_SIZES - 1)
-    near = jnp.minimum(needed[:, None] * jnp.asarray(ratios)[None], largest)
+    near = jnp.minimum(needed[:, None].astype(wanted.dtype) * jnp.asarray(ratios, wanted.dtype)[None], largest)
     near = jnp.concatenate([jnp.sqrt(near[:, :1] * largest), near], axis=1)
     wanted = jnp.where(stays[:, :-1].any(1, keepdims=True) & (needed > 0)[:, None], near, wanted)
   places = jnp.searchsorted(jnp.asarray(known), jnp.ceil(wanted).astype(jnp.int32))

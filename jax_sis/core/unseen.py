@@ -79,7 +79,7 @@ def draw_some(
   num_added: Int[Array, ""] | None = None,
 ) -> Draws:
   """`draw` for all images at once, in chunks of draws that suit the platform."""
-  num_images = problem.num_images
+  num_images, drawn_at = problem.num_images, kept.astype(jnp.result_type(float))
   fitting = max(settle_chunk_size(None, problem.inputs) // num_images, 1)
   num_chunks = -(-num_draws // fitting)
   numbers = np.arange(num_chunks * -(-num_draws // num_chunks), dtype=np.int32).reshape(num_chunks, -1)
@@ -103,7 +103,7 @@ def draw_some(
       return repeat_images(problem.baseline, numbers.size)
     assert problem.keys is not None
     fills = draw_fills(
-      problem.distribution, problem.keys, problem.inputs, kept, numbers, grid=problem.grid, purpose=purpose
+      problem.distribution, problem.keys, problem.inputs, drawn_at, numbers, grid=problem.grid, purpose=purpose
     )
     return fills.reshape(-1, *fills.shape[2:])
 
@@ -121,7 +121,7 @@ def add_features(
   purpose: Purpose,
 ) -> Bool[Array, "C F"]:
   """A subset with so many other features at random, once for each number; a larger addition holds the smaller ones."""
-  key = jax.random.fold_in(jax.random.fold_in(key, purpose), hash_mask(kept))
+  key = jax.random.fold_in(jax.random.fold_in(key, purpose), hash_mask(kept.astype(jnp.result_type(float))))
 
   def add(number: Int[Array, ""]) -> Bool[Array, "F"]:
     lots = jnp.where(kept, jnp.inf, jax.random.uniform(jax.random.fold_in(key, number), kept.shape))
