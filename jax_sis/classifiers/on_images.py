@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jax_sis.classifiers import Classifier, checkpoint, frozen, model_function
 from jax_sis.classifiers.model_function import LoadedModel
+from jax_sis.classifiers.recipes import say_framing
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params, PredictFn
@@ -241,19 +242,23 @@ def open_on_images(
     ValueError: a setting does not fit the checkpoint or the data.
   """
   classifier, predict_fn, params = open_classifier(config.checkpoint, config.model_function)
+  recipe = classifier.recipe if isinstance(classifier, Classifier) else None
   source = sources.open_source(
     config.data,
     split=config.split,
     data_dir=config.data_dir,
     class_names=classifier.class_names,
     input_shape=classifier.input_shape,
-    framing=classifier.framing if config.resize else None,
+    framing=classifier.framing if config.resize or recipe else None,
     mean_colour=classifier.normalisation.mean_colour,
     background=config.background,
   )
   if source.class_names != classifier.class_names:
     print(f"The checkpoint only numbers its classes; they get the names of {config.data}.", flush=True)
     classifier = dataclasses.replace(classifier, class_names=source.class_names)
+  if recipe:
+    shown = say_framing(classifier.input_shape[0], classifier.framing)
+    source.notes = (*source.notes, f"Images of other sizes are shown by the recipe {recipe}: the {shown}.")
   local_devices = devices.local_devices(config.num_devices)
   return ClassifierOnImages(
     classifier=classifier,

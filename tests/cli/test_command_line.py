@@ -106,8 +106,8 @@ WRITTEN: list[tuple[Any, ...]] = [
   ("reproduce", ReproduceConfig(preset="paper", out="o", data_dir="d", is_summary=True), StagesOptions()),
   ("reproduce", ReproduceConfig(preset="smoke"), StagesOptions(is_plan=True)),
   ("checkpoint import", ImportOptions(
-    file="w.pt", normalisation="0.5,0.5,0.5,0.5,0.5,0.5", model="vgg16", classes="n.txt", data_dir="d", size=64,
-    key="k", out="o",
+    file="w.pt", normalisation="0.5,0.5,0.5,0.5,0.5,0.5", recipe="r", model="vgg16", classes="n.txt", data_dir="d",
+    size=64, key="k", out="o",
   )),
   ("checkpoint ensemble", EnsembleOptions(members=("a", "b"), average="logits", out="o")),
   ("data prepare", PrepareOptions(name="cifar100", source="x.tar.gz", data_dir="d")),
