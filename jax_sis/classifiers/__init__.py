@@ -84,6 +84,7 @@ class Classifier:
     normalisation: how its input is made from pixels.
     input_shape: height, width and channels of an image.
     framing: what to show of an image of another size.
+    recipe: the name of a known recipe that its input is made by, see `recipes`; None for inputs of its own.
     ensemble: what an ensemble is made of; None for a single network.
   """
 
@@ -93,6 +94,7 @@ class Classifier:
   normalisation: Normalisation
   input_shape: tuple[int, ...]
   framing: Framing = WHOLE_FRAMING
+  recipe: str | None = None
   ensemble: EnsembleConfig | None = None
 
 

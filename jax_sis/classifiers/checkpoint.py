@@ -115,6 +115,7 @@ def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.C
     "input_shape": list(classifier.input_shape),
     "normalisation": dataclasses.asdict(classifier.normalisation),
     **classifier.framing.describe(),
+    **({} if classifier.recipe is None else {"recipe": classifier.recipe}),
     "ensemble": classifier.ensemble and dataclasses.asdict(classifier.ensemble),
   }
   variables = jax.device_get(pure_variables(classifier.module))
@@ -184,6 +185,7 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
     normalisation=normalisation,
     input_shape=input_shape,
     framing=framing,
+    recipe=description.get("recipe"),
     ensemble=ensemble,
   )
 

@@ -5,7 +5,7 @@ import pathlib
 
 from jax_sis import classifiers
 from jax_sis.classifiers import state_dicts, torch_weights
-from jax_sis.classifiers.recipes import RECIPES
+from jax_sis.classifiers.recipes import find_recipe
 from jax_sis.data.imagenet_classes import imagenet_class_names
 
 NAME = "imagenet"
@@ -20,15 +20,18 @@ def open_imagenet() -> classifiers.Classifier:
   Raises:
     ValueError: the package is not installed, or its file is damaged.
   """
-  recipe = RECIPES[MODEL_NAME]
   state_dict = state_dicts.read_state_dict(find_weights())
+  match = torch_weights.find_match(state_dict, MODEL_NAME)
+  recipe = find_recipe(None, model_name=MODEL_NAME, source=match.naming.source)
+  assert recipe is not None  # Its weights are published ones.
   return classifiers.Classifier(
     model_name=MODEL_NAME,
-    module=torch_weights.load_module(MODEL_NAME, state_dict),
+    module=torch_weights.build_module(match, state_dict),
     class_names=imagenet_class_names(),
     normalisation=recipe.normalisation,
     input_shape=(recipe.size, recipe.size, 3),
     framing=recipe.framing,
+    recipe=recipe.name,
   )
 
 

@@ -11,61 +11,111 @@ from typing import Any
 
 from jax_sis import classifiers
 from jax_sis.classifiers import checkpoint, ensemble, state_dicts, torch_weights
+from jax_sis.classifiers.recipes import Recipe, find_recipe
 from jax_sis.data import images, sources, tfds
+from jax_sis.data.imagenet_classes import imagenet_class_names
 from jax_sis.data.normalisation import NORMALISATIONS, Normalisation
 
-# Pixels a side that the published weights were trained on; 32 for all others.
-IMAGE_SIZES = {"resnet50": 224, "inception_v3": 299}
+# Pixels a side of networks that no recipe is known of.
+IMAGE_SIZE = 32
+NUM_OF_IMAGENET = 1000
 
 
 def import_weights(
   path: str | os.PathLike[str],
   *,
   out_dir: str | os.PathLike[str],
-  normalisation: Normalisation,
+  normalisation: Normalisation | None = None,
+  recipe: str | None = None,
   model_name: str | None = None,
   class_names: Sequence[str] | None = None,
   image_size: int | None = None,
   key: str | None = None,
 ) -> classifiers.Classifier:
-  """Makes a classifier from a PyTorch state dict, writes it, returns it, and prints what of the file is left out.
+  """Makes a classifier from a PyTorch state dict, writes it, returns it, and prints how its input is made.
 
   A network with a single logit z is one of two classes, with the logits [0, z].
 
   Args:
     path: a `.pt`, `.pth`, `.th`, `.npz` or `.safetensors` file.
     out_dir: the classifier's folder.
-    normalisation: how its input is made; the file does not say.
+    normalisation: what is made of pixels, where that is not the recipe's; the file does not say.
+    recipe: a key of `recipes.RECIPES`; None for that of the architecture's published weights.
     model_name: a key of `classifiers.ARCHITECTURES`; None recognises it by the names of the weights.
-    class_names: a name for each logit; None numbers them.
-    image_size: pixels a side; None for the size that the architecture's published weights take.
+    class_names: a name for each logit; None for those of ImageNet where there is a recipe and 1,000 logits, and else
+      for numbers.
+    image_size: pixels a side; None for the recipe's.
     key: which state dict of the file, if it holds several, or what the names meant begin with; see `read_state_dict`.
 
   Raises:
-    ValueError: the file cannot be read or does not hold that architecture, or there are more or fewer names than
-      classes.
+    ValueError: the file cannot be read or does not hold that architecture, there are more or fewer names than classes,
+      or how the input is made is not known, or said in two ways.
   """
   state_dict = state_dicts.read_state_dict(path, key=key)
   match = torch_weights.find_match(state_dict, model_name)
   model_name, module = match.model_name, torch_weights.build_module(match, state_dict)
-  num_classes = module.head.kernel.shape[1]
-  if class_names is None:
-    class_names = sources.number_classes(num_classes)
-  if len(class_names) != num_classes:
-    raise ValueError(f"class_names must have a name for each of the {num_classes} classes, got {len(class_names)}.")
-  size = image_size or IMAGE_SIZES.get(model_name, 32)
+  published = find_recipe(recipe, model_name=model_name, source=match.naming.source, path=path)
+  inputs = choose_inputs(published, normalisation, image_size, model_name=model_name, is_named=recipe is not None)
   classifier = classifiers.Classifier(
     model_name=model_name,
     module=module,
-    class_names=tuple(class_names),
-    normalisation=normalisation,
-    input_shape=(size, size, 3),
-    framing=images.CENTRAL_FRAMING if model_name in IMAGE_SIZES else images.WHOLE_FRAMING,
+    class_names=name_classes(class_names, module.head.kernel.shape[1], is_published=published is not None),
+    normalisation=inputs.normalisation,
+    input_shape=(inputs.size, inputs.size, 3),
+    framing=inputs.framing,
+    recipe=inputs.name or None,
   )
   checkpoint.save_classifier(out_dir, classifier)
   for line in torch_weights.describe(match):
     print(line)
+  if inputs.name:
+    print(f"Inputs are made by the recipe {inputs}, unless --recipe, or --normalisation and --size, say otherwise.")
   return classifier
+
+
+def choose_inputs(
+  published: Recipe | None,
+  normalisation: Normalisation | None,
+  image_size: int | None,
+  *,
+  model_name: str,
+  is_named: bool,
+) -> Recipe:
+  """The recipe, or with another normalisation or size what is made of it, without a name; see `import_weights`."""
+  if normalisation is None:
+    if published is None:
+      raise ValueError(
+        f"--normalisation must say how the inputs of {model_name} are made, since no recipe of it is known; give it or "
+        "a --recipe."
+      )
+    if image_size not in (None, published.size):
+      raise ValueError(
+        f"--size must be {published.size}, that of the recipe {published.name}, got {image_size}; leave it out or give "
+        "--normalisation as well, for inputs of your own."
+      )
+    return published
+  if is_named:
+    raise ValueError("--recipe and --normalisation must not both be given; a recipe has a normalisation of its own.")
+  chosen = Recipe(
+    name="",
+    size=image_size or (IMAGE_SIZE if published is None else published.size),
+    framing=images.WHOLE_FRAMING if published is None else published.framing,
+    normalisation=normalisation,
+  )
+  return published if published and dataclasses.replace(chosen, name=published.name) == published else chosen
+
+
+def name_classes(class_names: Sequence[str] | None, num_classes: int, *, is_published: bool) -> tuple[str, ...]:
+  """A name for each class; see `import_weights`."""
+  has_background = is_published and num_classes == NUM_OF_IMAGENET + 1
+  if class_names is None and not has_background:
+    is_imagenet = is_published and num_classes == NUM_OF_IMAGENET
+    return imagenet_class_names() if is_imagenet else sources.number_classes(num_classes)
+  if class_names is None or len(class_names) != num_classes:
+    advice = "; the first of 1,001 is TensorFlow's background, so begin --classes by a name for it." * has_background
+    got = 0 if class_names is None else len(class_names)
+    raise ValueError(f"class_names must have a name for each of the {num_classes} classes, got {got}{advice or '.'}")
+  return tuple(class_names)
 
 
 def parse_normalisation(text: str) -> Normalisation:
@@ -169,6 +219,7 @@ def join_ensemble(
     normalisation=first.normalisation,
     input_shape=first.input_shape,
     framing=first.framing,
+    recipe=first.recipe,
     ensemble=config,
   )
   checkpoint.save_classifier(out_dir, classifier)

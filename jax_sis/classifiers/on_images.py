@@ -12,12 +12,14 @@ from jaxtyping import Array, Float, Int
 
 from jax_sis.classifiers import Classifier, checkpoint, frozen, model_function
 from jax_sis.classifiers.model_function import LoadedModel
+from jax_sis.classifiers.recipes import say_framing
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.data import batches, sources
 from jax_sis.data.class_names import distinct_names
 from jax_sis.data.config import ImageSetConfig
+from jax_sis.data.images import Framing
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram, replicate
@@ -247,6 +249,10 @@ def open_on_images(
   if source.class_names != classifier.class_names:
     print(f"The checkpoint only numbers its classes; they get the names of {config.data}.", flush=True)
     classifier = dataclasses.replace(classifier, class_names=source.class_names)
+  recipe = recipe_of(classifier)
+  if recipe:
+    shown = say_framing(classifier.input_shape[0], classifier.framing)
+    source.notes = (*source.notes, f"Images of other sizes are shown by the recipe {recipe}: the {shown}.")
   local_devices = devices.local_devices(config.num_devices)
   return ClassifierOnImages(
     classifier=classifier,
@@ -264,17 +270,33 @@ def open_images(
   config: ImagesAsked, classifier: Classifier | LoadedModel, data: str, split: str | None
 ) -> sources.ListedSource:
   """Images of this name, read as those of the settings are for this classifier; ValueError as for `open_source`."""
-  is_of_photos = data == sources.SAMPLE and sources.is_large(classifier.input_shape)
   return sources.open_source(
     data,
     split=split,
     data_dir=config.data_dir,
     class_names=classifier.class_names,
     input_shape=classifier.input_shape,
-    framing=classifier.framing if config.resize or is_of_photos else None,
+    framing=choose_framing(classifier, data, is_resized=config.resize),
     mean_colour=classifier.normalisation.mean_colour,
     background=config.background,
   )
+
+
+def recipe_of(classifier: Classifier | LoadedModel) -> str | None:
+  """The name of the recipe by which a checkpoint's images are prepared, if it has one."""
+  return classifier.recipe if isinstance(classifier, Classifier) else None
+
+
+def choose_framing(classifier: Classifier | LoadedModel, data: str, *, is_resized: bool) -> Framing | None:
+  """How images of other sizes are brought to the classifier's; None where they must have it.
+
+  Args:
+    classifier: whose inputs they become; those with a recipe always do.
+    data: what the images are called; photographs of the sample always are brought to size.
+    is_resized: whether the user asked for it.
+  """
+  is_of_photos = data == sources.SAMPLE and sources.is_large(classifier.input_shape)
+  return classifier.framing if is_resized or recipe_of(classifier) or is_of_photos else None
 
 
 def open_image_set(config: ImageSetConfig) -> ClassifierOnImages:

@@ -111,13 +111,8 @@ def find_match(state_dict: dict[str, np.ndarray], model_name: str | None = None)
   Raises:
     ValueError: it fits none, or under several prefixes; see `load_module`.
   """
-  matches, exact = [], []
-  # Each architecture takes a while to outline, and the first one that fits is meant.
-  for name in (model_name,) if model_name else classifiers.ARCHITECTURES:
-    matches += all_matches(state_dict, (name,))
-    exact = [match for match in matches if match.is_exact]
-    if exact:
-      break
+  matches = all_matches(state_dict, find_likely(state_dict) if model_name is None else (model_name,))
+  exact = [match for match in matches if match.is_exact]
   # A second network of the same kind, such as averaged weights.
   whole = [match for match in matches if exact and match.model_name == exact[0].model_name and match.is_whole]
   if len(whole) > 1:
@@ -127,14 +122,26 @@ def find_match(state_dict: dict[str, np.ndarray], model_name: str | None = None)
       f"{name_some(prefixes, most=MAX_NAMED)}; say by key which is meant."
     )
   if not exact:
-    best = max(matches, key=likeness_of)
-    others = matches if model_name is None else all_matches(state_dict, tuple(classifiers.ARCHITECTURES))
+    others = all_matches(state_dict, find_likely(state_dict))
+    if not any(match.is_exact for match in others):
+      others = all_matches(state_dict, tuple(classifiers.ARCHITECTURES))
+    best = max(matches if model_name else others, key=likeness_of)
     raise ValueError(explain(best, others, state_dict, is_asked=model_name is not None))
   return exact[0]
 
 
 def likeness_of(match: Match) -> float:
   return match.likeness
+
+
+def find_likely(state_dict: dict[str, np.ndarray]) -> tuple[str, ...]:
+  """The architectures whose last layer is there under one of its names; to outline all of them takes seconds."""
+  last = {
+    name: {f".{naming.parts['head'][0]}.bias" for naming in find_namings(config)}
+    for name, config in classifiers.ARCHITECTURES.items()
+  }
+  given = [f".{name}" for name in state_dict if name.endswith(".bias")]
+  return tuple(name for name, endings in last.items() if any(key.endswith(tuple(endings)) for key in given))
 
 
 def all_matches(state_dict: dict[str, np.ndarray], model_names: tuple[str, ...]) -> list[Match]:

@@ -41,18 +41,22 @@ class ImportOptions:
 
   Attributes:
     file: the file with the state dict.
-    normalisation: how the input is made: cifar10, cifar100 or imagenet2012, or six numbers separated by commas, the
-      means and standard deviations of red, green and blue in 0..1.
+    normalisation: what is made of pixels: cifar10, cifar100 or imagenet2012, or six numbers separated by commas, the
+      means and standard deviations of red, green and blue in 0..1 (default: the recipe's).
+    recipe: how the input is made, by interpolation, size and shorter side, such as bicubic-224-256 (default: that of
+      the architecture's published weights of ImageNet).
     model: the architecture (default: the one that the arrays fit).
-    classes: a text file with one class per line, an index in JSON, or a TFDS data set (default: numbers).
+    classes: a text file with one class per line, an index in JSON, or a TFDS data set (default: ImageNet's for 1,000
+      classes by a recipe, else numbers).
     data_dir: the folder that holds that data set (default: TFDS's own).
-    size: pixels a side (default: 224 for resnet50, 299 for inception_v3, else 32).
+    size: pixels a side (default: the recipe's, or 32).
     key: which state dict, where the file holds several, or what the names of the network's arrays begin with.
     out: the classifier's folder.
   """
 
   file: Annotated[str, Option(metavar="FILE", is_positional=True)]
-  normalisation: Annotated[str, Option(metavar="NAME")]
+  normalisation: Annotated[str | None, Option(metavar="NAME")] = None
+  recipe: Annotated[str | None, Option(metavar="NAME")] = None
   model: Annotated[str | None, Option(metavar="NAME")] = None
   classes: Annotated[str | None, Option(metavar="NAME")] = None
   data_dir: OptionalFolder = None
@@ -105,10 +109,12 @@ def run_import(options: ImportOptions) -> None:
   from jax_sis.classifiers import import_checkpoint
 
   class_names = options.classes and import_checkpoint.read_class_names(options.classes, data_dir=options.data_dir)
+  given = options.normalisation
   classifier = import_checkpoint.import_weights(
     options.file,
     out_dir=options.out,
-    normalisation=import_checkpoint.parse_normalisation(options.normalisation),
+    normalisation=None if given is None else import_checkpoint.parse_normalisation(given),
+    recipe=options.recipe,
     model_name=options.model,
     class_names=class_names,
     image_size=options.size,
@@ -199,10 +205,11 @@ move and flip with it.
     description="""\
 Makes a classifier of PyTorch's weights: a state dict in a .pt, .pth, .th, .npz or .safetensors file, for which PyTorch
 itself is not needed; what a trainer has saved beside it is left out. The architecture is recognised by the names and
-shapes of the arrays, whatever these names begin with. How its input is made is in no such file, and must be said.
+shapes of the arrays, whatever these names begin with. How its input is made is in no such file; for architectures with
+published weights of ImageNet their recipe is taken, and said, and for all others --normalisation must say it.
 """,
     examples=(
-      "checkpoint import resnet50.pth --normalisation imagenet2012 --out runs/resnet50",
+      "checkpoint import resnet50.pth --out runs/resnet50",
       "checkpoint import resnet20.th --normalisation imagenet2012 --classes cifar10 --data-dir DATA --out runs/r20",
       "checkpoint import mine.pt --normalisation 0.5,0.5,0.5,0.5,0.5,0.5 --classes names.txt --out runs/mine",
     ),

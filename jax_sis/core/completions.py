@@ -49,7 +49,8 @@ class Distribution:
     is_quantile = isinstance(self.aggregate, float) and 0 < self.aggregate < 1
     if not is_quantile and self.aggregate not in ("geometric", "mean", "min"):
       raise ValueError(
-        f'{name}.aggregate must be "geometric", "mean", "min" or a quantile strictly between 0 and 1, got {self.aggregate!r}.'
+        f'{name}.aggregate must be "geometric", "mean", "min" or a quantile strictly between 0 and 1, '
+        f"got {self.aggregate!r}."
       )
     if self.num_tried is not None:
       check_positive_integer(f"{name}.num_tried", self.num_tried)

@@ -57,7 +57,8 @@ class ImageSetConfig:
       shuffles (default: test).
     data_dir: the folder that holds the TFDS data set (default: TFDS's own). It and --split say that --data is one.
     ids: only these images, in this order; on the command line a text file with one id per line (default: all).
-    resize: show the middle of images of another size, brought to the classifier's.
+    resize: show the middle of images of another size, brought to the classifier's; by a recipe of the classifier they
+      always are.
     background: what shows through transparent pixels of image files, by name or as #RRGGBB (default: the mean colour).
     patch: mask squares of N x N pixels together.
     threshold: the probability that a subset must reach.

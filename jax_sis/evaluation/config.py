@@ -18,7 +18,7 @@ class EvaluateConfig:
   Attributes:
     out: results folder; the same folder again goes on with an unfinished run (default: jax-sis-evaluation, and in its
       name what is asked beyond the defaults).
-    checkpoint: a classifier's folder (default: the embedded ResNet-20).
+    checkpoint: a classifier's folder, or `imagenet` for EfficientNet-Lite0 (default: the embedded ResNet-20).
     model_function: instead of a folder, a function of yours that returns a `jax_sis.classifiers.ImageModel`:
       package.module:function or file.py:function, looked for from the current folder.
     data: `sample` (embedded CIFAR-10 test images; for classifiers of 128 pixels a side or more, photographs), a folder
@@ -26,7 +26,8 @@ class EvaluateConfig:
     split: the TFDS split, for example `test[:64]`, which counts in the order that the data set is stored in and TFDS
       shuffles (default: test).
     data_dir: the folder that holds the TFDS data set (default: TFDS's own). It and --split say that --data is one.
-    resize: show the middle of images of another size, brought to the classifier's.
+    resize: show the middle of images of another size, brought to the classifier's; by a recipe of the classifier they
+      always are.
     background: what shows through transparent pixels of image files, by name or as #RRGGBB (default: the mean colour).
     limit: only the first N images of the data, and of each corruption and severity (default: all).
     on_error: images that cannot be read: `skip` counts and names them, `refuse` ends the run.

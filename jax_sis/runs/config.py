@@ -111,7 +111,8 @@ class FindConfig:
     batch_size: images per device at a time; it is part of what the run is (default: auto, by memory and images).
     unit_size: images that are stored together, a multiple of the batch (default: by the number of images, at most 256).
     num_devices: devices to use (default: all; on a CPU one device a core).
-    resize: show the middle of images of another size, brought to the classifier's.
+    resize: show the middle of images of another size, brought to the classifier's; by a recipe of the classifier they
+      always are.
     background: what shows through transparent pixels of image files, by name or as #RRGGBB (default: the mean colour).
     gallery: images that the gallery shows.
     tolerance: how far a certificate's confidence may be from that of a search in float32.

@@ -108,8 +108,8 @@ WRITTEN: list[tuple[Any, ...]] = [
   ("reproduce", ReproduceConfig(preset="smoke"), StagesOptions(is_plan=True)),
   ("reproduce", ReproduceConfig(preset="imagenet", data="p", checkpoints=("a", "b"), until="data"), StagesOptions()),
   ("checkpoint import", ImportOptions(
-    file="w.pt", normalisation="0.5,0.5,0.5,0.5,0.5,0.5", model="vgg16", classes="n.txt", data_dir="d", size=64,
-    key="k", out="o",
+    file="w.pt", normalisation="0.5,0.5,0.5,0.5,0.5,0.5", recipe="r", model="vgg16", classes="n.txt", data_dir="d",
+    size=64, key="k", out="o",
   )),
   ("checkpoint ensemble", EnsembleOptions(members=("a", "b"), average="logits", out="o")),
   ("data prepare", PrepareOptions(name="cifar100", source="x.tar.gz", data_dir="d")),

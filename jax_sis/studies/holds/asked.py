@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jax_sis import results
+from jax_sis.classifiers.on_images import choose_framing
 from jax_sis.core.subsets import Status
 from jax_sis.data import batches, sources
 from jax_sis.results.answer import hash_spec
@@ -185,7 +186,7 @@ def open_pool(config: HoldsConfig, job: Job, judged: Judged) -> Pool | None:
     data_dir=None if is_files and config.pool_split is None else config.data_dir or job.config.data_dir,
     class_names=job.classifier.class_names,
     input_shape=job.classifier.input_shape,
-    crop=job.classifier.crop if job.config.resize else None,
+    framing=choose_framing(job.classifier, config.pool, is_resized=job.config.resize),
     mean_colour=job.classifier.normalisation.mean_colour,
     background=job.config.background if is_files else None,
   )
