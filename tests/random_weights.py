@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-LOGITS_FILE = pathlib.Path(__file__).parent / "golden" / "torch_logits.npz"
+GOLDEN_DIR = pathlib.Path(__file__).parent / "golden"
+LOGITS_FILE = GOLDEN_DIR / "torch_logits.npz"
+IMAGENET_LOGITS_FILE = GOLDEN_DIR / "imagenet_logits.npz"
+# Of networks that are too small to be among our architectures.
+TINY_LOGITS_FILE = GOLDEN_DIR / "tiny_logits.npz"
+SCALES = ("running_var", "gamma", "layer_scale", "layer_scale_parameter")
+TOKENS = (
+  *("cls_token", "class_token", "dist_token", "distillation_token"),
+  *("pos_embed", "pos_embedding", "position_embeddings"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +47,8 @@ class GoldenLogits:
 
 def read_golden_logits(name: str) -> GoldenLogits:
   """The golden logits of one architecture and naming."""
-  with np.load(LOGITS_FILE) as file:
+  files = (LOGITS_FILE, IMAGENET_LOGITS_FILE, TINY_LOGITS_FILE)
+  with np.load(next(path for path in files if name in names_in(path))) as file:
     description = json.loads(str(file[f"{name}/description"]))
     logits = file[f"{name}/logits"]
   shapes = {key: tuple(shape) for key, shape in description["shapes"].items()}
@@ -58,7 +68,12 @@ def slow_but_resnet20(names: Iterable[str]) -> list[Any]:
 
 def golden_names() -> list[str]:
   """The architectures and namings that have golden logits."""
-  with np.load(LOGITS_FILE) as file:
+  return [*names_in(LOGITS_FILE), *names_in(IMAGENET_LOGITS_FILE)]
+
+
+def names_in(path: pathlib.Path) -> list[str]:
+  """The architectures and namings whose golden logits are in a file."""
+  with np.load(path) as file:
     return [name.removesuffix("/logits") for name in file if name.endswith("/logits")]
 
 
@@ -76,15 +91,18 @@ def random_array(name: str, shape: tuple[int, ...], kernel_gain: float) -> np.nd
   """One array of a state dict, of the kind that its name and number of axes say."""
   # The legacy generator, since its streams are promised never to change.
   rng = np.random.RandomState(zlib.crc32(name.encode()))
-  kind = name.rsplit(".", maxsplit=1)[-1]
+  # PyTorch's attention names its arrays in_proj_weight and in_proj_bias.
+  kind = name.rsplit(".", maxsplit=1)[-1].removeprefix("in_proj_")
   if kind == "num_batches_tracked":
     return np.zeros(shape, np.int64)
-  if kind == "running_var" or (kind == "weight" and len(shape) == 1):
+  if kind in SCALES or (kind == "weight" and len(shape) == 1):
     values = rng.uniform(0.5, 1.5, shape)
   elif kind in ("bias", "running_mean"):
     values = 0.1 * rng.standard_normal(shape)
   elif kind == "weight":
     values = kernel_gain * np.sqrt(2 / np.prod(shape[1:])) * rng.standard_normal(shape)
+  elif kind in TOKENS:
+    values = 0.5 * rng.standard_normal(shape)
   else:
     raise ValueError(f"name must end in that of a layer's array, got {name!r}.")
   return values.astype(np.float32)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax_sis import classifiers
-from jax_sis.classifiers import checkpoint, ensemble, state_dicts, torch_weights
+from jax_sis.classifiers import checkpoint, ensemble, ndf_squeezenet, state_dicts, torch_weights
 from jax_sis.data import images, sources, tfds
 from jax_sis.data.normalisation import NORMALISATIONS, Normalisation
 
 # Pixels a side that the published weights were trained on; 32 for all others.
-IMAGE_SIZES = {"resnet50": 224, "inception_v3": 299}
+IMAGE_SIZES = {"resnet50": 224, "inception_v3": 299, "squeezenet1_1": 224}
 
 
 def import_weights(
@@ -33,7 +33,7 @@ def import_weights(
   A network with a single logit z is one of two classes, with the logits [0, z].
 
   Args:
-    path: a `.pt`, `.pth`, `.th`, `.npz` or `.safetensors` file.
+    path: a `.pt`, `.pth`, `.th`, `.npz` or `.safetensors` file, or the `.pkl` file of the package ndf.
     out_dir: the classifier's folder.
     normalisation: how its input is made; the file does not say.
     model_name: a key of `classifiers.ARCHITECTURES`; None recognises it by the names of the weights.
@@ -46,6 +46,9 @@ def import_weights(
       classes.
   """
   state_dict = state_dicts.read_state_dict(path, key=key)
+  if ndf_squeezenet.is_ndf(state_dict):
+    state_dict = ndf_squeezenet.to_torch(state_dict)
+    print(ndf_squeezenet.NOTE)
   match = torch_weights.find_match(state_dict, model_name)
   model_name, module = match.model_name, torch_weights.build_module(match, state_dict)
   num_classes = module.head.kernel.shape[1]

@@ -1,31 +1,20 @@
-"""PyTorch's names of the parts of our modules, by tables.
+"""PyTorch's names of the parts of our modules, by tables."""
 
-For each part of our modules (a convolution with its norm, a norm, a linear layer), a table has PyTorch's names of the
-convolution or linear layer and of the norm.
-"""
+import functools
+from typing import Any
 
-import dataclasses
-
-from jax_sis.classifiers import inception, resnet, vgg, wide_resnet
-
-Parts = dict[str, tuple[str | None, str | None]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Naming:
-  """How one family of repositories names the parts of an architecture.
-
-  Attributes:
-    source: whose names these are.
-    parts: the path of a part of ours -> the names of its convolution or linear layer, and of its norm; None if it has
-      none. `{a}` stands for one step of a path, and `{a+1}` for that number counted from one.
-    not_used: prefixes of names that evaluation does not need.
-  """
-
-  source: str
-  parts: Parts
-  not_used: tuple[str, ...] = ()
-
+from jax_sis.classifiers import (
+  convnext,
+  convnext_namings,
+  inception,
+  resnet,
+  squeezenet,
+  vgg,
+  vit,
+  vit_namings,
+  wide_resnet,
+)
+from jax_sis.classifiers.naming import Naming, Parts
 
 # A block's two or three convolutions are numbered from one.
 RESNET_PARTS: Parts = {
@@ -98,16 +87,42 @@ INCEPTION_NAMINGS = (
     not_used=("AuxLogits.",),
   ),
 )
+# The places of each stage's blocks among the numbered features; the convolution, rectifier and pooling are before them.
+SQUEEZENET_FEATURES = ((3, 4), (6, 7), (9, 10, 11, 12))
+SQUEEZENET_PARTS: Parts = {
+  f"stages.{stage}.{index}.{{conv}}": (f"features.{number}.{{conv}}", None)
+  for stage, numbers in enumerate(SQUEEZENET_FEATURES)
+  for index, number in enumerate(numbers)
+}
+SQUEEZENET_NAMINGS = (
+  Naming(
+    source="torchvision",
+    parts=SQUEEZENET_PARTS | {"stem": ("features.0", None), "head": ("classifier.1", None)},
+  ),
+)
 NAMINGS: dict[type, tuple[Naming, ...]] = {
   resnet.ResNetConfig: RESNET_NAMINGS,
   vgg.VggConfig: VGG_NAMINGS,
   wide_resnet.WideResNetConfig: WIDE_RESNET_NAMINGS,
   inception.InceptionConfig: INCEPTION_NAMINGS,
+  squeezenet.SqueezeNetConfig: SQUEEZENET_NAMINGS,
+  convnext.ConvNextConfig: convnext_namings.NAMINGS,
 }
+
+
+@functools.cache
+def find_namings(config: Any) -> tuple[Naming, ...]:
+  """How an architecture with this configuration is named."""
+  if isinstance(config, vit.ViTConfig):
+    return vit_namings.make_namings(config)
+  return NAMINGS[type(config)]
+
+
 # Our variable of a part -> whether it belongs to the norm, and PyTorch's name for it.
 VARIABLES = {
   ("kernel",): (False, "weight"),
   ("bias",): (False, "bias"),
+  ("scale",): (True, "weight"),
   ("norm", "scale"): (True, "weight"),
   ("norm", "bias"): (True, "bias"),
   ("norm", "mean"): (True, "running_mean"),

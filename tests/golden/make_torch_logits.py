@@ -242,7 +242,9 @@ def load_random_weights(
 def compute_logits(model: nn.Module, inputs: np.ndarray, dtype: torch.dtype) -> np.ndarray:
   """The logits of a batch, computed in `dtype`."""
   with torch.no_grad():
-    return model.to(dtype)(torch.tensor(inputs, dtype=dtype)).numpy()
+    outputs = model.to(dtype)(torch.tensor(inputs, dtype=dtype))
+    # Transformers gives its logits among other things.
+    return getattr(outputs, "logits", outputs).numpy()
 
 
 def least_change(model: nn.Module, inputs: np.ndarray) -> tuple[float, str]:
@@ -264,13 +266,16 @@ def least_change(model: nn.Module, inputs: np.ndarray) -> tuple[float, str]:
   return min(changes)
 
 
-def main() -> None:
-  """Checks every network against its twin, prints what a reader may want to know, and writes the file."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def write_logits(path: pathlib.Path, architectures: dict[str, Architecture], twins: dict[str, Twin]) -> None:
+  """Checks every network against its twin, prints what a reader may want to know, and writes the file.
+
+  With `--sensitivity` on the command line, one array after another is disarranged as well.
+  """
+  parser = argparse.ArgumentParser(description="Writes what PyTorch makes of random weights.")
   parser.add_argument("--sensitivity", action="store_true", help="also disarrange one array after another (minutes)")
   options = parser.parse_args()
   content = {}
-  for name, architecture in ARCHITECTURES.items():
+  for name, architecture in architectures.items():
     model = architecture.make_fn()
     shapes = load_random_weights(model, architecture.kernel_gain)
     inputs = random_weights.random_inputs(architecture.input_shape, SEED)
@@ -282,9 +287,9 @@ def main() -> None:
     line = f"{name}: std {logits.std():.3f}, float32 is off by {np.abs(rounded - logits).max():.1e}"
     if not STD_RANGE[0] < logits.std() < STD_RANGE[1]:
       raise SystemExit(f"{line}: change its kernel_gain")
-    if name in TWINS:
-      twin = TWINS[name].make_fn()
-      twin_shapes = load_random_weights(twin, architecture.kernel_gain, TWINS[name].renaming)
+    if name in twins:
+      twin = twins[name].make_fn()
+      twin_shapes = load_random_weights(twin, architecture.kernel_gain, twins[name].renaming)
       difference = np.abs(compute_logits(twin, inputs, torch.float64) - logits).max()
       line += f", the twin by {difference:.1e}"
       if difference > 1e-10 or twin_shapes != shapes:
@@ -298,9 +303,9 @@ def main() -> None:
     }
     content[f"{name}/description"] = np.array(json.dumps(description))
     content[f"{name}/logits"] = logits
-  np.savez_compressed(random_weights.LOGITS_FILE, allow_pickle=False, **content)
+  np.savez_compressed(path, allow_pickle=False, **content)
   print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}")
 
 
 if __name__ == "__main__":
-  main()
+  write_logits(random_weights.LOGITS_FILE, ARCHITECTURES, TWINS)
