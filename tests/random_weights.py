@@ -71,6 +71,12 @@ def golden_names() -> list[str]:
   return [*names_in(LOGITS_FILE), *names_in(IMAGENET_LOGITS_FILE)]
 
 
+def names_of(architectures: Iterable[str]) -> list[str]:
+  """Those of the architectures that have golden logits under their own names."""
+  known = golden_names()
+  return [name for name in architectures if name in known]
+
+
 def names_in(path: pathlib.Path) -> list[str]:
   """The architectures and namings whose golden logits are in a file."""
   with np.load(path) as file:

@@ -19,6 +19,7 @@ from jax_sis.data.normalisation import Normalisation
 
 __all__ = [
   "ARCHITECTURES",
+  "VITS",
   "Average",
   "Classifier",
   "ConvNext",

@@ -15,7 +15,11 @@ from jax_sis.data import images, sources, tfds
 from jax_sis.data.normalisation import NORMALISATIONS, Normalisation
 
 # Pixels a side that the published weights were trained on; 32 for all others.
-IMAGE_SIZES = {"resnet50": 224, "inception_v3": 299, "squeezenet1_1": 224}
+IMAGE_SIZES = {
+  name: 299 if name == "inception_v3" else 224
+  for name, config in classifiers.ARCHITECTURES.items()
+  if config.num_classes == 1000
+}
 
 
 def import_weights(

@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 
 from jax_sis import classifiers
 from jax_sis.classifiers.naming import Naming
@@ -318,7 +320,15 @@ def abstract_module(model_name: str, num_classes: int) -> Any:
 
 @functools.cache
 def abstract_module_of(config: Any) -> Any:
-  return nnx.eval_shape(lambda: classifiers.MODULES[type(config)](config, rngs=nnx.Rngs(0)))
+  return nnx.eval_shape(lambda: classifiers.MODULES[type(config)](config, rngs=SameKey(0)))
+
+
+class SameKey(nnx.Rngs):
+  """For shapes alone: counting keys inside a trace takes most of a large network's time."""
+
+  def params(self) -> Array:
+    """Always the same key."""
+    return jax.random.key(0)
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ class ImportOptions:
     model: the architecture (default: the one that the arrays fit).
     classes: a text file with one class per line, an index in JSON, or a TFDS data set (default: numbers).
     data_dir: the folder that holds that data set (default: TFDS's own).
-    size: pixels a side (default: 224 for resnet50, 299 for inception_v3, else 32).
+    size: pixels a side (default: 299 for inception_v3, 224 for others for ImageNet, else 32).
     key: which state dict, where the file holds several, or what the names of the network's arrays begin with.
     out: the classifier's folder.
   """
