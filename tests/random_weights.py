@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-LOGITS_FILES = sorted((pathlib.Path(__file__).parent / "golden").glob("torch_logits*.npz"))
+GOLDEN_DIR = pathlib.Path(__file__).parent / "golden"
+LOGITS_FILES = sorted(GOLDEN_DIR.glob("torch_logits*.npz"))
+# Of networks that are too small to be among our architectures.
+TINY_LOGITS_FILE = GOLDEN_DIR / "tiny_logits.npz"
+SCALES = ("running_var", "gamma", "layer_scale", "layer_scale_parameter")
+TOKENS = (
+  *("cls_token", "class_token", "dist_token", "distillation_token"),
+  *("pos_embed", "pos_embedding", "position_embeddings"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,15 +70,21 @@ def golden_names() -> list[str]:
   return [name for path in LOGITS_FILES for name in names_in(path)]
 
 
+def names_of(architectures: Iterable[str]) -> list[str]:
+  """Those of the architectures that have golden logits under their own names."""
+  known = golden_names()
+  return [name for name in architectures if name in known]
+
+
 @functools.cache
 def names_in(path: pathlib.Path) -> list[str]:
-  """The architectures and namings in a file of golden logits."""
+  """The architectures and namings whose golden logits are in a file."""
   with np.load(path) as file:
     return [name.removesuffix("/logits") for name in file if name.endswith("/logits")]
 
 
 def find_logits_file(name: str) -> pathlib.Path:
-  return next(path for path in LOGITS_FILES if name in names_in(path))
+  return next(path for path in (*LOGITS_FILES, TINY_LOGITS_FILE) if name in names_in(path))
 
 
 def random_state_dict(shapes: dict[str, tuple[int, ...]], *, kernel_gain: float = 1.0) -> dict[str, np.ndarray]:
@@ -87,15 +101,18 @@ def random_array(name: str, shape: tuple[int, ...], kernel_gain: float) -> np.nd
   """One array of a state dict, of the kind that its name and number of axes say."""
   # The legacy generator, since its streams are promised never to change.
   rng = np.random.RandomState(zlib.crc32(name.encode()))
-  kind = name.rsplit(".", maxsplit=1)[-1]
+  # PyTorch's attention names its arrays in_proj_weight and in_proj_bias.
+  kind = name.rsplit(".", maxsplit=1)[-1].removeprefix("in_proj_")
   if kind == "num_batches_tracked":
     return np.zeros(shape, np.int64)
-  if kind == "running_var" or (kind == "weight" and len(shape) == 1):
+  if kind in SCALES or (kind == "weight" and len(shape) == 1):
     values = rng.uniform(0.5, 1.5, shape)
   elif kind in ("bias", "running_mean"):
     values = 0.1 * rng.standard_normal(shape)
   elif kind == "weight":
     values = kernel_gain * np.sqrt(2 / np.prod(shape[1:])) * rng.standard_normal(shape)
+  elif kind in TOKENS:
+    values = 0.5 * rng.standard_normal(shape)
   else:
     raise ValueError(f"name must end in that of a layer's array, got {name!r}.")
   return values.astype(np.float32)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from jax_sis.classifiers.convnext import ConvNext, ConvNextConfig
 from jax_sis.classifiers.ensemble import Average, Ensemble, EnsembleConfig
 from jax_sis.classifiers.frozen import FrozenParams, FrozenPart, FrozenPredictor, freeze, split
 from jax_sis.classifiers.inception import Inception, InceptionConfig
@@ -13,7 +14,9 @@ from jax_sis.classifiers.mobile import MobileConfig, MobileNet
 from jax_sis.classifiers.mobile_sizes import MOBILE_NETWORKS
 from jax_sis.classifiers.model_function import ImageModel
 from jax_sis.classifiers.resnet import ResNet, ResNetConfig
+from jax_sis.classifiers.squeezenet import SqueezeNet, SqueezeNetConfig
 from jax_sis.classifiers.vgg import Vgg, VggConfig
+from jax_sis.classifiers.vit import VITS, ViT, ViTConfig
 from jax_sis.classifiers.wide_resnet import WideResNet, WideResNetConfig
 from jax_sis.data.images import WHOLE_FRAMING, Framing
 from jax_sis.data.normalisation import Normalisation
@@ -22,6 +25,8 @@ __all__ = [
   "ARCHITECTURES",
   "Average",
   "Classifier",
+  "ConvNext",
+  "ConvNextConfig",
   "Ensemble",
   "EnsembleConfig",
   "Framing",
@@ -36,8 +41,12 @@ __all__ = [
   "Normalisation",
   "ResNet",
   "ResNetConfig",
+  "SqueezeNet",
+  "SqueezeNetConfig",
   "Vgg",
   "VggConfig",
+  "ViT",
+  "ViTConfig",
   "WideResNet",
   "WideResNetConfig",
   "architecture",
@@ -48,21 +57,37 @@ __all__ = [
   "split",
 ]
 
-ArchitectureConfig = ResNetConfig | VggConfig | WideResNetConfig | InceptionConfig | MobileConfig
+ArchitectureConfig = (
+  ResNetConfig
+  | VggConfig
+  | WideResNetConfig
+  | InceptionConfig
+  | MobileConfig
+  | SqueezeNetConfig
+  | ConvNextConfig
+  | ViTConfig
+)
 
+IMAGENET_RESNET = ResNetConfig(
+  blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512), stem="large", projection=True, num_classes=1000
+)
 ARCHITECTURES: dict[str, ArchitectureConfig] = {
   "resnet20": ResNetConfig(blocks=(3, 3, 3), widths=(16, 32, 64)),
   "resnet32": ResNetConfig(blocks=(5, 5, 5), widths=(16, 32, 64)),
   "resnet44": ResNetConfig(blocks=(7, 7, 7), widths=(16, 32, 64)),
   "resnet56": ResNetConfig(blocks=(9, 9, 9), widths=(16, 32, 64)),
   "resnet18": ResNetConfig(blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512), projection=True),
-  "resnet50": ResNetConfig(
-    blocks=(3, 4, 6, 3), widths=(64, 128, 256, 512), stem="large", bottleneck=True, projection=True, num_classes=1000
-  ),
+  "resnet18_imagenet": IMAGENET_RESNET,
+  "resnet34": dataclasses.replace(IMAGENET_RESNET, blocks=(3, 4, 6, 3)),
+  "resnet50": dataclasses.replace(IMAGENET_RESNET, blocks=(3, 4, 6, 3), bottleneck=True),
+  "resnet101": dataclasses.replace(IMAGENET_RESNET, blocks=(3, 4, 23, 3), bottleneck=True),
   "vgg16": VggConfig(widths=((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)),
   "wrn28_10": WideResNetConfig(),
   "inception_v3": InceptionConfig(),
   **MOBILE_NETWORKS,
+  "squeezenet1_1": SqueezeNetConfig(),
+  "convnext_t": ConvNextConfig(blocks=(3, 3, 9, 3), widths=(96, 192, 384, 768)),
+  **VITS,
 }
 MODULES: dict[type, Any] = {
   ResNetConfig: ResNet,
@@ -70,6 +95,9 @@ MODULES: dict[type, Any] = {
   WideResNetConfig: WideResNet,
   InceptionConfig: Inception,
   MobileConfig: MobileNet,
+  SqueezeNetConfig: SqueezeNet,
+  ConvNextConfig: ConvNext,
+  ViTConfig: ViT,
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax_sis import classifiers
-from jax_sis.classifiers import checkpoint, ensemble, state_dicts, torch_weights
+from jax_sis.classifiers import checkpoint, ensemble, ndf_squeezenet, state_dicts, torch_weights
 from jax_sis.classifiers.recipes import Recipe, find_recipe
 from jax_sis.data import images, sources, tfds
 from jax_sis.data.imagenet_classes import imagenet_class_names
@@ -37,7 +37,7 @@ def import_weights(
   A network with a single logit z is one of two classes, with the logits [0, z].
 
   Args:
-    path: a `.pt`, `.pth`, `.th`, `.npz` or `.safetensors` file.
+    path: a `.pt`, `.pth`, `.th`, `.npz` or `.safetensors` file, or the `.pkl` file of the package ndf.
     out_dir: the classifier's folder.
     normalisation: what is made of pixels, where that is not the recipe's; the file does not say.
     recipe: a key of `recipes.RECIPES`; None for that of the architecture's published weights.
@@ -52,9 +52,14 @@ def import_weights(
       or how the input is made is not known, or said in two ways.
   """
   state_dict = state_dicts.read_state_dict(path, key=key)
+  is_ndf = ndf_squeezenet.is_ndf(state_dict)
+  if is_ndf:
+    state_dict = ndf_squeezenet.to_torch(state_dict)
+    print(ndf_squeezenet.NOTE)
   match = torch_weights.find_match(state_dict, model_name)
   model_name, module = match.model_name, torch_weights.build_module(match, state_dict)
-  published = find_recipe(recipe, model_name=model_name, source=match.naming.source, path=path)
+  source = ndf_squeezenet.SOURCE if is_ndf else match.naming.source
+  published = find_recipe(recipe, model_name=model_name, source=source, path=path)
   inputs = choose_inputs(published, normalisation, image_size, model_name=model_name, is_named=recipe is not None)
   classifier = classifiers.Classifier(
     model_name=model_name,

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016): small ones for 32x32 images, ResNet-18 with the same stem, and ResNet-50."""
+"""Residual networks (He et al. 2016): small ones for 32x32 images, and those for ImageNet."""
 
 import dataclasses
 from typing import Literal

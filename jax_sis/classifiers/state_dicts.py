@@ -1,4 +1,4 @@
-"""Reads state dicts from files of PyTorch (old and new format), safetensors and NumPy, without PyTorch.
+"""Reads state dicts from files of PyTorch (old and new format), safetensors, NumPy and pickles of arrays, safely.
 
 Until PyTorch 1.6, `torch.save` wrote several pickles followed by raw storages; since then it writes a zip archive of
 one pickle and raw storages. What stands beside the weights is not built, so that a foreign file cannot run code.
@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from jax_sis.classifiers import numpy_pickles
 from jax_sis.classifiers.foreign_files import say_what_file_it_is
 from jax_sis.classifiers.torch_pickles import (
   HOW_TO_SAVE,
@@ -46,8 +47,9 @@ Arrays = dict[str, np.ndarray]
 def read_state_dict(path: str | os.PathLike[str], *, key: str | None = None) -> Arrays:
   """The arrays of a checkpoint by name, in PyTorch's layout.
 
-  The content decides the kind of file: what `torch.save` writes (.pt, .pth, .th, .bin), safetensors, or .npz. In a
-  PyTorch file the state dict may be nested in one or two dictionaries, beside anything else, none of which is built. A
+  The content decides the kind of file: what `torch.save` writes (.pt, .pth, .th, .bin), safetensors, .npz, or a pickle
+  of arrays of NumPy (.pkl), of which those in a list get the list's name and their number, `conv1.0`. In a PyTorch file
+  or a pickle the state dict may be nested in one or two dictionaries, beside anything else, none of which is built. A
   prefix such as DataParallel's `module.` is removed if all names have it. Bfloat16 becomes float32; other dtypes stay.
 
   Args:
@@ -112,7 +114,7 @@ def read_content(path: pathlib.Path) -> dict[Any, Any]:
       return read_zip(file)
     if start[8:] == b"{":
       return read_safetensors(path)
-    return read_legacy(file)
+    return read_pickle(file)
 
 
 def choose_state_dict(
@@ -197,7 +199,8 @@ def arrays_of(content: dict[Any, Any]) -> dict[str, Tensor | np.ndarray]:
 
 def own_array(array: np.ndarray) -> np.ndarray:
   """A writable copy, of a type that NumPy itself knows."""
-  return array.astype(np.float32 if array.dtype == ml_dtypes.bfloat16 else array.dtype, order="C")
+  dtype = np.float32 if array.dtype == ml_dtypes.bfloat16 else array.dtype.newbyteorder("=")
+  return array.astype(dtype, order="C")
 
 
 def without_prefixes(state_dict: Arrays) -> Arrays:
@@ -227,11 +230,26 @@ def check_dtype(name: str, array: np.ndarray) -> np.ndarray:
   return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def read_legacy(file: io.BufferedReader) -> Any:
-  """The pickled object, its tensors filled from the storages that follow it."""
+def read_pickle(file: io.BufferedReader) -> Any:
+  """The arrays in a pickle of `torch.save`'s old format, or in one of Python's that holds arrays of NumPy."""
   size = os.fstat(file.fileno()).st_size
-  if read_plain(file, size) != LEGACY_MAGIC_NUMBER:
+  reader = PickleReader()
+  first = reader.load(PickleFile(file, size))
+  foreign = [name for name in reader.foreign if name not in numpy_pickles.NAMES]
+  if isinstance(first, dict):
+    content = numpy_pickles.ArrayTaker().take_all(first, MAX_DEPTH)
+    if foreign and not find_state_dicts(content, MAX_DEPTH):
+      raise pickle.UnpicklingError(say_what_is_foreign(foreign))
+    return content
+  if foreign:
+    raise pickle.UnpicklingError(say_what_is_foreign(foreign))
+  if first != LEGACY_MAGIC_NUMBER:
     raise pickle.UnpicklingError("it does not begin with PyTorch's magic number")
+  return read_legacy(file, size)
+
+
+def read_legacy(file: io.BufferedReader, size: int) -> Any:
+  """What follows the magic number: the pickled object, its tensors filled from the storages that follow it."""
   for _ in ("protocol version", "system information"):
     read_plain(file, size)
   reader = PickleReader()

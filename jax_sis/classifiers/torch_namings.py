@@ -1,9 +1,22 @@
 """PyTorch's names of the parts of our modules, by tables."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
-from jax_sis.classifiers import inception, mobile, mobile_namings, resnet, vgg, wide_resnet
+from jax_sis.classifiers import (
+  convnext,
+  convnext_namings,
+  inception,
+  mobile,
+  mobile_namings,
+  resnet,
+  squeezenet,
+  vgg,
+  vit,
+  vit_namings,
+  wide_resnet,
+)
 from jax_sis.classifiers.naming import Naming, Parts
 
 # A block's two or three convolutions are numbered from one.
@@ -77,26 +90,46 @@ INCEPTION_NAMINGS = (
     not_used=("AuxLogits.",),
   ),
 )
+# The places of each stage's blocks among the numbered features; the convolution, rectifier and pooling are before them.
+SQUEEZENET_FEATURES = ((3, 4), (6, 7), (9, 10, 11, 12))
+SQUEEZENET_PARTS: Parts = {
+  f"stages.{stage}.{index}.{{conv}}": (f"features.{number}.{{conv}}", None)
+  for stage, numbers in enumerate(SQUEEZENET_FEATURES)
+  for index, number in enumerate(numbers)
+}
+SQUEEZENET_NAMINGS = (
+  Naming(
+    source="torchvision",
+    parts=SQUEEZENET_PARTS | {"stem": ("features.0", None), "head": ("classifier.1", None)},
+  ),
+)
 NAMINGS: dict[type, tuple[Naming, ...]] = {
   resnet.ResNetConfig: RESNET_NAMINGS,
   vgg.VggConfig: VGG_NAMINGS,
   wide_resnet.WideResNetConfig: WIDE_RESNET_NAMINGS,
   inception.InceptionConfig: INCEPTION_NAMINGS,
+  squeezenet.SqueezeNetConfig: SQUEEZENET_NAMINGS,
+  convnext.ConvNextConfig: convnext_namings.NAMINGS,
+}
+# Of networks whose names depend on the configuration: where blocks are counted through, on the depth.
+NAMING_MAKERS: dict[type, Callable[[Any], tuple[Naming, ...]]] = {
+  mobile.MobileConfig: mobile_namings.make_namings,
+  vit.ViTConfig: vit_namings.make_namings,
 }
 
 
 @functools.cache
 def find_namings(config: Any) -> tuple[Naming, ...]:
-  """How an architecture with this configuration is named; where blocks are counted through, depth decides."""
-  if isinstance(config, mobile.MobileConfig):
-    return mobile_namings.make_namings(config)
-  return NAMINGS[type(config)]
+  """How an architecture with this configuration is named."""
+  make_fn = NAMING_MAKERS.get(type(config))
+  return NAMINGS[type(config)] if make_fn is None else make_fn(config)
 
 
 # Our variable of a part -> whether it belongs to the norm, and PyTorch's name for it.
 VARIABLES = {
   ("kernel",): (False, "weight"),
   ("bias",): (False, "bias"),
+  ("scale",): (True, "weight"),
   ("norm", "scale"): (True, "weight"),
   ("norm", "bias"): (True, "bias"),
   ("norm", "mean"): (True, "running_mean"),

@@ -1,8 +1,8 @@
-"""Reads the pickles of `torch.save`, and builds nothing that they name.
+"""Reads the pickles of `torch.save`, and of arrays of NumPy, and builds nothing that they name.
 
-The interpreter is our own: a name is a text, a call of anything but the few functions that make dictionaries and
-tensors is an inert stand-in, and what a pickle tells an object to keep or do is left out. So what a trainer saves
-beside its weights need not be known, a foreign file cannot run code, and no file can affect how the next is read.
+The interpreter is our own: a name is a text, a call of anything but the few functions that make dictionaries, tensors
+and arrays is an inert stand-in, and what a pickle tells any other object to keep or do is left out. So what a trainer
+saves beside its weights need not be known, a foreign file cannot run code, and no file can affect how the next is read.
 Nothing but texts and small whole numbers is a key, since the hash of nested tuples can take forever.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from jax_sis.classifiers import numpy_pickles
 from jax_sis.core.messages import name_some
 
 STORAGE_DTYPES = {
@@ -201,6 +202,10 @@ class PickleReader:
     if isinstance(self._stack[-1], dict):
       set_items(self._stack[-1], items)
 
+  def _tell(self, state: Any) -> None:
+    if isinstance(self._stack[-1], numpy_pickles.PickledPart):
+      self._stack[-1].state = state
+
   def _drop(self) -> None:
     is_mark = self._marks[-1:] == [len(self._stack)]
     (self._marks if is_mark else self._stack).pop()
@@ -248,7 +253,7 @@ class PickleReader:
       return arguments[0]
     if function == SUBCLASS:
       return self._call(arguments[0], arguments[2])
-    return StandIn()
+    return numpy_pickles.call(function, arguments) if function in numpy_pickles.CALLED else StandIn()
 
   def _call_first(self, values: list[Any]) -> Any:
     return self._call(values[0], values[1:])
@@ -300,7 +305,7 @@ MAKERS: dict[str, Callable[[PickleReader, Any], Any]] = {
   "NEWOBJ_EX": lambda reader, _: reader._call(*reader._pop(3)[:2]),
   "BINPERSID": lambda reader, _: reader._refer(reader._stack.pop()),
 }
-# The operations that put nothing. Of what an object is told to keep, by BUILD, nothing is of use.
+# The operations that put nothing. Of what an object is told to keep, by BUILD, only that of arrays is of use.
 CHANGERS: dict[str, Callable[[PickleReader, Any], Any]] = {
   "PROTO": lambda *_: None,
   "FRAME": lambda *_: None,
@@ -312,7 +317,7 @@ CHANGERS: dict[str, Callable[[PickleReader, Any], Any]] = {
   "ADDITEMS": lambda reader, _: reader._extend(reader._pop_mark()),
   "SETITEM": lambda reader, _: reader._set(reader._pop(2)),
   "SETITEMS": lambda reader, _: reader._set(reader._pop_mark()),
-  "BUILD": lambda reader, _: reader._pop(1),
+  "BUILD": lambda reader, _: reader._tell(reader._stack.pop()),
   "POP": lambda reader, _: reader._drop(),
   "POP_MARK": lambda reader, _: reader._pop_mark(),
 }

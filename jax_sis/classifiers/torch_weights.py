@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 
 from jax_sis import classifiers
-from jax_sis.classifiers.torch_namings import COUNTER, VARIABLES, Naming, find_namings
+from jax_sis.classifiers.naming import Naming
+from jax_sis.classifiers.torch_namings import COUNTER, VARIABLES, find_namings
 from jax_sis.core.messages import name_some
 
 Shapes = dict[str, tuple[int, ...]]
@@ -22,6 +23,8 @@ TRAINING_ONLY = ("n_averaged", "criterion.", "loss.", "loss_fn.", "loss_fct.")
 NEAR = 0.25
 MAX_NAMED = 4
 MAX_PREFIXES = 4
+# Last layers, that of every network first, each with an output a class.
+HEADS = ("head", "head_distilled")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,7 @@ class Match:
     left_out: names beside the network, and of what only training uses.
     misshapen: name -> the shape that it must have, in PyTorch's layout.
     num_fitting: how many names are there in the right shape.
+    others: further architectures that the arrays fit, where none was asked for.
   """
 
   model_name: str
@@ -49,6 +53,7 @@ class Match:
   left_out: tuple[str, ...]
   misshapen: Shapes
   num_fitting: int
+  others: tuple[str, ...] = ()
 
   @property
   def is_exact(self) -> bool:
@@ -96,8 +101,9 @@ def build_module(match: Match, state_dict: dict[str, np.ndarray]) -> Any:
   names = torch_names(match.model_name, match.naming, match.num_classes)
   arrays = {}
   for path, variable in nnx.to_flat_state(state):
-    array = to_our_layout(with_axes(state_dict[match.prefix + names[path]], len(variable.shape)))
-    if is_single and path[0] == "head":
+    joined = np.concatenate([state_dict[match.prefix + name] for name in split_name(names[path])])
+    array = to_our_layout(with_axes(joined, len(variable.shape)))
+    if is_single and path[0] in HEADS:
       array = np.concatenate([np.zeros_like(array), array], axis=-1)
     arrays[path] = variable.replace(jnp.asarray(array, variable.dtype))
   module = nnx.merge(graphdef, nnx.from_flat_state(arrays))
@@ -127,7 +133,8 @@ def find_match(state_dict: dict[str, np.ndarray], model_name: str | None = None)
       others = all_matches(state_dict, tuple(classifiers.ARCHITECTURES))
     best = max(matches if model_name else others, key=likeness_of)
     raise ValueError(explain(best, others, state_dict, is_asked=model_name is not None))
-  return exact[0]
+  others = dict.fromkeys(match.model_name for match in exact if match.model_name != exact[0].model_name)
+  return dataclasses.replace(exact[0], others=tuple(others))
 
 
 def likeness_of(match: Match) -> float:
@@ -178,11 +185,12 @@ def compare(state_dict: dict[str, np.ndarray], model_name: str, naming: Naming, 
     if name.startswith(prefix) and not name.endswith(COUNTER)
     if not name.removeprefix(prefix).startswith(naming.not_used or ("\0",))
   }
-  head = naming.parts["head"][0]
+  head, *heads = (naming.parts[part][0] for part in HEADS if part in naming.parts)
   default = needed[f"{head}.bias"]
   num_classes = (present[f"{head}.bias"].shape or default)[0] if f"{head}.bias" in present else default[0]
   needed = {
-    name: (num_classes, *shape[1:]) if name.rpartition(".")[0] == head else shape for name, shape in needed.items()
+    name: (num_classes, *shape[1:]) if name.rpartition(".")[0] in (head, *heads) else shape
+    for name, shape in needed.items()
   }
   others = {name: array for name, array in present.items() if name not in needed}
   # Whole numbers are counters and places. A matrix beside the network that takes K numbers takes its logits further.
@@ -250,6 +258,11 @@ def describe(match: Match) -> list[str]:
     lines.append(f"Left out, since no part of {match.model_name}{say_prefix(match)}: {left_out}.")
   if match.num_classes == 1:
     lines.append("Its single logit z becomes the logits [0, z] of two classes; z speaks for the second.")
+  if match.others:
+    lines.append(
+      f"The arrays fit {', '.join(match.others)} as well, whose inputs or settings of layers are others; taken for "
+      f"{match.model_name}, unless --model says otherwise."
+    )
   return lines
 
 
@@ -257,29 +270,52 @@ def describe(match: Match) -> list[str]:
 def needed_shapes(model_name: str, naming: Naming, num_classes: int) -> Shapes:
   """The names and shapes, in PyTorch's layout, of all arrays that an architecture needs."""
   names = torch_names(model_name, naming, num_classes)
-  state = nnx.state(abstract_module(model_name, num_classes))
-  return {names[path]: torch_shape(variable.shape) for path, variable in nnx.to_flat_state(state)}
+  shapes: Shapes = {}
+  for path, variable in nnx.to_flat_state(nnx.state(abstract_module(model_name, num_classes))):
+    joined = split_name(names[path])
+    first, *rest = torch_shape(variable.shape)
+    shapes |= {name: (first // len(joined), *rest) for name in joined}
+  return shapes
 
 
 @functools.cache
 def torch_names(model_name: str, naming: Naming, num_classes: int) -> dict[tuple[Any, ...], str]:
-  """The path of each of our variables -> PyTorch's name."""
-  names = {}
-  for path, _ in nnx.to_flat_state(nnx.state(abstract_module(model_name, num_classes))):
-    tail = path[-2:] if path[-2:] in VARIABLES and path[-1:] not in (("kernel",),) else path[-1:]
-    is_norm, suffix = VARIABLES[tail]
-    part = ".".join(map(str, path[: -len(tail)]))
-    names[path] = f"{part_names(naming, part)[is_norm]}.{suffix}"
-  return names
+  """The path of each of our variables -> PyTorch's name, or several as `split_name` takes them."""
+  state = nnx.state(abstract_module(model_name, num_classes))
+  return {path: torch_name(naming, path) for path, _ in nnx.to_flat_state(state)}
+
+
+def torch_name(naming: Naming, path: tuple[Any, ...]) -> str:
+  tail = path[-2:] if path[-2:] in VARIABLES and path[-1:] not in (("kernel",),) else path[-1:]
+  if tail not in VARIABLES:
+    # An array that belongs to no layer.
+    return str(part_names(naming, ".".join(map(str, path)))[0])
+  is_norm, suffix = VARIABLES[tail]
+  names = part_names(naming, ".".join(map(str, path[: -len(tail)])))
+  # A layer norm of ours is a part of its own, whose bias is not known from a convolution's.
+  name = str(names[is_norm] or names[True])
+  return name + ("" if name.endswith("_") else ".") + suffix
+
+
+def split_name(name: str) -> list[str]:
+  """The names of the arrays whose first axes are joined: `attention.(query|key).bias` -> those of both."""
+  found = re.search(r"\((.+)\)", name)
+  return [name.replace(found[0], option) for option in found[1].split("|")] if found else [name]
 
 
 def part_names(naming: Naming, part: str) -> tuple[str | None, str | None]:
   for pattern, names in naming.parts.items():
-    found = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^.]+)", re.escape(pattern)), part)
+    found = compile_pattern(pattern).fullmatch(part)
     if found:
       conv_name, norm_name = (name and fill_in(name, found.groupdict()) for name in names)
       return conv_name, norm_name
   raise KeyError(f"{naming.source} has no name for {part}")
+
+
+@functools.cache
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+  """`stages.{s}.{b}` as an expression that finds both steps."""
+  return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^.]+)", re.escape(pattern)))
 
 
 def fill_in(name: str, steps: dict[str, str]) -> str:
@@ -293,8 +329,8 @@ def abstract_module(model_name: str, num_classes: int) -> Any:
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """HWIO -> OIHW for kernels; linear layers are transposed."""
-  return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+  """HWIO -> OIHW for kernels; linear layers are transposed; tokens stay."""
+  return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1] if len(shape) == 2 else shape
 
 
 def fits(array: np.ndarray, shape: tuple[int, ...]) -> bool:
@@ -309,5 +345,5 @@ def with_axes(array: np.ndarray, num_axes: int) -> np.ndarray:
 
 
 def to_our_layout(array: np.ndarray) -> np.ndarray:
-  """OIHW -> HWIO for kernels; linear layers are transposed."""
-  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+  """OIHW -> HWIO for kernels; linear layers are transposed; tokens stay."""
+  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T if array.ndim == 2 else array

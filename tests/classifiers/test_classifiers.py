@@ -19,11 +19,18 @@ from jax_sis.classifiers.conv import conv2d
 from jax_sis.classifiers.dense_conv import DIMENSION_NUMBERS, Window
 from jax_sis.classifiers.ensemble import Average, Ensemble, EnsembleConfig
 from jax_sis.classifiers.frozen import freeze, split
+from jax_sis.classifiers.mobile_sizes import MOBILE_NETWORKS
+from jax_sis.classifiers.vit import VITS
 from jax_sis.core import scores
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
-SMALL_INPUTS = {"resnet50": 64, "inception_v3": 75}
+SMALL_INPUTS = {"inception_v3": 75} | dict.fromkeys(VITS, 224)
+SMALL_INPUTS |= dict.fromkeys(("resnet18_imagenet", "resnet34", "resnet50", "resnet101", "convnext_t"), 64)
+SMALL_INPUTS |= dict.fromkeys(MOBILE_NETWORKS, 64)
+# One of each kind, since the others have its parts.
+WITH_LOGITS = random_weights.names_of(classifiers.ARCHITECTURES)
+CONV_NETS = [name for name in WITH_LOGITS if name not in VITS]
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
@@ -149,7 +156,7 @@ def logits_of_both(module: Any, images: np.ndarray, dtype: str) -> tuple[np.ndar
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
-@pytest.mark.parametrize("model_name", random_weights.slow_but_resnet20(classifiers.ARCHITECTURES))
+@pytest.mark.parametrize("model_name", random_weights.slow_but_resnet20(WITH_LOGITS))
 def test_a_frozen_network_has_the_logits_of_the_trainable_one(model_name: str, dtype: str, tolerance: float):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
   size = SMALL_INPUTS.get(model_name, 32)
@@ -167,7 +174,7 @@ def test_the_published_network_keeps_its_logits_when_frozen(published_module: An
   np.testing.assert_allclose(frozen, trainable, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("model_name", random_weights.slow_but_resnet20(classifiers.ARCHITECTURES))
+@pytest.mark.parametrize("model_name", random_weights.slow_but_resnet20(WITH_LOGITS))
 def test_the_kernel_runs_on_every_frozen_network(model_name: str):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
   predict_fn, params = freeze(module)
@@ -197,7 +204,7 @@ def test_the_kernel_masks_first_what_the_trainable_network_can_spare(model_name:
   np.testing.assert_array_equal(expected, [np.arange(num_features - 5, num_features)] * 2)
 
 
-@pytest.mark.parametrize("model_name", random_weights.slow_but_resnet20(classifiers.ARCHITECTURES))
+@pytest.mark.parametrize("model_name", random_weights.slow_but_resnet20(CONV_NETS))
 def test_the_parts_of_a_frozen_network_have_feature_maps_between_them(model_name: str):
   module = torch_weights.load_module(model_name, random_weights.read_golden_logits(model_name).state_dict())
   predict_fn, params = freeze(module)
@@ -205,8 +212,9 @@ def test_the_parts_of_a_frozen_network_have_feature_maps_between_them(model_name
   size = SMALL_INPUTS.get(model_name, 32)
   inputs = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
   features = jax.eval_shape(features_fn, params, inputs)
-  # Of 75x75 pixels, Inception v3 leaves one place.
-  expected = {"resnet18": 4, "resnet50": 2, "vgg16": 2, "inception_v3": 1}.get(model_name, 8)
+  # Of 75x75 pixels, Inception v3 leaves one place, and SqueezeNet of 32x32.
+  places = {"resnet18": 4, "vgg16": 2, "inception_v3": 1, "squeezenet1_1": 1}
+  expected = places.get(model_name, 2 if SMALL_INPUTS.get(model_name) == 64 else 8)
   assert features.shape[:3] == (2, expected, expected)
   assert jax.eval_shape(head_fn, params, features).shape == jax.eval_shape(predict_fn, params, inputs).shape
 
@@ -314,15 +322,27 @@ def test_pooling_equals_jaxs_own(size: int, stride: int, padding: int):
     # Zagoruyko and Komodakis 2016, table 5 says 36.5 million.
     ("wrn28_10", 10, 36_479_194),
     # torchvision's model page.
+    ("resnet18_imagenet", 1000, 11_689_512),
+    ("resnet34", 1000, 21_797_672),
     ("resnet50", 1000, 25_557_032),
+    ("resnet101", 1000, 44_549_160),
+    ("squeezenet1_1", 1000, 1_235_496),
+    ("convnext_t", 1000, 28_589_128),
+    ("vit_b_16", 1000, 86_567_656),
     # torchvision's 27,161,264 include 3,326,696 of the auxiliary head.
     ("inception_v3", 1000, 23_834_568),
+    # As timm's have it.
+    ("vit_s_16", 1000, 22_050_664),
+    ("deit_tiny", 1000, 5_717_416),
+    ("deit_tiny_distilled", 1000, 5_910_800),
+    ("deit_small_distilled", 1000, 22_436_432),
+    ("deit_base_distilled", 1000, 87_338_192),
   ],
 )
 def test_every_architecture_has_its_published_number_of_parameters(
   model_name: str, num_classes: int, num_parameters: int
 ):
-  module = nnx.eval_shape(lambda: classifiers.build(model_name, num_classes=num_classes))
+  module = torch_weights.abstract_module(model_name, num_classes)
   assert sum(variable.size for _, variable in nnx.to_flat_state(nnx.state(module, nnx.Param))) == num_parameters
 
 

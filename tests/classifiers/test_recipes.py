@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 import random_weights
 
-from jax_sis.classifiers import checkpoint, import_checkpoint
-from jax_sis.classifiers.recipes import LITE, OF_TIMM, OF_TORCHVISION, OF_TORCHVISION_V2, RECIPES, find_recipe
+from jax_sis import classifiers
+from jax_sis.classifiers import checkpoint, import_checkpoint, ndf_squeezenet
+from jax_sis.classifiers.recipes import (
+  LITE,
+  OF_TIMM,
+  OF_TORCHVISION,
+  OF_TORCHVISION_V2,
+  PUBLISHED,
+  RECIPES,
+  find_recipe,
+)
+from jax_sis.classifiers.torch_namings import find_namings
 from jax_sis.cli import main
 from jax_sis.data.images import Framing
 from jax_sis.data.normalisation import IMAGENET_NORMALISATION, NORMALISATIONS
@@ -22,7 +32,15 @@ from jax_sis.data.normalisation import IMAGENET_NORMALISATION, NORMALISATIONS
     ("resnet50", "torchvision and timm", "resnet50-0676ba61.pth", OF_TORCHVISION),
     ("resnet50", "torchvision and timm", "weights/resnet50-11ad3fa6.pth", OF_TORCHVISION_V2),
     ("resnet50", "transformers", "pytorch_model.bin", OF_TIMM),
-    ("inception_v3", "torchvision", "i.pth", RECIPES["bilinear-299-342"]),
+    ("inception_v3", "torchvision", "i.pth", RECIPES["bilinear-299-342-half"]),
+    ("squeezenet1_1", "torchvision", "s.pth", OF_TORCHVISION),
+    ("squeezenet1_1", "ndf", "s.pkl", RECIPES["bilinear-227-256"]),
+    ("convnext_t", "torchvision", "c.pth", RECIPES["bilinear-224-236"]),
+    ("convnext_t", "ConvNeXt (facebookresearch)", "c.pth", OF_TIMM),
+    ("vit_b_16", "torchvision", "v.pth", OF_TORCHVISION),
+    ("vit_s_16", "timm and deit (facebookresearch)", "v.pth", RECIPES["bicubic-224-248-half"]),
+    ("deit_small", "timm and deit (facebookresearch)", "d.pth", RECIPES["bicubic-224-248"]),
+    ("deit_base_distilled", "transformers", "d.bin", OF_TIMM),
     ("mobilenet_v2", "torchvision", "m.pth", OF_TORCHVISION),
     ("mobilenet_v2", "timm", "m.pth", OF_TIMM),
     ("efficientnet_lite4", "efficientnet-pytorch", "l.pth", LITE[4]),
@@ -32,6 +50,14 @@ from jax_sis.data.normalisation import IMAGENET_NORMALISATION, NORMALISATIONS
 )
 def test_the_recipe_is_that_of_the_weights(model_name: str, source: str, path: str, expected: object):
   assert find_recipe(None, model_name=model_name, source=source, path=path) == expected
+
+
+def test_every_network_of_imagenet_has_a_recipe_for_a_source_that_is_known():
+  of_imagenet = [name for name, config in classifiers.ARCHITECTURES.items() if config.num_classes == 1000]
+  assert set(PUBLISHED) == set(of_imagenet)
+  for name in of_imagenet:
+    known = {naming.source for naming in find_namings(classifiers.architecture(name))} | {"", ndf_squeezenet.SOURCE}
+    assert set(PUBLISHED[name]) <= known
 
 
 def test_a_recipe_says_its_size_crop_interpolation_and_normalisation():

@@ -20,6 +20,8 @@ MODEL_NAMES = {
   "efficientnet_lite0_timm": "efficientnet_lite0",
   "efficientnet_b0_timm": "efficientnet_b0",
   "mobilenet_v2_timm": "mobilenet_v2",
+  "convnext_t_timm": "convnext_t",
+  "deit_base_distilled_transformers": "deit_base_distilled",
 }
 CIFAR_REPOSITORIES = "pytorch_resnet_cifar10 (Idelbayev) and pytorch-cifar (kuangliu)"
 

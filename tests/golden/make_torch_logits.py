@@ -242,7 +242,9 @@ def load_random_weights(
 def compute_logits(model: nn.Module, inputs: np.ndarray, dtype: torch.dtype) -> np.ndarray:
   """The logits of a batch, computed in `dtype`."""
   with torch.no_grad():
-    return model.to(dtype)(torch.tensor(inputs, dtype=dtype)).numpy()
+    outputs = model.to(dtype)(torch.tensor(inputs, dtype=dtype))
+    # Transformers gives its logits among other things.
+    return getattr(outputs, "logits", outputs).numpy()
 
 
 def least_change(model: nn.Module, inputs: np.ndarray) -> tuple[float, str]:
@@ -265,8 +267,11 @@ def least_change(model: nn.Module, inputs: np.ndarray) -> tuple[float, str]:
 
 
 def write_logits(path: pathlib.Path, architectures: dict[str, Architecture], twins: dict[str, Twin]) -> None:
-  """Checks every network against its twin, prints what a reader may want to know, and writes the file."""
-  parser = argparse.ArgumentParser()
+  """Checks every network against its twin, prints what a reader may want to know, and writes the file.
+
+  With `--sensitivity` on the command line, one array after another is disarranged as well.
+  """
+  parser = argparse.ArgumentParser(description="Writes what PyTorch makes of random weights.")
   parser.add_argument("--sensitivity", action="store_true", help="also disarrange one array after another (minutes)")
   options = parser.parse_args()
   content = {}

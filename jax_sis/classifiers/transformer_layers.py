@@ -1,0 +1,53 @@
+"""The parts that vision transformers and ConvNeXt share: patches, layer norm, and two linear layers with GELU."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+LAYER_NORM_EPSILON = 1e-6
+# Dosovitskiy et al. (2021) and Liu et al. (2022) start from such a truncated normal distribution.
+INITIAL_STD = 0.02
+
+
+class PatchConv(nnx.Module):
+  """A convolution of squares side by side, `[B, H, W, C]` -> `[B, H // size, W // size, D]`, as one matrix product.
+
+  Pixels that fill no square are left out, as in PyTorch.
+  """
+
+  def __init__(self, in_width: int, width: int, size: int, *, rngs: nnx.Rngs):
+    init_fn = nnx.initializers.truncated_normal(INITIAL_STD)
+    self.kernel = nnx.Param(init_fn(rngs.params(), (size, size, in_width, width), jnp.float32))
+    self.bias = nnx.Param(jnp.zeros(width))
+
+  def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B P Q D"]:
+    kernel = self.kernel[...]
+    size, channels = kernel.shape[0], kernel.shape[2]
+    rows, columns = inputs.shape[1] // size, inputs.shape[2] // size
+    whole = inputs[:, : rows * size, : columns * size]
+    squares = whole.reshape(-1, rows, size, columns, size, channels).swapaxes(2, 3)
+    return (
+      squares.reshape(-1, rows, columns, kernel[..., 0].size) @ kernel.reshape(-1, kernel.shape[3]) + self.bias[...]
+    )
+
+
+class Mlp(nnx.Module):
+  """Two linear layers over the last axis with GELU, by the error function, between them: `[..., C]` -> `[..., C]`."""
+
+  def __init__(self, width: int, hidden_width: int, *, rngs: nnx.Rngs):
+    self.expand = make_linear(width, hidden_width, rngs)
+    self.project = make_linear(hidden_width, width, rngs)
+
+  def __call__(self, inputs: Float[Array, "... C"]) -> Float[Array, "... C"]:
+    return self.project(jax.nn.gelu(self.expand(inputs), approximate=False))
+
+
+def make_linear(in_width: int, width: int, rngs: nnx.Rngs) -> nnx.Linear:
+  """A linear layer with the initial weights of transformers."""
+  return nnx.Linear(in_width, width, kernel_init=nnx.initializers.truncated_normal(INITIAL_STD), rngs=rngs)
+
+
+def make_layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
+  """Layer norm over the last axis; the variance is taken in two passes, as in PyTorch."""
+  return nnx.LayerNorm(width, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, rngs=rngs)

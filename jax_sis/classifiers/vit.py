@@ -1,0 +1,148 @@
+"""Vision transformers (Dosovitskiy et al. 2021), and DeiT (Touvron et al. 2021) with and without its second token."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jax_sis.classifiers.transformer_layers import INITIAL_STD, Mlp, PatchConv, make_layer_norm, make_linear
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+  """Size of a vision transformer.
+
+  Attributes:
+    width: numbers a token.
+    depth: blocks.
+    num_heads: heads of attention, which divide the width.
+    image_size: pixels a side of the images, which the position embeddings fix.
+    patch_size: pixels a side of a patch, which divides the image's.
+    is_distilled: whether there is a distillation token beside the class token, with a last layer of its own.
+    num_classes: K.
+
+  Raises:
+    ValueError: a number does not divide what it must.
+  """
+
+  width: int
+  depth: int
+  num_heads: int
+  image_size: int = 224
+  patch_size: int = 16
+  is_distilled: bool = False
+  num_classes: int = 1000
+
+  def __post_init__(self) -> None:
+    for part, whole in (("num_heads", "width"), ("patch_size", "image_size")):
+      if getattr(self, whole) % getattr(self, part):
+        raise ValueError(f"{part} must divide {whole}, got {getattr(self, part)} and {getattr(self, whole)}.")
+
+  @property
+  def num_tokens(self) -> int:
+    """T: a token a patch, after the class token and the distillation token."""
+    return (self.image_size // self.patch_size) ** 2 + 1 + self.is_distilled
+
+
+SMALL = ViTConfig(width=384, depth=12, num_heads=6)
+BASE = ViTConfig(width=768, depth=12, num_heads=12)
+TINY = ViTConfig(width=192, depth=12, num_heads=3)
+# DeiT without distillation is a ViT of another training; a name of its own keeps the recipe of its inputs apart.
+VITS = {
+  "vit_s_16": SMALL,
+  "vit_b_16": BASE,
+  "deit_tiny": TINY,
+  "deit_small": SMALL,
+  "deit_base": BASE,
+  "deit_tiny_distilled": dataclasses.replace(TINY, is_distilled=True),
+  "deit_small_distilled": dataclasses.replace(SMALL, is_distilled=True),
+  "deit_base_distilled": dataclasses.replace(BASE, is_distilled=True),
+}
+
+
+class Attention(nnx.Module):
+  """Attention of all tokens to all, by several heads: `[B, T, D]` -> `[B, T, D]`.
+
+  `qkv` gives the queries of all heads, then all keys, then all values.
+  """
+
+  def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs):
+    self.num_heads = num_heads
+    self.qkv = make_linear(width, 3 * width, rngs)
+    self.out = make_linear(width, width, rngs)
+
+  def __call__(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    batch_size, num_tokens, width = tokens.shape
+    head_width = width // self.num_heads
+    parts = self.qkv(tokens).reshape(batch_size, num_tokens, 3, self.num_heads, head_width)
+    queries, keys, values = jnp.moveaxis(parts, 2, 0)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys) / math.sqrt(head_width)
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), values)
+    return self.out(mixed.reshape(tokens.shape))
+
+
+class EncoderBlock(nnx.Module):
+  """Attention, then two linear layers: `[B, T, D]` -> `[B, T, D]`; each follows a norm and has a shortcut around."""
+
+  def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs):
+    self.attention_norm = make_layer_norm(width, rngs)
+    self.attention = Attention(width, num_heads, rngs=rngs)
+    self.mlp_norm = make_layer_norm(width, rngs)
+    self.mlp = Mlp(width, 4 * width, rngs=rngs)
+
+  def __call__(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    tokens = tokens + self.attention(self.attention_norm(tokens))
+    return tokens + self.mlp(self.mlp_norm(tokens))
+
+
+class ViT(nnx.Module):
+  """Normalised images `[B, S, S, 3]` -> logits `[B, K]`; of a distilled network, the mean of both last layers'."""
+
+  def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    width = config.width
+    init_fn = nnx.initializers.truncated_normal(INITIAL_STD)
+    self.patches = PatchConv(3, width, config.patch_size, rngs=rngs)
+    self.class_token = nnx.Param(init_fn(rngs.params(), (1, 1, width), jnp.float32))
+    self.distillation_token = nnx.data(
+      nnx.Param(init_fn(rngs.params(), (1, 1, width), jnp.float32)) if config.is_distilled else None
+    )
+    self.positions = nnx.Param(init_fn(rngs.params(), (1, config.num_tokens, width), jnp.float32))
+    self.blocks = nnx.List([EncoderBlock(width, config.num_heads, rngs=rngs) for _ in range(config.depth)])
+    self.last_norm = make_layer_norm(width, rngs)
+    self.head = make_linear(width, config.num_classes, rngs)
+    self.head_distilled = nnx.data(make_linear(width, config.num_classes, rngs) if config.is_distilled else None)
+
+  def __call__(self, inputs: Float[Array, "B S S 3"]) -> Float[Array, "B K"]:
+    return self.classify(self.encode(self.embed(inputs)))
+
+  def embed(self, inputs: Float[Array, "B S S 3"]) -> Float[Array, "B T D"]:
+    """The class token, the distillation token if there is one, and a token a patch, row by row, each with its place.
+
+    Raises:
+      ValueError: the images have another size than the position embeddings are for.
+    """
+    size = self.config.image_size
+    if inputs.shape[1:3] != (size, size):
+      raise ValueError(
+        f"inputs must be {size}x{size} pixels, for which this network has position embeddings, got "
+        f"{inputs.shape[2]}x{inputs.shape[1]}."
+      )
+    patches = self.patches(inputs).reshape(len(inputs), -1, self.config.width)
+    extra = [token[...] for token in (self.class_token, self.distillation_token) if token is not None]
+    starts = [jnp.broadcast_to(token, (len(inputs), 1, self.config.width)) for token in extra]
+    return jnp.concatenate([*starts, patches], axis=1) + self.positions[...]
+
+  def encode(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """The tokens after all blocks and the last norm."""
+    for block in self.blocks:
+      tokens = block(tokens)
+    return self.last_norm(tokens)
+
+  def classify(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B K"]:
+    """Logits from the class token, and the distillation token."""
+    logits = self.head(tokens[:, 0])
+    return logits if self.head_distilled is None else (logits + self.head_distilled(tokens[:, 1])) / 2
