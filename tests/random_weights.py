@@ -1,6 +1,7 @@
 """Weights and inputs made from names and seeds alone, so that PyTorch and our modules can be given the same ones."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import zlib
@@ -10,11 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-GOLDEN_DIR = pathlib.Path(__file__).parent / "golden"
-LOGITS_FILE = GOLDEN_DIR / "torch_logits.npz"
-IMAGENET_LOGITS_FILE = GOLDEN_DIR / "imagenet_logits.npz"
+LOGITS_FILES = sorted((pathlib.Path(__file__).parent / "golden").glob("torch_logits*.npz"))
 # Of networks that are too small to be among our architectures.
-TINY_LOGITS_FILE = GOLDEN_DIR / "tiny_logits.npz"
+TINY_LOGITS_FILE = pathlib.Path(__file__).parent / "golden" / "tiny_logits.npz"
 SCALES = ("running_var", "gamma", "layer_scale", "layer_scale_parameter")
 TOKENS = (
   *("cls_token", "class_token", "dist_token", "distillation_token"),
@@ -47,8 +46,7 @@ class GoldenLogits:
 
 def read_golden_logits(name: str) -> GoldenLogits:
   """The golden logits of one architecture and naming."""
-  files = (LOGITS_FILE, IMAGENET_LOGITS_FILE, TINY_LOGITS_FILE)
-  with np.load(next(path for path in files if name in names_in(path))) as file:
+  with np.load(find_logits_file(name)) as file:
     description = json.loads(str(file[f"{name}/description"]))
     logits = file[f"{name}/logits"]
   shapes = {key: tuple(shape) for key, shape in description["shapes"].items()}
@@ -68,7 +66,7 @@ def slow_but_resnet20(names: Iterable[str]) -> list[Any]:
 
 def golden_names() -> list[str]:
   """The architectures and namings that have golden logits."""
-  return [*names_in(LOGITS_FILE), *names_in(IMAGENET_LOGITS_FILE)]
+  return [name for path in LOGITS_FILES for name in names_in(path)]
 
 
 def names_of(architectures: Iterable[str]) -> list[str]:
@@ -77,10 +75,15 @@ def names_of(architectures: Iterable[str]) -> list[str]:
   return [name for name in architectures if name in known]
 
 
+@functools.cache
 def names_in(path: pathlib.Path) -> list[str]:
-  """The architectures and namings whose golden logits are in a file."""
+  """The architectures and namings in a file of golden logits."""
   with np.load(path) as file:
     return [name.removesuffix("/logits") for name in file if name.endswith("/logits")]
+
+
+def find_logits_file(name: str) -> pathlib.Path:
+  return next(path for path in (*LOGITS_FILES, TINY_LOGITS_FILE) if name in names_in(path))
 
 
 def random_state_dict(shapes: dict[str, tuple[int, ...]], *, kernel_gain: float = 1.0) -> dict[str, np.ndarray]:

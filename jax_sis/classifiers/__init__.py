@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 from flax import nnx
 
 from jax_sis.classifiers.convnext import ConvNext, ConvNextConfig
@@ -45,6 +46,7 @@ __all__ = [
   "WideResNetConfig",
   "architecture",
   "build",
+  "build_abstract",
   "build_ensemble",
   "freeze",
   "split",
@@ -116,6 +118,27 @@ def build(model_name: str, *, num_classes: int, seed: int = 0) -> Any:
   """
   config = dataclasses.replace(architecture(model_name), num_classes=num_classes)
   return MODULES[type(config)](config, rngs=nnx.Rngs(seed))
+
+
+def build_abstract(model_name: str, *, num_classes: int) -> Any:
+  """What `build` gives, with shapes in place of arrays: several times as fast, since nothing random is counted.
+
+  Raises:
+    ValueError: no such architecture.
+  """
+  config = dataclasses.replace(architecture(model_name), num_classes=num_classes)
+  return nnx.eval_shape(lambda: MODULES[type(config)](config, rngs=OneKey()))
+
+
+class OneKey(nnx.Rngs):
+  """Gives the same key again and again. The counts of `nnx.Rngs` cost time that grows with their square in a trace."""
+
+  def __init__(self) -> None:
+    pass
+
+  def params(self) -> Any:
+    """The key."""
+    return jax.random.key(0)
 
 
 def build_ensemble(config: EnsembleConfig, *, num_classes: int) -> Ensemble:

@@ -51,7 +51,7 @@ class ConvNorm(nnx.Module):
 
   def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B P Q D"]:
     kernel = self.kernel[...]
-    padding = same_padding(inputs.shape, kernel.shape, self.stride) if self.padding == "same" else self.padding
+    padding = same_padding(inputs.shape, kernel.shape, self.stride) if isinstance(self.padding, str) else self.padding
     outputs = conv2d(inputs, kernel, stride=self.stride, padding=padding, groups=self.groups)
     if self.bias is not None:
       outputs = outputs + self.bias[...]

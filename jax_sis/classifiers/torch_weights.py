@@ -7,15 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
 
 from jax_sis import classifiers
-from jax_sis.classifiers.naming import Naming
-from jax_sis.classifiers.torch_namings import COUNTER, VARIABLES, find_namings
+from jax_sis.classifiers.torch_namings import COUNTER, VARIABLES, Naming, find_namings
 from jax_sis.core.messages import name_some
 
 Shapes = dict[str, tuple[int, ...]]
@@ -119,7 +116,7 @@ def find_match(state_dict: dict[str, np.ndarray], model_name: str | None = None)
   Raises:
     ValueError: it fits none, or under several prefixes; see `load_module`.
   """
-  matches = all_matches(state_dict, model_names=None if model_name is None else (model_name,))
+  matches = all_matches(state_dict, find_likely(state_dict) if model_name is None else (model_name,))
   exact = [match for match in matches if match.is_exact]
   # A second network of the same kind, such as averaged weights.
   whole = [match for match in matches if exact and match.model_name == exact[0].model_name and match.is_whole]
@@ -130,8 +127,10 @@ def find_match(state_dict: dict[str, np.ndarray], model_name: str | None = None)
       f"{name_some(prefixes, most=MAX_NAMED)}; say by key which is meant."
     )
   if not exact:
-    best = max(matches, key=likeness_of)
-    others = matches if model_name is None else all_matches(state_dict)
+    others = all_matches(state_dict, find_likely(state_dict))
+    if not any(match.is_exact for match in others):
+      others = all_matches(state_dict, tuple(classifiers.ARCHITECTURES))
+    best = max(matches if model_name else others, key=likeness_of)
     raise ValueError(explain(best, others, state_dict, is_asked=model_name is not None))
   others = dict.fromkeys(match.model_name for match in exact if match.model_name != exact[0].model_name)
   return dataclasses.replace(exact[0], others=tuple(others))
@@ -141,10 +140,20 @@ def likeness_of(match: Match) -> float:
   return match.likeness
 
 
-def all_matches(state_dict: dict[str, np.ndarray], *, model_names: tuple[str, ...] | None = None) -> list[Match]:
-  """How a state dict fits each architecture, among all or among `model_names`, in each naming, under each prefix."""
+def find_likely(state_dict: dict[str, np.ndarray]) -> tuple[str, ...]:
+  """The architectures whose last layer is there under one of its names; to outline all of them takes seconds."""
+  last = {
+    name: {f".{naming.parts['head'][0]}.bias" for naming in find_namings(config)}
+    for name, config in classifiers.ARCHITECTURES.items()
+  }
+  given = [f".{name}" for name in state_dict if name.endswith(".bias")]
+  return tuple(name for name, endings in last.items() if any(key.endswith(tuple(endings)) for key in given))
+
+
+def all_matches(state_dict: dict[str, np.ndarray], model_names: tuple[str, ...]) -> list[Match]:
+  """How a state dict fits each of these architectures, in each naming, under each prefix."""
   matches = []
-  for name in model_names or tuple(classifiers.ARCHITECTURES):
+  for name in model_names:
     config = classifiers.architecture(name)
     for naming in find_namings(config):
       needed = needed_shapes(name, naming, config.num_classes)
@@ -313,22 +322,9 @@ def fill_in(name: str, steps: dict[str, str]) -> str:
   return re.sub(r"\{(\w+)(\+1)?\}", lambda found: str(int(steps[found[1]]) + 1) if found[2] else steps[found[1]], name)
 
 
-def abstract_module(model_name: str, num_classes: int) -> Any:
-  config = dataclasses.replace(classifiers.architecture(model_name), num_classes=num_classes)
-  return abstract_module_of(config)
-
-
 @functools.cache
-def abstract_module_of(config: Any) -> Any:
-  return nnx.eval_shape(lambda: classifiers.MODULES[type(config)](config, rngs=SameKey(0)))
-
-
-class SameKey(nnx.Rngs):
-  """For shapes alone: counting keys inside a trace takes most of a large network's time."""
-
-  def params(self) -> Array:
-    """Always the same key."""
-    return jax.random.key(0)
+def abstract_module(model_name: str, num_classes: int) -> Any:
+  return classifiers.build_abstract(model_name, num_classes=num_classes)
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

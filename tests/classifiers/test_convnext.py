@@ -16,6 +16,7 @@ from jax_sis.classifiers import torch_weights, transformer_layers
 from jax_sis.classifiers.convnext import ConvNextConfig
 from jax_sis.classifiers.dense_conv import DIMENSION_NUMBERS
 from jax_sis.classifiers.frozen import freeze, split
+from jax_sis.classifiers.torch_namings import find_namings
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
@@ -56,7 +57,7 @@ def test_a_search_runs_and_its_parts_and_the_trainable_network_have_the_same_log
 
 
 def test_the_names_of_the_authors_are_known():
-  shapes = torch_weights.needed_shapes("convnext_t", torch_weights.find_namings(TINY)[2], 1000)
+  shapes = torch_weights.needed_shapes("convnext_t", find_namings(TINY)[2], 1000)
   for name, shape in {
     "downsample_layers.0.0.weight": (96, 3, 4, 4),
     "downsample_layers.3.0.bias": (384,),

@@ -17,6 +17,7 @@ from jax_sis.classifiers import import_checkpoint, ndf_squeezenet, torch_weights
 from jax_sis.classifiers.dense_conv import DIMENSION_NUMBERS
 from jax_sis.classifiers.frozen import freeze
 from jax_sis.classifiers.squeezenet import SqueezeNetConfig, pool
+from jax_sis.classifiers.torch_namings import find_namings
 from jax_sis.data.normalisation import IMAGENET_NORMALISATION
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -32,7 +33,7 @@ def tiny_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tiny_arrays() -> dict[str, list[np.ndarray]]:
   """Random weights of the tiny network, as the package keeps them: a kernel and a bias a layer."""
-  (naming,) = torch_weights.find_namings(TINY)
+  (naming,) = find_namings(TINY)
   shapes = torch_weights.needed_shapes("squeezenet_test", naming, 10)
   shapes |= {"classifier.1.weight": (10, 40, 1, 1)}
   state_dict = random_weights.random_state_dict(shapes, kernel_gain=1.5)

@@ -11,7 +11,7 @@ import random_weights
 
 from jax_sis import classifiers
 from jax_sis.classifiers import torch_weights
-from jax_sis.classifiers.torch_namings import NAMINGS
+from jax_sis.classifiers.torch_namings import NAMINGS, find_namings
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
@@ -234,7 +234,7 @@ def test_nothing_is_built_from_a_state_dict_that_does_not_fit(monkeypatch: pytes
 def test_every_part_of_every_architecture_has_a_name_of_its_own():
   for model_name in classifiers.ARCHITECTURES:
     config = classifiers.architecture(model_name)
-    for naming in torch_weights.find_namings(config):
+    for naming in find_namings(config):
       names = torch_weights.torch_names(model_name, naming, config.num_classes)
       assert len(set(names.values())) == len(names)
 

@@ -14,6 +14,7 @@ import jax_sis
 from jax_sis import classifiers
 from jax_sis.classifiers import torch_weights
 from jax_sis.classifiers.frozen import freeze, split
+from jax_sis.classifiers.torch_namings import find_namings
 from jax_sis.classifiers.vit import ViTConfig
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -119,7 +120,7 @@ def test_there_are_no_feature_maps():
 
 def test_architectures_with_the_same_arrays_are_told():
   names = ("deit_small", "vit_s_16")
-  shapes = torch_weights.needed_shapes("vit_s_16", torch_weights.find_namings(TINY["vit_test"])[2], 1000)
+  shapes = torch_weights.needed_shapes("vit_s_16", find_namings(TINY["vit_test"])[2], 1000)
   state_dict = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
   match = torch_weights.find_match(state_dict)
   assert {match.model_name, *match.others} == set(names)

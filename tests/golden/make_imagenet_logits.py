@@ -1,4 +1,4 @@
-"""Writes `imagenet_logits.npz` and `tiny_logits.npz`, as `make_torch_logits.py` does, and needs transformers as well.
+"""Writes `torch_logits_imagenet.npz` and `tiny_logits.npz` as `make_torch_logits.py` does; needs transformers as well.
 
 Of the tiny networks, each library's own definition is used in a size that quick tests can compile.
 
@@ -123,5 +123,5 @@ IMAGENET = {
 
 if __name__ == "__main__":
   make_torch_logits.write_logits(random_weights.TINY_LOGITS_FILE, TINY, {})
-  make_torch_logits.write_logits(random_weights.IMAGENET_LOGITS_FILE, IMAGENET, {})
+  make_torch_logits.write_logits(make_torch_logits.GOLDEN_DIR / "torch_logits_imagenet.npz", IMAGENET, {})
   print(f"transformers {transformers.__version__}")

@@ -25,7 +25,7 @@ sys.path[:0] = [str(GOLDEN_DIR.parent), str(GOLDEN_DIR.parents[1] / "benchmarks"
 
 # torchvision registers shape rules for its compiled operators, and fails where a CUDA wheel's library does not load
 # beside a CPU build of PyTorch. No classifier calls them, so it is enough that their names exist.
-for operator in ("nms", "qnms"):
+for operator in ("nms", "qnms") if torch.version.cuda is None else ():
   torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import pytorch_peer  # noqa: E402
@@ -267,11 +267,8 @@ def least_change(model: nn.Module, inputs: np.ndarray) -> tuple[float, str]:
 
 
 def write_logits(path: pathlib.Path, architectures: dict[str, Architecture], twins: dict[str, Twin]) -> None:
-  """Checks every network against its twin, prints what a reader may want to know, and writes the file.
-
-  With `--sensitivity` on the command line, one array after another is disarranged as well.
-  """
-  parser = argparse.ArgumentParser(description="Writes what PyTorch makes of random weights.")
+  """Checks every network against its twin, prints what a reader may want to know, and writes the file."""
+  parser = argparse.ArgumentParser()
   parser.add_argument("--sensitivity", action="store_true", help="also disarrange one array after another (minutes)")
   options = parser.parse_args()
   content = {}
@@ -308,4 +305,4 @@ def write_logits(path: pathlib.Path, architectures: dict[str, Architecture], twi
 
 
 if __name__ == "__main__":
-  write_logits(random_weights.LOGITS_FILE, ARCHITECTURES, TWINS)
+  write_logits(GOLDEN_DIR / "torch_logits.npz", ARCHITECTURES, TWINS)
