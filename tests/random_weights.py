@@ -78,7 +78,7 @@ def names_of(architectures: Iterable[str]) -> list[str]:
 
 @functools.cache
 def names_in(path: pathlib.Path) -> list[str]:
-  """The architectures and namings whose golden logits are in a file."""
+  """The architectures and namings in a file of golden logits."""
   with np.load(path) as file:
     return [name.removesuffix("/logits") for name in file if name.endswith("/logits")]
 

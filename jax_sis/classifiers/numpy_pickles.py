@@ -26,7 +26,8 @@ class PickledPart:
   """An array of NumPy or its type: what a pickle calls for it, and what it tells it to keep, neither of it done."""
 
   def __init__(self, arguments: Any):
-    self.arguments, self.state = arguments, None
+    self.arguments = arguments
+    self.state: Any = None
 
 
 def call(function: str, arguments: Any) -> Any:

@@ -253,7 +253,7 @@ class PickleReader:
       return arguments[0]
     if function == SUBCLASS:
       return self._call(arguments[0], arguments[2])
-    return numpy_pickles.call(function, arguments) if function in numpy_pickles.CALLED else StandIn()
+    return numpy_pickles.call(str(function), arguments) if function in numpy_pickles.CALLED else StandIn()
 
   def _call_first(self, values: list[Any]) -> Any:
     return self._call(values[0], values[1:])

@@ -12,8 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jax_sis import classifiers
-from jax_sis.classifiers.naming import Naming
-from jax_sis.classifiers.torch_namings import COUNTER, VARIABLES, find_namings
+from jax_sis.classifiers.torch_namings import COUNTER, VARIABLES, Naming, find_namings
 from jax_sis.core.messages import name_some
 
 Shapes = dict[str, tuple[int, ...]]

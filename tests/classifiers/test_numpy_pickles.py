@@ -39,7 +39,7 @@ def test_names_of_earlier_numpy_and_the_texts_of_python_2_are_read(tmp_path: pat
   np.testing.assert_array_equal(
     state_dicts.read_state_dict(write(tmp_path / "a.pkl", pickled))["a"], ARRAYS["float32"], strict=True
   )
-  raw = np.float32([1, 2]).tobytes()
+  raw = np.array([1, 2], np.float32).tobytes()
   pickled = b"\x80\x02}U\x01acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
   pickled += (
     b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"

@@ -49,11 +49,13 @@ def run_as_keras(arrays: dict[str, list[np.ndarray]], pixels: np.ndarray) -> Any
   def convolve(inputs: Any, name: str, *, stride: int = 1, padding: str = "SAME") -> Any:
     kernel, bias = arrays[name]
     outputs = lax.conv_general_dilated(
-      inputs, kernel, (stride, stride), padding, dimension_numbers=DIMENSION_NUMBERS, precision="highest"
+      inputs, jnp.asarray(kernel), (stride, stride), padding, dimension_numbers=DIMENSION_NUMBERS, precision="highest"
     )
     return np.maximum(outputs + bias, 0)
 
-  hidden = convolve(pixels[..., ::-1] - np.float32([103.939, 116.779, 123.68]), "conv1", stride=2, padding="VALID")
+  hidden = convolve(
+    pixels[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32), "conv1", stride=2, padding="VALID"
+  )
   for number in range(2, 10):
     if number in (2, 4, 6):
       hidden = lax.reduce_window(hidden, -np.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")

@@ -19,7 +19,7 @@ from jax_sis.classifiers.vit import ViTConfig
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
-SIZE = {"width": 24, "depth": 2, "num_heads": 3, "image_size": 32, "patch_size": 8, "num_classes": 10}
+SIZE: dict[str, Any] = {"width": 24, "depth": 2, "num_heads": 3, "image_size": 32, "patch_size": 8, "num_classes": 10}
 TINY = {"vit_test": ViTConfig(**SIZE), "deit_test": ViTConfig(**SIZE, is_distilled=True)}
 
 
@@ -108,7 +108,7 @@ def test_an_image_of_another_size_is_refused():
     ({"patch_size": 7}, "patch_size must divide image_size, got 7 and 32."),
   ],
 )
-def test_a_size_that_does_not_divide_is_refused(changed: dict[str, int], message: str):
+def test_a_size_that_does_not_divide_is_refused(changed: dict[str, Any], message: str):
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     ViTConfig(**(SIZE | changed))
 

@@ -267,11 +267,8 @@ def least_change(model: nn.Module, inputs: np.ndarray) -> tuple[float, str]:
 
 
 def write_logits(path: pathlib.Path, architectures: dict[str, Architecture], twins: dict[str, Twin]) -> None:
-  """Checks every network against its twin, prints what a reader may want to know, and writes the file.
-
-  With `--sensitivity` on the command line, one array after another is disarranged as well.
-  """
-  parser = argparse.ArgumentParser(description="Writes what PyTorch makes of random weights.")
+  """Checks every network against its twin, prints what a reader may want to know, and writes the file."""
+  parser = argparse.ArgumentParser()
   parser.add_argument("--sensitivity", action="store_true", help="also disarrange one array after another (minutes)")
   options = parser.parse_args()
   content = {}
