@@ -80,7 +80,8 @@ LITE_OF_TIMM = (
 )
 OTHERS = (
   make_recipe("bilinear", 224, 236),
-  make_recipe("bilinear", 299, 342),
+  # Torchvision's normalisation is undone inside, as the weights are TensorFlow's.
+  make_recipe("bilinear", 299, 342, "half"),
   make_recipe("bicubic", 224, 235),
   # Transformers' ViT squeezes the whole image into a square, which distorts it; this is the nearest that does not.
   make_recipe("bilinear", 224, 224, "half"),
@@ -95,7 +96,7 @@ PUBLISHED: dict[str, dict[str, Recipe]] = {
     name: {"": OF_TORCHVISION, "transformers": OF_TIMM}
     for name in ("resnet18_imagenet", "resnet34", "resnet50", "resnet101")
   },
-  "inception_v3": {"": RECIPES["bilinear-299-342"]},
+  "inception_v3": {"": RECIPES["bilinear-299-342-half"]},
   "squeezenet1_1": {"": OF_TORCHVISION},
   "convnext_t": {"": OF_TIMM, "torchvision": RECIPES["bilinear-224-236"]},
   "vit_s_16": {"": OF_VIT, "transformers": RECIPES["bilinear-224-224-half"]},

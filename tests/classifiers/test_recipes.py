@@ -22,7 +22,7 @@ from jax_sis.data.normalisation import IMAGENET_NORMALISATION, NORMALISATIONS
     ("resnet50", "torchvision and timm", "resnet50-0676ba61.pth", OF_TORCHVISION),
     ("resnet50", "torchvision and timm", "weights/resnet50-11ad3fa6.pth", OF_TORCHVISION_V2),
     ("resnet50", "transformers", "pytorch_model.bin", OF_TIMM),
-    ("inception_v3", "torchvision", "i.pth", RECIPES["bilinear-299-342"]),
+    ("inception_v3", "torchvision", "i.pth", RECIPES["bilinear-299-342-half"]),
     ("mobilenet_v2", "torchvision", "m.pth", OF_TORCHVISION),
     ("mobilenet_v2", "timm", "m.pth", OF_TIMM),
     ("efficientnet_lite4", "efficientnet-pytorch", "l.pth", LITE[4]),
