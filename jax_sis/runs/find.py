@@ -56,14 +56,14 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
   if num_done:
     check_done_images(job, store)
     print(f"{num_done} of {store.num_images} images are done already in {config.out}.", flush=True)
+  own = (shard or ALL_UNITS).select(missing_units(store))
+  if warning := warn_of_long_run(job, count_images(store, own)):
+    print(warning, flush=True)
   if is_printed:
     print_header(job.search.kinds, job.class_names)
     for _, fields in store.iterate():
       print_rows(make_rows(fields, job.class_names, num_features=job.num_features), job.class_names)
   if num_done < store.num_images:
-    own = (shard or ALL_UNITS).select(missing_units(store))
-    if warning := warn_of_long_run(job, count_images(store, own)):
-      print(warning, flush=True)
     with explain_out_of_memory(job):
       Worker(job, store, shard or ALL_UNITS, is_printed=is_printed).run(takes_over=takes_over)
   num_left = store.num_images - len(store.done_images())
