@@ -36,7 +36,7 @@ def hash_mask(kept: Shaped[Array, "F"]) -> UInt32[Array, ""]:
   for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
     numbers = (numbers ^ (numbers >> shift)) * jnp.uint32(factor)
   numbers = numbers ^ (numbers >> 16)
-  return jnp.where(kept > 0.5, numbers, jnp.uint32(0)).sum(dtype=jnp.uint32)
+  return jnp.where(kept.astype(jnp.float32) > 0.5, numbers, jnp.uint32(0)).sum(dtype=jnp.uint32)
 
 
 def draw_fills(
