@@ -1,6 +1,7 @@
 """Weights and inputs made from names and seeds alone, so that PyTorch and our modules can be given the same ones."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import zlib
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-LOGITS_FILE = pathlib.Path(__file__).parent / "golden" / "torch_logits.npz"
+LOGITS_FILES = sorted((pathlib.Path(__file__).parent / "golden").glob("torch_logits*.npz"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class GoldenLogits:
 
 def read_golden_logits(name: str) -> GoldenLogits:
   """The golden logits of one architecture and naming."""
-  with np.load(LOGITS_FILE) as file:
+  with np.load(find_logits_file(name)) as file:
     description = json.loads(str(file[f"{name}/description"]))
     logits = file[f"{name}/logits"]
   shapes = {key: tuple(shape) for key, shape in description["shapes"].items()}
@@ -58,8 +59,18 @@ def slow_but_resnet20(names: Iterable[str]) -> list[Any]:
 
 def golden_names() -> list[str]:
   """The architectures and namings that have golden logits."""
-  with np.load(LOGITS_FILE) as file:
+  return [name for path in LOGITS_FILES for name in names_in(path)]
+
+
+@functools.cache
+def names_in(path: pathlib.Path) -> list[str]:
+  """The architectures and namings in a file of golden logits."""
+  with np.load(path) as file:
     return [name.removesuffix("/logits") for name in file if name.endswith("/logits")]
+
+
+def find_logits_file(name: str) -> pathlib.Path:
+  return next(path for path in LOGITS_FILES if name in names_in(path))
 
 
 def random_state_dict(shapes: dict[str, tuple[int, ...]], *, kernel_gain: float = 1.0) -> dict[str, np.ndarray]:

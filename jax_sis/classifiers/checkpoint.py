@@ -16,10 +16,11 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from jax_sis import classifiers
-from jax_sis.classifiers import Classifier
+from jax_sis.classifiers import Classifier, imagenet
 from jax_sis.classifiers.ensemble import EnsembleConfig
 from jax_sis.classifiers.state_dicts import name_damaged
 from jax_sis.core.messages import first_line
+from jax_sis.data.images import read_framing
 from jax_sis.data.normalisation import Normalisation
 
 EMBEDDED_CLASSIFIER = pathlib.Path(__file__).parents[1] / "assets" / "cifar10_resnet20"
@@ -113,7 +114,7 @@ def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.C
     "class_names": list(classifier.class_names),
     "input_shape": list(classifier.input_shape),
     "normalisation": dataclasses.asdict(classifier.normalisation),
-    "crop": classifier.crop,
+    **classifier.framing.describe(),
     "ensemble": classifier.ensemble and dataclasses.asdict(classifier.ensemble),
   }
   variables = jax.device_get(pure_variables(classifier.module))
@@ -137,12 +138,14 @@ def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.C
 
 
 def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier:
-  """Reads a classifier that `save_classifier` wrote, in evaluation mode.
+  """Reads a classifier that `save_classifier` wrote, in evaluation mode; `imagenet` is the one that a package brings.
 
   Raises:
     ValueError: there is no such folder, it holds no classifier of ours, or the classifier is damaged: by its checksum,
-      or since numbers are not finite.
+      or since numbers are not finite; or the package is not installed.
   """
+  if directory == imagenet.NAME:
+    return imagenet.open_imagenet()
   directory = pathlib.Path(directory).absolute()
   description = read_description(directory)
   try:
@@ -152,7 +155,7 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
       mean=tuple(description["normalisation"]["mean"]), std=tuple(description["normalisation"]["std"])
     )
     class_names, input_shape = tuple(description["class_names"]), tuple(description["input_shape"])
-    crop = float(description.get("crop", 1.0))
+    framing = read_framing(description)
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(f"checkpoint {str(directory)!r} has a {DESCRIPTION_FILE} that does not fit: {error}.") from error
   try:
@@ -180,7 +183,7 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
     class_names=class_names,
     normalisation=normalisation,
     input_shape=input_shape,
-    crop=crop,
+    framing=framing,
     ensemble=ensemble,
   )
 
@@ -208,7 +211,7 @@ def build_abstract(description: dict[str, Any]) -> tuple[Any, EnsembleConfig | N
   """The module of a description, with shapes in place of arrays, and its EnsembleConfig if it is an ensemble."""
   model_name, num_classes = description["model"], len(description["class_names"])
   if not description.get("ensemble"):
-    return nnx.eval_shape(lambda: classifiers.build(model_name, num_classes=num_classes)), None
+    return classifiers.build_abstract(model_name, num_classes=num_classes), None
   config = EnsembleConfig(members=tuple(description["ensemble"]["members"]), average=description["ensemble"]["average"])
   return nnx.eval_shape(lambda: classifiers.build_ensemble(config, num_classes=num_classes)), config
 

@@ -60,7 +60,7 @@ def import_weights(
     class_names=tuple(class_names),
     normalisation=normalisation,
     input_shape=(size, size, 3),
-    crop=images.CENTRAL_CROP if model_name in IMAGE_SIZES else 1.0,
+    framing=images.CENTRAL_FRAMING if model_name in IMAGE_SIZES else images.WHOLE_FRAMING,
   )
   checkpoint.save_classifier(out_dir, classifier)
   for line in torch_weights.describe(match):
@@ -155,7 +155,7 @@ def join_ensemble(
   for directory, member in zip(directories, members, strict=True):
     if member.ensemble is not None:
       raise ValueError(f"members must be single classifiers, but {str(directory)!r} is an ensemble; name its members.")
-    for field in ("class_names", "input_shape", "normalisation", "crop"):
+    for field in ("class_names", "input_shape", "normalisation", "framing"):
       if getattr(member, field) != getattr(first, field):
         raise ValueError(
           f"members must have the same {field}, got {getattr(first, field)} in {str(directories[0])!r} and "
@@ -168,7 +168,7 @@ def join_ensemble(
     class_names=first.class_names,
     normalisation=first.normalisation,
     input_shape=first.input_shape,
-    crop=first.crop,
+    framing=first.framing,
     ensemble=config,
   )
   checkpoint.save_classifier(out_dir, classifier)

@@ -2,7 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jax_sis.classifiers.batch_norm import BatchNorm
-from jax_sis.classifiers.conv import Padding, conv2d
+from jax_sis.classifiers.conv import Padding, as_pair, conv2d
 
 # PyTorch's defaults; its `momentum` is the share of the new value, 0.1.
 BATCH_NORM_EPSILON = 1e-5
@@ -21,7 +22,7 @@ BATCH_NORM_MOMENTUM = 0.9
 class ConvNorm(nnx.Module):
   """A convolution `[B, H, W, C]` -> `[B, P, Q, D]`, then batch norm if it has one.
 
-  After `fold` the norm is part of the kernel and the bias, and is gone.
+  After `fold` the norm is part of the kernel and the bias, and is gone. The padding `same` is TensorFlow's.
   """
 
   def __init__(
@@ -32,22 +33,26 @@ class ConvNorm(nnx.Module):
     *,
     rngs: nnx.Rngs,
     stride: int = 1,
-    padding: Padding = 0,
+    padding: Padding | Literal["same"] = 0,
+    groups: int = 1,
     has_bias: bool = False,
     has_norm: bool = True,
     epsilon: float = BATCH_NORM_EPSILON,
   ):
-    height, columns = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    # He et al. (2015), section 2.2, for the backward pass.
-    init_fn = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+    # He et al. (2015), section 2.2, for the backward pass, in which an input meets the outputs of its own group.
+    init_fn = nnx.initializers.variance_scaling(2.0 * groups, "fan_out", "normal")
     self.stride = stride
     self.padding = padding
-    self.kernel = nnx.Param(init_fn(rngs.params(), (height, columns, in_width, width), jnp.float32))
+    self.groups = groups
+    shape = (*as_pair(kernel_size), in_width // groups, width)
+    self.kernel = nnx.Param(init_fn(rngs.params(), shape, jnp.float32))
     self.bias = nnx.data(nnx.Param(jnp.zeros(width)) if has_bias else None)
     self.norm = nnx.data(make_norm(width, epsilon, rngs) if has_norm else None)
 
   def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B P Q D"]:
-    outputs = conv2d(inputs, self.kernel[...], stride=self.stride, padding=self.padding)
+    kernel = self.kernel[...]
+    padding = same_padding(inputs.shape, kernel.shape, self.stride) if isinstance(self.padding, str) else self.padding
+    outputs = conv2d(inputs, kernel, stride=self.stride, padding=padding, groups=self.groups)
     if self.bias is not None:
       outputs = outputs + self.bias[...]
     return outputs if self.norm is None else self.norm(outputs)
@@ -61,6 +66,18 @@ class ConvNorm(nnx.Module):
     self.kernel = nnx.Param(self.kernel[...] * scale)
     self.bias = nnx.data(nnx.Param(bias))
     self.norm = nnx.data(None)
+
+
+def same_padding(
+  shape: Sequence[int], kernel_shape: Sequence[int], stride: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+  """TensorFlow's padding of inputs `[B, H, W, C]`, with which each stride makes one output; an odd zero comes last."""
+  missing = [
+    max((-(-size // stride) - 1) * stride + length - size, 0)
+    for size, length in zip(shape[1:3], kernel_shape[:2], strict=True)
+  ]
+  rows, columns = ((pad // 2, pad - pad // 2) for pad in missing)
+  return rows, columns
 
 
 class ConvNet(nnx.Module):

@@ -22,6 +22,7 @@ from jax_sis.core import validation
 from jax_sis.core.messages import first_line, name_some
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.data import sources
+from jax_sis.data.images import Framing
 from jax_sis.data.normalisation import Normalisation
 
 FORMS = "package.module:function or file.py:function"
@@ -84,9 +85,16 @@ class ImageModel:
     wrong = [name for name in self.class_names if not isinstance(name, str)]
     if wrong:
       raise ValueError(f"ImageModel.class_names must be strings, got {wrong[0]!r}.")
-    if not 0 < self.crop <= 1:
-      raise ValueError(f"ImageModel.crop must be above 0 and at most 1, got {self.crop!r}.")
+    try:
+      assert self.framing
+    except ValueError as error:
+      raise ValueError(f"ImageModel.{error}") from error
     check_arrays(self.params)
+
+  @property
+  def framing(self) -> Framing:
+    """What it is shown of an image of another size."""
+    return Framing(crop=self.crop)
 
   def _check_shape(self) -> None:
     shape = self.input_shape

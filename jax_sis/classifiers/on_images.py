@@ -264,13 +264,14 @@ def open_images(
   config: ImagesAsked, classifier: Classifier | LoadedModel, data: str, split: str | None
 ) -> sources.ListedSource:
   """Images of this name, read as those of the settings are for this classifier; ValueError as for `open_source`."""
+  is_of_photos = data == sources.SAMPLE and sources.is_large(classifier.input_shape)
   return sources.open_source(
     data,
     split=split,
     data_dir=config.data_dir,
     class_names=classifier.class_names,
     input_shape=classifier.input_shape,
-    crop=classifier.crop if config.resize else None,
+    framing=classifier.framing if config.resize or is_of_photos else None,
     mean_colour=classifier.normalisation.mean_colour,
     background=config.background,
   )

@@ -1,31 +1,10 @@
-"""PyTorch's names of the parts of our modules, by tables.
+"""PyTorch's names of the parts of our modules, by tables."""
 
-For each part of our modules (a convolution with its norm, a norm, a linear layer), a table has PyTorch's names of the
-convolution or linear layer and of the norm.
-"""
+import functools
+from typing import Any
 
-import dataclasses
-
-from jax_sis.classifiers import inception, resnet, vgg, wide_resnet
-
-Parts = dict[str, tuple[str | None, str | None]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Naming:
-  """How one family of repositories names the parts of an architecture.
-
-  Attributes:
-    source: whose names these are.
-    parts: the path of a part of ours -> the names of its convolution or linear layer, and of its norm; None if it has
-      none. `{a}` stands for one step of a path, and `{a+1}` for that number counted from one.
-    not_used: prefixes of names that evaluation does not need.
-  """
-
-  source: str
-  parts: Parts
-  not_used: tuple[str, ...] = ()
-
+from jax_sis.classifiers import inception, mobile, mobile_namings, resnet, vgg, wide_resnet
+from jax_sis.classifiers.naming import Naming, Parts
 
 # A block's two or three convolutions are numbered from one.
 RESNET_PARTS: Parts = {
@@ -104,6 +83,16 @@ NAMINGS: dict[type, tuple[Naming, ...]] = {
   wide_resnet.WideResNetConfig: WIDE_RESNET_NAMINGS,
   inception.InceptionConfig: INCEPTION_NAMINGS,
 }
+
+
+@functools.cache
+def find_namings(config: Any) -> tuple[Naming, ...]:
+  """How an architecture with this configuration is named; where blocks are counted through, depth decides."""
+  if isinstance(config, mobile.MobileConfig):
+    return mobile_namings.make_namings(config)
+  return NAMINGS[type(config)]
+
+
 # Our variable of a part -> whether it belongs to the norm, and PyTorch's name for it.
 VARIABLES = {
   ("kernel",): (False, "weight"),

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jax_sis import classifiers
-from jax_sis.classifiers.torch_namings import COUNTER, NAMINGS, VARIABLES, Naming
+from jax_sis.classifiers.torch_namings import COUNTER, VARIABLES, Naming, find_namings
 from jax_sis.core.messages import name_some
 
 Shapes = dict[str, tuple[int, ...]]
@@ -96,7 +96,7 @@ def build_module(match: Match, state_dict: dict[str, np.ndarray]) -> Any:
   names = torch_names(match.model_name, match.naming, match.num_classes)
   arrays = {}
   for path, variable in nnx.to_flat_state(state):
-    array = to_our_layout(state_dict[match.prefix + names[path]])
+    array = to_our_layout(with_axes(state_dict[match.prefix + names[path]], len(variable.shape)))
     if is_single and path[0] == "head":
       array = np.concatenate([np.zeros_like(array), array], axis=-1)
     arrays[path] = variable.replace(jnp.asarray(array, variable.dtype))
@@ -111,8 +111,13 @@ def find_match(state_dict: dict[str, np.ndarray], model_name: str | None = None)
   Raises:
     ValueError: it fits none, or under several prefixes; see `load_module`.
   """
-  matches = all_matches(state_dict, model_names=None if model_name is None else (model_name,))
-  exact = [match for match in matches if match.is_exact]
+  matches, exact = [], []
+  # Each architecture takes a while to outline, and the first one that fits is meant.
+  for name in (model_name,) if model_name else classifiers.ARCHITECTURES:
+    matches += all_matches(state_dict, (name,))
+    exact = [match for match in matches if match.is_exact]
+    if exact:
+      break
   # A second network of the same kind, such as averaged weights.
   whole = [match for match in matches if exact and match.model_name == exact[0].model_name and match.is_whole]
   if len(whole) > 1:
@@ -123,7 +128,7 @@ def find_match(state_dict: dict[str, np.ndarray], model_name: str | None = None)
     )
   if not exact:
     best = max(matches, key=likeness_of)
-    others = matches if model_name is None else all_matches(state_dict)
+    others = matches if model_name is None else all_matches(state_dict, tuple(classifiers.ARCHITECTURES))
     raise ValueError(explain(best, others, state_dict, is_asked=model_name is not None))
   return exact[0]
 
@@ -132,12 +137,12 @@ def likeness_of(match: Match) -> float:
   return match.likeness
 
 
-def all_matches(state_dict: dict[str, np.ndarray], *, model_names: tuple[str, ...] | None = None) -> list[Match]:
-  """How a state dict fits each architecture, among all or among `model_names`, in each naming, under each prefix."""
+def all_matches(state_dict: dict[str, np.ndarray], model_names: tuple[str, ...]) -> list[Match]:
+  """How a state dict fits each of these architectures, in each naming, under each prefix."""
   matches = []
-  for name in model_names or tuple(classifiers.ARCHITECTURES):
+  for name in model_names:
     config = classifiers.architecture(name)
-    for naming in NAMINGS[type(config)]:
+    for naming in find_namings(config):
       needed = needed_shapes(name, naming, config.num_classes)
       matches += [compare(state_dict, name, naming, needed, prefix) for prefix in find_prefixes(state_dict, needed)]
   return matches
@@ -185,8 +190,8 @@ def compare(state_dict: dict[str, np.ndarray], model_name: str, naming: Naming, 
     missing=tuple(name for name in needed if name not in present),
     unused=(*(name for name in others if name not in left_out), *taking),
     left_out=(*left_out, *(name for name in beside if name not in taking)),
-    misshapen={name: shape for name, shape in needed.items() if name in present and present[name].shape != shape},
-    num_fitting=sum(name in present and present[name].shape == shape for name, shape in needed.items()),
+    misshapen={name: shape for name, shape in needed.items() if name in present and not fits(present[name], shape)},
+    num_fitting=sum(name in present and fits(present[name], shape) for name, shape in needed.items()),
   )
 
 
@@ -277,12 +282,23 @@ def fill_in(name: str, steps: dict[str, str]) -> str:
 
 @functools.cache
 def abstract_module(model_name: str, num_classes: int) -> Any:
-  return nnx.eval_shape(lambda: classifiers.build(model_name, num_classes=num_classes))
+  return classifiers.build_abstract(model_name, num_classes=num_classes)
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
   """HWIO -> OIHW for kernels; linear layers are transposed."""
   return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+def fits(array: np.ndarray, shape: tuple[int, ...]) -> bool:
+  """Whether an array has this shape, beside ones at its end: a linear layer may be written as a 1x1 convolution."""
+  num_axes = max(array.ndim, len(shape))
+  return array.shape + (1,) * (num_axes - array.ndim) == shape + (1,) * (num_axes - len(shape))
+
+
+def with_axes(array: np.ndarray, num_axes: int) -> np.ndarray:
+  """The array with so many axes: ones at the end of its shape are added or left out."""
+  return array.reshape((*array.shape, *(1,) * num_axes)[:num_axes])
 
 
 def to_our_layout(array: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from jax_sis.runtime.command_line import Option
 
 GROUPS = {
   "image": f"{IMAGE} ids",
-  "search": "threshold target search thorough per_step score baseline patch certificate precision",
+  "search": "preset threshold target search thorough per_step score baseline patch certificate precision",
   "completion": "kind pool pool_split num_pooled num_draws num_tried rate level num_tested seed",
   "output": "out saved mask_thresholds mask_fractions unit_size gallery",
   "device": f"{DEVICE} chunk_size",

@@ -19,6 +19,7 @@ from jax_sis.runtime.command_line import MadeBy, Setting, read_settings, without
 
 GOES_ON = "the same command goes on where it stopped"
 BEGINS_ANEW = "the same command begins anew"
+GIVEN = "given"
 KEEPS_NOTHING = "no half file was kept, and the same command begins anew"
 MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.OmitSubcommandPrefixes)
 
@@ -58,7 +59,8 @@ def parse(name: str, command: Command, words: Sequence[str]) -> tuple[Any, ...]:
     print(f"{describe(name, command)}\n{boxes}", end="")
     sys.exit(0)
   values = {name: value for part in vars(filled).values() for name, value in vars(part).items()}
-  return tuple(make_settings(owner, values) for owner in command.settings)
+  given = frozenset(word[2:].partition("=")[0].replace("_", "-") for word in words if word.startswith("--"))
+  return tuple(make_settings(owner, {**values, GIVEN: given}) for owner in command.settings)
 
 
 def run_tyro(form: Any, *, prog: str, words: Sequence[str]) -> tuple[Any, str]:
@@ -101,7 +103,8 @@ def join_forms(tree: Mapping[str, Any]) -> Any:
 
 
 def make_settings(owner: type, values: Mapping[str, Any]) -> Any:
-  fields: dict[str, Any] = {}
+  # Settings whose defaults depend on the model must know which of them are asked for.
+  fields: dict[str, Any] = {GIVEN: values[GIVEN]} if hasattr(owner, GIVEN) else {}
   for setting in read_settings(owner):
     if isinstance(setting, MadeBy):
       fields |= make_settings(setting.options, values).make()

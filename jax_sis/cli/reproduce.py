@@ -37,7 +37,9 @@ COMMANDS = {
 The study of Carter et al. (NeurIPS 2021) on CIFAR-10, in one command: classifiers are trained on whole images, on the
 5 % of the pixels that backward selection leaves and on 5 % at random, and each is tested on each; subsets of one
 classifier are shown to others; an ensemble and input dropout are compared by the size of their subsets; what may leak
-is controlled; and a sample says what exact orders would change. It prints the tables and the paper's claims beside the
+is controlled; and a sample says what exact orders would change. With --preset imagenet, instead, what trained
+classifiers of photographs need: how few pixels, whether they lie at the border, and what border, centre and random
+pixels say by themselves, beside leak controls. It prints the tables and the paper's claims beside the
 numbers found here, and writes study.json, study.csv, pictures and report.html, one page that needs no network.
 
 Each stage is one of the other commands, and its folder in OUT/stages is named after its settings and what its inputs
@@ -51,12 +53,15 @@ changed runs again and says why.
         "budget": "ResNet-20, ten epochs a training, sixteen pixels a step of the gradient search: some hours on two "
         "cores.",
         "paper": "the paper's architectures and recipes and exact orders of every image, for accelerators.",
+        "imagenet": "one or more trained classifiers on a folder of photographs, 100 pixels a step: minutes on an "
+        "accelerator, some hours on two cores.",
       }
     },
     examples=(
       "reproduce --preset smoke --data-dir DATA --out runs/smoke",
       "reproduce --preset budget --data-dir DATA --out runs/study --plan",
       "reproduce --preset budget --data-dir DATA --out runs/study",
+      "reproduce --preset imagenet --data photos --checkpoint imagenet --checkpoint other --out runs/photos",
     ),
   )
 }

@@ -1,4 +1,4 @@
-"""The commands that ask questions of runs and classifiers: `controls`, `analyse`, `attributions`, `disjoint`."""
+"""The commands that ask questions of runs and classifiers, each a study."""
 
 from jax_sis.cli.options import DEVICE, IMAGE, get_devices_ready
 from jax_sis.cli.parsing import BEGINS_ANEW, KEEPS_NOTHING, Command
@@ -7,6 +7,7 @@ from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
+from jax_sis.studies.holds.config import HoldsConfig
 
 
 def run_controls(config: ControlsConfig) -> None:
@@ -34,6 +35,13 @@ def run_disjoint(config: DisjointConfig) -> None:
   from jax_sis.studies.disjoint import program
 
   program.disjoint(config)
+
+
+def run_holds(config: HoldsConfig) -> None:
+  get_devices_ready(config.num_devices)
+  from jax_sis.studies.holds import program
+
+  program.holds(config)
 
 
 COMMANDS = {
@@ -146,6 +154,40 @@ command again goes on with an unfinished run.
       "image": f"{IMAGE} ids num_images",
       "search": "threshold per_step max_subsets is_minimised patch seed",
       "output": "out",
+      "device": DEVICE,
+    },
+  ),
+  "holds": Command(
+    settings=(HoldsConfig,),
+    run_fn=run_holds,
+    description="""\
+On which backgrounds do the first pixels of an order keep the class? A subset that suffices on the mean colour may do so
+hardly anywhere else. So the first pixels of the orders of runs, and of attributions beside them, are shown on other
+images, in noise, in the blurred image, and with more true pixels; all orders at all sizes on the same draws.
+
+It prints a table and its reading: the share of the draws on which the class is kept, the mean of the smallest size at
+which an image keeps it on --rate of them, and the best order under each condition. It writes holds.json (all numbers
+with intervals), holds.csv (a line a condition, order and image), holds.png, and stability.png (size against the class
+kept after true pixels came in). Each order and condition is kept as it is done: the same command again goes on with
+those that are missing, and so does one that names more of them, on the same images.
+""",
+    tables={
+      "conditions": {
+        "images": "other images around them, drawn from --pool; judged images in it are left out, and counted",
+        "noise": "normal noise, as wide as the data",
+        "blur": "the image itself, blurred by 1 to 8 pixels",
+        "added": "the run's baseline, and --added other pixels of the image at random (stability)",
+      }
+    },
+    examples=(
+      "holds runs/sis",
+      "holds runs/sis --pool cifar10 --pool-split train --data-dir DATA --images 100",
+      "holds runs/mean runs/robust --labels 'mean colour' completions --pool photos/ --out compared",
+    ),
+    groups={
+      "image": "pool pool_split num_pool num_images checkpoint model_function data_dir",
+      "judging": "attributions conditions sizes num_draws num_added rate seed",
+      "output": "out labels",
       "device": DEVICE,
     },
   ),

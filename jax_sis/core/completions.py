@@ -21,8 +21,8 @@ from jax_sis.core import masking
 from jax_sis.core.messages import first_line
 from jax_sis.core.validation import check_kind, check_positive_integer, is_concrete
 
-# "mean": the mean probability over the draws; "min": the worst draw; a number: that quantile of the draws' log-odds.
-Aggregate = Literal["mean", "min"] | float
+# Over the draws, the geometric or the arithmetic mean of the probabilities, the worst draw, or the draw at a quantile.
+Aggregate = Literal["geometric", "mean", "min"] | float
 DrawFn = Callable[[Key[Array, ""], Float[Array, "..."]], Float[Array, "..."]]
 
 
@@ -32,23 +32,24 @@ class Distribution:
 
   Attributes:
     num_draws: draws at each mask.
-    aggregate: what is kept up over the draws: "mean" is the mean probability, "min" that of the worst draw, and a
-      number strictly between 0 and 1 that quantile.
+    aggregate: what is kept up over the draws: the "geometric" mean of the probabilities, to which every draw has its
+      say however sure or lost it is, their "mean", the "min", which is the worst draw's, or that of the draw at a
+      quantile, a number strictly between 0 and 1. It is what confidences and thresholds are about.
     num_tried: of those draws, how many each candidate is tried on; all by default. What seems best on them is confirmed
       on `num_draws` fresh ones where it decides.
   """
 
   num_draws: int = dataclasses.field(default=32, kw_only=True, metadata={"static": True})
-  aggregate: Aggregate = dataclasses.field(default="mean", kw_only=True, metadata={"static": True})
+  aggregate: Aggregate = dataclasses.field(default="geometric", kw_only=True, metadata={"static": True})
   num_tried: int | None = dataclasses.field(default=None, kw_only=True, metadata={"static": True})
 
   def __post_init__(self) -> None:
     name = type(self).__name__
     check_positive_integer(f"{name}.num_draws", self.num_draws)
     is_quantile = isinstance(self.aggregate, float) and 0 < self.aggregate < 1
-    if not is_quantile and self.aggregate not in ("mean", "min"):
+    if not is_quantile and self.aggregate not in ("geometric", "mean", "min"):
       raise ValueError(
-        f'{name}.aggregate must be "mean", "min" or a quantile strictly between 0 and 1, got {self.aggregate!r}.'
+        f'{name}.aggregate must be "geometric", "mean", "min" or a quantile strictly between 0 and 1, got {self.aggregate!r}.'
       )
     if self.num_tried is not None:
       check_positive_integer(f"{name}.num_tried", self.num_tried)

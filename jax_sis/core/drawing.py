@@ -84,9 +84,15 @@ def divide_draws(count: int, num_images: int, chunk_size: int) -> Int[Array, "N 
 def aggregate_logits(
   logits: Float[Array, "N M K"], targets: Int[Array, "N"], *, aggregate: Aggregate
 ) -> Float[Array, "N K"]:
-  """Logits whose softmax is the mean probability over M draws, or those of the one draw that the aggregate chooses."""
+  """Logits whose softmax is the mean of the probabilities over M draws, or those of the draw that the aggregate names.
+
+  Means differ by a constant from the logarithms of probabilities, and geometric ones sum to 1 by the softmax alone.
+  """
+  log_probabilities = jax.nn.log_softmax(at_least_float32(logits), axis=-1)
+  if aggregate == "geometric":
+    return log_probabilities.mean(1)
   if aggregate == "mean":
-    return jax.nn.logsumexp(jax.nn.log_softmax(at_least_float32(logits), axis=-1), axis=1)
+    return jax.nn.logsumexp(log_probabilities, axis=1)
   count = logits.shape[1]
   place = 0 if aggregate == "min" else min(int(aggregate * count), count - 1)
   ranked = jnp.argsort(jax.vmap(log_odds, in_axes=(1, None), out_axes=1)(logits, targets), axis=1)

@@ -101,10 +101,9 @@ class Trial(NamedTuple):
   are_finite: Bool[Array, "B"]
   confirmed: Float[Array, "B"] | None = None
 
-  @property
-  def best_score(self) -> Float[Array, "..."]:
-    """Of the best change of one image: what decides whether the subset passes with it."""
-    return self.scores[self.scores.argmax()] if self.confirmed is None else self.confirmed
+  def deciding_score(self, best: Int[Array, ""]) -> Float[Array, ""]:
+    """The score of the best change of one image that says whether the subset passes with it."""
+    return self.scores[best] if self.confirmed is None else self.confirmed
 
 
 def start(subset: Bool[Array, "B F"], mode: Int[Array, "B"], max_features: int) -> LocalState:
@@ -213,9 +212,9 @@ def after_growing(
   adds = (trial.features[best] < num_features) & is_finite & ~needs_nothing
   feature = jnp.where(adds, trial.features[best], num_features)
   kept = state.kept.at[feature].set(True, mode="drop")
-  passes = adds & passing(trial.best_score, threshold, score)
+  passes = adds & passing(trial.deciding_score(best), threshold, score)
 
-  first = record_growth(state, trial, feature, trial.best_score, size=size, score=score)
+  first = record_growth(state, trial, feature, trial.deciding_score(best), size=size, score=score)
   grown = choose(is_first, first._replace(finite=is_finite), state)._replace(kept=kept)
   found = grown._replace(smallest=kept, mode=as_mode(Mode.PRUNE if settings.is_pruned else Mode.DONE))
   max_size = jnp.where(is_first, state.confidence.size, state.smallest.sum(dtype=jnp.int32)) - 1
@@ -254,7 +253,7 @@ def after_pruning(
     score=trial.score.astype(state.score.dtype), without_each=without_each.astype(state.without_each.dtype)
   )
   return choose(
-    passing(trial.best_score, threshold, score),
+    passing(trial.deciding_score(best), threshold, score),
     state._replace(kept=kept, smallest=kept),
     start_exchange(minimal, jnp.zeros((), jnp.int32), settings),
   )

@@ -164,10 +164,14 @@ def shortest_prefix(problem: Problem, order: FeatureOrder, subsets: Subsets) -> 
     prefix = order.rank < (below + offset)[:, None]
     return problem.score_logits(problem.predict_masked(prefix)[:, None])[:, 0]
 
+  def passes_at(offset: Int[Array, ""]) -> Bool[Array, "B"]:
+    return passing(score_at(offset), subsets.threshold, problem.score)
+
   offsets = jnp.arange(1, longest_step + 1, dtype=jnp.int32)
-  scores = jax.lax.map(score_at, offsets)
-  if problem.distribution is not None:
-    scores = smooth(scores.T).T
-  passes = passing(scores, subsets.threshold[None], problem.score)
+  if problem.distribution is None:
+    passes = jax.lax.map(passes_at, offsets)
+  else:
+    scores = smooth(jax.lax.map(score_at, offsets).T).T
+    passes = passing(scores, subsets.threshold[None], problem.score)
   shortest = jnp.where(passes.any(0), below + offsets[passes.argmax(0)], num_kept)
   return order.rank < jnp.minimum(shortest, num_kept)[:, None]

@@ -174,7 +174,7 @@ class Problem:
   ) -> Float[Array, "B M"]:
     """The scores of each image under M masks of its own, which are tried where a search has come to `drawn_at`."""
     num_variants, num_features = masks.shape[1:]
-    tried_at = None if drawn_at is None else repeat_images(drawn_at, num_variants)
+    tried_at = None if self.distribution is None or drawn_at is None else repeat_images(drawn_at, num_variants)
     logits = self.predict(masks.reshape(-1, num_features), drawn_at=tried_at, num_draws=self.copies_tried).logits
     return self.score_logits(logits.reshape(*masks.shape[:2], -1))
 

@@ -17,6 +17,10 @@ from jax_sis.core.problem import Prediction, Problem
 from jax_sis.core.trials import best_features, differentiate_score, score_flips, scores_without_each, spread_scores
 from jax_sis.core.validation import check_positive_integer
 
+# On 64 CIFAR-10 images and 32 draws of other images a step, the class held on 90 % of others with 337 pixels by 0.75 and
+# 412 by 0.
+MEMORY_OF_DRAWS = 0.9
+
 
 class Evaluation(NamedTuple):
   """What a search sees at the current mask.
@@ -57,12 +61,18 @@ class Gradient:
 
   Attributes:
     per_step: features masked a step. 1 gives the smallest subsets; the authors use 100 on ImageNet.
+    memory: the share of what earlier steps said in what ranks the features, at least 0 and below 1: their gradients go
+      on to count, each by this factor less than the one after it. By default 0 for a constant, as in the paper, and
+      0.9 under a distribution, where each step sees few draws, and ten steps ten times as many.
   """
 
   per_step: int = 1
+  memory: float | None = None
 
   def __post_init__(self) -> None:
     check_positive_integer("Gradient.per_step", self.per_step)
+    if self.memory is not None and not 0 <= self.memory < 1:
+      raise ValueError(f"Gradient.memory must be at least 0 and below 1, got {self.memory!r}.")
 
   def phases(self, num_features: int) -> tuple[Phase, ...]:
     """One way to choose throughout."""
@@ -71,7 +81,13 @@ class Gradient:
   def evaluate(self, problem: Problem, kept: Bool[Array, "B F"], remembered: Float[Array, "B F"]) -> Evaluation:
     """What is said at the current mask, and minus the gradient of the score."""
     prediction, gradient = differentiate_score(problem, kept)
-    return Evaluation(prediction, -gradient, remembered)
+    default = 0.0 if problem.distribution is None else MEMORY_OF_DRAWS
+    memory = default if self.memory is None else self.memory
+    if memory == 0:
+      return Evaluation(prediction, -gradient, remembered)
+    is_first = jnp.isnan(remembered)
+    preference = jnp.where(is_first, -gradient, memory * remembered - (1 - memory) * gradient)
+    return Evaluation(prediction, preference, preference)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -87,8 +87,9 @@ def score_flips(
     images = jnp.minimum(images, num_images - 1)
     columns = jnp.where(places < ends[-1], places - (ends - num_needed)[images], num_columns)
     flipped = features.at[images, columns].get(mode="fill", fill_value=num_features)
-    masks = kept[images] ^ (numbers[None] == flipped[:, None])
-    call_scores = problem.take(images).score_masks(masks[:, None], drawn_at=kept[images])[:, 0]
+    kept_now = kept[images]
+    masks = kept_now ^ (numbers[None] == flipped[:, None])
+    call_scores = problem.take(images).score_masks(masks[:, None], drawn_at=kept_now)[:, 0]
     return scores.at[images, columns].set(call_scores.astype(scores.dtype), mode="drop")
 
   scores = jnp.full_like(kept, -jnp.inf, jnp.result_type(float), features.shape)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Int
 
-from jax_sis.data.sources import ImageSource, Record
+from jax_sis.data.records import ImageSource, Record
 
 # A task of a thread: decoding a CIFAR image takes hardly longer than handing one over.
 IMAGES_READ_TOGETHER = 8

@@ -13,7 +13,7 @@ from jaxtyping import Int, UInt8
 
 from jax_sis.core.messages import first_line
 from jax_sis.data.corruptions import ALL_CORRUPTIONS, NUM_SEVERITIES, SIDE
-from jax_sis.data.sources import Record
+from jax_sis.data.records import Record
 
 CLASS_NAMES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 NUM_IMAGES = 10_000

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -108,3 +109,11 @@ def label_folder(path: pathlib.Path, root: pathlib.Path) -> str:
   """The name of the folder that gives an image its label: the first one below the root, or else the root itself."""
   first, *others = path.relative_to(root).parts
   return first if others else os.path.basename(os.path.abspath(root))
+
+
+def hash_files(paths: Sequence[pathlib.Path], ids: Sequence[str]) -> str:
+  """SHA-256 over names and sizes, which shows that a folder has changed without reading all of it."""
+  digest = hashlib.sha256()
+  for path, name in zip(paths, ids, strict=True):
+    digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+  return digest.hexdigest()

@@ -1,8 +1,11 @@
 """An image file: which there are, and how one becomes an array of the right size."""
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -19,8 +22,59 @@ SIXTEEN_BITS_OR_MORE = ("I", "F")
 # A random crop's share of the image's area and its ratio of width to height (Szegedy et al. 2015, section 6).
 CROP_AREA = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
-# The share of an evaluated image's shorter side that its central crop shows: 224 of 256 pixels.
-CENTRAL_CROP = 0.875
+Interpolation = Literal["none", "bilinear", "bicubic"]
+WholePixels = Literal["none", "resized", "original"]
+RESAMPLINGS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# Beyond the rounding of a ratio of two numbers of pixels, and far less than such ratios differ by.
+NEARLY = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Framing:
+  """What a classifier is shown of an image of another size: the middle, resized without changing its proportions.
+
+  Attributes:
+    crop: the share that is shown of each side of the largest part with the classifier's proportions; for ImageNet that
+      is 224 of 256 pixels, 0.875.
+    interpolation: how the part is resized; where it shrinks, over all pixels that it covers. With `none` nothing is:
+      whatever the crop, the middle pixels are shown as they are, with black beyond the edges of a small image.
+    whole_pixels: whose whole pixels the part is made of: with `none` it begins and ends within pixels and is exactly
+      the middle; `resized` are those of the resized image, as in torchvision and timm; `original` those of the image as
+      it is, as in TensorFlow's EfficientNet.
+
+  Raises:
+    ValueError: one of these is not that.
+  """
+
+  crop: float = 1.0
+  interpolation: Interpolation = "bilinear"
+  whole_pixels: WholePixels = "none"
+
+  def __post_init__(self) -> None:
+    if not 0 < self.crop <= 1:
+      raise ValueError(f"crop must be above 0 and at most 1, got {self.crop!r}.")
+    for name, known in (("interpolation", get_args(Interpolation)), ("whole_pixels", get_args(WholePixels))):
+      if getattr(self, name) not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+
+  def describe(self) -> dict[str, Any]:
+    """Its settings in JSON types; of those beside the crop only what is not the default."""
+    others = {"interpolation": self.interpolation, "whole_pixels": self.whole_pixels}
+    return {
+      "crop": self.crop,
+      **{name: value for name, value in others.items() if value != getattr(WHOLE_FRAMING, name)},
+    }
+
+
+WHOLE_FRAMING = Framing()
+# Of evaluated images: 224 of 256 pixels of the shorter side.
+CENTRAL_FRAMING = Framing(crop=0.875)
+
+
+def read_framing(description: Mapping[str, Any]) -> Framing:
+  """The framing that is described among other things, by `Framing.describe`; the default one where none is."""
+  names = [field.name for field in dataclasses.fields(Framing)]
+  return Framing(**{name: description[name] for name in names if description.get(name) is not None})
 
 
 @functools.cache
@@ -40,6 +94,9 @@ def image_suffixes() -> frozenset[str]:
 
 def read_image(path: pathlib.Path, *, background: Colour) -> UInt8[np.ndarray, "H W 3"]:
   """The pixels of an image file as RGB: upright, as its EXIF orientation says, and of several frames the first.
+
+  Greyscale becomes three equal channels. Of CMYK, red is what cyan and black leave of it, and so on, whatever the
+  file's colour profile.
 
   Args:
     path: the file.
@@ -82,47 +139,64 @@ def parse_colour(text: str) -> Colour:
   raise ValueError(f"--background must be a colour, by name or as #RRGGBB, got {text!r}.")
 
 
-def fit(image: UInt8[np.ndarray, "H W C"], shape: tuple[int, ...], *, crop: float | None) -> UInt8[np.ndarray, "h w C"]:
+def fit(
+  image: UInt8[np.ndarray, "H W C"], shape: tuple[int, ...], *, framing: Framing | None
+) -> UInt8[np.ndarray, "h w C"]:
   """An image in the shape that the classifier takes.
 
   Raises:
-    ValueError: it has another size but `crop` is None, or another number of channels.
+    ValueError: it has another size but `framing` is None, or another number of channels.
   """
   if image.shape == shape:
     return image
   if image.shape[2] != shape[2]:
     raise ValueError(f"{image.shape[2]} channels, but the classifier takes {shape[2]}")
-  if crop is None:
+  if framing is None:
     raise ValueError(
       f"{image.shape[1]}x{image.shape[0]} pixels, but the classifier takes {shape[1]}x{shape[0]}; use --resize"
     )
-  return central_crop(image, (shape[0], shape[1]), crop=crop)
+  return central_crop(image, (shape[0], shape[1]), framing)
 
 
 def central_crop(
-  image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], *, crop: float
+  image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], framing: Framing
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """The middle of an image, resized bilinearly to `size` (height, width) without changing its proportions.
-
-  It shows the share `crop` of each side of the largest such part; for ImageNet that is 224 of 256 pixels, 0.875.
-  An image that already has this size is returned as it is.
-  """
+  """The middle of an image, resized to `size` (height, width); one that has this size is returned as it is."""
   if image.shape[:2] == size:
     return image
-  return resize(image, size, find_central_box(image.shape[:2], size, crop=crop))
+  box = find_central_box(image.shape[:2], size, framing)
+  return resize(image, size, box, interpolation=framing.interpolation)
 
 
 def find_central_box(
-  whole: tuple[int, ...], size: tuple[int, int], *, crop: float
+  whole: tuple[int, ...], size: tuple[int, int], framing: Framing
 ) -> tuple[float, float, float, float]:
   """The part (left, top, right, bottom) of an image of `whole` (height, width) that `central_crop` shows."""
   height, width = whole
   if (height, width) == size:
     return 0, 0, width, height
-  scale = crop * min(height / size[0], width / size[1])
-  shown_height, shown_width = size[0] * scale, size[1] * scale
-  left, top = (width - shown_width) / 2, (height - shown_height) / 2
-  return left, top, left + shown_width, top + shown_height
+  is_resized = framing.interpolation != "none"
+  scale = framing.crop * min(height / size[0], width / size[1]) if is_resized else 1.0
+  whole_pixels = framing.whole_pixels if is_resized else "original"
+  (top, bottom), (left, right) = (
+    find_central_part(length, shown, scale, whole_pixels) for length, shown in zip(whole, size, strict=True)
+  )
+  return left, top, right, bottom
+
+
+def find_central_part(length: int, shown: int, scale: float, whole_pixels: WholePixels) -> tuple[float, float]:
+  """Where the middle of `length` pixels begins and ends of which `shown` are made, each of about `scale` pixels."""
+  if whole_pixels == "resized":
+    resized = int(length / scale + NEARLY)
+    start = round((resized - shown) / 2)
+    return start * length / resized, (start + shown) * length / resized
+  size = shown * scale
+  if whole_pixels == "original":
+    size = int(size + NEARLY)
+    start = (length - size + 1) // 2
+    return start, start + size
+  start = (length - size) / 2
+  return start, start + size
 
 
 def place_mask(
@@ -138,10 +212,17 @@ def place_mask(
 
 
 def resize(
-  image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], box: tuple[float, float, float, float]
+  image: UInt8[np.ndarray, "H W 3"],
+  size: tuple[int, int],
+  box: tuple[float, float, float, float],
+  *,
+  interpolation: Interpolation = "bilinear",
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """The part of an image in `box` (left, top, right, bottom), resized bilinearly to `size` (height, width)."""
-  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
+  """The part of an image in `box` (left, top, right, bottom), resized to `size` (height, width)."""
+  picture = Image.fromarray(image)
+  if interpolation == "none":
+    return np.asarray(picture.crop(box))
+  return np.asarray(picture.resize((size[1], size[0]), RESAMPLINGS[interpolation], box=box))
 
 
 def random_crop(
@@ -156,4 +237,4 @@ def random_crop(
     if 0 < crop_width <= width and 0 < crop_height <= height:
       left, top = rng.integers(width - crop_width + 1), rng.integers(height - crop_height + 1)
       return resize(image, (size, size), (left, top, left + crop_width, top + crop_height))
-  return central_crop(image, (size, size), crop=1.0)
+  return central_crop(image, (size, size), WHOLE_FRAMING)

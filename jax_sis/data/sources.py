@@ -7,67 +7,27 @@ reason if the image cannot be used. One bad image never stops the others.
 import collections
 import functools
 import hashlib
-import itertools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from jax_sis.core.messages import make_printable
 from jax_sis.data import folders, tfds
-from jax_sis.data.class_names import find_classes, name_numbers
-from jax_sis.data.images import Colour, fit, parse_colour, read_image
+from jax_sis.data.class_names import are_imagenet, find_classes
+from jax_sis.data.imagenet_classes import imagenet_class_names, imagenet_wnids
+from jax_sis.data.images import Colour, Framing, fit, parse_colour, read_image
+from jax_sis.data.labels import NO_LABEL, find_label_file, find_wnids, label_files
+from jax_sis.data.records import ListedSource, Record
 
-NO_LABEL = -1
 SAMPLE = "sample"
 SAMPLE_DIR = pathlib.Path(__file__).parents[1] / "assets" / "cifar10_test_sample"
-
-
-class Record(TypedDict):
-  """One image. If it could not be read, `image` is all zeros and `error` says why."""
-
-  index: int
-  id: str
-  image: UInt8[np.ndarray, "H W C"]
-  label: int
-  error: str
-
-
-@runtime_checkable
-class ImageSource(Protocol):
-  """Random access to the images of a run.
-
-  Attributes:
-    class_names: the names that the labels index; empty if the source has no labels of its own.
-    description: what the images are, for the run's specification.
-  """
-
-  class_names: tuple[str, ...]
-  description: dict[str, str | int | bool]
-
-  def __len__(self) -> int: ...
-
-  def __getitem__(self, index: int) -> Record: ...
-
-
-@runtime_checkable
-class ListedSource(ImageSource, Protocol):
-  """A source that knows the ids of its images without decoding them.
-
-  Attributes:
-    notes: lines that say how the images are read, and which are not.
-  """
-
-  notes: tuple[str, ...]
-
-  def ids(self) -> list[str]: ...
-
-  def read_whole(self, index: int) -> UInt8[np.ndarray, "H W C"]:
-    """An image at its own size; it is one that could be read."""
-    ...
+PHOTOS_DIR = SAMPLE_DIR.parent / "imagenet_sample"
+# Pixels a side from which a classifier is one of photographs.
+LARGE_SIDE = 128
 
 
 class TfdsSource:
@@ -77,11 +37,13 @@ class TfdsSource:
     name: a TFDS name such as `cifar10`.
     split: a TFDS split such as `test` or `test[:64]`.
     data_dir: the TFDS folder that holds it; None for TFDS's default.
+    class_names: the classifier's classes.
     input_shape: height, width and channels that the classifier takes.
-    crop: how much to show of an image of another size, see `images.central_crop`; None rejects such images.
+    framing: what to show of an image of another size; None rejects such images.
 
   Raises:
-    ValueError: there is no such data set or split, it has no images with labels, or it is empty.
+    ValueError: there is no such data set or split, it has no images with labels, it is empty, or its classes are not
+      the classifier's.
   """
 
   def __init__(
@@ -90,22 +52,24 @@ class TfdsSource:
     split: str,
     *,
     data_dir: str | os.PathLike[str] | None,
+    class_names: tuple[str, ...],
     input_shape: tuple[int, ...],
-    crop: float | None = None,
+    framing: Framing | None = None,
   ) -> None:
     self._source = tfds.open_data_source(name, split, data_dir)
     self._place = (name, split, data_dir)
     self._input_shape = input_shape
-    self._crop = crop
-    self.class_names = tuple(tfds.labelled_features(self._source, name)["label"].names)
+    self._framing = framing
+    own_names = tuple(tfds.labelled_features(self._source, name)["label"].names)
+    self.class_names, self._label_numbers = match_classes(own_names, class_names, name)
     self.description = {
       "data": name,
       "split": split,
       "version": str(self._source.dataset_info.version),
       "num_images": len(self),
     }
-    if crop is not None:
-      self.description["crop"] = crop
+    if framing is not None:
+      self.description |= framing.describe()
     if not len(self):
       raise ValueError(f"split must hold at least one image, got {split!r} of {name!r}, which is empty.")
     self.notes = ()
@@ -127,14 +91,14 @@ class TfdsSource:
         index=index, id=image_id, image=np.zeros(self._input_shape, np.uint8), label=label, error=str(problem)
       )
     try:
-      image, error = fit(example["image"], self._input_shape, crop=self._crop), ""
+      image, error = fit(example["image"], self._input_shape, framing=self._framing), ""
     except ValueError as problem:
       image, error = np.zeros(self._input_shape, np.uint8), str(problem)
     return Record(
       index=index,
       id=tfds.tfds_id(example, index),
       image=image,
-      label=int(example["label"]),
+      label=self._label_numbers[int(example["label"])],
       error=error,
     )
 
@@ -152,7 +116,7 @@ class TfdsSource:
     """Id and label, also of an image that cannot be decoded; of a damaged record its place, and no label."""
     try:
       example = tfds.read_example(self._undecoded, index)
-      return tfds.tfds_id(example, index), int(example["label"])
+      return tfds.tfds_id(example, index), self._label_numbers[int(example["label"])]
     except ValueError:
       return tfds.tfds_id({}, index), NO_LABEL
 
@@ -166,7 +130,7 @@ class FileSource:
     labels: the number of each one's class, or NO_LABEL.
     class_names: the classifier's classes.
     input_shape: height, width and channels that the classifier takes.
-    crop: how much to show of an image of another size, see `images.central_crop`; None rejects such images.
+    framing: what to show of an image of another size; None rejects such images.
     background: the colour behind transparent pixels.
     description: what the files are.
     notes: see ListedSource.
@@ -180,7 +144,7 @@ class FileSource:
     *,
     class_names: tuple[str, ...],
     input_shape: tuple[int, ...],
-    crop: float | None = None,
+    framing: Framing | None = None,
     background: Colour,
     description: str,
     notes: tuple[str, ...] = (),
@@ -189,10 +153,16 @@ class FileSource:
     self._ids = ids
     self._labels = labels
     self._input_shape = input_shape
-    self._crop = crop
+    self._framing = framing
     self._background = background
     self.class_names = class_names
-    self.description = {"data": description, "num_images": len(paths), "crop": crop, "files": hash_files(paths, ids)}
+    shown = {"crop": None} if framing is None else framing.describe()
+    self.description = {
+      "data": description,
+      "num_images": len(paths),
+      **shown,
+      "files": folders.hash_files(paths, ids),
+    }
     self.notes = notes
 
   def __len__(self) -> int:
@@ -201,7 +171,7 @@ class FileSource:
   def __getitem__(self, index: int) -> Record:
     image, error = np.zeros(self._input_shape, np.uint8), ""
     try:
-      image = fit(read_image(self._paths[index], background=self._background), self._input_shape, crop=self._crop)
+      image = fit(read_image(self._paths[index], background=self._background), self._input_shape, framing=self._framing)
     except ValueError as problem:
       error = str(problem)
     return Record(index=index, id=self._ids[index], image=image, label=self._labels[index], error=error)
@@ -261,7 +231,7 @@ def open_source(
   data_dir: str | os.PathLike[str] | None,
   class_names: tuple[str, ...],
   input_shape: tuple[int, ...],
-  crop: float | None = None,
+  framing: Framing | None = None,
   mean_colour: Colour,
   background: str | None = None,
 ) -> ListedSource:
@@ -275,7 +245,7 @@ def open_source(
     data_dir: the TFDS folder; None for TFDS's default.
     class_names: the classifier's classes.
     input_shape: height, width and channels that the classifier takes.
-    crop: how much to show of an image of another size, see `images.central_crop`; None rejects such images.
+    framing: what to show of an image of another size; None rejects such images.
     mean_colour: what shows through transparent pixels of image files, where `background` is None.
     background: another colour, see `images.parse_colour`.
 
@@ -287,96 +257,110 @@ def open_source(
     FileSource,
     class_names=class_names,
     input_shape=input_shape,
-    crop=crop,
+    framing=framing,
     background=mean_colour if background is None else parse_colour(background),
   )
   if data == SAMPLE:
-    return open_sample(open_files, class_names, split=split, data_dir=data_dir)
+    return open_sample(open_files, class_names, input_shape, split=split, data_dir=data_dir)
   if tfds.is_meant(data, split=split, data_dir=data_dir):
     if background is not None:
       raise ValueError(f"--background is for image files, but --data {data} is a TFDS data set; leave it out.")
     split = tfds.DEFAULT_SPLIT if split is None else split
-    source = TfdsSource(data, split, data_dir=data_dir, input_shape=input_shape, crop=crop)
-    if class_names not in (source.class_names, number_classes(len(source.class_names))):
-      raise ValueError(
-        f"the data set's classes must be the classifier's, got {len(source.class_names)} in {data} "
-        f"({', '.join(source.class_names[:3])}, ...) and {len(class_names)} in the checkpoint "
-        f"({', '.join(class_names[:3])}, ...)."
-      )
-    return source
+    return TfdsSource(data, split, data_dir=data_dir, class_names=class_names, input_shape=input_shape, framing=framing)
   source = open_path(open_files, pathlib.Path(data), class_names)
   colour = f"RGB {open_files.keywords['background']}{', the mean colour' if background is None else ''}"
-  reading = f"Image files are read upright (EXIF), of several frames the first, transparent pixels on {colour}."
+  reading = (
+    "Image files are read upright (EXIF), of several frames the first, greyscale and CMYK ones as RGB, transparent "
+    f"pixels on {colour}."
+  )
   source.notes = (reading, *source.notes)
   return source
+
+
+def is_large(input_shape: tuple[int, ...]) -> bool:
+  """Whether a classifier of such inputs (height, width, channels) is one of photographs, as ImageNet's are."""
+  return min(input_shape[:2]) >= LARGE_SIDE
 
 
 def open_sample(
   open_files: Callable[..., FileSource],
   class_names: tuple[str, ...],
+  input_shape: tuple[int, ...],
   *,
   split: str | None,
   data_dir: str | os.PathLike[str] | None,
 ) -> FileSource:
-  """The embedded images; ValueError for options that are not for them."""
+  """The embedded images, photographs for large inputs; ValueError for options that are not for them."""
   if split is not None or data_dir is not None:
     raise ValueError(
       f"--data-dir and --split are for TFDS data sets, but --data is {SAMPLE!r}, the embedded images; name the data "
       "set by --data."
     )
-  paths = sorted(SAMPLE_DIR.glob("*/*.png"), key=lambda path: path.stem)
   notes = ()
   if pathlib.Path(SAMPLE).exists():
     notes = (f"--data {SAMPLE} are the embedded images; what is here is --data ./{SAMPLE}.",)
-  found = [find_classes(path.parent.name, class_names) for path in paths]
+  if is_large(input_shape):
+    paths = sorted(PHOTOS_DIR.glob("*.jpg"))
+    ids = [path.stem.partition("_")[2] for path in paths]
+    found, name = [find_wnids(path.stem, class_names) for path in paths], f"imagenet {SAMPLE}"
+  else:
+    paths = sorted(SAMPLE_DIR.glob("*/*.png"), key=lambda path: path.stem)
+    ids = [path.stem for path in paths]
+    found, name = [find_classes(path.parent.name, class_names) for path in paths], SAMPLE
   labels = [numbers[0] if len(numbers) == 1 else NO_LABEL for numbers in found]
-  return open_files(paths, [path.stem for path in paths], labels, description=SAMPLE, notes=notes)
+  return open_files(paths, ids, labels, description=name, notes=notes)
 
 
 def open_path(open_files: Callable[..., FileSource], path: pathlib.Path, class_names: tuple[str, ...]) -> FileSource:
-  """The images of a file or folder; an image's label is the class that its folder is called, see `label_folder`."""
+  """The images of a file or folder, with their labels, see `label_files`."""
   if not path.exists():
     raise ValueError(
       f"--data must be an existing image file or folder, a TFDS data set or {SAMPLE!r}, got {str(path)!r}."
     )
   listing = folders.Listing(paths=[path]) if path.is_file() else folders.list_images(path)
   root = path.parent if path.is_file() else path
-  names = [folders.label_folder(file, root) for file in listing.paths]
-  label_of = {name: find_label(name, class_names) for name in dict.fromkeys(names)}
-  labels = [label_of[name] for name in names]
-  is_unknown = [label == NO_LABEL and file.parent != root for file, label in zip(listing.paths, labels, strict=True)]
-  notes = (
-    folders.describe_left_out(listing.left_out, path),
-    folders.describe_unlabelled(list(itertools.compress(names, is_unknown)), path),
-  )
-  return open_files(
+  label_path = None
+  if path.is_dir() and any(file.parent == root for file in listing.paths):
+    label_path = find_label_file(root, class_names)
+  if label_path is not None and label_path.parent == root:
+    listing.left_out.subtract([label_path.suffix.lower()])
+  labels = label_files(listing.paths, root, class_names, label_path=label_path)
+  source = open_files(
     listing.paths,
     [make_printable(str(file.relative_to(root))) for file in listing.paths],
-    labels,
+    labels.numbers,
     description=make_printable(str(path)),
-    notes=tuple(filter(None, notes)),
+    notes=tuple(filter(None, (folders.describe_left_out(+listing.left_out, path), *labels.notes))),
   )
+  if label_path is not None:
+    source.description["labels"] = hashlib.sha256(label_path.read_bytes()).hexdigest()
+  return source
 
 
-def find_label(folder: str, class_names: tuple[str, ...]) -> int:
-  """The class that a folder's name means, or NO_LABEL; ValueError if it means several."""
-  numbers = find_classes(folder, class_names)
-  if len(numbers) > 1:
+def match_classes(
+  own_names: tuple[str, ...], class_names: tuple[str, ...], name: str
+) -> tuple[tuple[str, ...], Sequence[int]]:
+  """The names of a TFDS data set's classes, and which of these each of its labels means.
+
+  A data set whose classes are ImageNet's wnids, all or some in any order, fits a classifier of ImageNet's classes.
+
+  Raises:
+    ValueError: the classes are not the classifier's.
+  """
+  is_of_wnids = set(own_names) <= set(imagenet_wnids())
+  if is_of_wnids and own_names != class_names and are_imagenet(class_names):
+    is_numbered = class_names == number_classes(len(class_names))
+    numbers = [find_classes(wnid, class_names)[0] for wnid in own_names]
+    return (imagenet_class_names() if is_numbered else class_names), numbers
+  if class_names not in (own_names, number_classes(len(own_names))):
     raise ValueError(
-      f"--data must have folders whose names mean one class each, but {folder!r} is the name of "
-      f"{name_numbers(numbers)}; call the folder by the number."
+      f"the data set's classes must be the classifier's, got {len(own_names)} in {name} "
+      f"({', '.join(own_names[:3])}, ...) and {len(class_names)} in the checkpoint "
+      f"({', '.join(class_names[:3])}, ...)."
     )
-  return numbers[0] if numbers else NO_LABEL
+  return own_names, range(len(own_names))
 
 
 def number_classes(count: int) -> tuple[str, ...]:
   """The names of classes of which no more than the number is known."""
   return tuple(str(number) for number in range(count))
-
-
-def hash_files(paths: Sequence[pathlib.Path], ids: Sequence[str]) -> str:
-  """SHA-256 over names and sizes, which shows that a folder has changed without reading all of it."""
-  digest = hashlib.sha256()
-  for path, name in zip(paths, ids, strict=True):
-    digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-  return digest.hexdigest()

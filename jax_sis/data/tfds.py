@@ -69,8 +69,8 @@ def find_root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
 
 
 def tfds_id(example: Mapping[str, Any], index: int) -> str:
-  """The id that the data set gives an example, or its place if it gives none."""
-  raw_id = example.get("id", f"{index:08}")
+  """The id or the name of its file that the data set gives an example, or its place if it gives neither."""
+  raw_id = example.get("id", example.get("file_name", f"{index:08}"))
   return make_printable(raw_id.decode(errors="backslashreplace") if isinstance(raw_id, bytes) else str(raw_id))
 
 

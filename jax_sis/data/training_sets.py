@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from jax_sis.core.messages import make_printable
 from jax_sis.data import folders, tfds
-from jax_sis.data.images import CENTRAL_CROP, central_crop, random_crop, read_image
+from jax_sis.data.images import CENTRAL_FRAMING, central_crop, random_crop, read_image
 from jax_sis.data.normalisation import IMAGENET_NORMALISATION, NORMALISATIONS, Normalisation
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Streamed:
     if not self.is_cropped:
       return image
     size = self.image_shape[0]
-    return central_crop(image, (size, size), crop=CENTRAL_CROP) if rng is None else random_crop(image, size, rng)
+    return central_crop(image, (size, size), CENTRAL_FRAMING) if rng is None else random_crop(image, size, rng)
 
   def read_one(self, index: int) -> Example:
     """The image at this place, or with `skip` the next one that can be read."""

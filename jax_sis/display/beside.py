@@ -1,6 +1,5 @@
 """Images in lines, each beside what was found of it, every picture with its caption on its right."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import matplotlib
@@ -9,7 +8,9 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jax_sis.display import photographs
 from jax_sis.display import pixels as painting
+from jax_sis.display.photographs import Cell
 from jax_sis.display.style import measure, start_figure, styled, wrap
 
 # In inches.
@@ -21,23 +22,25 @@ MAX_CAPTION_LINES = int(PICTURE * POINTS / FONT_SIZE / LINE_SPACING)
 MASKED_NOTE = "What is painted {} is masked."
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cell:
-  """A picture, none where there is nothing to show, and what stands on its right."""
-
-  picture: UInt8[np.ndarray, "H W 3"] | None
-  caption: str = ""
-
-
-@styled
 def draw_lines(headings: Sequence[str], lines: Sequence[Sequence[Cell] | str], *, note: str = "") -> Figure:
-  """Draws a table of pictures.
+  """Draws a table of pictures: with captions on their right, or of photographs pixel by pixel, with captions below.
 
   Args:
     headings: of the columns.
     lines: a cell for each column, or a text, which takes one line without pictures.
     note: what stands below.
   """
+  shapes = [
+    cell.picture.shape for line in lines if not isinstance(line, str) for cell in line if cell.picture is not None
+  ]
+  if any(map(painting.is_photograph, shapes)):
+    return photographs.draw_lines(headings, lines, note=note)
+  return draw_small(headings, lines, note=note)
+
+
+@styled
+def draw_small(headings: Sequence[str], lines: Sequence[Sequence[Cell] | str], *, note: str) -> Figure:
+  """Draws images of few pixels, enlarged, with captions on their right; see `draw_lines`."""
   cells = [line for line in lines if not isinstance(line, str)]
   wrapped = {id(cell): wrap_caption(cell) for line in cells for cell in line}
   widths = [
@@ -120,16 +123,37 @@ def draw_columns(
   for i, image in enumerate(images):
     cells = [Cell(picture=painting.to_rgb(image), caption=f"image {i}")]
     for _, values, captions in columns:
-      has_nothing = not values[i].any() if values.dtype == bool else not np.isfinite(values[i]).any()
-      if has_nothing:
-        picture = None
-      elif values.dtype == bool:
-        picture = painting.paint_kept(image, values[i], colour)
+      if values.dtype == bool:
+        cells += show_subset(image, values[i] if values[i].any() else None, captions[i], colour)
       else:
-        picture = paint_heat(values[i])
-      cells.append(Cell(picture=picture, caption=captions[i]))
+        picture = paint_heat(values[i]) if np.isfinite(values[i]).any() else None
+        cells.append(Cell(picture=picture, caption=captions[i]))
     lines.append(cells)
-  notes = ([MASKED_NOTE.format(colour)] if masks else []) + (
-    [f"{num_left_out} more images are not shown."] if num_left_out else []
-  )
-  return draw_lines(["image", *(heading for heading, _, _ in columns)], lines, note=" ".join(notes))
+  notes = [describe_masked(images.shape[1:], colour)] if masks else []
+  notes += [f"{num_left_out} more images are not shown."] if num_left_out else []
+  headings = ["image"]
+  for heading, values, _ in columns:
+    headings += head_subset(heading, images.shape[1:]) if values.dtype == bool else [heading]
+  return draw_lines(headings, lines, note=" ".join(notes))
+
+
+def show_subset(
+  image: UInt8[np.ndarray, "H W C"], kept: Bool[np.ndarray, "H W c"] | None, caption: str, colour: str
+) -> list[Cell]:
+  """A subset of an image: one picture, or of a photograph two, alone and on the greyed image; None for no subset."""
+  if not painting.is_photograph(image.shape):
+    picture = None if kept is None else painting.paint_kept(image, kept, colour)
+    return [Cell(picture=picture, caption=caption)]
+  paint_fns = (painting.paint_alone, painting.paint_on_grey)
+  alone, on_grey = (None if kept is None else paint_fn(image, kept) for paint_fn in paint_fns)
+  return [Cell(picture=alone, caption=caption), Cell(picture=on_grey)]
+
+
+def head_subset(heading: str, shape: tuple[int, ...]) -> list[str]:
+  """The headings of the columns of `show_subset` for images of this shape."""
+  return [heading, "on the greyed image"] if painting.is_photograph(shape) else [heading]
+
+
+def describe_masked(shape: tuple[int, ...], colour: str) -> str:
+  """How images of this shape show what is masked."""
+  return painting.PHOTOGRAPH_NOTE if painting.is_photograph(shape) else MASKED_NOTE.format(colour)

@@ -78,6 +78,13 @@ tr > th:first-child { position: sticky; left: 0; border-right: 1px solid var(--l
 .card > :first-child { margin: 0 0 0.5rem; font-size: 1.05rem; }
 .pictures { display: flex; gap: 0.5rem; }
 .pictures figure { flex: 1 1 0; margin: 0; }
+/* Photographs are shown pixel by pixel, below each other where they do not fit beside each other. */
+.photographs { grid-template-columns: 1fr; }
+.photographs .card { display: flex; flex-wrap: wrap; gap: 0 1.5rem; align-items: flex-start; }
+.photographs .card > :first-child { flex-basis: 100%; }
+.photographs .pictures { flex-wrap: wrap; }
+.photographs dl { flex: 1 1 12rem; }
+.photographs .pictures figure { flex: 0 1 auto; }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: 0.2rem 0.9rem; margin: 0.6rem 0; }
 dt { color: var(--soft); }
 dd { margin: 0; min-width: 0; }
@@ -292,13 +299,23 @@ def beside(blocks: Iterable[Element]) -> Element:
 
 def card(heading: str, pictures: Mapping[str, Picture], facts: Mapping[str, str], *, level: int = 4) -> Element:
   """A box with a few pictures side by side, each with its name below, and facts, see `description`."""
+  return element("article", element(f"h{level}", heading), row(pictures), description(facts), **{"class": "card"})
+
+
+def row(pictures: Mapping[str, Picture]) -> Element:
+  """Pictures side by side, each with its name below."""
   shown = [element("figure", image(picture), element("figcaption", name)) for name, picture in pictures.items()]
-  row = element("div", *shown, **{"class": "pictures"})
-  return element("article", element(f"h{level}", heading), row, description(facts), **{"class": "card"})
+  return element("div", *shown, **{"class": "pictures"})
 
 
-def cards(blocks: Iterable[Element]) -> Element:
-  return element("div", *blocks, **{"class": "cards"})
+def cards(blocks: Iterable[Element], *, are_of_photographs: bool = False) -> Element:
+  """Cards beside each other; those of photographs below each other, with their facts beside the pictures."""
+  return element("div", *blocks, **{"class": "cards photographs" if are_of_photographs else "cards"})
+
+
+def photographs(pictures: Mapping[str, Picture], caption: str) -> Element:
+  """Photographs side by side where there is room, pixel by pixel, with a caption."""
+  return element("figure", row(pictures), element("figcaption", caption), **{"class": "photographs"})
 
 
 def description(facts: Mapping[str, str]) -> Element:

@@ -12,6 +12,13 @@ FAR_ENOUGH = 120
 # Brightness of what is not kept, where places are shown on the image.
 SHADE = 0.3
 MARK = np.array([255, 208, 40])
+# From so many pixels a side an image is a photograph: it is shown pixel by pixel, and its subset on grey. In smaller
+# ones each pixel is to be seen, so that they are enlarged, and what is masked has a colour that they do not have.
+PHOTOGRAPH_SIDE = 128
+MIDDLE_GREY = 127
+# The darkest grey of a greyed image, and the share of its contrast that is left: kept black and white stand out.
+LOWEST_GREY, CONTRAST_LEFT = 96, 0.35
+PHOTOGRAPH_NOTE = "Of photographs, the subset stands alone on grey, and beside that on the greyed image."
 
 
 def to_rgb(pixels: UInt8[np.ndarray, "*B H W C"]) -> UInt8[np.ndarray, "*B H W 3"]:
@@ -42,6 +49,22 @@ def paint_over(
 def paint_places(pixels: UInt8[np.ndarray, "H W C"], kept: Bool[np.ndarray, "H W c"]) -> UInt8[np.ndarray, "H W 3"]:
   """The kept pixels in one bright colour on the darkened image in grey."""
   return np.where(kept, MARK, darken(pixels)).astype(np.uint8)
+
+
+def is_photograph(shape: tuple[int, ...]) -> bool:
+  """Whether images of this height and width, and whatever comes after these, are shown pixel by pixel."""
+  return max(shape[:2]) >= PHOTOGRAPH_SIDE
+
+
+def paint_alone(pixels: UInt8[np.ndarray, "H W C"], kept: Bool[np.ndarray, "H W c"]) -> UInt8[np.ndarray, "H W 3"]:
+  """The kept pixels as they are, the others in grey, which is near the mean colour that classifiers are shown."""
+  return np.where(kept, to_rgb(pixels), MIDDLE_GREY).astype(np.uint8)
+
+
+def paint_on_grey(pixels: UInt8[np.ndarray, "H W C"], kept: Bool[np.ndarray, "H W c"]) -> UInt8[np.ndarray, "H W 3"]:
+  """The kept pixels as they are on the pale image in grey."""
+  grey = LOWEST_GREY + CONTRAST_LEFT * pixels.mean(-1, keepdims=True)
+  return np.where(kept, to_rgb(pixels), grey).astype(np.uint8)
 
 
 def darken(pixels: UInt8[np.ndarray, "H W C"]) -> Float[np.ndarray, "H W 1"]:

@@ -8,6 +8,7 @@ import bisect
 import contextlib
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -203,6 +204,6 @@ def find_longest(text: str, fits: Callable[[str], bool]) -> int:
   return max(1, bisect.bisect_left(range(1, len(text) + 1), True, key=lambda count: not fits(text[:count])))
 
 
-def begin(text: str) -> str:
-  """A class's name, or its beginning before three dots."""
-  return text if len(text) <= MAX_CLASS_LENGTH else f"{text[: MAX_CLASS_LENGTH - 3]}..."
+def name_class(text: str) -> str:
+  """A class's name in at most two lines, with three dots for what is left."""
+  return "\n".join(textwrap.wrap(text, MAX_CLASS_LENGTH, max_lines=2, placeholder="..."))

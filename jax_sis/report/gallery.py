@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int, UInt8
 from jax_sis.core.subsets import Status
 from jax_sis.data import batches
 from jax_sis.display import page, pixels
-from jax_sis.display.beside import MASKED_NOTE
+from jax_sis.display.beside import describe_masked
 from jax_sis.report.inputs import Inputs
 from jax_sis.report.words import KIND_NAMES, capitalise, name_unit, tell_count
 from jax_sis.results.query import make_query
@@ -131,20 +131,31 @@ def make_section(inputs: Inputs, extremes: Sequence[Extremes], images: Images) -
       )
     )
   colour = choose_colour(extremes, images)
-  notes = [MASKED_NOTE.format(colour)] if images.pixels else []
+  shape = find_shape(images)
+  notes = [describe_masked(shape, colour)] if images.pixels else []
   blocks.append(page.paragraph(" ".join([*notes, WORDS]), kind="soft"))
   for one in extremes:
     parts = [
       page.section(
         f"{title} overinterpreted",
         level=4,
-        blocks=[page.cards(make_card(inputs, one, index, images, colour) for index in chosen)],
+        blocks=[
+          page.cards(
+            [make_card(inputs, one, index, images, colour) for index in chosen],
+            are_of_photographs=pixels.is_photograph(shape),
+          )
+        ],
       )
       for title, chosen in (("Most", one.smallest), ("Least", one.largest))
       if chosen
     ]
     blocks.append(page.section(capitalise(KIND_NAMES[one.kind]), level=3, blocks=parts))
   return page.section(heading, answer=describe(inputs, extremes[0]), blocks=blocks, name=name)
+
+
+def find_shape(images: Images) -> tuple[int, ...]:
+  """Of the images, which have one size; of none, nothing."""
+  return next((image.shape for image in images.pixels.values()), (0, 0))
 
 
 def choose_colour(extremes: Sequence[Extremes], images: Images) -> str:
@@ -179,9 +190,8 @@ def make_card(inputs: Inputs, extremes: Extremes, index: int, images: Images, co
   if image is not None:
     pictures["image"] = show_pixels(image, f"Image {row.image}, of the class {row.true_class}.")
   if image is not None and mask is not None:
-    shown = pixels.paint_kept(image, expand(mask, image.shape), colour)
-    pictures["kept"] = show_pixels(shown, f"What the subset keeps of {row.image}: {kept}, the rest {colour}.")
-  if mask is not None:
+    pictures |= show_subset(image, expand(mask, image.shape), f"of {row.image}: {kept}", colour)
+  if mask is not None and (image is None or not pixels.is_photograph(image.shape)):
     below = np.zeros((*mask.shape[:2], 3), np.uint8) if image is None else image
     places = pixels.paint_places(below, expand(mask, below.shape))
     pictures["places"] = show_pixels(places, f"Where the {kept} lie, in yellow.")
@@ -199,4 +209,18 @@ def make_card(inputs: Inputs, extremes: Extremes, index: int, images: Images, co
 
 
 def show_pixels(image: UInt8[np.ndarray, "H W C"], alt: str) -> page.Picture:
-  return page.Picture(png=pixels.encode_png(image), alt=alt, is_pixelated=True)
+  return page.Picture(png=pixels.encode_png(image), alt=alt, is_pixelated=not pixels.is_photograph(image.shape))
+
+
+def show_subset(
+  image: UInt8[np.ndarray, "H W C"], kept: Bool[np.ndarray, "H W c"], what: str, colour: str
+) -> dict[str, page.Picture]:
+  """What a subset keeps of an image, in one picture, or of a photograph in two; `what` ends a sentence."""
+  if not pixels.is_photograph(image.shape):
+    shown = pixels.paint_kept(image, kept, colour)
+    return {"kept": show_pixels(shown, f"What the subset keeps {what}, the rest {colour}.")}
+  alone, on_grey = pixels.paint_alone(image, kept), pixels.paint_on_grey(image, kept)
+  return {
+    "kept": show_pixels(alone, f"What the subset keeps {what}, alone on grey."),
+    "on the greyed image": show_pixels(on_grey, f"What the subset keeps {what}, on the greyed image."),
+  }

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from jax_sis.core.subsets import Status
 from jax_sis.display import page, pixels
 from jax_sis.display.beside import MASKED_NOTE
-from jax_sis.report.gallery import Images, read_masks
+from jax_sis.report.gallery import Images, read_masks, show_pixels, show_subset
 from jax_sis.report.inputs import Inputs
 from jax_sis.report.sizes import own_sizes
 from jax_sis.report.words import name_unit, tell_claim, tell_count
@@ -61,6 +61,11 @@ def make_opening(inputs: Inputs, example: Example | None, images: Images) -> lis
   if image is None:
     places = pixels.paint_places(np.zeros((*example.mask.shape[:2], 3), np.uint8), example.mask)
     parts, caption = [places], f"In yellow, where the {kept} lie that are enough."
+  elif pixels.is_photograph(image.shape):
+    shown = {"image": show_pixels(image, f"Image {example.name}.")}
+    shown |= show_subset(image, expand(example.mask, image.shape), f"of {example.name}", "")
+    caption = f"An image, and beside it the {kept} that are enough, alone and on the greyed image."
+    return [sentence, page.photographs(shown, caption)]
   else:
     mask = expand(example.mask, image.shape)
     colour = pixels.choose_colour(pixels.to_rgb(image)[mask.any(-1)])

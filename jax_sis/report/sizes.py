@@ -26,6 +26,8 @@ from jax_sis.studies.analysis.sizes import Sizes
 
 # The table of more classes is folded.
 MAX_OPEN_CLASSES = 20
+# Of more classes without an image only the number is given.
+MAX_FOLDED_CLASSES = 100
 PLAIN_HEADER = ("images", "with a subset [95%]", "mean size [95%]", "of the image", "median [95%]", "5% to 95%")
 
 
@@ -169,6 +171,8 @@ def make_class_table(inputs: Inputs, by_class: Sequence[Sizes], *, caption: str)
 
 
 def describe_missing_classes(names: Sequence[str]) -> Element:
+  if len(names) > MAX_FOLDED_CLASSES:
+    return page.paragraph(f"No image was searched for {len(names):,} other classes.", kind="soft")
   if len(names) <= MAX_OPEN_CLASSES:
     return page.paragraph(f"No image was searched for: {', '.join(names)}.", kind="soft")
   return page.folded(f"{len(names)} classes that no image was searched for", [page.paragraph(", ".join(names))])

@@ -41,7 +41,7 @@ def name_unit(inputs: Inputs) -> str:
 
 def name_target(inputs: Inputs) -> str:
   target = inputs.spec["target"]
-  names = {PREDICTED: "the class that it predicts", "label": "the true class"}
+  names = {PREDICTED: "the class that it predicts", "label": "the true class", "random": "a class drawn at random"}
   return names.get(target, f"the class {target}")
 
 

@@ -1,28 +1,22 @@
-"""`jax-sis reproduce`: the paper's study of CIFAR-10, by stages that are done once and go on where they were."""
+"""`jax-sis reproduce`: the paper's study, by stages that are done once and go on where they were."""
 
 import contextlib
-import dataclasses
-import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jax_sis.reproduction import engine, figure, report, tables
+from jax_sis.reproduction.answer import REPORT_FILE, STUDY_FILE, TABLE_FILE, make_answer
 from jax_sis.reproduction.config import ReproduceConfig
 from jax_sis.reproduction.engine import Done
+from jax_sis.reproduction.imagenet import program as imagenet
+from jax_sis.reproduction.imagenet.setting import IMAGENET
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.outcome import Outcome, read_outcome
 from jax_sis.reproduction.presets import PRESETS, Preset
 from jax_sis.reproduction.stage_lists import make_stages
-from jax_sis.reproduction.stages import DATA, DATA_FILE, StudyStage
+from jax_sis.reproduction.stages import DATA, StudyStage
 from jax_sis.results.answer import encode_csv, write_answer
 from jax_sis.results.folder import open_folder
-from jax_sis.runtime.provenance import all_versions, describe_commit
-from jax_sis.runtime.records import to_json
-
-FORMAT = "jax_sis.study/1"
-STUDY_FILE, TABLE_FILE, REPORT_FILE = "study.json", "study.csv", "report.html"
 
 
 def reproduce(config: ReproduceConfig) -> pathlib.Path:
@@ -34,6 +28,8 @@ def reproduce(config: ReproduceConfig) -> pathlib.Path:
   Raises:
     ValueError: another process works in the folder, the data set is missing, or a stage fails.
   """
+  if config.preset == IMAGENET.name:
+    return imagenet.reproduce(config)
   directory = pathlib.Path(config.out)
   preset = PRESETS[config.preset]
   stages = make_stages(preset)
@@ -89,48 +85,10 @@ def show_plan(config: ReproduceConfig) -> None:
   Raises:
     ValueError: the data set is not there, or what was done cannot be read.
   """
-  preset = PRESETS[config.preset]
+  is_of_photographs = config.preset == IMAGENET.name
+  preset = IMAGENET if is_of_photographs else PRESETS[config.preset]
   print(f"Preset {preset.name}. {preset.purpose}")
-  engine.list_stages(make_stages(preset), pathlib.Path(config.out), config.data_dir)
+  stages = imagenet.choose_stages(config) if is_of_photographs else make_stages(PRESETS[config.preset])
+  engine.list_stages(stages, pathlib.Path(config.out), config.data_dir)
   for what, reason in preset.not_run:
     print(f"Not run: {what}; {reason}.")
-
-
-def make_answer(
-  config: ReproduceConfig,
-  preset: Preset,
-  stages: Sequence[StudyStage],
-  done: Mapping[str, Done],
-  outcomes: Sequence[Outcome],
-) -> dict[str, Any]:
-  """The content of `study.json`."""
-  directory = pathlib.Path(config.out)
-  return {
-    "format": FORMAT,
-    "preset": preset.name,
-    "purpose": preset.purpose,
-    "is_plumbing": preset.is_plumbing,
-    "seconds": sum(one.seconds for one in done.values()),
-    "provenance": {
-      "command": config.command,
-      "versions": all_versions(),
-      "commit": describe_commit(),
-      "num_cores": os.cpu_count(),
-      "data": json.loads((done[DATA].folder / DATA_FILE).read_bytes()),
-      "settings": json.loads(json.dumps(dataclasses.asdict(preset))),
-    },
-    "outcomes": to_json(outcomes),
-    "not_run": [{"what": what, "reason": reason} for what, reason in preset.not_run],
-    "not_done": [{"name": stage.name, "title": stage.title} for stage in stages if stage.name not in done],
-    "stages": [
-      {
-        "name": name,
-        "title": one.stage.title,
-        "program": one.stage.program,
-        "folder": one.folder.relative_to(directory).as_posix(),
-        "seconds": one.seconds,
-        **{key: one.record.get(key) for key in ("key", "fingerprint", "finished", "versions", "commit", "devices")},
-      }
-      for name, one in done.items()
-    ],
-  }

@@ -44,7 +44,7 @@ def make_report(
     ]
     found = [section for section in sections if section is not None]
     blocks += [name_architecture(section, outcome.architecture) for section in found] if len(outcomes) > 1 else found
-  blocks.append(not_run_section(content, preset))
+  blocks.append(not_run_section(content))
   blocks.append(provenance_section(content))
   lead = f"{preset.purpose} {len(done)} stages, {describe_seconds(content['seconds'])} in all."
   return page.document("Overinterpretation on CIFAR-10: the study of Carter et al. again", blocks, lead=lead)
@@ -221,8 +221,8 @@ def mitigation_section(preset: Preset, outcome: Outcome, pictures: Mapping[str, 
   return page.section("Mitigation", name="mitigation", answer=answer, blocks=blocks)
 
 
-def not_run_section(content: Mapping[str, Any], preset: Preset) -> Element:
-  blocks = [page.paragraph(page.strong(what), f": {reason}.") for what, reason in preset.not_run]
+def not_run_section(content: Mapping[str, Any]) -> Element:
+  blocks = [page.paragraph(page.strong(one["what"]), f": {one['reason']}.") for one in content["not_run"]]
   if content["not_done"]:
     named = [f"{stage['name']}: {stage['title']}" for stage in content["not_done"]]
     text = f"Of this study itself {len(named)} stages are not done yet; the same command goes on with them."
@@ -230,7 +230,7 @@ def not_run_section(content: Mapping[str, Any], preset: Preset) -> Element:
   return page.section(
     "Not run",
     name="not-run",
-    answer=f"The preset {preset.name} leaves out {len(preset.not_run)} parts of the paper.",
+    answer=f"The preset {content['preset']} leaves out {len(content['not_run'])} parts of the paper.",
     blocks=blocks,
   )
 

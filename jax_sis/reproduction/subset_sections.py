@@ -2,7 +2,7 @@
 
 import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -13,6 +13,7 @@ from jax_sis.report import controls, program, sizes
 from jax_sis.report.inputs import read_inputs
 from jax_sis.reproduction import tables
 from jax_sis.reproduction.engine import Done
+from jax_sis.reproduction.leaks import Leak
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.outcome import SAMPLES, Outcome
 from jax_sis.reproduction.readings import read_answer
@@ -33,7 +34,7 @@ def make_sections(
     disjoint_section(done, names),
     attributions_section(done, names),
     sample_section(outcome, done, names),
-    leak_section(outcome),
+    leak_section(outcome.leaks),
   ]
 
 
@@ -204,11 +205,11 @@ def describe_sample(what: str, sample: dict[str, Any], folder: pathlib.Path) -> 
   return blocks
 
 
-def leak_section(outcome: Outcome) -> Element | None:
-  if not outcome.leaks:
+def leak_section(leaks: Sequence[Leak]) -> Element | None:
+  if not leaks:
     return None
   by_shape = sorted(
-    (leak for leak in outcome.leaks if "shape_white" in leak.by_name),
+    (leak for leak in leaks if "shape_white" in leak.by_name),
     key=lambda leak: leak.by_name["shape_white"].value or 0.0,
   )
   answer = "The same controls of every search."
@@ -221,7 +222,7 @@ def leak_section(outcome: Outcome) -> Element | None:
     "In brackets 95 % intervals. With no other fill: of the subsets that reach the threshold, those that do so on the "
     "search's own fill alone. The others: the share that keeps its class.",
     tables.LEAK_HEADER,
-    tables.leak_rows(outcome.leaks),
+    tables.leak_rows(leaks),
     num_text_columns=2,
   )
   return page.section("What leaks, by search", name="what-leaks-by-search", answer=answer, blocks=[block])

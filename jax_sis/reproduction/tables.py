@@ -184,6 +184,8 @@ def sample_rows(sample: dict[str, Any]) -> list[list[str]]:
 
 
 def describe_difference(claim: Claim) -> str:
+  if claim.difference.value is None:
+    return show(claim.difference)
   if claim.unit == "share":
     return f"{show_percent(claim.difference, '+.1f')} points"
   return f"{show(claim.difference, '+.1f')} pixels"

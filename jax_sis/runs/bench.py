@@ -148,7 +148,7 @@ def read_sample(classifier: Classifier | LoadedModel) -> Float[np.ndarray, "N H 
     data_dir=None,
     class_names=(),
     input_shape=classifier.input_shape,
-    crop=classifier.crop,
+    framing=classifier.framing,
     mean_colour=classifier.normalisation.mean_colour,
   )
   images = np.stack([source[index]["image"] for index in range(len(source))])

@@ -17,8 +17,11 @@ from jax_sis.runtime.command_line import NOT_AN_OPTION, MadeBy, Option, command_
 
 Precision = Literal["highest", "high", "default"]
 Saved = Literal["order", "mask", "both"]
+PresetName = Literal["small", "imagenet"]
 # TF32 was up to 0.0012 off in 144 confidences of an H100; a TPU's bfloat16 products keep three bits less.
 REDUCED_TOLERANCE = 1e-2
+# The target of a run that looks for evidence of classes that nobody sees in the images.
+RANDOM_TARGET = "random"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,10 +79,11 @@ class FindConfig:
   Attributes:
     out: results folder, or the URL of one in a bucket: gs://, s3://, s3+http://HOST:PORT/BUCKET/PATH; the same again
       goes on with an unfinished run (default: jax-sis-results, and in its name what is asked beyond the defaults).
-    checkpoint: a classifier's folder (default: the embedded ResNet-20).
+    checkpoint: a classifier's folder, or `imagenet` for EfficientNet-Lite0 (default: the embedded ResNet-20).
     model_function: instead of a folder, a function of yours that returns a `jax_sis.classifiers.ImageModel`:
       package.module:function or file.py:function, looked for from the current folder.
-    data: `sample` (embedded CIFAR-10 test images), an image file, a folder of images, or a TFDS name such as cifar10.
+    data: `sample` (embedded CIFAR-10 test images; for classifiers of 128 pixels a side or more, photographs), an image
+      file, a folder of images, or a TFDS name such as cifar10.
     split: the TFDS split, for example `test[:64]`, which counts in the order that the data set is stored in and TFDS
       shuffles (default: test).
     data_dir: the folder that holds the TFDS data set (default: TFDS's own). It and --split say that --data is one.
@@ -89,7 +93,8 @@ class FindConfig:
     exchanges: how its subsets are made smaller, see `minimise`.
     score: what the search keeps up; probability is the original authors' and ties at 1.0.
     threshold: the probability that a subset must reach.
-    target: whose confidence is kept up: `predicted`, `label`, or a class by name or number.
+    target: whose confidence is kept up: `predicted`, `label`, a class by name or number, or as a control `random`:
+      for each image, by its id, one of the classes that are not predicted.
     baseline: what a masked pixel shows, in normalised units; 0 is the data's mean colour.
     completion: what it shows instead, drawn again and again; None for the baseline.
     patch: mask squares of N x N pixels together.
@@ -112,6 +117,11 @@ class FindConfig:
     tolerance: how far a certificate's confidence may be from that of a search in float32.
     chunk_size: masked copies at a time, where searches and certificates try some; like the batch it is part of what the
       run is (default: auto, by platform, size of the images and memory).
+    preset: what options are that are not given: small: their defaults here; imagenet: --search gradient --per-step 100
+      --threshold 0.9 --certificate alone --save both --mask-fraction 0.1 (default: auto, imagenet for classifiers of
+      128 pixels a side or more).
+    given: the options of the command line, which a preset leaves as they are; None for settings made in Python, which
+      have no preset unless they name one.
   """
 
   out: Folder = ""
@@ -143,6 +153,8 @@ class FindConfig:
   gallery: int = 24
   tolerance: Annotated[float, NOT_AN_OPTION] = 1e-3
   chunk_size: Annotated[int | None, Option(name="chunk", word_for_none="auto")] = None
+  preset: Annotated[PresetName | None, Option(word_for_none="auto")] = None
+  given: Annotated[frozenset[str] | None, NOT_AN_OPTION] = dataclasses.field(default=None, compare=False)
 
   def __post_init__(self) -> None:
     validation.check_threshold(self.threshold, "--threshold")
@@ -161,6 +173,8 @@ class FindConfig:
       raise ValueError(f"--gallery must not be negative, got {self.gallery}.")
     if not math.isfinite(self.baseline):
       raise ValueError(f"--baseline must be finite, got {self.baseline}.")
+    if self.preset is not None:
+      require_one_of("--preset", self.preset, get_args(PresetName))
     require_one_of("--certificate", self.certificate, ("full", "alone"))
     require_one_of("--precision", self.precision, get_args(Precision))
     self._check_masks()
@@ -192,7 +206,7 @@ class FindConfig:
 
   def command_in(self, out: str) -> str:
     """The command line that asks for the same in this folder."""
-    return command_line("find", dataclasses.replace(self, out=out), has_defaults=False)
+    return command_line("find", dataclasses.replace(self, out=out), has_defaults=False, given=self.given or ())
 
   @property
   def certificate_tolerance(self) -> float:
@@ -229,6 +243,8 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
     if search is not None and getattr(search, "memory", 0) is None:
       # As earlier versions wrote it.
       del settings[name]["memory"]
+  # What came of them stands in the other settings.
+  del settings["preset"], settings["given"]
   if config.model_function is None:
     # Earlier versions read the settings of all other runs.
     del settings["model_function"]

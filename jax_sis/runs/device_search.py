@@ -24,7 +24,7 @@ from jax_sis.results import schema
 from jax_sis.results.query import SubsetQuery
 from jax_sis.results.schema import DRAWN_DTYPES, IMAGE_FIELDS, KINDS, NO_CLASS, OWN_MASKS, SMALLEST_MASK, Field
 from jax_sis.runs.completion import CompletionSettings
-from jax_sis.runs.config import FindConfig
+from jax_sis.runs.config import RANDOM_TARGET, FindConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,10 @@ def search_images(
   has_pools = config.completion is not None and config.completion.pool is not None
   logits = predict_logits(search.predict_fn, params[0] if has_pools else params, inputs)
   predicted = logits.argmax(-1).astype(jnp.int32)
-  targets = jnp.where(requested == NO_CLASS, predicted, requested)
+  if config.target == RANDOM_TARGET:
+    targets = (predicted + requested) % jnp.int32(logits.shape[1])
+  else:
+    targets = jnp.where(requested == NO_CLASS, predicted, requested)
   full_confidence = jax.nn.sigmoid(log_odds(logits, targets))
   fields = {"target": targets, "predicted": predicted, "full_confidence": full_confidence}
   problem = search.make_problem(params, inputs, targets, *hashes)

@@ -14,6 +14,8 @@ from jax_sis.runs.config import FindConfig, describe_precision
 from jax_sis.runs.first_launch import open_run
 from jax_sis.runs.gallery import draw_gallery
 from jax_sis.runs.identity import find_changes, read_compared, refuse_changes
+from jax_sis.runs.long_runs import warn_of_long_run
+from jax_sis.runs.presets import describe_preset
 from jax_sis.runs.setup import Job, explain_out_of_memory
 from jax_sis.runs.table import GALLERY_FILE, describe_outcome, make_rows, make_summary, print_header, print_rows
 from jax_sis.runs.unit_search import UnitSearch, read_images
@@ -48,17 +50,21 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
   folder = results.open_folder(config.out)
   results.check_writable(folder)
   job, store = open_run(config, folder, shard or ALL_UNITS)
-  print(headline(job, store, shard), flush=True)
+  notes = [describe_preset(job.config, job.classifier.input_shape), *job.source.notes]
+  print("\n".join([headline(job, store, shard), *filter(None, notes)]), flush=True)
   is_printed = job.num_images <= MAX_PRINTED_IMAGES
   num_done = len(store.done_images())
   if num_done:
     check_done_images(job, store)
     print(f"{num_done} of {store.num_images} images are done already in {config.out}.", flush=True)
   if is_printed:
-    print_header(job.search.kinds)
+    print_header(job.search.kinds, job.class_names)
     for _, fields in store.iterate():
-      print_rows(make_rows(fields, job.class_names, num_features=job.num_features))
+      print_rows(make_rows(fields, job.class_names, num_features=job.num_features), job.class_names)
   if num_done < store.num_images:
+    own = (shard or ALL_UNITS).select(missing_units(store))
+    if warning := warn_of_long_run(job, count_images(store, own)):
+      print(warning, flush=True)
     with explain_out_of_memory(job):
       Worker(job, store, shard or ALL_UNITS, is_printed=is_printed).run(takes_over=takes_over)
   num_left = store.num_images - len(store.done_images())
@@ -92,7 +98,7 @@ def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
     f"confident.{describe_draws(job)}\n{job.num_images} images, {searches}, {job.devices_name}, "
     f"{job.batch_size} images per device at a time{describe_precision(store.spec)}{part}.\n"
     f"Results: {devices.format_bytes(num_bytes)} an image, {devices.format_bytes(num_bytes * job.num_images)} before "
-    f"compression, in {store.num_units} units." + "".join(f"\n{note}" for note in job.source.notes)
+    f"compression, in {store.num_units} units."
   )
 
 
@@ -128,7 +134,7 @@ class Worker:
     """Does this worker's units, and with `takes_over` then those that others have left."""
     job, store = self._job, self._store
     own = self._shard.select(missing_units(store))
-    num_images = sum(stop - start for start, stop in map(store.unit_range, own.tolist()))
+    num_images = count_images(store, own)
     with (
       Progress("compiling", total=num_images, unit="image") as self._progress,
       Heartbeat(store.folder, self._shard) as self._heartbeat,
@@ -152,13 +158,18 @@ class Worker:
   def _store_unit(self, unit: int, rows: dict[str, np.ndarray]) -> None:
     self._store.write_unit(unit, rows)
     if self._is_printed:
-      print_rows(make_rows(rows, self._job.class_names, num_features=self._job.num_features))
+      names = self._job.class_names
+      print_rows(make_rows(rows, names, num_features=self._job.num_features), names)
     self._progress.advance(len(rows["id"]))
     self._heartbeat.advance(len(rows["id"]))
 
 
 def missing_units(store: results.Results) -> Int[np.ndarray, "U"]:
   return np.setdiff1d(np.arange(store.num_units), store.done_units())
+
+
+def count_images(store: results.Results, units: Int[np.ndarray, "U"]) -> int:
+  return sum(stop - start for start, stop in map(store.unit_range, units.tolist()))
 
 
 def write_outcome(job: Job, store: results.Results) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from jax_sis import results
 from jax_sis.runs.config import FindConfig
+from jax_sis.runs.presets import settle_preset
 from jax_sis.runs.setup import (
   Job,
   after_out_of_memory,
@@ -26,6 +27,7 @@ def open_run(config: FindConfig, folder: results.Folder, shard: Shard) -> tuple[
     ValueError: as for `find`.
   """
   job = make_job(config, folder)
+  config = settle_preset(config, job.classifier.input_shape)
   if job.is_new:
     job = prove_sizes(job, config, shard)
   try:

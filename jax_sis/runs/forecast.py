@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jax_sis import results
 from jax_sis.core.searches import Exact, Phase, Screened
 from jax_sis.runs.config import FindConfig
+from jax_sis.runs.presets import describe_preset, settle_preset
 from jax_sis.runs.roofline import (
   ACCELERATORS,
   GIGA,
@@ -90,7 +91,9 @@ def describe_forecast(
     if found.is_memory_bound
     else f"{MATMUL_SHARE:.2f} of its rate of products"
   )
+  preset = describe_preset(job.config, job.classifier.input_shape)
   return [
+    *([preset] if preset else []),
     f"images       {job.num_images}, of which {found.num_left} are not done",
     f"batch        {job.sizes} at a time, {num_chips} {name} a machine, {num_workers} machine(s); units of "
     f"{job.unit_size}",
@@ -112,6 +115,7 @@ def size_for(config: FindConfig, accelerator: Accelerator, *, num_chips: int) ->
   stored = read_stored_spec(folder)
   job = make_job(dataclasses.replace(config, batch_size=1, num_devices=1), folder)
   shape = job.classifier.input_shape
+  config = settle_preset(config, shape)
   job = with_settings(job, settle_chunks(config, accelerator.platform, shape, stored=stored))
   if stored is None:
     default = default_batch_size(

@@ -41,16 +41,19 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
       continue
     cells = [Cell(picture=pixels.to_rgb(images[i]), caption=describe_image(row))]
     for kind, masks in kept.items():
-      picture = pixels.paint_kept(images[i], masks[i], colour) if row.answers[kind].status == "ok" else None
-      cells.append(Cell(picture=picture, caption=describe_subset(row, kind)))
+      kept_here = masks[i] if row.answers[kind].status == "ok" else None
+      cells += beside.show_subset(images[i], kept_here, describe_subset(row, kind), colour)
     if heat is not None and is_ordered is not None:
       cells.append(Cell(picture=beside.paint_heat(heat[i]) if is_ordered[i] else None))
     lines.append(cells)
-  headings = ["image", *(describe_kind(kind, job.config.search) for kind in kept)]
+  shape = job.classifier.input_shape
+  headings = ["image"]
+  for kind in kept:
+    headings += beside.head_subset(describe_kind(kind, job.config.search), shape)
   figure = beside.draw_lines(
     [*headings, *([ORDER_HEADING] if heat is not None else [])],
     lines,
-    note=f"{beside.MASKED_NOTE.format(colour)} {WORDS}",
+    note=f"{beside.describe_masked(shape, colour)} {WORDS}",
   )
   return finish(figure)
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from jax_sis.core.subsets import Status, count_of_fraction
 from jax_sis.results.query import make_query, own_queries, parse_mask_name
 from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED, has_order, kinds_of
+from jax_sis.runs.config import RANDOM_TARGET
 
 Rows = Mapping[str, Shaped[np.ndarray, "M ..."]]
 NO_NUMBER = "must be a probability from 0 to 1"
@@ -32,7 +33,8 @@ def check_rows(rows: Rows, spec: Mapping[str, Any], *, target: int | None, num_c
   """The rules that all fields of M images break, masks as Booleans `[M, F]`; `target` is as in `Job`."""
   kinds = kinds_of(rows)
   is_searched = rows["predicted"] != NO_CLASS
-  violations = check_classes(rows, is_searched, target=target, num_classes=num_classes)
+  is_random = spec["target"] == RANDOM_TARGET
+  violations = check_classes(rows, is_searched, target=target, is_random=is_random, num_classes=num_classes)
   violations += check_statuses(rows, is_searched, kinds)
   if "rank" in rows:
     violations += check_order(rows, spec)
@@ -46,14 +48,16 @@ def check_rows(rows: Rows, spec: Mapping[str, Any], *, target: int | None, num_c
 
 
 def check_classes(
-  rows: Rows, is_searched: Bool[np.ndarray, "M"], *, target: int | None, num_classes: int
+  rows: Rows, is_searched: Bool[np.ndarray, "M"], *, target: int | None, is_random: bool, num_classes: int
 ) -> list[Violation]:
   predicted, targets = rows["predicted"], rows["target"]
   violations = [
     Violation("predicted", f"must be a class, 0 to {num_classes - 1}", is_searched & ~is_class(predicted, num_classes)),
     Violation("target", f"must be a class, 0 to {num_classes - 1}", is_searched & ~is_class(targets, num_classes)),
   ]
-  if target == NO_CLASS:
+  if is_random:
+    violations.append(Violation("target", "must not be the predicted class", is_searched & (targets == predicted)))
+  elif target == NO_CLASS:
     violations.append(Violation("target", "must be the predicted class", is_searched & (targets != predicted)))
   elif target is None:
     violations.append(Violation("target", "must be the label", is_searched & (targets != rows["label"])))

@@ -92,7 +92,7 @@ class BenchOptions:
   """What `jax-sis bench` times.
 
   Attributes:
-    checkpoint_dir: a classifier's folder (default: the embedded ResNet-20).
+    checkpoint_dir: a classifier's folder, or `imagenet` for EfficientNet-Lite0 (default: the embedded ResNet-20).
     model_function: instead of a folder, a function of yours, as for find.
     batch_sizes: images per device at a time, a line of the table each.
     search: as for find; of gradient, screened and exact the first steps on random images, of smallest all on the

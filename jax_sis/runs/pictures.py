@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from jax_sis.core.subsets import Status
 from jax_sis.data import batches
-from jax_sis.data.images import find_central_box, place_mask
+from jax_sis.data.images import find_central_box, place_mask, read_framing
 from jax_sis.display import pixels
 from jax_sis.results import schema
 from jax_sis.results.query import StoredSubsets, own_queries
@@ -57,7 +57,7 @@ def write_pictures(
   compared = [name for name in COMPARED if name in store.fields]
   fields = {*compared, *(name for one in subsets.values() for name in (*one.mask_fields, *one.size_fields))}
   # Without one, all images have the size that the classifier takes.
-  crop = store.spec["data"].get("crop") or 1.0
+  framing = read_framing(store.spec["data"])
   height, width = job.classifier.input_shape[:2]
   grid = store.spec["grid"][:2]
   num_written = 0
@@ -75,7 +75,7 @@ def write_pictures(
         )
         image = job.source.read_whole(index)
         name_of_image = name_fn(index, ids[i])
-        box = find_central_box(image.shape[:2], (height, width), crop=crop)
+        box = find_central_box(image.shape[:2], (height, width), framing)
         for name, mask in found.items():
           kept = place_mask(mask, image.shape[:2], box)
           write_fn(pathlib.Path(f"{name_of_image}_{name}_mask.png"), encode_mask(kept))

@@ -21,6 +21,7 @@ from jax_sis.runs.config import FindConfig
 from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runs.forecast import Forecast, count_evaluations, forecast
 from jax_sis.runs.options import AcceleratorName, PlanOptions
+from jax_sis.runs.presets import describe_preset
 from jax_sis.runs.setup import Job, compile_search, explain_out_of_memory, make_job, read_stored_spec
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram
@@ -202,7 +203,9 @@ def search_phase(
 def describe_cost(job: Job, cost: Cost, *, num_workers: int) -> list[str]:
   config, device = job.config, job.local_devices[0]
   rate = job.launch_size / cost.seconds_per_launch
+  preset = describe_preset(config, job.classifier.input_shape)
   lines = [
+    *([preset] if preset else []),
     f"images       {cost.num_images}, of which {cost.num_left} are not done",
     f"batch        {job.batch_size} a device, {len(job.local_devices)} {device.device_kind} device(s), "
     f"{num_workers} worker(s); units of {job.unit_size}",

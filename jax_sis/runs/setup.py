@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,10 +20,11 @@ from jax_sis.data import batches
 from jax_sis.data.class_names import find_classes, name_numbers
 from jax_sis.results import spec
 from jax_sis.results.schema import NO_CLASS
-from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
+from jax_sis.runs.config import RANDOM_TARGET, FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runs.identity import MAX_NAMED, find_changes, read_compared, refuse_changes
 from jax_sis.runs.pools import Pools, describe_completion, hash_ids, open_pools
+from jax_sis.runs.presets import settle_preset
 from jax_sis.runs.sizes import (
   Open,
   Sizes,
@@ -55,7 +57,7 @@ class Job(ClassifierOnImages):
 
   Attributes:
     config: what was asked for, and how many masked copies are worked on at a time.
-    target: NO_CLASS for the predicted class, None for the label, else a class.
+    target: NO_CLASS for what follows from the predicted class, None for the label, else a class.
     search: what each device computes.
     unit_size: images that are stored together.
     is_new: whether the folder held no run when this was opened.
@@ -93,10 +95,14 @@ class Job(ClassifierOnImages):
     """What the program takes of these images.
 
     Their pixels `[B, H, W, C]`, the class to keep up or NO_CLASS for the predicted one `[B]`, and where there are
-    draws, what their keys are made from `[B, 2]`.
+    draws, what their keys are made from `[B, 2]`. Of random classes it is how many classes they come after the
+    predicted one, which only the program knows.
     """
     labels = batch["label"]
-    requested = labels if self.target is None else np.full_like(labels, self.target)
+    if self.config.target == RANDOM_TARGET:
+      requested = np.array([draw_step(str(name), len(self.class_names)) for name in batch["id"]])
+    else:
+      requested = labels if self.target is None else np.full_like(labels, self.target)
     arrays = batch["image"], requested.astype(np.int32)
     return arrays if self.config.completion is None else (*arrays, hash_ids(batch["id"]))
 
@@ -108,8 +114,8 @@ class Job(ClassifierOnImages):
 def make_job(config: FindConfig, folder: results.Folder) -> Job:
   """Opens what the settings name, and checks that it fits together.
 
-  Where the settings leave the batch, the unit or the copies at a time open, those of the run in the folder count;
-  without a run, they are chosen.
+  The preset that suits the classifier settles what the settings leave open. Where they leave the batch, the unit or
+  the copies at a time open, those of the run in the folder count; without a run, they are chosen.
 
   Raises:
     ValueError: as for `find`.
@@ -117,6 +123,7 @@ def make_job(config: FindConfig, folder: results.Folder) -> Job:
   images = open_on_images(
     config, batch_size=config.batch_size or 1, ids=config.ids, patch=config.patch, precision=config.precision
   )
+  config = settle_preset(config, images.classifier.input_shape)
   stored = read_stored_spec(folder)
   job = Job(
     **vars(images),
@@ -302,8 +309,10 @@ def read_settings(folder: results.Folder) -> FindConfig:
 
 
 def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
-  """`predicted` -> NO_CLASS, `label` -> None, a class name or number -> its index; else raises ValueError."""
-  if target == "predicted":
+  """`predicted` or `random` -> NO_CLASS, `label` -> None, a class name or number -> its index; else a ValueError."""
+  if target == RANDOM_TARGET and len(class_names) < 2:
+    raise ValueError("--target random must have another class than the predicted one, but the checkpoint has one only.")
+  if target in ("predicted", RANDOM_TARGET):
     return NO_CLASS
   if target == "label":
     return None
@@ -315,9 +324,14 @@ def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
       f"--target must name one class, but {target!r} is the name of {name_numbers(numbers)}; give the number."
     )
   raise ValueError(
-    f"--target must be 'predicted', 'label', or a class of the checkpoint ({', '.join(class_names[:12])}"
+    f"--target must be 'predicted', 'label', 'random', or a class of the checkpoint ({', '.join(class_names[:12])}"
     f"{', ...' if len(class_names) > 12 else ''}, or 0 to {len(class_names) - 1}), got {target!r}."
   )
+
+
+def draw_step(name: str, num_classes: int) -> int:
+  """How many classes after the predicted one, modulo their number, the random class of the image of this id comes."""
+  return int(np.random.default_rng(zlib.crc32(name.encode())).integers(1, num_classes))
 
 
 def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"]) -> Float[np.ndarray, "M H W C"]:

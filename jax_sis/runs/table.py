@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,9 @@ from jax_sis.results.schema import (
 GALLERY_FILE = "gallery.png"
 # What the table shows as it is; the certificate says the rest in words.
 MEASURED = ("num_kept", "status", "certified_confidence")
-IMAGE_FORMAT = "{:<16} {:<10} {:<10} {:>10}"
+IMAGE_FORMAT = "{:<16} {:<{width}} {:<{width}} {:>10}"
+# Letters of the names of classes that fit: CIFAR's have all room, and of ImageNet's most.
+FEWEST_LETTERS, MOST_LETTERS = 10, 20
 ANSWER_FORMAT = " {:>8} {:>7} {:>9}"
 
 
@@ -111,6 +113,11 @@ def make_answer(fields: Mapping[str, np.ndarray], i: int, kind: str, *, error: s
   )
 
 
+def choose_width(class_names: Sequence[str]) -> int:
+  """The letters of the columns of classes."""
+  return min(MOST_LETTERS, max(FEWEST_LETTERS, *map(len, class_names)))
+
+
 def describe_drawn(status: Status, drawn: Mapping[str, Any]) -> str:
   """The certificate of a robust subset in a few words; `drawn` as DRAWN_DTYPES says."""
   if status == Status.OK:
@@ -120,19 +127,22 @@ def describe_drawn(status: Status, drawn: Mapping[str, Any]) -> str:
   return f"not certified: {drawn['num_judged']} pixels keep the class on {drawn['rate']:.1%} of unseen draws"
 
 
-def print_header(kinds: tuple[str, ...]) -> None:
-  above = IMAGE_FORMAT.format("", "", "", "")
-  below = IMAGE_FORMAT.format("image", "true", "predicted", "confidence")
+def print_header(kinds: tuple[str, ...], class_names: Sequence[str]) -> None:
+  width = choose_width(class_names)
+  above = IMAGE_FORMAT.format("", "", "", "", width=width)
+  below = IMAGE_FORMAT.format("image", "true", "predicted", "confidence", width=width)
   for kind in kinds:
     above += ANSWER_FORMAT.format(KIND_TITLES[kind], "", "")
     below += ANSWER_FORMAT.format("pixels", "share", "kept on" if kind == "robust" else "alone")
   print(f"{above}\n{below}  certificate", flush=True)
 
 
-def print_rows(rows: list[Row]) -> None:
+def print_rows(rows: list[Row], class_names: Sequence[str]) -> None:
+  width = choose_width(class_names)
   for row in rows:
     name = row.image if len(row.image) <= 16 else "..." + row.image[-13:]
-    line = IMAGE_FORMAT.format(name, row.true_class[:10], row.predicted_class[:10], format_confidence(row.confidence))
+    classes = (text[:width] for text in (row.true_class, row.predicted_class))
+    line = IMAGE_FORMAT.format(name, *classes, format_confidence(row.confidence), width=width)
     for answer in row.answers.values():
       has_subset = answer.status == "ok"
       line += ANSWER_FORMAT.format(

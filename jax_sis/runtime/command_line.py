@@ -11,7 +11,7 @@ import re
 import shlex
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol, Self
 
 
@@ -105,13 +105,14 @@ def without_none(kind: Any) -> Any:
   return kind
 
 
-def command_line(command: str, *settings: Any, has_defaults: bool = True) -> str:
+def command_line(command: str, *settings: Any, has_defaults: bool = True, given: Collection[str] = ()) -> str:
   """The command line that asks for these settings, for a shell.
 
   Args:
     command: such as `find` or `data prepare`.
     settings: an instance of each settings class of the command.
     has_defaults: write defaults too, so that it means the same in later versions.
+    given: names of options that are written in any case.
 
   Raises:
     ValueError: there is no command line for these settings.
@@ -119,7 +120,7 @@ def command_line(command: str, *settings: Any, has_defaults: bool = True) -> str
   positional, named = [], []
   for part in settings:
     for setting, value in iterate_values(part):
-      if not has_defaults and value == setting.default:
+      if not has_defaults and value == setting.default and setting.name not in given:
         continue
       (positional if setting.option.is_positional else named).extend(write_option(setting, value))
   return shlex.join(["jax-sis", *command.split(), *positional, *named])

@@ -17,7 +17,7 @@ from jaxtyping import Array, Int
 from jax_sis import classifiers
 from jax_sis.classifiers import checkpoint
 from jax_sis.data import training_sets
-from jax_sis.data.images import CENTRAL_CROP
+from jax_sis.data.images import CENTRAL_FRAMING, WHOLE_FRAMING
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.results import pixel_subsets
 from jax_sis.results.folder import write_atomically
@@ -380,5 +380,5 @@ def make_classifier(config: TrainConfig, training: Training, state: TrainState) 
     class_names=training.training_set.class_names,
     normalisation=training.normalisation,
     input_shape=training.training_set.image_shape,
-    crop=1.0 if config.image_size is None else CENTRAL_CROP,
+    framing=WHOLE_FRAMING if config.image_size is None else CENTRAL_FRAMING,
   )

@@ -14,6 +14,7 @@ import pytest
 
 from jax_sis import classifiers
 from jax_sis.classifiers import checkpoint, frozen
+from jax_sis.data.images import CENTRAL_FRAMING
 from jax_sis.data.normalisation import Normalisation
 
 
@@ -25,7 +26,7 @@ def saved(tmp_path: pathlib.Path) -> tuple[pathlib.Path, classifiers.Classifier]
     class_names=("a", "b", "c", "d"),
     normalisation=Normalisation(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
     input_shape=(32, 32, 3),
-    crop=0.875,
+    framing=CENTRAL_FRAMING,
   )
   checkpoint.save_classifier(tmp_path / "classifier", classifier)
   return tmp_path / "classifier", classifier
@@ -37,7 +38,7 @@ def test_a_classifier_is_read_as_it_was_written(saved: tuple[pathlib.Path, class
   assert loaded.class_names == classifier.class_names
   assert loaded.normalisation == classifier.normalisation
   assert loaded.input_shape == classifier.input_shape
-  assert loaded.crop == classifier.crop == 0.875
+  assert loaded.framing == classifier.framing == CENTRAL_FRAMING
   expected = jax.tree.leaves(checkpoint.pure_variables(classifier.module))
   actual = jax.tree.leaves(checkpoint.pure_variables(loaded.module))
   assert len(actual) == len(expected) == 97
@@ -165,7 +166,7 @@ def test_a_changed_description_is_refused_unless_it_is_said_to_be_meant(
   with pytest.raises(ValueError, match=r"has another checksum: .* give it the format 'jax_sis\.classifier/1', which"):
     checkpoint.load_classifier(directory)
   path.write_text(path.read_text().replace("classifier/2", "classifier/1"))
-  assert checkpoint.load_classifier(directory).crop == 0.874
+  assert checkpoint.load_classifier(directory).framing.crop == 0.874
 
 
 def test_a_classifier_that_is_not_finite_is_not_written(

@@ -50,7 +50,7 @@ def test_an_array_of_an_unknown_kind_is_refused():
 
 def test_there_are_golden_logits_of_every_architecture_and_naming():
   names = random_weights.golden_names()
-  assert len(names) == 10
+  assert len(names) == 25
   for name in names:
     golden = random_weights.read_golden_logits(name)
     assert golden.logits.shape == (golden.input_shape[0], 1000 if golden.input_shape[-1] > 32 else 10)

@@ -11,11 +11,16 @@ import random_weights
 
 from jax_sis import classifiers
 from jax_sis.classifiers import torch_weights
-from jax_sis.classifiers.torch_namings import NAMINGS
+from jax_sis.classifiers.torch_namings import NAMINGS, find_namings
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
-MODEL_NAMES = {"resnet18_torchvision": "resnet18"}
+MODEL_NAMES = {
+  "resnet18_torchvision": "resnet18",
+  "efficientnet_lite0_timm": "efficientnet_lite0",
+  "efficientnet_b0_timm": "efficientnet_b0",
+  "mobilenet_v2_timm": "mobilenet_v2",
+}
 CIFAR_REPOSITORIES = "pytorch_resnet_cifar10 (Idelbayev) and pytorch-cifar (kuangliu)"
 
 
@@ -229,8 +234,9 @@ def test_nothing_is_built_from_a_state_dict_that_does_not_fit(monkeypatch: pytes
 
 def test_every_part_of_every_architecture_has_a_name_of_its_own():
   for model_name in classifiers.ARCHITECTURES:
-    for naming in torch_weights.NAMINGS[type(classifiers.architecture(model_name))]:
-      names = torch_weights.torch_names(model_name, naming, 10)
+    config = classifiers.architecture(model_name)
+    for naming in find_namings(config):
+      names = torch_weights.torch_names(model_name, naming, config.num_classes)
       assert len(set(names.values())) == len(names)
 
 

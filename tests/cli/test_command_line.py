@@ -57,6 +57,7 @@ FIND = FindConfig(
   mask_fractions=(0.05,),
   unit_size=6,
   gallery=0,
+  preset="small",
 )
 EVALUATE = EvaluateConfig(
   **{name: value for name, value in IMAGES.items() if name not in ("ids", "patch", "threshold")},
@@ -105,6 +106,7 @@ WRITTEN: list[tuple[Any, ...]] = [
   ), SubsetOptions(random_fraction=0.1, subset_seed=3, fill=-1.0)),
   ("reproduce", ReproduceConfig(preset="paper", out="o", data_dir="d", is_summary=True), StagesOptions()),
   ("reproduce", ReproduceConfig(preset="smoke"), StagesOptions(is_plan=True)),
+  ("reproduce", ReproduceConfig(preset="imagenet", data="p", checkpoints=("a", "b"), until="data"), StagesOptions()),
   ("checkpoint import", ImportOptions(
     file="w.pt", normalisation="0.5,0.5,0.5,0.5,0.5,0.5", model="vgg16", classes="n.txt", data_dir="d", size=64,
     key="k", out="o",
@@ -148,7 +150,7 @@ LEFT_OUT = {
   *(("plan", option) for option in ("thorough",)),
   *(("evaluate", option) for option in ("subset-fraction", "random-fraction", "subset-seed")),
   *(("train", f"subset{rest}") for rest in ("", "-fraction", "-threshold", "-answer")),
-  *(("reproduce", option) for option in ("plan", "summary", "data-dir")),
+  *(("reproduce", option) for option in ("plan", "summary", "data-dir", "data", "checkpoint", "until")),
 }
 
 

@@ -162,3 +162,44 @@ def test_a_colour_is_a_name_or_number_and_opaque():
   for text in ("whitish", "#ffffff80"):
     with pytest.raises(ValueError, match=f"^--background must be a colour, by name or as #RRGGBB, got '{text}'.$"):
       images.parse_colour(text)
+
+
+def make_noise(height: int, width: int) -> np.ndarray:
+  return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(33, 51), (64, 47), (20, 31)])
+def test_whole_pixels_of_the_resized_image_are_what_torchvision_crops(size: tuple[int, int], interpolation: Any):
+  # Resize(16), CenterCrop(14): the longer side is rounded down, and half a pixel to the even one.
+  picture = make_noise(*size)
+  shorter = min(size)
+  height, width = (int(16 * length / shorter) for length in size)
+  method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
+  resized = np.asarray(Image.fromarray(picture).resize((width, height), method))
+  top, left = round((height - 14) / 2), round((width - 14) / 2)
+  framing = images.Framing(crop=14 / 16, interpolation=interpolation, whole_pixels="resized")
+  expected = resized[top : top + 14, left : left + 14].astype(int)
+  # The sums are the same, but for the rounding of their weights.
+  assert np.abs(images.central_crop(picture, (14, 14), framing) - expected).max() <= 1
+
+
+def test_whole_pixels_of_the_original_are_what_tensorflow_crops():
+  picture = make_noise(16, 25)
+  framing = images.Framing(crop=14 / 16, interpolation="bicubic", whole_pixels="original")
+  # The shorter side is 16 pixels, of which 14 need no resizing; an odd pixel is left out before the middle.
+  np.testing.assert_array_equal(images.central_crop(picture, (14, 14), framing), picture[1:15, 6:20])
+
+
+def test_pixels_are_shown_as_they_are_with_black_beyond_the_edges():
+  picture = make_noise(20, 9)
+  shown = images.central_crop(picture, (14, 14), images.Framing(interpolation="none"))
+  np.testing.assert_array_equal(shown, np.pad(picture[3:17], ((0, 0), (2, 3), (0, 0))))
+
+
+def test_a_framing_is_described_by_what_is_not_the_default_and_refuses_others():
+  assert images.CENTRAL_FRAMING.describe() == {"crop": 0.875}
+  for framing in (images.CENTRAL_FRAMING, images.Framing(crop=0.5, interpolation="bicubic", whole_pixels="resized")):
+    assert images.read_framing({"num_images": 3, **framing.describe()}) == framing
+  with pytest.raises(ValueError, match=r"^interpolation must be one of none, bilinear, bicubic, got 'nearest'\.$"):
+    images.read_framing({"interpolation": "nearest"})

@@ -14,7 +14,7 @@ from PIL import Image
 
 from jax_sis.data import sources, tfds
 from jax_sis.data.batches import iterate_batches
-from jax_sis.data.images import central_crop
+from jax_sis.data.images import WHOLE_FRAMING, Framing, central_crop
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHAPE = (32, 32, 3)
@@ -102,7 +102,10 @@ def test_a_folder_called_as_several_classes_is_refused_with_their_numbers(tmp_pa
 def test_how_files_are_read_is_said(tmp_path: pathlib.Path):
   save_image(tmp_path / "a.png")
   (tmp_path / "b.heic").touch()
-  start = "Image files are read upright (EXIF), of several frames the first, transparent pixels on RGB "
+  start = (
+    "Image files are read upright (EXIF), of several frames the first, greyscale and CMYK ones as RGB, transparent "
+    "pixels on RGB "
+  )
   assert open_source(tmp_path).notes == (
     f"{start}(125, 123, 114), the mean colour.",
     f"Files left out of {tmp_path}, since Pillow does not read them as images: 1 in all, 1 .heic; convert pictures "
@@ -140,7 +143,7 @@ def test_an_image_of_another_size_shows_its_middle(
   tmp_path: pathlib.Path, crop: float, box: tuple[float, float, float, float]
 ):
   pixels = save_image(tmp_path / "a.png", size=(50, 40))
-  resized = open_source(tmp_path, crop=crop)[0]
+  resized = open_source(tmp_path, framing=Framing(crop=crop))[0]
   assert resized["error"] == ""
   expected = Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR, box=box)
   np.testing.assert_array_equal(resized["image"], np.asarray(expected))
@@ -149,7 +152,7 @@ def test_an_image_of_another_size_shows_its_middle(
 def test_the_middle_has_the_ratio_that_is_asked_for():
   image = np.zeros((40, 60, 3), np.uint8)
   image[10:30] = 200
-  middle = central_crop(image, (5, 15), crop=1.0)
+  middle = central_crop(image, (5, 15), WHOLE_FRAMING)
   assert middle.shape == (5, 15, 3)
   # The outermost rows are blended with what lies beside them.
   np.testing.assert_array_equal(middle[1:4], np.full((3, 15, 3), 200))
@@ -160,7 +163,7 @@ def test_images_of_tfds_are_cropped_as_well(shared_dir: pathlib.Path):
   options = {"split": "test[:3]", "data_dir": shared_dir / "data/tfds"}
   refused = open_source("cifar10", input_shape=(24, 24, 3), **options)[0]
   assert refused["error"] == "32x32 pixels, but the classifier takes 24x24; use --resize"
-  cropped = open_source("cifar10", input_shape=(24, 24, 3), crop=0.75, **options)
+  cropped = open_source("cifar10", input_shape=(24, 24, 3), framing=Framing(crop=0.75), **options)
   whole = open_source("cifar10", input_shape=(32, 32, 3), **options)
   np.testing.assert_array_equal(cropped[2]["image"], whole[2]["image"][4:28, 4:28])
 

@@ -1,9 +1,12 @@
 """Pictures beside their captions: nothing runs over anything, and kept pixels cannot be taken for masked ones."""
 
+import io
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from jax_sis.display import beside, pixels
 from jax_sis.display.beside import Cell
@@ -77,3 +80,30 @@ def test_heat_is_yellow_where_it_is_largest_and_grey_where_it_is_nothing():
   signed = beside.paint_heat(np.array([[-1.0, 0.0, 0.5]])[..., None]).astype(int)[0]
   assert signed[0][2] > signed[0][0]
   assert signed[2][0] > signed[2][2]
+
+
+def test_a_photograph_is_shown_pixel_by_pixel_with_its_subset_alone_and_on_the_greyed_image():
+  generator = np.random.default_rng(0)
+  images = generator.integers(0, 256, (2, 150, 224, 3), np.uint8)
+  kept = generator.random((2, 150, 224, 1)) < 0.1
+  kept[1] = False
+  figure = beside.draw_columns(images, [("subset", kept, ["a class with a name of many words " * 3, "none"])])
+  drawn = np.array(Image.open(io.BytesIO(finish(figure))).convert("RGB"))
+  pictures, texts = boxes_of(figure)
+  grey = (96 + 0.35 * images[0].mean(-1, keepdims=True)).astype(np.uint8)
+  alone, on_grey = np.where(kept[0], images[0], 127), np.where(kept[0], images[0], grey)
+  expected = [images[0], alone, on_grey, images[1]]
+  for picture, (left, _, right, top) in zip(expected, pictures, strict=True):
+    assert right - left == 224
+    found = drawn[len(drawn) - round(top) :, round(left) :][:150, :224]
+    np.testing.assert_array_equal(found, picture)
+  boxes = [*pictures, *texts]
+  assert [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if overlap(a, b)] == []
+  assert all(0 <= box[0] and box[2] <= drawn.shape[1] and 0 <= box[1] and box[3] <= len(drawn) for box in boxes)
+
+
+def test_images_of_few_pixels_stay_enlarged_with_their_captions_on_the_right():
+  figure = beside.draw_columns(np.zeros((1, 32, 32, 3), np.uint8), [("subset", np.ones((1, 32, 32, 1), bool), ["all"])])
+  pictures, texts = boxes_of(figure)
+  assert [right - left for left, _, right, _ in pictures] == pytest.approx([100 * beside.PICTURE] * 2)
+  assert texts[-2][0] > pictures[-1][2] - 1

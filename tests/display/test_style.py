@@ -7,7 +7,7 @@ import matplotlib
 import pytest
 from PIL import Image
 
-from jax_sis.display.style import INK, draw_interval, finish, set_share_axis, start_figure, styled
+from jax_sis.display.style import INK, draw_interval, finish, name_class, set_share_axis, start_figure, styled
 
 
 @styled
@@ -56,3 +56,9 @@ def test_of_an_interval_only_what_is_known_is_drawn(numbers: tuple[float, float,
   _, ((axis,),) = start_figure(1, 1, size=(3, 2))
   draw_interval(axis, 0, numbers, colour=INK)
   assert (len(axis.collections), len(axis.lines)) == counts
+
+
+def test_a_long_name_of_a_class_takes_two_lines():
+  assert name_class("great white shark") == "great white shark"
+  assert name_class("American Staffordshire terrier") == "American Staffordshire\nterrier"
+  assert name_class("word " * 40).splitlines()[1].endswith("...")

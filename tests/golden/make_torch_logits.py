@@ -25,7 +25,7 @@ sys.path[:0] = [str(GOLDEN_DIR.parent), str(GOLDEN_DIR.parents[1] / "benchmarks"
 
 # torchvision registers shape rules for its compiled operators, and fails where a CUDA wheel's library does not load
 # beside a CPU build of PyTorch. No classifier calls them, so it is enough that their names exist.
-for operator in ("nms", "qnms"):
+for operator in ("nms", "qnms") if torch.version.cuda is None else ():
   torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import pytorch_peer  # noqa: E402
@@ -264,13 +264,13 @@ def least_change(model: nn.Module, inputs: np.ndarray) -> tuple[float, str]:
   return min(changes)
 
 
-def main() -> None:
+def write_logits(path: pathlib.Path, architectures: dict[str, Architecture], twins: dict[str, Twin]) -> None:
   """Checks every network against its twin, prints what a reader may want to know, and writes the file."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser()
   parser.add_argument("--sensitivity", action="store_true", help="also disarrange one array after another (minutes)")
   options = parser.parse_args()
   content = {}
-  for name, architecture in ARCHITECTURES.items():
+  for name, architecture in architectures.items():
     model = architecture.make_fn()
     shapes = load_random_weights(model, architecture.kernel_gain)
     inputs = random_weights.random_inputs(architecture.input_shape, SEED)
@@ -282,9 +282,9 @@ def main() -> None:
     line = f"{name}: std {logits.std():.3f}, float32 is off by {np.abs(rounded - logits).max():.1e}"
     if not STD_RANGE[0] < logits.std() < STD_RANGE[1]:
       raise SystemExit(f"{line}: change its kernel_gain")
-    if name in TWINS:
-      twin = TWINS[name].make_fn()
-      twin_shapes = load_random_weights(twin, architecture.kernel_gain, TWINS[name].renaming)
+    if name in twins:
+      twin = twins[name].make_fn()
+      twin_shapes = load_random_weights(twin, architecture.kernel_gain, twins[name].renaming)
       difference = np.abs(compute_logits(twin, inputs, torch.float64) - logits).max()
       line += f", the twin by {difference:.1e}"
       if difference > 1e-10 or twin_shapes != shapes:
@@ -298,9 +298,9 @@ def main() -> None:
     }
     content[f"{name}/description"] = np.array(json.dumps(description))
     content[f"{name}/logits"] = logits
-  np.savez_compressed(random_weights.LOGITS_FILE, allow_pickle=False, **content)
+  np.savez_compressed(path, allow_pickle=False, **content)
   print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}")
 
 
 if __name__ == "__main__":
-  main()
+  write_logits(GOLDEN_DIR / "torch_logits.npz", ARCHITECTURES, TWINS)

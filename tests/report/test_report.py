@@ -1,6 +1,7 @@
 """`jax-sis report`: every number is the run's own, what is missing is said, and the page needs nothing else."""
 
 import dataclasses
+import io
 import json
 import pathlib
 import re
@@ -28,6 +29,7 @@ from jax_sis.report import gallery, inputs
 from jax_sis.report.controls import make_classes
 from jax_sis.report.inputs import ClassControls
 from jax_sis.report.program import ReportConfig, report
+from jax_sis.report.sizes import describe_missing_classes
 from jax_sis.results.answer import encode_json
 from jax_sis.statistics.estimates import Estimate, share_of_count
 from jax_sis.studies.analysis import program
@@ -492,3 +494,22 @@ def test_many_classes_are_folded_and_another_target_is_said(tmp_path: pathlib.Pa
   assert "at least 0.9 confident in the true class" in page.find("sizes").text
   assert "Not known: size against correctness" in page.find("correctness").text
   assert dataclasses.asdict(ReportConfig(run_dir="x"))["gallery"] == 6
+
+
+def test_a_photograph_has_two_pictures_of_its_subset_and_a_small_image_one():
+  photograph, small = (np.full((side, side, 3), 200, np.uint8) for side in (160, 32))
+  kept = np.zeros((160, 160, 1), bool)
+  kept[:80] = True
+  shown = gallery.show_subset(photograph, kept, "of it", "magenta")
+  assert list(shown) == ["kept", "on the greyed image"]
+  assert not any(picture.is_pixelated for picture in shown.values())
+  alone, on_grey = (np.array(Image.open(io.BytesIO(picture.png)))[[0, -1], 0, 0].tolist() for picture in shown.values())
+  assert (alone, on_grey) == ([200, 127], [200, int(96 + 0.35 * 200)])
+  (only,) = gallery.show_subset(small, kept[::5, ::5], "of it", "magenta").values()
+  assert only.is_pixelated
+
+
+def test_of_a_thousand_classes_those_without_images_are_counted():
+  names = [f"class {number}" for number in range(996)]
+  assert describe_missing_classes(names).text == "No image was searched for 996 other classes."
+  assert "class 3, class 4" in (describe_missing_classes(names[:10]).text or "")

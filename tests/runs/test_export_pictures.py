@@ -11,7 +11,7 @@ from tiny_runs import find_tiny
 from jax_sis import results
 from jax_sis.cli import main
 from jax_sis.core.subsets import Status
-from jax_sis.data.images import find_central_box, place_mask
+from jax_sis.data.images import WHOLE_FRAMING, Framing, find_central_box, place_mask, read_framing
 from jax_sis.data.sources import SAMPLE_DIR
 
 SIZES = [(96, 64), (64, 80), (32, 32), (33, 47), (200, 100)]
@@ -46,7 +46,7 @@ def check_pictures(run: results.Results, pictures: pathlib.Path, files: dict[str
     np.testing.assert_array_equal(overlay[kept], image[kept])
     assert kept.all() or (overlay[~kept] != image[~kept]).any(-1).mean() > 0.9
     # Each square of the search is one rectangle of the middle of the file.
-    box = find_central_box(image.shape[:2], (32, 32), crop=run.spec["data"]["crop"] or 1.0)
+    box = find_central_box(image.shape[:2], (32, 32), read_framing(run.spec["data"]))
     for cell in np.ndindex(4, 4):
       column, row = (
         int(low + (high - low) * (place + 0.5) / 4) for low, high, place in zip(box, box[2:], cell[::-1], strict=False)
@@ -92,8 +92,8 @@ def test_wrong_names_are_refused(words: list[str], message: str, capsys: pytest.
 
 def test_a_mask_is_placed_on_the_pixels_whose_middle_it_covers():
   mask = np.array([[True, False], [False, True]])
-  whole = place_mask(mask, (4, 6), find_central_box((4, 6), (2, 2), crop=1.0))
+  whole = place_mask(mask, (4, 6), find_central_box((4, 6), (2, 2), WHOLE_FRAMING))
   expected = np.zeros((4, 6), bool)
   expected[:2, 1:3] = expected[2:, 3:5] = True
   np.testing.assert_array_equal(whole, expected)
-  assert place_mask(mask, (8, 8), find_central_box((8, 8), (2, 2), crop=0.5)).sum() == 8
+  assert place_mask(mask, (8, 8), find_central_box((8, 8), (2, 2), Framing(crop=0.5))).sum() == 8

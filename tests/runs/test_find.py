@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from jax_sis.results.folder import open_folder
 from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED
 from jax_sis.runs import find, setup, verify
 from jax_sis.runs.config import FindConfig
+from jax_sis.runs.invariants import check_rows
 from jax_sis.runtime import devices
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
@@ -301,6 +303,20 @@ def test_the_target_may_be_the_label_or_a_class(
   assert targets == (store.read("predicted")[:4].tolist() if expected is None else expected)
 
 
+def test_a_random_target_is_another_class_than_the_predicted_one_and_follows_from_the_id(
+  tmp_path: pathlib.Path, tiny_checkpoint: str
+):
+  ids = tuple(f"test_{index:05}" for index in range(5))
+  store = find_tiny(tmp_path / "five", tiny_checkpoint, target="random", ids=ids, **GRADIENT)
+  predicted, target = store.read("predicted"), store.read("target")
+  steps = [np.random.default_rng(zlib.crc32(name.encode())).integers(1, 10) for name in ids]
+  assert target.tolist() == ((predicted + steps) % 10).tolist()
+  assert check_rows(store.read_many(store.fields, np.arange(5)), store.spec, target=NO_CLASS, num_classes=10) == []
+  rows = {**store.read_many(store.fields, np.arange(5)), "target": predicted}
+  broken = check_rows(rows, store.spec, target=NO_CLASS, num_classes=10)
+  assert [violation.rule for violation in broken] == ["must not be the predicted class"]
+
+
 @pytest.mark.slow
 def test_a_tfds_split_is_searched(tmp_path: pathlib.Path, shared_dir: pathlib.Path):
   store = run_find(
@@ -350,7 +366,9 @@ def test_a_file_of_ids_that_is_no_text_is_refused(tmp_path: pathlib.Path):
 
 
 def test_an_unknown_class_is_refused_with_the_known_ones(tmp_path: pathlib.Path):
-  message = "--target must be 'predicted', 'label', or a class of the checkpoint (airplane, automobile, bird, cat,"
+  message = (
+    "--target must be 'predicted', 'label', 'random', or a class of the checkpoint (airplane, automobile, bird, cat,"
+  )
   with pytest.raises(ValueError, match=re.escape(message)):
     run_find(tmp_path, target="zebra")
 

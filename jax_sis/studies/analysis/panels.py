@@ -11,9 +11,9 @@ from jax_sis.display.style import (
   DASHED,
   INK,
   LINE_STYLES,
-  begin,
   draw_interval,
   format_p,
+  name_class,
   set_share_axis,
   set_ticks,
 )
@@ -76,7 +76,7 @@ def draw_classes(axis: Axes, analyses: Mapping[str, RunAnalysis], answer: str) -
       place = names.index(sizes.group) + offset
       axis.hlines(place, low, high, color=styles[label]["color"], linewidth=2.2, alpha=0.55)
       axis.plot(middle, place, "o", color=styles[label]["color"], markersize=4.5)
-  axis.set_yticks(range(len(names)), [begin(name) for name in names])
+  axis.set_yticks(range(len(names)), [name_class(name) for name in names])
   axis.set_ylim(len(names) - 0.5, -0.5)
   set_share_axis(axis)
   axis.grid(axis="x")
@@ -94,8 +94,8 @@ def draw_many_classes(axis: Axes, by_run: Mapping[str, Sequence[Sizes]], analyse
     axis.plot(np.arange(len(ordered)), medians, linewidth=1.8, **styles[label])
     if is_first and ordered:
       is_first = False
-      low = "\n".join(begin(sizes.group) for sizes in ordered[:NUM_EXTREME_CLASSES])
-      high = "\n".join(begin(sizes.group) for sizes in reversed(ordered[-NUM_EXTREME_CLASSES:]))
+      low = "\n".join(name_class(sizes.group) for sizes in ordered[:NUM_EXTREME_CLASSES])
+      high = "\n".join(name_class(sizes.group) for sizes in reversed(ordered[-NUM_EXTREME_CLASSES:]))
       box = {"fontsize": 8, "color": styles[label]["color"], "transform": axis.transAxes, "linespacing": 1.3}
       axis.text(0.03, 0.97, f"largest:\n{high}", ha="left", va="top", **box)
       axis.text(0.97, 0.03, f"smallest:\n{low}", ha="right", va="bottom", **box)

@@ -7,7 +7,6 @@ Every order is evaluated at every size, so sizes and areas are exact and do not 
 import dataclasses
 import functools
 import pathlib
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,17 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from jax_sis import results
-from jax_sis.classifiers import frozen
+from jax_sis.classifiers.attributions import Attribution, Random, hash_id, split_for_grad_cam
 from jax_sis.classifiers.on_images import ClassifierOnImages, describe_set, open_image_set
-from jax_sis.core.attribution import attribute, order_by_scores
-from jax_sis.core.attribution_methods import (
-  AttributionMethod,
-  GradCam,
-  GradientTimesInput,
-  IntegratedGradients,
-  Occlusion,
-  Rise,
-)
+from jax_sis.core.attribution import order_by_scores
+from jax_sis.core.attribution_methods import GradientTimesInput, IntegratedGradients, Occlusion, Rise
 from jax_sis.core.backselect import backselect
 from jax_sis.core.curves import deletion_area, deletion_confidence, insertion_area
 from jax_sis.core.forward import forward_select
@@ -36,7 +28,7 @@ from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.searches import BackwardSearch, Gradient, Screened
 from jax_sis.core.smallest import QUICK
 from jax_sis.core.subsets import Status, sufficient_subsets
-from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.core.types import Params, PredictFn
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
@@ -113,20 +105,6 @@ class Search(NamedTuple):
     return -order.rank.astype(jnp.float32)
 
 
-class Attribution(NamedTuple):
-  """An attribution as a method."""
-
-  method: AttributionMethod
-  score: ScoreName = "log_odds"
-
-  def __call__(
-    self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
-  ) -> Float[Array, "B F"]:
-    return attribute(
-      images.predict_fn, params, inputs, method=self.method, score=self.score, grid=images.grid, image_ids=numbers
-    )
-
-
 class Smallest(NamedTuple):
   """The smallest evidence of `jax-sis find`, which comes without an order."""
 
@@ -141,18 +119,6 @@ class Smallest(NamedTuple):
     subsets = sufficient_subsets(order, self.threshold)
     smaller = minimise(images.predict_fn, params, inputs, subsets, exchanges=QUICK.exchanges)
     return {"num_kept": smaller.num_kept, "status": smaller.status}
-
-
-class Random(NamedTuple):
-  """What chance gives, by the image's number."""
-
-  seed: int
-
-  def __call__(
-    self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
-  ) -> Float[Array, "B F"]:
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(self.seed)))(numbers)
-    return jax.vmap(lambda key: jax.random.uniform(key, (images.num_features,)))(keys)
 
 
 Method = Search | Attribution | Smallest | Random
@@ -184,12 +150,6 @@ def make_methods(images: ClassifierOnImages, config: AttributionsConfig) -> tupl
   if not methods:
     raise ValueError(f"--methods must name one that this classifier allows: {'; '.join(left_out.values())}.")
   return methods, left_out
-
-
-def split_for_grad_cam(images: ClassifierOnImages) -> GradCam:
-  """Raises ValueError if the classifier cannot be split."""
-  features_fn, head_fn = frozen.split(images.predict_fn, images.params)
-  return GradCam(features_fn=features_fn, head_fn=head_fn)
 
 
 def choose_images(images: ClassifierOnImages, config: AttributionsConfig) -> Looked:
@@ -252,11 +212,6 @@ def judge_missing(
       append_record(lines, record)
       judged[name] = Judged(**record)
       progress.log(f"{METHODS[name].title}: done")
-
-
-def hash_id(name: str) -> int:
-  """A number for an id, the same on every machine."""
-  return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 
 def judge_method(

@@ -1,0 +1,1 @@
+"""Which order of pixels holds: what keeps the class on backgrounds that no search has seen."""

@@ -1,0 +1,224 @@
+"""What is judged, opened and checked: runs, the images that they share, and the pool of backgrounds."""
+
+import dataclasses
+import hashlib
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jax_sis import results
+from jax_sis.core.subsets import Status
+from jax_sis.data import batches, sources
+from jax_sis.results.answer import hash_spec
+from jax_sis.results.schema import has_order
+from jax_sis.results.store import Results
+from jax_sis.runs.setup import Job, make_job_again, read_inputs
+from jax_sis.studies.holds.config import HoldsConfig
+
+# Of all features; the last one is what is left where no size does.
+SHARES = (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56)
+OF = 64
+# What the runs must have in common.
+SHARED = ("model", "class_names", "grid", "baseline")
+POOL_IMAGES_AT_ONCE = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """A run whose order is judged.
+
+  Attributes:
+    label: what tables call it.
+    store: its results.
+    sha256: of its specification.
+  """
+
+  label: str
+  store: Results
+  sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+  """The images that all orders are asked about.
+
+  Attributes:
+    ids: their names.
+    targets: the class in question, which is the predicted one.
+    inputs: normalised.
+    places: where each run has them, by label.
+  """
+
+  ids: list[str]
+  targets: Int[np.ndarray, "N"]
+  inputs: Float[np.ndarray, "N H W C"]
+  places: dict[str, Int[np.ndarray, "N"]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pool:
+  """Images to draw backgrounds from.
+
+  Attributes:
+    name: what people call the data.
+    images: normalised.
+    num_judged: judged images that were in it, and are left out.
+    num_unreadable: images that could not be read, likewise.
+    description: the data that they come from, and which of its images they are, in JSON types.
+  """
+
+  name: str
+  images: Float[np.ndarray, "P H W C"]
+  num_judged: int
+  num_unreadable: int
+  description: dict[str, Any]
+
+
+def open_runs(config: HoldsConfig) -> list[Run]:
+  """The runs. Raises ValueError if one has no order, or they are not of one question."""
+  stores = [results.open(run_dir) for run_dir in config.run_dirs]
+  names = [pathlib.PurePath(run_dir.rstrip("/")).name for run_dir in config.run_dirs]
+  labels = config.labels or (names if len(set(names)) == len(names) else config.run_dirs)
+  if len(set(labels)) < len(labels):
+    raise ValueError(f"--labels must tell the runs apart, got {', '.join(labels)}.")
+  runs = [
+    Run(label=label, store=store, sha256=hash_spec(store.folder)) for label, store in zip(labels, stores, strict=True)
+  ]
+  for run in runs:
+    if "rank" not in run.store.fields:
+      raise ValueError(
+        f"RUN_DIR must hold orders, but {run.store.folder.location!r} has none; find keeps them with --save order or "
+        "both, of any search but smallest."
+      )
+    others = [name for name in SHARED if run.store.spec[name] != runs[0].store.spec[name]]
+    if others:
+      raise ValueError(
+        f"RUN_DIR must name runs of one classifier and one kind of mask, but {run.store.folder.location!r} has another "
+        f"{' and '.join(others).replace('_', ' ')} than {runs[0].store.folder.location!r}."
+      )
+  if len({run.sha256 for run in runs}) < len(runs):
+    raise ValueError(f"RUN_DIR must name each run once, got {', '.join(config.run_dirs)}.")
+  return runs
+
+
+def open_job(config: HoldsConfig, run: Run) -> Job:
+  """The first run's classifier and data as they are now, in batches of this study."""
+  job = make_job_again(
+    run.store,
+    checkpoint=config.checkpoint,
+    model_function=config.model_function,
+    data_dir=config.data_dir,
+    num_devices=config.num_devices,
+    is_computing=False,
+  )
+  return dataclasses.replace(job, batch_size=config.batch_size)
+
+
+def choose_sizes(config: HoldsConfig, grid: Sequence[int]) -> tuple[int, ...]:
+  """The sizes that are asked for, below that of the whole image. Raises ValueError if one is not."""
+  num_features = math.prod(grid)
+  sizes = config.sizes or tuple(
+    size for size in dict.fromkeys(round(share * num_features / OF) for share in SHARES) if size
+  )
+  if sizes[-1] >= num_features:
+    raise ValueError(f"--sizes must be below the {num_features} of the whole image, got {sizes[-1]}.")
+  return sizes
+
+
+def choose_images(config: HoldsConfig, runs: Sequence[Run], job: Job) -> Judged:
+  """The first images that every run has an order of, confident as a whole, in the class that is predicted.
+
+  Raises:
+    ValueError: there is none, or they are other images by the same names.
+  """
+  found = [find_usable(run.store) for run in runs]
+  ids = [name for name in found[0] if all(name in others for others in found[1:])][: config.num_images]
+  if not ids:
+    raise ValueError(
+      "RUN_DIR must name runs with finished images in common of whose predicted class the classifier is confident "
+      f"enough, got {', '.join(f'{len(one)} such images in {run.label}' for one, run in zip(found, runs, strict=True))}"
+      " and none in all."
+    )
+  places = {
+    run.label: np.array([images[name] for name in ids], np.int64) for run, images in zip(runs, found, strict=True)
+  }
+  if all(run.store.has_checksums for run in runs):
+    digests = [run.store.read(results.PIXEL_DIGEST, places[run.label]) for run in runs]
+    for run, others in zip(runs, digests, strict=True):
+      if (others != digests[0]).any():
+        name = ids[int((others != digests[0]).any(1).argmax())]
+        raise ValueError(f"RUN_DIR must name runs of the same images, but {name!r} is another one in {run.label}.")
+  first = runs[0]
+  return Judged(
+    ids=ids,
+    targets=first.store.read("target", places[first.label]),
+    inputs=read_inputs(job, first.store, places[first.label]),
+    places=places,
+  )
+
+
+def find_usable(store: Results) -> dict[str, int]:
+  """Where a run has the images that can be judged, by id."""
+  done = store.done_images()
+  status, target, predicted = (store.read(name, done) for name in ("sis_status", "target", "predicted"))
+  is_usable = has_order(status) & (status != Status.BELOW_THRESHOLD) & (target == predicted)
+  usable = done[is_usable]
+  return dict(zip(store.read_text("id", usable), usable.tolist(), strict=True))
+
+
+def open_pool(config: HoldsConfig, job: Job, judged: Judged) -> Pool | None:
+  """The images to draw backgrounds from, none of those that are judged; None where none is asked for.
+
+  Raises:
+    ValueError: it cannot be opened, or holds fewer images than there are draws.
+  """
+  if config.pool is None or "images" not in config.conditions:
+    return None
+  is_files = config.pool == sources.SAMPLE or pathlib.Path(config.pool).exists()
+  source = sources.open_source(
+    config.pool,
+    split=config.pool_split,
+    data_dir=None if is_files and config.pool_split is None else config.data_dir or job.config.data_dir,
+    class_names=job.classifier.class_names,
+    input_shape=job.classifier.input_shape,
+    crop=job.classifier.crop if job.config.resize else None,
+    mean_colour=job.classifier.normalisation.mean_colour,
+    background=job.config.background if is_files else None,
+  )
+  known = {image.tobytes() for image in judged.inputs}
+  order = np.random.default_rng(config.seed).permutation(len(source))
+  taken: list[Float[np.ndarray, "H W C"]] = []
+  chosen: list[str] = []
+  num_judged = num_unreadable = 0
+  for batch in batches.iterate_batches(source, order, POOL_IMAGES_AT_ONCE):
+    for name, image, error in zip(batch["id"], job.normalise(batch["image"]), batch["error"], strict=True):
+      if len(taken) == config.num_pool:
+        break
+      if error:
+        num_unreadable += 1
+      elif image.tobytes() in known:
+        num_judged += 1
+      else:
+        taken.append(image)
+        chosen.append(str(name))
+    if len(taken) == config.num_pool:
+      break
+  least = max(config.num_draws, 2)
+  if len(taken) < least:
+    raise ValueError(
+      f"--pool must hold at least as many images as there are draws, {least}, without those that are judged "
+      f"({num_judged}) or cannot be read ({num_unreadable}), got {len(taken)}; name more images, or fewer --draws."
+    )
+  digest = hashlib.sha256("\0".join(chosen).encode()).hexdigest()
+  description = {**source.description, "num_taken": len(taken), "taken": digest}
+  return Pool(
+    name=" ".join(filter(None, (description["data"], description.get("split")))),
+    images=np.stack(taken),
+    num_judged=num_judged,
+    num_unreadable=num_unreadable,
+    description=description,
+  )
