@@ -10,7 +10,7 @@ from jax_sis.core import masking
 from jax_sis.core.drawing import Purpose, draw_fills, repeat_images
 from jax_sis.core.scores import predict_logits
 from jax_sis.core.subsets import Status
-from jax_sis.data.sources import Record
+from jax_sis.data.records import Record
 from jax_sis.display import beside, pixels
 from jax_sis.display.beside import Cell
 from jax_sis.display.style import finish
