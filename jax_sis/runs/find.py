@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jax_sis import results
+from jax_sis.runs.backgrounds import BACKGROUNDS_FILE, draw_backgrounds
 from jax_sis.runs.config import FindConfig, describe_precision
 from jax_sis.runs.first_launch import open_run
 from jax_sis.runs.gallery import draw_gallery
@@ -180,6 +181,9 @@ def write_outcome(job: Job, store: results.Results) -> None:
   if job.config.gallery:
     store.folder.write(GALLERY_FILE, draw_gallery(job, store, num_images=job.config.gallery))
     pictures = f"{GALLERY_FILE}, "
+  if job.config.gallery and job.config.completion is not None:
+    store.folder.write(BACKGROUNDS_FILE, draw_backgrounds(job, store, num_images=job.config.gallery))
+    pictures += f"{BACKGROUNDS_FILE}, "
   store.folder.remove_leftovers()
   print(describe_outcome(totals, job.config.threshold))
   print(f"Written to {job.config.out}: {pictures}summary.csv, summary.json, results.zarr", flush=True)
