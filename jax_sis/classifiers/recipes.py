@@ -78,31 +78,20 @@ LITE_OF_TIMM = (
   make_recipe("bilinear", 300, 331, "half"),
   make_recipe("bilinear", 380, 413, "half"),
 )
-# The authors' SqueezeNet of the package ndf, which `ndf_squeezenet` brings to ImageNet's normalisation. Caffe squeezes
-# the image into a square of 256 pixels, of which it takes the middle; this is the nearest that does not distort it.
-OF_NDF = make_recipe("bilinear", 227, 256)
-# torchvision's Inception undoes ImageNet's normalisation within the network.
-OF_INCEPTION = make_recipe("bilinear", 299, 342, "half")
 OTHERS = (
   make_recipe("bilinear", 224, 236),
+  # Torchvision's normalisation is undone inside, as the weights are TensorFlow's.
+  make_recipe("bilinear", 299, 342, "half"),
+  # Of the authors' SqueezeNet in the package ndf. Caffe squeezes the image into a square of 256 pixels, of which these
+  # are the middle; this is the nearest that does not.
+  make_recipe("bilinear", 227, 256),
   make_recipe("bicubic", 224, 235),
   # Transformers' ViT squeezes the whole image into a square, which distorts it; this is the nearest that does not.
   make_recipe("bilinear", 224, 224, "half"),
 )
 RECIPES = {
   recipe.name: recipe
-  for recipe in (
-    OF_TORCHVISION,
-    OF_TORCHVISION_V2,
-    OF_TIMM,
-    OF_VIT,
-    OF_DEIT,
-    OF_NDF,
-    OF_INCEPTION,
-    *LITE,
-    *LITE_OF_TIMM,
-    *OTHERS,
-  )
+  for recipe in (OF_TORCHVISION, OF_TORCHVISION_V2, OF_TIMM, OF_VIT, OF_DEIT, *LITE, *LITE_OF_TIMM, *OTHERS)
 }
 # By architecture, and whose names the weights have, `` for all others: the recipe of the most used ones.
 PUBLISHED: dict[str, dict[str, Recipe]] = {
@@ -110,8 +99,8 @@ PUBLISHED: dict[str, dict[str, Recipe]] = {
     name: {"": OF_TORCHVISION, "transformers": OF_TIMM}
     for name in ("resnet18_imagenet", "resnet34", "resnet50", "resnet101")
   },
-  "inception_v3": {"": OF_INCEPTION},
-  "squeezenet1_1": {"": OF_TORCHVISION, "ndf": OF_NDF},
+  "inception_v3": {"": RECIPES["bilinear-299-342-half"]},
+  "squeezenet1_1": {"": OF_TORCHVISION, "ndf": RECIPES["bilinear-227-256"]},
   "convnext_t": {"": OF_TIMM, "torchvision": RECIPES["bilinear-224-236"]},
   "vit_s_16": {"": OF_VIT, "transformers": RECIPES["bilinear-224-224-half"]},
   "vit_b_16": {"": OF_VIT, "torchvision": OF_TORCHVISION, "transformers": RECIPES["bilinear-224-224-half"]},

@@ -39,7 +39,7 @@ def clopper_pearson(num_draws: int, level: float) -> Float[np.ndarray, "N"]:
   Each is the rate at which so many successes or more have probability 1 - level (Clopper and Pearson 1934).
 
   >>> clopper_pearson(500, 0.95)[[450, 475, 500]].round(4).tolist()
-  [0.875, 0.9309, 0.994]
+  [0.8751, 0.9309, 0.994]
 
   Args:
     num_draws: how many there are.

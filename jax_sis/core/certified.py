@@ -53,6 +53,16 @@ def certified_subsets(
   says is needed are tested; else sizes from the largest to a sixteenth of it, evenly in their logarithm. Both are
   among those that the search evaluated, without that of the whole input, which shows nothing of the completion.
 
+  >>> import jax_sis
+  >>> def predict_fn(weights, inputs):
+  ...   return inputs @ weights
+  >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
+  >>> order = jax_sis.backselect(predict_fn, weights, inputs)
+  >>> noise = jax_sis.completions.Noise()
+  >>> subsets, certificate = certified_subsets(predict_fn, weights, inputs, order, completion=noise)
+  >>> subsets.mask, certificate.is_certified
+  (Array([[ True, False,  True]], dtype=bool), Array([ True], dtype=bool))
+
   Args:
     predict_fn: as for `backselect`.
     params: the model's arrays.

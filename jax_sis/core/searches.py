@@ -74,6 +74,10 @@ class Gradient:
     if self.memory is not None and not 0 <= self.memory < 1:
       raise ValueError(f"Gradient.memory must be at least 0 and below 1, got {self.memory!r}.")
 
+  def __repr__(self) -> str:
+    memory = "" if self.memory is None else f", memory={self.memory}"
+    return f"Gradient(per_step={self.per_step}{memory})"
+
   def phases(self, num_features: int) -> tuple[Phase, ...]:
     """One way to choose throughout."""
     return (Phase(self, backward_sizes(num_features, self.per_step)),)

@@ -1,6 +1,7 @@
 """Labels of image files: by the folder that a file is in, by a file of labels beside it, or by a wnid in its name."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import re
@@ -59,12 +60,11 @@ def label_files(
     ValueError: a folder's name is that of several classes, or a file of labels leaves out an image, or cannot be read.
   """
   named = None if label_path is None else read_label_file(label_path, class_names)
-  label_of = {
-    name: find_label(name, class_names) for name in dict.fromkeys(folders.label_folder(path, root) for path in paths)
-  }
+  names = [folders.label_folder(path, root) for path in paths]
+  label_of = {name: find_label(name, class_names) for name in dict.fromkeys(names)}
   numbers, missing = [], []
-  for path in paths:
-    number = label_of[folders.label_folder(path, root)]
+  for path, name in zip(paths, names, strict=True):
+    number = label_of[name]
     if path.parent == root and named is not None:
       number = named.get(path.name, named.get(path.stem))
       missing += [path.name] if number is None else []
@@ -162,9 +162,15 @@ def read_label_file(path: pathlib.Path, class_names: tuple[str, ...]) -> Mapping
   return labels
 
 
+@functools.cache
+def challenge_wnids() -> tuple[str, ...]:
+  """The classes in the order of the challenge's own numbers."""
+  return tuple(CHALLENGE_ORDER.read_text(encoding="utf-8").split())
+
+
 def name_challenge_class(number: int, path: pathlib.Path) -> str:
   """The wnid of a number of the challenge, counted from 1; ValueError if there is none."""
-  wnids = CHALLENGE_ORDER.read_text(encoding="utf-8").split()
+  wnids = challenge_wnids()
   if not 1 <= number <= len(wnids):
     raise ValueError(f"labels in {str(path)!r} must be the challenge's numbers, 1 to {len(wnids)}, got {number}.")
   return wnids[number - 1]

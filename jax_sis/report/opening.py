@@ -12,7 +12,7 @@ from jax_sis.display.beside import MASKED_NOTE
 from jax_sis.report.gallery import Images, read_masks, show_pixels, show_subset
 from jax_sis.report.inputs import Inputs
 from jax_sis.report.sizes import own_sizes
-from jax_sis.report.words import name_target, name_unit, tell_count
+from jax_sis.report.words import name_unit, tell_claim, tell_count
 from jax_sis.studies.controls.views import expand
 
 # The sides of an image in the picture, at least, and what is between two.
@@ -76,8 +76,8 @@ def make_opening(inputs: Inputs, example: Example | None, images: Images) -> lis
 
 
 def describe(inputs: Inputs, example: Example | None) -> str:
-  spec, unit, num_features = inputs.spec, name_unit(inputs), inputs.analysis.num_features
-  what = f"alone make {spec['model']['name']} at least {spec['threshold']:g} confident in {name_target(inputs)}"
+  unit, num_features = name_unit(inputs), inputs.analysis.num_features
+  what = tell_claim(inputs, inputs.kinds[0] if example is None else example.kind)
   if example is None:
     return f"In none of {tell_count(inputs.analysis.num_finished, 'image')} were {unit} found that {what}."
   sizes = own_sizes(inputs, example.kind)

@@ -66,7 +66,7 @@ def describe_settings(spec: Mapping[str, Any]) -> dict[str, str]:
     "threshold": f"{spec['threshold']:g}",
     "for the class": spec["target"],
     "ranked by": spec["score"],
-    "fill": f"{spec['baseline']:g} in normalised units",
+    "fill": describe_fill(spec),
     "grid": f"{' x '.join(map(str, spec['grid']))}, {math.prod(spec['grid']):,} features",
     "certificate": spec["certificate"],
   }
@@ -74,6 +74,15 @@ def describe_settings(spec: Mapping[str, Any]) -> dict[str, str]:
     facts["exchanges"] = str(spec["exchanges"]) if "exchanges" in spec else "not known"
   others = {"precision": "precision", "batch": "batch_size", "unit": "unit_size", "tolerance": "tolerance"}
   return facts | {title: str(spec[name]) for title, name in others.items() if name in spec}
+
+
+def describe_fill(spec: Mapping[str, Any]) -> str:
+  """What masked pixels showed."""
+  if "completion" not in spec:
+    return f"{spec['baseline']:g} in normalised units"
+  asked = spec["completion"]
+  claim = f"rate {asked['rate']:g} at level {asked['level']:g} by {asked['num_tested']}"
+  return f"{asked['kind']}, {asked['num_draws']} draws a step, seed {asked['seed']}; {claim} unseen draws"
 
 
 def describe_time(inputs: Inputs) -> str:

@@ -13,8 +13,8 @@ from jax_sis.report.words import (
   ONE_OF_KIND,
   STATUS_WORDS,
   capitalise,
-  name_target,
   name_unit,
+  tell_claim,
   tell_count,
   tell_median,
 )
@@ -56,10 +56,8 @@ def own_sizes(inputs: Inputs, answer: str) -> Sizes:
 
 def describe_headline(inputs: Inputs, answer: str) -> str:
   sizes = own_sizes(inputs, answer)
-  model, threshold, unit = inputs.spec["model"]["name"], inputs.spec["threshold"], name_unit(inputs)
-  what = (
-    f"{ONE_OF_KIND[answer]}, {unit} that alone make {model} at least {threshold:g} confident in {name_target(inputs)}"
-  )
+  unit = name_unit(inputs)
+  what = f"{ONE_OF_KIND[answer]}, {unit} that {tell_claim(inputs, answer)}"
   if sizes.mean_share is None:
     return f"None of {tell_count(sizes.with_subset.num_images, 'image')} has {what}."
   return (
@@ -71,7 +69,7 @@ def describe_headline(inputs: Inputs, answer: str) -> str:
 
 def describe_search_limits(inputs: Inputs) -> str:
   spec = inputs.spec
-  found = {"sis": spec["search"], "smallest": spec["smallest"]}
+  found = {"sis": spec["search"], "smallest": spec["smallest"], "robust": spec["search"]}
   searches = [f"{KIND_NAMES[answer]} by {describe_search(found[answer], spec['threshold'])}" for answer in inputs.kinds]
   return (
     f"Found: {', '.join(searches)}. Another search may find smaller ones: the sizes say how little is enough, and not "
@@ -83,7 +81,7 @@ def describe_certificates(inputs: Inputs) -> str:
   sentences = []
   for answer, certificates in inputs.certificates.items():
     count = certificates.reaches.num_images
-    if not count:
+    if not count or answer == "robust":
       continue
     sentence = (
       f"{capitalise(KIND_NAMES[answer])}: evaluated again alone, in the highest precision, "

@@ -5,8 +5,12 @@ from jax_sis.statistics.estimates import Estimate
 from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
 from jax_sis.studies.analysis.sizes import PREDICTED, Sizes
 
-KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest subsets found"}
-ONE_OF_KIND = {"sis": "a sufficient input subset (SIS)", "smallest": "a smallest sufficient subset"}
+KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest subsets found", "robust": "robust subsets"}
+ONE_OF_KIND = {
+  "sis": "a sufficient input subset (SIS)",
+  "smallest": "a smallest sufficient subset",
+  "robust": "a robust subset",
+}
 STATUS_WORDS = {
   "ok": "with a subset",
   "below_threshold": "the whole image is below the threshold",
@@ -39,6 +43,14 @@ def name_target(inputs: Inputs) -> str:
   target = inputs.spec["target"]
   names = {PREDICTED: "the class that it predicts", "label": "the true class", "random": "a class drawn at random"}
   return names.get(target, f"the class {target}")
+
+
+def tell_claim(inputs: Inputs, answer: str) -> str:
+  """What is said of the features of a subset of this kind."""
+  model = inputs.spec["model"]["name"]
+  if answer == "robust":
+    return f"keep {model} at {name_target(inputs)} on {inputs.spec['completion']['rate']:.0%} of unseen draws"
+  return f"alone make {model} at least {inputs.spec['threshold']:g} confident in {name_target(inputs)}"
 
 
 def name_data(inputs: Inputs) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jax_sis import results
+from jax_sis.runs.backgrounds import BACKGROUNDS_FILE, draw_backgrounds
 from jax_sis.runs.config import FindConfig, describe_precision
 from jax_sis.runs.first_launch import open_run
 from jax_sis.runs.gallery import draw_gallery
@@ -56,14 +57,14 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
   if num_done:
     check_done_images(job, store)
     print(f"{num_done} of {store.num_images} images are done already in {config.out}.", flush=True)
+  own = (shard or ALL_UNITS).select(missing_units(store))
+  if warning := warn_of_long_run(job, count_images(store, own)):
+    print(warning, flush=True)
   if is_printed:
     print_header(job.search.kinds, job.class_names)
     for _, fields in store.iterate():
       print_rows(make_rows(fields, job.class_names, num_features=job.num_features), job.class_names)
   if num_done < store.num_images:
-    own = (shard or ALL_UNITS).select(missing_units(store))
-    if warning := warn_of_long_run(job, count_images(store, own)):
-      print(warning, flush=True)
     with explain_out_of_memory(job):
       Worker(job, store, shard or ALL_UNITS, is_printed=is_printed).run(takes_over=takes_over)
   num_left = store.num_images - len(store.done_images())
@@ -180,6 +181,9 @@ def write_outcome(job: Job, store: results.Results) -> None:
   if job.config.gallery:
     store.folder.write(GALLERY_FILE, draw_gallery(job, store, num_images=job.config.gallery))
     pictures = f"{GALLERY_FILE}, "
+  if job.config.gallery and job.config.completion is not None:
+    store.folder.write(BACKGROUNDS_FILE, draw_backgrounds(job, store, num_images=job.config.gallery))
+    pictures += f"{BACKGROUNDS_FILE}, "
   store.folder.remove_leftovers()
   print(describe_outcome(totals, job.config.threshold))
   print(f"Written to {job.config.out}: {pictures}summary.csv, summary.json, results.zarr", flush=True)

@@ -66,6 +66,8 @@ def spread(job: Job, values: Shaped[np.ndarray, "M F"]) -> Shaped[np.ndarray, "M
 def describe_kind(kind: str, search: BackwardSearch | None) -> str:
   if kind == "smallest":
     return "the smallest evidence\nfound"
+  if kind == "robust":
+    return "its robust subset, certified\non unseen draws"
   return f"its sufficient input subset\nby {type(search).__name__} search"
 
 

@@ -18,8 +18,8 @@ from jax_sis.classifiers.on_images import ClassifierOnImages, open_images
 from jax_sis.core.completions import check_completion
 from jax_sis.core.messages import first_line
 from jax_sis.data import batches
+from jax_sis.data.labels import NO_LABEL
 from jax_sis.data.records import ImageSource, Record
-from jax_sis.data.sources import NO_LABEL
 from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import FindConfig
 

@@ -148,7 +148,7 @@ def print_rows(rows: list[Row], class_names: Sequence[str]) -> None:
       line += ANSWER_FORMAT.format(
         answer.num_pixels if has_subset else "-",
         f"{answer.share:.1%}" if has_subset else "-",
-        format_confidence(answer.confidence if answer.rate is None else answer.rate),
+        format_confidence(answer.confidence) if answer.rate is None else f"{answer.rate:.1%}",
       )
     # Once where they agree.
     certificates = dict.fromkeys(answer.certificate for answer in row.answers.values())

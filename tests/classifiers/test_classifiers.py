@@ -27,7 +27,6 @@ pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
 SMALL_INPUTS = {"inception_v3": 75} | dict.fromkeys(VITS, 224)
 SMALL_INPUTS |= dict.fromkeys(("resnet18_imagenet", "resnet34", "resnet50", "resnet101", "convnext_t"), 64)
-SMALL_INPUTS |= dict.fromkeys(MOBILE_NETWORKS, 64)
 # One of each kind, since the others have its parts.
 WITH_LOGITS = random_weights.names_of(classifiers.ARCHITECTURES)
 CONV_NETS = [name for name in WITH_LOGITS if name not in VITS]
@@ -212,8 +211,8 @@ def test_the_parts_of_a_frozen_network_have_feature_maps_between_them(model_name
   size = SMALL_INPUTS.get(model_name, 32)
   inputs = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
   features = jax.eval_shape(features_fn, params, inputs)
-  # Of 75x75 pixels, Inception v3 leaves one place, and SqueezeNet of 32x32.
-  places = {"resnet18": 4, "vgg16": 2, "inception_v3": 1, "squeezenet1_1": 1}
+  # Of 32x32 pixels SqueezeNet and networks of inverted residual blocks leave one place, of 75x75 Inception v3.
+  places = dict.fromkeys(("inception_v3", "squeezenet1_1", *MOBILE_NETWORKS), 1) | {"resnet18": 4, "vgg16": 2}
   expected = places.get(model_name, 2 if SMALL_INPUTS.get(model_name) == 64 else 8)
   assert features.shape[:3] == (2, expected, expected)
   assert jax.eval_shape(head_fn, params, features).shape == jax.eval_shape(predict_fn, params, inputs).shape

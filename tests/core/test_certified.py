@@ -17,6 +17,7 @@ from jax_sis.core.unseen import CHOOSING
 
 NUM_FEATURES = 8
 SHARP = 300.0
+CHOOSE = jax.jit(lambda order: certified.choose_sizes(order, 0.9))
 # At 0, 1, ..., 8 kept features.
 RATES = np.array([0.1, 0.2, 0.5, 0.95, 0.85, 0.93, 0.96, 0.99, 1.0], np.float32)
 
@@ -95,17 +96,17 @@ def test_a_plain_loop_over_the_same_draws_comes_to_the_same():
 
 
 def test_a_rate_that_no_size_reaches_has_a_status_and_what_the_largest_reaches():
-  subsets, report = find(make_order(3), rates=0.5 * RATES, num_draws=200)
-  assert subsets.status.tolist() == [Status.NOT_REACHED] * 3
+  subsets, report = find(make_order(12), rates=0.5 * RATES)
+  assert subsets.status.tolist() == [Status.NOT_REACHED] * 12
   assert not subsets.mask.any()
-  assert report.verdict.tolist() == [Verdict.NOT_CERTIFIED] * 3
-  assert report.num_judged.tolist() == [NUM_FEATURES - 1] * 3
-  np.testing.assert_allclose(report.rate, 0.495, atol=0.15)
-  assert report.rate_bound.tolist() == [0] * 3
+  assert report.verdict.tolist() == [Verdict.NOT_CERTIFIED] * 12
+  assert report.num_judged.tolist() == [NUM_FEATURES - 1] * 12
+  np.testing.assert_allclose(report.rate, 0.495, atol=0.25)
+  assert report.rate_bound.tolist() == [0] * 12
 
 
 def test_an_image_whose_order_is_not_finite_is_not_searched():
-  order = dataclasses.replace(make_order(2), finite=jnp.array([False, True]))
+  order = dataclasses.replace(make_order(12), finite=jnp.arange(12) > 0)
   subsets, report = find(order)
   assert subsets.status[0] == Status.NON_FINITE
   assert report.verdict[0] == Verdict.NOT_SEARCHED
@@ -135,9 +136,7 @@ def test_only_what_is_needed_is_evaluated():
 def test_sizes_are_near_the_estimate_of_the_search_and_each_once():
   sizes = tuple(range(0, 1025, 4))
   rate = np.interp(sizes, [0, 400, 1024], [0.1, 0.9, 1.0])
-  plain, estimated = (
-    np.asarray(certified.choose_sizes(order_of_many(sizes, rates), 0.9)) for rates in (None, [rate, 0.5 * rate])
-  )
+  plain, estimated = (np.asarray(CHOOSE(order_of_many(sizes, rates))) for rates in (None, [rate, 0.5 * rate]))
   for chosen in (plain[0], estimated[0], estimated[1]):
     used = chosen[chosen > 0]
     assert (np.diff(used) < 0).all()
@@ -149,7 +148,7 @@ def test_sizes_are_near_the_estimate_of_the_search_and_each_once():
   assert 280 <= estimated[0, -1] <= 284
   # Where the search never saw the rate, all sizes.
   np.testing.assert_array_equal(estimated[1], plain[0])
-  few = np.asarray(certified.choose_sizes(make_order(1), 0.9))[0]
+  few = np.asarray(CHOOSE(make_order(1)))[0]
   assert few[:8].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
 
 
@@ -172,7 +171,7 @@ def order_of_many(sizes: tuple[int, ...], rates: Any) -> jax_sis.FeatureOrder:
 def test_the_level_holds_over_all_sizes():
   # Just too rare at two sizes, one behind the other, and once more behind a dip.
   rates = np.array([0.1, 0.899, 0.5, 0.899, 0.8999, 0.93, 0.8999, 0.97, 1.0], np.float32)
-  for sizes in (None, (5, 4, 3, 1), (7, 5, 3)):
+  for sizes in (None, (5, 4, 3, 1), (7, 6)):
     subsets, report = find(make_order(2000), rates=rates, num_draws=500, sizes=sizes)
     found = np.asarray(subsets.num_kept)
     is_wrong = (found > 0) & (rates[found] < 0.9)

@@ -41,6 +41,16 @@ def attribution_of(params: Any, images: Any, method: Any) -> Any:
   return jax_sis.attribute(PREDICT_FN, params, images, method=method)
 
 
+def certified_of(params: Any, images: Any) -> Any:
+  order, noise = order_of(params, images), jax_sis.completions.Noise()
+  # Keys of the images' own, wherever they lie.
+  keys = jax.vmap(jax.random.key)((1e4 * jnp.abs(images).sum((1, 2, 3))).astype(jnp.int32))
+  found = jax_sis.certified_subsets(
+    PREDICT_FN, params, images, order, completion=noise, keys=keys, rate=0.6, num_draws=40, sizes=(10, 6, 2)
+  )
+  return found, jax_sis.stability(PREDICT_FN, params, images, found[0], (1, 2), num_draws=20, keys=keys)
+
+
 SEARCHES: dict[str, Callable[[Any, Any], Any]] = {
   "gradient": order_of,
   "gradient times input": lambda params, images: attribution_of(params, images, jax_sis.GradientTimesInput()),
@@ -63,6 +73,7 @@ SEARCHES: dict[str, Callable[[Any, Any], Any]] = {
   ),
   "rise": lambda params, images: attribution_of(params, images, jax_sis.Rise(num_masks=8)),
   "curves": deletion_of,
+  "certified": certified_of,
 }
 
 

@@ -232,7 +232,7 @@ def test_the_250_images_in_each_layout_have_the_labels_that_they_were_given(
       target = tmp_path / layout / name_fn(place, path)
       target.parent.mkdir(parents=True, exist_ok=True)
       target.symlink_to(path)
-  order = labels.CHALLENGE_ORDER.read_text().split()
+  order = labels.challenge_wnids()
   truth = [f"{order.index(WNID_OF[number]) + 1}\n" for number in numbers]
   (tmp_path / "flat" / labels.GROUND_TRUTH).write_text("".join(truth))
   for layout in layouts:

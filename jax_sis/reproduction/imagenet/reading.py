@@ -16,6 +16,7 @@ from jax_sis.core.types import Params, PredictFn
 from jax_sis.data.images import find_central_box, place_mask, read_framing
 from jax_sis.results.schema import NOT_SEARCHED
 from jax_sis.runs.setup import Job, make_job_again, read_inputs
+from jax_sis.runs.sizes import default_batch_size
 from jax_sis.runtime.progress import Progress
 
 # Left, top, right and bottom of a part of an image, in pixels.
@@ -98,9 +99,15 @@ def read_searched(folder: pathlib.Path) -> Searched:
 
 
 def reopen(searched: Searched, checkpoint: pathlib.Path) -> tuple[Job, Float[np.ndarray, "N H W C"]]:
-  """The classifier and the normalised images of a run, as they are at hand now; ValueError if they are others."""
+  """The classifier and the normalised images of a run, as they are at hand now; ValueError if they are others.
+
+  The run's batch may be that of another machine, and is not kept.
+  """
   job = make_job_again(searched.store, checkpoint=str(checkpoint), num_devices=None, is_computing=False)
-  return job, read_inputs(job, searched.store, searched.indices)
+  batch_size = default_batch_size(
+    job.platform, job.classifier.input_shape, num_images=len(searched), num_devices=len(job.local_devices)
+  )
+  return dataclasses.replace(job, batch_size=batch_size), read_inputs(job, searched.store, searched.indices)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

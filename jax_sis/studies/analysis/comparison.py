@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jax_sis.core.messages import name_some
-from jax_sis.results.query import SubsetQuery
+from jax_sis.results.query import SubsetQuery, own_threshold
 from jax_sis.results.schema import NO_CLASS, kinds_of
 from jax_sis.results.store import Results
 from jax_sis.statistics.estimates import Estimate, difference_of, mean_of, no_mean, share_of
@@ -140,7 +140,9 @@ def compare_runs(stores: Mapping[str, Results], *, thresholds: Sequence[float] =
       left_out.append(f"{query.kind} subsets at {query.threshold:g}: only {holders[0]} holds them")
       continue
     sizes += compare_sizes({label: columns[label] for label in holders}, query, stores, seed=seed)
-    for first, second in itertools.combinations(holders, 2) if query.threshold == threshold else ():
+    for first, second in (
+      itertools.combinations(holders, 2) if query.kind == "robust" or query.threshold == threshold else ()
+    ):
       found = compare_subsets(first, second, query, stores, indices, columns, seed=seed)
       if isinstance(found, str):
         left_out.append(found)
@@ -226,10 +228,10 @@ def check_ids_name_images(stores: Mapping[str, Results], ids: set[str]) -> None:
 
 
 def find_queries(label: str, store: Results, threshold: float, left_out: list[str]) -> list[SubsetQuery]:
-  """The subsets of a run that reach this confidence; `left_out` gets the reasons for those that do not."""
+  """A run's subsets at this confidence, and its robust ones; `left_out` gets the reasons for the others."""
   queries = []
   for kind in kinds_of(store.fields):
-    query = SubsetQuery(kind=kind, threshold=threshold)
+    query = SubsetQuery(kind=kind, threshold=own_threshold(store.spec, kind) if kind == "robust" else threshold)
     if store.find_subsets(query).size_fields:
       queries.append(query)
     else:

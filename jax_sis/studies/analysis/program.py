@@ -106,12 +106,12 @@ def make_answer(
 
 
 def describe_origin(store: Results) -> dict[str, Any]:
-  settings = ("search", "smallest", "score", "threshold", "target", "baseline")
+  settings = ("search", "smallest", "score", "threshold", "target", "baseline", "completion")
   names = ("model", "data", *settings, "grid", "versions", "device")
   return {
     "location": store.folder.location,
     "spec_sha256": hash_spec(store.folder),
-    **{name: store.spec[name] for name in names},
+    **{name: store.spec[name] for name in names if name in store.spec},
   }
 
 
