@@ -13,12 +13,11 @@ from jax import lax
 
 import jax_sis
 from jax_sis import classifiers
-from jax_sis.classifiers import import_checkpoint, ndf_squeezenet, torch_weights
+from jax_sis.classifiers import import_checkpoint, ndf_squeezenet, recipes, torch_weights
 from jax_sis.classifiers.dense_conv import DIMENSION_NUMBERS
 from jax_sis.classifiers.frozen import freeze
 from jax_sis.classifiers.squeezenet import SqueezeNetConfig, pool
 from jax_sis.classifiers.torch_namings import find_namings
-from jax_sis.data.normalisation import IMAGENET_NORMALISATION
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
@@ -29,6 +28,7 @@ TINY = SqueezeNetConfig(stem_width=6, squeezed=((2, 2), (3, 3), (4, 4, 5, 5)), n
 def tiny_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
   """A tiny network in the place of others, which would take seconds to be compared with."""
   monkeypatch.setattr(classifiers, "ARCHITECTURES", {"squeezenet_test": TINY})
+  monkeypatch.setitem(recipes.PUBLISHED, "squeezenet_test", recipes.PUBLISHED["squeezenet1_1"])
 
 
 def tiny_arrays() -> dict[str, list[np.ndarray]]:
@@ -70,10 +70,8 @@ def test_the_packages_weights_give_the_published_logits_on_normalised_images(
   arrays = tiny_arrays()
   (tmp_path / "weights.pkl").write_bytes(pickle.dumps(arrays, 3))
   pixels = np.random.default_rng(0).integers(0, 256, (2, 31, 31, 3)).astype(np.uint8)
-  classifier = import_checkpoint.import_weights(
-    tmp_path / "weights.pkl", out_dir=tmp_path / "out", normalisation=IMAGENET_NORMALISATION
-  )
-  assert classifier.model_name == "squeezenet_test"
+  classifier = import_checkpoint.import_weights(tmp_path / "weights.pkl", out_dir=tmp_path / "out")
+  assert (classifier.model_name, classifier.recipe) == ("squeezenet_test", "bilinear-227-256")
   assert "red, green and blue by the normalisation imagenet2012" in capsys.readouterr().out
   inputs = jnp.asarray(classifier.normalisation.apply(pixels))
   logits = jax.jit(classifier.module)(inputs)
