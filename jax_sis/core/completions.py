@@ -166,7 +166,7 @@ class Images(Distribution):
     size = self.pool.shape[0]
     first = jax.random.randint(first_key, (), 0, size)
     other = jax.random.randint(second_key, (), 0, size - 1)
-    other = other + (other >= first)
+    other = other + (other >= first).astype(other.dtype)
     is_own = (self.pool[first] == image).all()
     return self.pool[jnp.where(is_own, other, first)]
 
