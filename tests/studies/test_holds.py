@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
+from tiny_runs import GRADIENT, find_tiny
 
 from jax_sis import results
 from jax_sis.classifiers import Classifier, checkpoint
@@ -26,12 +28,14 @@ from jax_sis.studies.holds.config import ATTRIBUTIONS, CONDITIONS, HoldsConfig
 from jax_sis.studies.holds.summaries import Held, Order
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
-SIZES = (2, 7, 12)
+SIZES = (5, 9, 13)
+# What the logits are multiplied by, so that the classifier is sure of images again.
+SHARPNESS = 16.0
 SETTINGS: dict[str, Any] = {
   "attributions": ("random",),
   "pool": "sample",
   "num_pool": 15,
-  "num_images": 3,
+  "num_images": 4,
   "num_draws": 6,
   "num_added": 3,
   "sizes": SIZES,
@@ -46,10 +50,40 @@ def hold(out: pathlib.Path, *runs: pathlib.Path, **options: Any) -> dict[str, An
     return program.holds(HoldsConfig(run_dirs=tuple(map(str, runs)), out=str(out), **{**SETTINGS, **options}))
 
 
+def predict(classifier: Classifier, inputs: np.ndarray) -> np.ndarray:
+  """The logits, before anything is folded or sharded."""
+  return np.asarray(jax.jit(classifier.module)(jnp.asarray(inputs, jnp.float32)))
+
+
 @pytest.fixture(scope="module")
-def held(tiny_run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict[str, Any]]:
+def checkpoint_dir(tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+  """The folder of the tiny classifier, changed to see other classes than one: that one is kept whatever is shown."""
+  folder = str(tmp_path_factory.mktemp("centred"))
+  with jax.numpy_rank_promotion("allow"):
+    classifier = checkpoint.load_classifier(tiny_checkpoint)
+    mean = predict(classifier, np.stack(list(read_sample(classifier).values()))).mean(0)
+    for _, node in nnx.iter_graph(classifier.module):
+      if isinstance(node, nnx.Linear):
+        assert node.bias is not None
+        node.bias[...] = SHARPNESS * (node.bias[...] - mean)
+        node.kernel[...] = SHARPNESS * node.kernel[...]
+    checkpoint.save_classifier(folder, classifier)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint_dir: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """The folder of a run of find on it."""
+  folder = tmp_path_factory.mktemp("run") / "mine"
+  options = {**GRADIENT, "saved": "order", "mask_thresholds": (), "mask_fractions": ()}
+  find_tiny(folder, checkpoint_dir, **options)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def held(run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict[str, Any]]:
   out = tmp_path_factory.mktemp("holds") / "out"
-  return out, hold(out, tiny_run)
+  return out, hold(out, run)
 
 
 def read_sample(classifier: Classifier) -> dict[str, np.ndarray]:
@@ -93,14 +127,13 @@ def view_all(name: str, image: np.ndarray, rank: np.ndarray, pool: np.ndarray) -
 
 
 def test_the_counts_are_those_of_a_plain_loop(
-  held: tuple[pathlib.Path, dict[str, Any]], tiny_run: pathlib.Path, tiny_checkpoint: str
+  held: tuple[pathlib.Path, dict[str, Any]], run: pathlib.Path, checkpoint_dir: str
 ):
   _, answer = held
-  classifier = checkpoint.load_classifier(tiny_checkpoint)
-  images, store = read_sample(classifier), results.open(tiny_run)
+  classifier = checkpoint.load_classifier(checkpoint_dir)
+  images, store = read_sample(classifier), results.open(run)
   names = answer["images"]
-  assert len(names) == 3
-  classify_fn = jax.jit(classifier.module)
+  assert len(names) == 4
   listed = list(images)
   mixed = [listed[place] for place in np.random.default_rng(SETTINGS["seed"]).permutation(len(listed))]
   pool = np.stack([images[name] for name in mixed if name not in names][:15])
@@ -109,16 +142,20 @@ def test_the_counts_are_those_of_a_plain_loop(
     jax.random.fold_in(jax.random.key(SETTINGS["seed"]), zlib.crc32(name.encode()) & 0x7FFFFFFF) for name in names
   ]
   at_random = [np.argsort(np.argsort(-np.asarray(jax.random.uniform(key, (16,))))) for key in keys]
-  for title, ranks in (("tiny_run", stored), ("random order", at_random)):
+  told_apart = dict.fromkeys(CONDITIONS, 0)
+  for title, ranks in (("mine", stored), ("random order", at_random)):
     for place, name in enumerate(names):
       views = view_all(name, images[name], ranks[place], pool)
       shown = np.concatenate([images[name][None], *views])
-      target, *predicted = np.argmax(classify_fn(jnp.asarray(shown, jnp.float32)), axis=1)
+      target, *predicted = predict(classifier, shown).argmax(1)
       expected = (np.array(predicted).reshape(len(CONDITIONS), len(SIZES), -1) == target).mean(2)
       for condition, rates in zip(CONDITIONS, expected, strict=True):
         orders = answer["conditions"][condition]["orders"].values()
         found = next(order["per_image"][place] for order in orders if order["title"] == title)
         assert found == rates.tolist(), (title, name, condition)
+        told_apart[condition] += ((rates > 0) & (rates < 1)).sum()
+  # Where the class is always kept or never, any draws would do.
+  assert min(told_apart.values()) >= 3, told_apart
 
 
 def test_the_judged_images_in_the_pool_are_left_out_and_counted(
@@ -127,32 +164,32 @@ def test_the_judged_images_in_the_pool_are_left_out_and_counted(
   _, answer = held
   assert answer["pool"]["num_taken"] == 15
   assert any(
-    re.search(r"left out of these: [1-3] that are among the judged images\.", note) for note in answer["notes"]
+    re.search(r"left out of these: [1-4] that are among the judged images\.", note) for note in answer["notes"]
   )
 
 
 def test_it_goes_on_and_counts_do_not_depend_on_batch_or_devices(
-  held: tuple[pathlib.Path, dict[str, Any]], tiny_run: pathlib.Path, tmp_path: pathlib.Path
+  held: tuple[pathlib.Path, dict[str, Any]], run: pathlib.Path, tmp_path: pathlib.Path
 ):
   out, answer = held
   lines = (out / program.LINES_FILE).read_bytes().splitlines(keepends=True)
   assert len(lines) == 2 * len(CONDITIONS)
-  changed = {**json.loads(lines[0]), "num_kept": [[0, 0, 6]] * 3}
+  changed = {**json.loads(lines[0]), "num_kept": [[0, 0, 6]] * 4}
   tmp_path.joinpath("spec.json").write_bytes((out / "spec.json").read_bytes())
   # What a kill leaves in the middle of the last line.
   rest = [json.dumps(changed).encode() + b"\n", *lines[1:-1], lines[-1][:20]]
   tmp_path.joinpath(program.LINES_FILE).write_bytes(b"".join(rest))
-  resumed = hold(tmp_path, tiny_run)
-  run = next(iter(answer["conditions"]["images"]["orders"]))
-  assert resumed["conditions"]["images"]["orders"][run]["per_image"] == [[0, 0, 1]] * 3
+  resumed = hold(tmp_path, run)
+  order = next(iter(answer["conditions"]["images"]["orders"]))
+  assert resumed["conditions"]["images"]["orders"][order]["per_image"] == [[0, 0, 1]] * 4
   assert resumed["conditions"]["added"] == answer["conditions"]["added"]
-  alone = hold(tmp_path / "alone", tiny_run, num_devices=1, batch_size=3, attributions=(), conditions=("noise",))
+  alone = hold(tmp_path / "alone", run, num_devices=1, batch_size=3, attributions=(), conditions=("noise",))
   assert (
-    alone["conditions"]["noise"]["orders"][run]["per_image"]
-    == (answer["conditions"]["noise"]["orders"][run]["per_image"])
+    alone["conditions"]["noise"]["orders"][order]["per_image"]
+    == (answer["conditions"]["noise"]["orders"][order]["per_image"])
   )
   with pytest.raises(ValueError, match=re.escape("holds another run (num draws 6 there, 7 here)")):
-    hold(tmp_path, tiny_run, num_draws=7)
+    hold(tmp_path, run, num_draws=7)
 
 
 def test_several_runs_are_judged_on_the_images_that_all_have(
@@ -223,7 +260,7 @@ def test_the_table_for_spreadsheets_has_a_line_for_each_condition_order_and_imag
   out, answer = held
   with open(out / "holds.csv", newline="") as file:
     rows = list(csv.DictReader(file))
-  assert len(rows) == len(CONDITIONS) * 2 * 3
+  assert len(rows) == len(CONDITIONS) * 2 * 4
   first = next(iter(answer["conditions"]["images"]["orders"].values()))
   assert [float(rows[0][f"kept_{size}"]) for size in SIZES] == first["per_image"][0]
   assert {path.name for path in out.iterdir()} >= {"holds.json", "holds.png", "stability.png"}
