@@ -26,6 +26,7 @@ from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
+from jax_sis.studies.holds.config import HoldsConfig
 
 IMAGES: dict[str, Any] = {
   "out": "my runs/1",
@@ -92,6 +93,11 @@ WRITTEN: list[tuple[Any, ...]] = [
   )),
   ("attributions", AttributionsConfig(**IMAGES, seed=5, num_images=3, methods=("rise", "sis"), per_step=2)),
   ("disjoint", DisjointConfig(**IMAGES, seed=6, num_images=3, per_step=2, max_subsets=4, is_minimised=True)),
+  ("holds", HoldsConfig(
+    run_dirs=("a", "b"), out="o", labels=("one", "input dropout"), attributions=(), conditions=("noise", "images"),
+    pool="p", pool_split="train", num_pool=9, num_images=3, num_draws=4, num_added=2, sizes=(1, 4), rate=0.5,
+    batch_size=2, num_devices=1, seed=7, checkpoint="c", model_function="m:f", data_dir="d",
+  )),
   ("report", ReportConfig(
     run_dir="r", out="r.html", analysis="a", title="What's left", gallery=0, checkpoint="c", model_function="m:f",
     data_dir="d",
@@ -270,6 +276,7 @@ def test_a_subset_that_no_options_make_is_refused():
     ("analyse --class-curves a", (StudyConfig(run_dirs=("a",), has_class_curves=True),)),
     ("attributions", (AttributionsConfig(),)),
     ("disjoint", (DisjointConfig(),)),
+    ("holds a b", (HoldsConfig(run_dirs=("a", "b")),)),
     ("report r", (ReportConfig(run_dir="r"),)),
     ("evaluate", (EvaluateConfig(),)),
     ("bench", (BenchOptions(),)),

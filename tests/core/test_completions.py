@@ -13,7 +13,7 @@ import toys
 import jax_sis
 from jax_sis import completions
 from jax_sis.core.completions import check_completion, check_keys, count_own
-from jax_sis.core.drawing import Purpose, draw_fills
+from jax_sis.core.drawing import Purpose, draw_fills, hash_mask
 
 GRID = (4, 3, 1)
 
@@ -24,6 +24,7 @@ def images_of(seed: int, count: int, shape: tuple[int, ...] = (4, 3, 2)) -> Any:
 
 def draw_many(completion: Any, image: Any, count: int, *, grid: tuple[int, ...] = GRID) -> np.ndarray:
   _, distribution = check_completion(completion, 0.0, jnp.asarray(image)[None], grid)
+  assert distribution is not None
   keys = jax.random.split(jax.random.key(7), count)
   return np.asarray(jax.vmap(lambda key: distribution.draw(key, jnp.asarray(image), grid))(keys))
 
@@ -117,7 +118,7 @@ def test_draws_belong_to_key_mask_number_and_purpose_and_to_nothing_else():
 
 def test_masks_have_hashes_of_their_own():
   masks = np.array([[number >> place & 1 for place in range(12)] for number in range(4096)])
-  hashes = np.asarray(jax.vmap(jax_sis.core.drawing.hash_mask)(jnp.asarray(masks)))
+  hashes = np.asarray(jax.vmap(hash_mask)(jnp.asarray(masks)))
   assert len(np.unique(hashes)) == 4096
 
 

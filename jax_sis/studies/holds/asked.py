@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,11 @@ class Run:
   store: Results
   sha256: str
 
+  @property
+  def searched(self) -> Mapping[str, Any] | None:
+    """The data that the search drew what masked pixels show from; None where it did not."""
+    return (self.store.spec.get("completion") or {}).get("images")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
@@ -78,14 +83,16 @@ class Pool:
   num_unreadable: int
   description: dict[str, Any]
 
+  def is_of(self, data: Mapping[str, Any] | None) -> bool:
+    """Whether it comes from this data, by its name and split."""
+    return data is not None and all(data.get(name) == self.description.get(name) for name in ("data", "split"))
+
 
 def open_runs(config: HoldsConfig) -> list[Run]:
   """The runs. Raises ValueError if one has no order, or they are not of one question."""
   stores = [results.open(run_dir) for run_dir in config.run_dirs]
   names = [pathlib.PurePath(run_dir.rstrip("/")).name for run_dir in config.run_dirs]
   labels = config.labels or (names if len(set(names)) == len(names) else config.run_dirs)
-  if len(set(labels)) < len(labels):
-    raise ValueError(f"--labels must tell the runs apart, got {', '.join(labels)}.")
   runs = [
     Run(label=label, store=store, sha256=hash_spec(store.folder)) for label, store in zip(labels, stores, strict=True)
   ]
@@ -103,6 +110,8 @@ def open_runs(config: HoldsConfig) -> list[Run]:
       )
   if len({run.sha256 for run in runs}) < len(runs):
     raise ValueError(f"RUN_DIR must name each run once, got {', '.join(config.run_dirs)}.")
+  if len(set(labels)) < len(labels):
+    raise ValueError(f"--labels must tell the runs apart, got {', '.join(labels)}.")
   return runs
 
 

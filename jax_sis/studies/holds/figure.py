@@ -2,21 +2,18 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 
 from jax_sis.display.style import COLOURS, DASHED, INK, LINE_STYLES, finish, set_ticks, start_figure, styled
-
-if TYPE_CHECKING:
-  from jax_sis.studies.holds.report import Held, OrderSummary
+from jax_sis.studies.holds.summaries import Held, OrderSummary
 
 # Of searches and of attributions; the former are drawn stronger.
 WIDTHS = {"search": 2.2, "attribution": 1.3}
 
 
 @styled
-def draw_holds(held: "Held", summaries: "Mapping[str, Mapping[str, OrderSummary]]", *, title: str) -> bytes:
+def draw_holds(held: Held, summaries: Mapping[str, Mapping[str, OrderSummary]], *, title: str) -> bytes:
   """Draws a panel for each condition, a line for each order, with intervals."""
   figure, axes = start_figure(1, len(summaries), size=(3.4 * len(summaries) + 0.6, 4.4), sharey=True)
   for axis, (condition, orders) in zip(axes[0], summaries.items(), strict=True):
@@ -32,7 +29,7 @@ def draw_holds(held: "Held", summaries: "Mapping[str, Mapping[str, OrderSummary]
 
 
 @styled
-def draw_stability(held: "Held", orders: "Mapping[str, OrderSummary]", *, title: str) -> bytes:
+def draw_stability(held: Held, orders: Mapping[str, OrderSummary], *, title: str) -> bytes:
   """Draws size against the class that is kept after true pixels came in, small sizes wide."""
   figure, ((axis,),) = start_figure(1, 1, size=(7.2, 4.4))
   draw_orders(axis, held, orders)
@@ -45,7 +42,7 @@ def draw_stability(held: "Held", orders: "Mapping[str, OrderSummary]", *, title:
   return finish(figure)
 
 
-def draw_orders(axis: Axes, held: "Held", orders: "Mapping[str, OrderSummary]") -> None:
+def draw_orders(axis: Axes, held: Held, orders: Mapping[str, OrderSummary]) -> None:
   """The lines of one condition, and a dashed one at the rate."""
   looks = itertools.product(LINE_STYLES, COLOURS)
   for summary, (style, colour) in zip(orders.values(), looks, strict=False):

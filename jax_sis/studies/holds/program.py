@@ -28,7 +28,7 @@ from jax_sis.studies.holds import report
 from jax_sis.studies.holds.asked import Judged, Pool, Run, choose_images, choose_sizes, open_job, open_pool, open_runs
 from jax_sis.studies.holds.config import ATTRIBUTIONS, HoldsConfig
 from jax_sis.studies.holds.judge import Judge
-from jax_sis.studies.holds.report import Order
+from jax_sis.studies.holds.summaries import Held, Order
 
 FORMAT = "jax_sis.holds/1"
 LINES_FILE = "holds.jsonl"
@@ -70,7 +70,8 @@ def holds(config: HoldsConfig) -> dict[str, Any]:
     run.sha256: functools.partial(read_rank, run, judged) for run in runs
   }
   rank_fns |= {name: functools.partial(rank_images, job, scores, judged) for name, scores in attributions.items()}
-  for line in (*describe_asked(job, judged, pool), *(f"Left out: {reason}." for reason in left_out)):
+  notes = [*describe_pool(pool, runs), *(f"Left out: {reason}." for reason in left_out)]
+  for line in (describe_asked(job, judged), *notes):
     print(line, flush=True)
   lines = pathlib.Path(config.out) / LINES_FILE
   counts: Counts = {(record["order"], record["condition"]): record["num_kept"] for record in read_records(lines)}
@@ -78,7 +79,7 @@ def holds(config: HoldsConfig) -> dict[str, Any]:
   judge_missing(judges, judged, rank_fns, counts, lines)
   return report.write_report(
     folder,
-    report.Held(
+    Held(
       orders=orders,
       conditions=tuple(conditions),
       ids=judged.ids,
@@ -90,7 +91,7 @@ def holds(config: HoldsConfig) -> dict[str, Any]:
       kept={place: np.array(counts[place]) / config.num_draws for place in product(orders, conditions)},
     ),
     spec=spec,
-    notes=[*describe_asked(job, judged, pool)[1:], *left_out],
+    notes=notes,
     subject=f"{job.classifier.model_name} on {job.data_name}",
     command=config.command,
   )
@@ -132,18 +133,23 @@ def make_attributions(config: HoldsConfig, job: Job) -> tuple[dict[str, Scores],
   return made, left_out
 
 
-def describe_asked(job: Job, judged: Judged, pool: Pool | None) -> list[str]:
-  """What is judged on what, in sentences."""
+def describe_asked(job: Job, judged: Judged) -> str:
+  images = f"{len(judged.ids)} images of {job.data_name}"
+  return f"Orders of pixels by {job.classifier.model_name} on {images}, {job.devices_name}."
+
+
+def describe_pool(pool: Pool | None, runs: Sequence[Run]) -> list[str]:
+  """Where backgrounds come from, which images are left out, and what a search may have seen of them."""
+  if pool is None:
+    return []
+  unread = f", {pool.num_unreadable} that cannot be read" if pool.num_unreadable else ""
   lines = [
-    f"Orders of pixels by {job.classifier.model_name} on {len(judged.ids)} images of {job.data_name}, "
-    f"{job.devices_name}."
+    f"Backgrounds are {len(pool.images)} images of {pool.name}; left out of these: {pool.num_judged} that are among "
+    f"the judged images{unread}."
   ]
-  if pool is not None:
-    unread = f", {pool.num_unreadable} that cannot be read" if pool.num_unreadable else ""
-    lines.append(
-      f"Backgrounds are {len(pool.images)} images of {pool.name}; left out of these: {pool.num_judged} that are among "
-      f"the judged images{unread}."
-    )
+  seen = [run.label for run in runs if pool.is_of(run.searched)]
+  if seen:
+    lines.append(f"The search of {' and of '.join(seen)} drew from the same data, so that these are not all unseen.")
   return lines
 
 
