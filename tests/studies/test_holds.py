@@ -168,6 +168,7 @@ def test_the_judged_images_in_the_pool_are_left_out_and_counted(
   )
 
 
+@pytest.mark.slow
 def test_it_goes_on_and_counts_do_not_depend_on_batch_or_devices(
   held: tuple[pathlib.Path, dict[str, Any]], run: pathlib.Path, tmp_path: pathlib.Path
 ):

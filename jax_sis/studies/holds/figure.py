@@ -31,14 +31,14 @@ def draw_holds(held: Held, summaries: Mapping[str, Mapping[str, OrderSummary]], 
 @styled
 def draw_stability(held: Held, orders: Mapping[str, OrderSummary], *, title: str) -> bytes:
   """Draws size against the class that is kept after true pixels came in, small sizes wide."""
-  figure, ((axis,),) = start_figure(1, 1, size=(7.2, 4.4))
+  figure, ((axis,),) = start_figure(1, 1, size=(7.2, 4.8))
   draw_orders(axis, held, orders)
   axis.set_xscale("log")
   set_ticks(axis.xaxis, powers=range(6), factor=1)
   axis.set_xlabel(f"pixels kept, before {held.num_added} other true pixels come in")
   axis.set_ylabel("draws that keep the class, %")
   figure.suptitle(title, x=0.01, ha="left")
-  axis.legend(loc="lower right")
+  figure.legend(loc="outside lower left", ncols=3)
   return finish(figure)
 
 
