@@ -120,14 +120,15 @@ def test_a_robust_subset_is_what_the_order_and_the_draws_give_and_verify_finds_a
     num_kept.tolist()
   )
   assert invariants.check_rows(stored, spec, target=NO_CLASS, num_classes=10) == []
+  place = int(is_ok.argmax())
   for name in ("robust_mask", "robust_rate_bound", "robust_num_judged", "robust_is_sufficient"):
     changed = {**stored, name: stored[name].copy()}
-    changed[name][int(is_ok.argmax())] ^= True
+    values = stored[name][place]
+    changed[name][place] = ~values if values.dtype == bool else values + 1
     broken = [violation.field for violation in invariants.check_rows(changed, spec, target=NO_CLASS, num_classes=10)]
     assert name in broken
   out = shutil.copytree(images_run.folder.location, tmp_path / "out")
   assert verify.verify(str(out), num_sampled=1, num_devices=1)
-  place = int(is_ok.argmax())
   start, stop = images_run.unit_range(place // images_run.unit_size)
   rows = {name: values[start:stop].copy() for name, values in stored.items()}
   rows["robust_mask"][place - start, :2] ^= True
