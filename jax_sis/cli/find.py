@@ -73,12 +73,17 @@ the search's order of all pixels; smallest: the smallest evidence found) pixels 
 the confidence on the subset with the rest masked, from a fresh evaluation. The certificate says whether that suffices,
 and how many of the pixels could each be dropped (1-minimal: none) or that no smaller subset exists (known of one pixel,
 and of two once every single pixel was tried).
+
+With --completion, masked pixels show draws in place of one colour. Robust subsets are the smallest of each order that
+are certified to keep the class on --rate of draws that the search never saw, each image at --level; "kept on" is the
+rate measured on still others, of the largest subset tested where none is certified. backgrounds.png shows six of these.
 """,
     examples=(
       "find",
       "find --search smallest --thorough --out smallest",
       "find --checkpoint runs/mine/classifier --data cifar10 --data-dir DATA --split 'test[:64]' --out runs/sis",
       "find --data photos/ --resize --target cat --threshold 0.9",
+      "find --completion images --pool DATA/other-photos --draws 32 --rate 0.9 --per-step 8",
     ),
     groups={**GROUPS, "worker": "shard take_over distributed"},
   ),

@@ -217,7 +217,7 @@ def describe_state(state: State) -> str:
 
 
 def describe_run(location: str, spec: Mapping[str, Any]) -> list[str]:
-  """Two lines: what is searched, and how."""
+  """What is searched, how, and where masked pixels show draws, which."""
   searches = [describe_search(spec[name], spec["threshold"]) for name in ("search", "smallest") if spec[name]]
   data = spec["data"]
   name = data.get("data", data.get("name", "?"))
@@ -227,7 +227,18 @@ def describe_run(location: str, spec: Mapping[str, Any]) -> list[str]:
     f"threshold {spec['threshold']:g}",
     f"{' and '.join(searches)}, certificate {spec['certificate']}, {spec['batch_size']} images per device at a time, "
     f"{spec['device']}{describe_precision(spec)}",
+    *describe_drawn(spec),
   ]
+
+
+def describe_drawn(spec: Mapping[str, Any]) -> list[str]:
+  if "completion" not in spec:
+    return []
+  asked = spec["completion"]
+  images = asked.get("images")
+  pool = f" of {images['data']} ({images['num_own']} of the run among them)" if images else ""
+  claim = f"rate {asked['rate']:g} at level {asked['level']:g} by {asked['num_tested']} unseen ones"
+  return [f"masked pixels show {asked['kind']}{pool}, {asked['num_draws']} draws a step; {claim}"]
 
 
 def describe_search(settings: Mapping[str, Any], threshold: float) -> str:

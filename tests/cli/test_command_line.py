@@ -19,6 +19,7 @@ from jax_sis.report.config import ReportConfig
 from jax_sis.reproduction.config import ReproduceConfig
 from jax_sis.results.query import PixelSubset
 from jax_sis.results.subset_options import SubsetOptions
+from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.options import BenchOptions, ExportOptions, PlanOptions, StatusOptions, VerifyOptions
 from jax_sis.runtime.command_line import command_line
@@ -49,7 +50,18 @@ FIND = FindConfig(
   smallest=None,
   score="probability",
   target="label",
-  baseline=-0.5,
+  completion=CompletionSettings(
+    kind="mixture",
+    pool="cifar100",
+    pool_split="train",
+    num_pooled=64,
+    num_draws=16,
+    num_tried=4,
+    rate=0.8,
+    level=0.9,
+    num_tested=100,
+    seed=7,
+  ),
   certificate="alone",
   precision="high",
   chunk_size=96,

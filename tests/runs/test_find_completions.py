@@ -11,8 +11,10 @@ import pytest
 from tiny_runs import GRADIENT, find_tiny
 
 from jax_sis import results
+from jax_sis.core.subsets import Status
 from jax_sis.results.folder import open_folder
-from jax_sis.runs import setup
+from jax_sis.results.schema import NO_CLASS
+from jax_sis.runs import invariants, setup, verify
 from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.pools import hash_ids
@@ -44,6 +46,11 @@ def open_job(out: pathlib.Path, checkpoint: str, completion: CompletionSettings 
   return setup.make_job(config, open_folder(config.out))
 
 
+def begin(out: pathlib.Path, checkpoint: str, completion: CompletionSettings) -> results.Results:
+  job = open_job(out, checkpoint, completion)
+  return setup.create_or_resume(job, job.config)
+
+
 def of_images(pool: str, **options: Any) -> CompletionSettings:
   return CompletionSettings(**{"kind": "images", "pool": pool, "num_draws": 4, "num_tested": 40, **options})
 
@@ -62,6 +69,7 @@ def images_run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: str, p
     return run(tmp_path_factory.mktemp("run") / "out", tiny_checkpoint, of_images(pool))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_elsewhere_stores_the_same_bytes(
   images_run: results.Results, tmp_path: pathlib.Path, tiny_checkpoint: str, pool: str
 ):
@@ -76,6 +84,19 @@ def test_a_run_that_goes_on_elsewhere_stores_the_same_bytes(
 
 
 @pytest.mark.slow
+def test_a_rate_that_no_subset_reaches_is_told_with_the_best_that_one_does(
+  tmp_path: pathlib.Path, tiny_checkpoint: str, pool: str
+):
+  stored = read_all(run(tmp_path / "out", tiny_checkpoint, of_images(pool), target="cat"))
+  assert (stored["robust_status"] == Status.NOT_REACHED).all()
+  for name in ("robust_num_kept", "robust_rate", "robust_rate_bound", "rate"):
+    assert not stored[name].any(), name
+  assert (stored["robust_num_judged"] > 0).all()
+  table = (tmp_path / "out" / "summary.csv").read_text()
+  assert "not certified: 15 pixels keep the class on 0.0% of unseen draws" in table
+
+
+@pytest.mark.slow
 def test_another_batch_has_the_same_draws(
   images_run: results.Results, tmp_path: pathlib.Path, tiny_checkpoint: str, pool: str
 ):
@@ -85,23 +106,51 @@ def test_another_batch_has_the_same_draws(
   np.testing.assert_array_equal(other["rank"], stored["rank"])
 
 
-def test_a_run_says_what_its_pool_is_and_refuses_another(
-  images_run: results.Results, tmp_path: pathlib.Path, tiny_checkpoint: str, pool: str
+@pytest.mark.slow
+def test_a_robust_subset_is_what_the_order_and_the_draws_give_and_verify_finds_another(
+  images_run: results.Results, tmp_path: pathlib.Path
 ):
-  said = images_run.spec["completion"]
+  stored, spec = read_all(images_run), images_run.spec
+  num_kept, is_ok = stored["robust_num_kept"], stored["robust_status"] == Status.OK
+  assert is_ok.any()
+  np.testing.assert_array_equal(stored["robust_mask"], stored["rank"] < num_kept[:, None])
+  np.testing.assert_array_equal(stored["robust_rate_bound"], np.where(is_ok, np.float32(0.9), 0))
+  assert (stored["robust_rate"][is_ok] > 0.7).all()
+  assert images_run.masks(images_run.read_text("id"), kind="robust").reshape(len(is_ok), -1).sum(1).tolist() == (
+    num_kept.tolist()
+  )
+  assert invariants.check_rows(stored, spec, target=NO_CLASS, num_classes=10) == []
+  place = int(is_ok.argmax())
+  for name in ("robust_mask", "robust_rate_bound", "robust_num_judged", "robust_is_sufficient"):
+    changed = {**stored, name: stored[name].copy()}
+    values = stored[name][place]
+    changed[name][place] = ~values if values.dtype == bool else values + 1
+    broken = [violation.field for violation in invariants.check_rows(changed, spec, target=NO_CLASS, num_classes=10)]
+    assert name in broken
+  out = shutil.copytree(images_run.folder.location, tmp_path / "out")
+  assert verify.verify(str(out), num_sampled=1, num_devices=1)
+  start, stop = images_run.unit_range(place // images_run.unit_size)
+  rows = {name: values[start:stop].copy() for name, values in stored.items()}
+  rows["robust_mask"][place - start, :2] ^= True
+  results.open(out).write_unit(place // images_run.unit_size, rows)
+  assert not verify.verify(str(out), num_sampled=0)
+
+
+def test_a_run_says_what_its_pool_is_and_refuses_another(tmp_path: pathlib.Path, tiny_checkpoint: str, pool: str):
+  out = tmp_path / "out"
+  said = begin(out, tiny_checkpoint, of_images(pool)).spec["completion"]
   assert {name: said[name] for name in ("kind", "num_draws", "rate", "level", "num_tested", "seed")} == {
     **{"kind": "images", "num_draws": 4, "rate": 0.9, "level": 0.95, "num_tested": 40, "seed": 0}
   }
   assert said["images"]["num_own"] == NUM_OWN
   assert [said["images"][part]["num_images"] for part in ("searched", "tested")] == [NUM_POOLED // 2] * 2
-  out = shutil.copytree(images_run.folder.location, tmp_path / "out")
   other = np.load(pool)
   other[0] = 7
   np.save(tmp_path / "other.npy", other)
   with pytest.raises(ValueError, match=r"holds another run .*completion images"):
-    run(out, tiny_checkpoint, of_images(str(tmp_path / "other.npy")))
+    begin(out, tiny_checkpoint, of_images(str(tmp_path / "other.npy")))
   with pytest.raises(ValueError, match="completion seed 0 there, 1 here"):
-    run(out, tiny_checkpoint, of_images(pool, seed=1))
+    begin(out, tiny_checkpoint, of_images(pool, seed=1))
 
 
 def test_a_pool_is_divided_by_the_seed_and_holds_each_picture_once(
@@ -139,8 +188,7 @@ def test_without_a_completion_a_run_is_what_it_was(tmp_path: pathlib.Path, tiny_
   assert not {"rate", "robust_mask", "robust_status"} & set(job.search.fields())
   batch = next(job.read(range(1)))
   images, requested = job.launch_arrays(batch)
-  lowered = jax.jit(job.search).lower(job.params, job.normalise(images), requested).as_text()
-  assert "threefry" not in lowered
+  assert "random" not in str(jax.make_jaxpr(job.search)(job.params, job.normalise(images), requested))
   config = FindConfig(out="out", completion=CompletionSettings(kind="noise", num_draws=2))
   assert setup.settings_from_json(json.loads(json.dumps(setup.settings_to_json(config)))) == config
 
