@@ -49,5 +49,7 @@ def make_linear(in_width: int, width: int, rngs: nnx.Rngs) -> nnx.Linear:
 
 
 def make_layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-  """Layer norm over the last axis; the variance is taken in two passes, as in PyTorch."""
-  return nnx.LayerNorm(width, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, rngs=rngs)
+  """Layer norm over the last axis; the variance is taken in two passes, as in PyTorch, in the type of the inputs."""
+  return nnx.LayerNorm(
+    width, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, force_float32_reductions=False, rngs=rngs
+  )
