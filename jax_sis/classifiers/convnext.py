@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jax_sis.classifiers.layers import ConvNet, ConvNorm
-from jax_sis.classifiers.transformer_layers import Mlp, PatchConv, make_layer_norm, make_linear
+from jax_sis.classifiers.transformer_layers import LayerNorm, Mlp, PatchConv, make_linear
 
 INITIAL_LAYER_SCALE = 1e-6
 STEM_PATCH = 4
@@ -33,7 +33,7 @@ class ConvNextBlock(nnx.Module):
 
   def __init__(self, width: int, *, rngs: nnx.Rngs):
     self.depthwise = ConvNorm(width, width, 7, padding=3, groups=width, has_bias=True, has_norm=False, rngs=rngs)
-    self.pre_norm = make_layer_norm(width, rngs)
+    self.pre_norm = LayerNorm(width)
     self.mlp = Mlp(width, 4 * width, rngs=rngs)
     self.layer_scale = nnx.Param(jnp.full(width, INITIAL_LAYER_SCALE))
 
@@ -45,7 +45,7 @@ class Downsampling(nnx.Module):
   """Layer norm and a 2x2 convolution of stride 2."""
 
   def __init__(self, in_width: int, width: int, *, rngs: nnx.Rngs):
-    self.pre_norm = make_layer_norm(in_width, rngs)
+    self.pre_norm = LayerNorm(in_width)
     self.conv = PatchConv(in_width, width, 2, rngs=rngs)
 
   def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
@@ -59,7 +59,7 @@ class ConvNext(ConvNet):
     self.config = config
     width = config.widths[0]
     self.stem = PatchConv(3, width, STEM_PATCH, rngs=rngs)
-    self.stem_norm = make_layer_norm(width, rngs)
+    self.stem_norm = LayerNorm(width)
     downsamplings: list[Downsampling] = []
     stages: list[nnx.List] = []
     for stage, (num_blocks, stage_width) in enumerate(zip(config.blocks, config.widths, strict=True)):
@@ -69,7 +69,7 @@ class ConvNext(ConvNet):
       stages.append(nnx.List([ConvNextBlock(width, rngs=rngs) for _ in range(num_blocks)]))
     self.downsamplings = nnx.List(downsamplings)
     self.stages = nnx.List(stages)
-    self.head_norm = make_layer_norm(width, rngs)
+    self.head_norm = LayerNorm(width)
     self.head = make_linear(width, config.num_classes, rngs)
 
   def features(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:

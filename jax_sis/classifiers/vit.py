@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jax_sis.classifiers.transformer_layers import INITIAL_STD, Mlp, PatchConv, make_layer_norm, make_linear
+from jax_sis.classifiers.transformer_layers import INITIAL_STD, LayerNorm, Mlp, PatchConv, make_linear
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,9 +88,9 @@ class EncoderBlock(nnx.Module):
   """Attention, then two linear layers: `[B, T, D]` -> `[B, T, D]`; each follows a norm and has a shortcut around."""
 
   def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs):
-    self.attention_norm = make_layer_norm(width, rngs)
+    self.attention_norm = LayerNorm(width)
     self.attention = Attention(width, num_heads, rngs=rngs)
-    self.mlp_norm = make_layer_norm(width, rngs)
+    self.mlp_norm = LayerNorm(width)
     self.mlp = Mlp(width, 4 * width, rngs=rngs)
 
   def __call__(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -112,7 +112,7 @@ class ViT(nnx.Module):
     )
     self.positions = nnx.Param(init_fn(rngs.params(), (1, config.num_tokens, width), jnp.float32))
     self.blocks = nnx.List([EncoderBlock(width, config.num_heads, rngs=rngs) for _ in range(config.depth)])
-    self.last_norm = make_layer_norm(width, rngs)
+    self.last_norm = LayerNorm(width)
     self.head = make_linear(width, config.num_classes, rngs)
     self.head_distilled = nnx.data(make_linear(width, config.num_classes, rngs) if config.is_distilled else None)
 
