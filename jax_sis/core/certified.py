@@ -120,13 +120,15 @@ def choose_sizes(order: FeatureOrder, rate: float) -> Int[Array, "B S"]:
   steps = np.linspace(0, 1, NUM_SIZES)
   wanted = jnp.broadcast_to(jnp.asarray(largest / RANGE_OF_SIZES**steps), (order.rank.shape[0], NUM_SIZES))
   if order.rate is not None:
-    # The smallest size from which on the estimate stays as high as asked.
-    stays = jax.lax.cummin((order.rate >= rate).astype(jnp.int32), axis=1, reverse=True)
-    needed = jnp.asarray(order.sizes)[stays.argmax(1)]
-    ratios = HIGHEST * (LOWEST / HIGHEST) ** np.linspace(0, 1, NUM_SIZES - 1)
+    # The smallest size of which all sizes up to the highest one near it have estimates as high as asked.
+    sizes = np.array(order.sizes)
+    ends = np.searchsorted(sizes, HIGHEST * sizes, side="right")
+    misses = jnp.pad(jnp.cumsum((order.rate < rate).astype(jnp.int32), axis=1), ((0, 0), (1, 0)))
+    holds = (misses[:, ends] == misses[:, :-1]) & jnp.asarray((sizes > 0) & (sizes < order.num_features))[None]
+    needed = jnp.asarray(sizes.astype(np.int32))[holds.argmax(1)]
+    ratios = HIGHEST * (LOWEST / HIGHEST) ** np.linspace(0, 1, NUM_SIZES)
     near = jnp.minimum(needed[:, None].astype(wanted.dtype) * jnp.asarray(ratios, wanted.dtype)[None], largest)
-    near = jnp.concatenate([jnp.sqrt(near[:, :1] * largest), near], axis=1)
-    wanted = jnp.where(stays[:, :-1].any(1, keepdims=True) & (needed > 0)[:, None], near, wanted)
+    wanted = jnp.where(holds.any(1, keepdims=True), near, wanted)
   places = jnp.searchsorted(jnp.asarray(known), jnp.ceil(wanted).astype(jnp.int32))
   chosen = jnp.asarray(known.astype(np.int32))[jnp.minimum(places, len(known) - 1)]
   is_again = jnp.pad(chosen[:, 1:] == chosen[:, :-1], ((0, 0), (1, 0)))

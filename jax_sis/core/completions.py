@@ -34,7 +34,8 @@ class Distribution:
     num_draws: draws at each mask.
     aggregate: what is kept up over the draws: the "geometric" mean of the probabilities, to which every draw has its
       say however sure or lost it is, their "mean", the "min", which is the worst draw's, or that of the draw at a
-      quantile, a number strictly between 0 and 1. It is what confidences and thresholds are about.
+      quantile, a number strictly between 0 and 1. Confidences and thresholds are about the same, but for "geometric"
+      about the mean: the geometric one is high where other classes win on some draws each.
     num_tried: of those draws, how many each candidate is tried on; all by default. What seems best on them is confirmed
       on `num_draws` fresh ones where it decides.
   """
@@ -56,6 +57,11 @@ class Distribution:
       check_positive_integer(f"{name}.num_tried", self.num_tried)
       if self.num_tried > self.num_draws:
         raise ValueError(f"{name}.num_tried must be at most num_draws, {self.num_draws}, got {self.num_tried}.")
+
+  @property
+  def judged_by(self) -> Aggregate:
+    """What confidences are of."""
+    return "mean" if self.aggregate == "geometric" else self.aggregate
 
   def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
     """What one image shows once where it is masked, in the image's shape."""

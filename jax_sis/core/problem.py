@@ -30,11 +30,14 @@ class Prediction(NamedTuple):
   """What the classifier says of masked images.
 
   Attributes:
-    logits: over the draws of a distribution those that it aggregates to.
+    logits: what confidences are about; over the draws of a distribution, those of the mean probability unless it
+      aggregates to one draw.
+    ranking: what features are chosen by; over draws, those that the distribution aggregates to.
     rate: the share of the draws on which the target is predicted; None where masked features show a constant.
   """
 
   logits: Float[Array, "N K"]
+  ranking: Float[Array, "N K"]
   rate: Float[Array, "N"] | None
 
 
@@ -132,9 +135,12 @@ class Problem:
       logits = self.predict_draws(masks, masks if drawn_at is None else drawn_at, count, purpose=purpose)
       targets = repeat_images(self.targets, repeats)
       rate = keeping_class(logits, targets).mean(1, dtype=jnp.result_type(float))
-      return Prediction(aggregate_logits(logits, targets, aggregate=self.distribution.aggregate), rate)
+      ranking = aggregate_logits(logits, targets, aggregate=self.distribution.aggregate)
+      judged = aggregate_logits(logits, targets, aggregate=self.distribution.judged_by)
+      return Prediction(judged, ranking, rate)
     inputs, baseline = (repeat_images(array, repeats) for array in (self.inputs, self.baseline))
-    return Prediction(self.classify(inputs, masks, baseline), None)
+    logits = self.classify(inputs, masks, baseline)
+    return Prediction(logits, logits, None)
 
   def predict_draws(
     self, masks: Shaped[Array, "N F"], drawn_at: Shaped[Array, "N F"], num_draws: int, *, purpose: Purpose
@@ -175,7 +181,7 @@ class Problem:
     """The scores of each image under M masks of its own, which are tried where a search has come to `drawn_at`."""
     num_variants, num_features = masks.shape[1:]
     tried_at = None if self.distribution is None or drawn_at is None else repeat_images(drawn_at, num_variants)
-    logits = self.predict(masks.reshape(-1, num_features), drawn_at=tried_at, num_draws=self.copies_tried).logits
+    logits = self.predict(masks.reshape(-1, num_features), drawn_at=tried_at, num_draws=self.copies_tried).ranking
     return self.score_logits(logits.reshape(*masks.shape[:2], -1))
 
   def confirm(self, masks: Bool[Array, "B F"]) -> Float[Array, "B"]:

@@ -144,7 +144,7 @@ class Screened:
     candidates = best_features(estimate, kept, self.candidates)
     chunk_size = settle_chunk_size(self.chunk_size, problem.inputs)
     scores = score_flips(problem, kept, candidates, chunk_size=chunk_size)
-    changes = (scores - problem.score_logits(prediction.logits[:, None])).astype(remembered.dtype)
+    changes = (scores - problem.score_logits(prediction.ranking[:, None])).astype(remembered.dtype)
     images = jnp.arange(kept.shape[0])[:, None]
     # A gradient that is no number must show in the result, as it does in a plain gradient search.
     scores = jnp.where(jnp.isfinite(gradient).all(1, where=kept)[:, None], scores, jnp.nan)

@@ -13,7 +13,7 @@ def differentiate_score(problem: Problem, kept: Shaped[Array, "B F"]) -> tuple[P
 
   def total_score(mask: Float[Array, "B F"]) -> tuple[Float[Array, ""], Prediction]:
     prediction = problem.predict(mask)
-    return problem.score_logits(prediction.logits[:, None]).sum(), prediction
+    return problem.score_logits(prediction.ranking[:, None]).sum(), prediction
 
   gradient, prediction = jax.grad(total_score, has_aux=True)(kept.astype(jnp.result_type(float)))
   return prediction, gradient
