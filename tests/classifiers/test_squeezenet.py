@@ -80,11 +80,21 @@ def test_the_packages_weights_give_the_published_logits_on_normalised_images(
   expected = run_as_keras(arrays, pixels.astype(np.float32))
   assert np.std(expected) > 1
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-4)
-  predict_fn, params = freeze(classifier.module)
-  np.testing.assert_allclose(jax.jit(predict_fn)(params, inputs), logits, rtol=1e-6, atol=1e-6)
-  search = jax_sis.Gradient(per_step=200)
-  order = jax_sis.backselect(predict_fn, params, inputs, search=search)
+
+
+@pytest.mark.slow
+def test_a_search_runs_on_the_frozen_network_whose_logits_are_the_trainable_ones():
+  module = torch_weights.load_module("squeezenet_test", ndf_squeezenet.to_torch(numbered(tiny_arrays())))
+  predict_fn, params = freeze(module)
+  inputs = jnp.asarray(random_weights.random_inputs((2, 32, 32, 3), 0))
+  np.testing.assert_allclose(jax.jit(predict_fn)(params, inputs), jax.jit(module)(inputs), rtol=1e-6, atol=1e-6)
+  order = jax_sis.backselect(predict_fn, params, inputs, search=jax_sis.Gradient(per_step=200))
   assert order.finite.all()
+
+
+def numbered(arrays: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+  """The arrays as they are read from a pickle."""
+  return {f"{name}.{index}": part for name, parts in arrays.items() for index, part in enumerate(parts)}
 
 
 def test_another_pickle_of_keras_is_none_of_the_package():
