@@ -43,6 +43,11 @@ def tiny_arrays() -> dict[str, list[np.ndarray]]:
   }
 
 
+def tiny_pixels() -> np.ndarray:
+  """Two images of noise."""
+  return np.random.default_rng(0).integers(0, 256, (2, 31, 31, 3)).astype(np.uint8)
+
+
 def run_as_keras(arrays: dict[str, list[np.ndarray]], pixels: np.ndarray) -> Any:
   """The network as it was published, on red, green and blue in 0..255."""
 
@@ -69,7 +74,7 @@ def test_the_packages_weights_give_the_published_logits_on_normalised_images(
 ):
   arrays = tiny_arrays()
   (tmp_path / "weights.pkl").write_bytes(pickle.dumps(arrays, 3))
-  pixels = np.random.default_rng(0).integers(0, 256, (2, 31, 31, 3)).astype(np.uint8)
+  pixels = tiny_pixels()
   classifier = import_checkpoint.import_weights(
     tmp_path / "weights.pkl", out_dir=tmp_path / "out", normalisation=IMAGENET_NORMALISATION
   )
@@ -86,7 +91,7 @@ def test_the_packages_weights_give_the_published_logits_on_normalised_images(
 def test_a_search_runs_on_the_frozen_network_whose_logits_are_the_trainable_ones():
   module = torch_weights.load_module("squeezenet_test", ndf_squeezenet.to_torch(numbered(tiny_arrays())))
   predict_fn, params = freeze(module)
-  inputs = jnp.asarray(random_weights.random_inputs((2, 32, 32, 3), 0))
+  inputs = jnp.asarray(IMAGENET_NORMALISATION.apply(tiny_pixels()))
   np.testing.assert_allclose(jax.jit(predict_fn)(params, inputs), jax.jit(module)(inputs), rtol=1e-6, atol=1e-6)
   order = jax_sis.backselect(predict_fn, params, inputs, search=jax_sis.Gradient(per_step=200))
   assert order.finite.all()
