@@ -220,10 +220,15 @@ def stock_convolutions() -> Iterator[None]:
   """Networks traced inside have `lax`'s convolutions and JAX's own gradients."""
   ours = layers.conv2d
 
-  def stock(inputs: Any, kernel: Any, *, stride: int = 1, padding: Any = 0) -> Any:
+  def stock(inputs: Any, kernel: Any, *, stride: int = 1, padding: Any = 0, groups: int = 1) -> Any:
     pads = (padding, padding) if isinstance(padding, int) else padding
     return lax.conv_general_dilated(
-      inputs, kernel, (stride, stride), [(pad, pad) for pad in pads], dimension_numbers=("NHWC", "HWIO", "NHWC")
+      inputs,
+      kernel,
+      (stride, stride),
+      [(pad, pad) for pad in pads],
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=groups,
     )
 
   layers.conv2d = stock

@@ -112,8 +112,11 @@ def with_plain_convolutions(predict_fn: Callable[..., Any]) -> Callable[..., Any
   return predict_plain
 
 
-def plain_conv2d(inputs: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = 0) -> jax.Array:
-  """`conv.conv2d` by JAX's own convolution and gradients."""
+def plain_conv2d(
+  inputs: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = 0, groups: int = 1
+) -> jax.Array:
+  """`conv.conv2d` without groups by JAX's own convolution and gradients."""
+  assert groups == 1
   pads = (padding, padding) if isinstance(padding, int) else padding
   return _plain_conv2d(stride, pads, inputs, kernel)
 

@@ -45,6 +45,7 @@ def test_logits_are_those_of_each_library(name: str):
   np.testing.assert_allclose(jax.jit(predict_fn)(params, inputs), logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_search_runs_and_its_parts_and_the_trainable_network_have_the_same_logits():
   module, inputs, logits = load("convnext_timm")
   predict_fn, params = freeze(module)

@@ -43,6 +43,11 @@ def tiny_arrays() -> dict[str, list[np.ndarray]]:
   }
 
 
+def tiny_pixels() -> np.ndarray:
+  """Two images of noise."""
+  return np.random.default_rng(0).integers(0, 256, (2, 31, 31, 3)).astype(np.uint8)
+
+
 def run_as_keras(arrays: dict[str, list[np.ndarray]], pixels: np.ndarray) -> Any:
   """The network as it was published, on red, green and blue in 0..255."""
 
@@ -69,7 +74,7 @@ def test_the_packages_weights_give_the_published_logits_on_normalised_images(
 ):
   arrays = tiny_arrays()
   (tmp_path / "weights.pkl").write_bytes(pickle.dumps(arrays, 3))
-  pixels = np.random.default_rng(0).integers(0, 256, (2, 31, 31, 3)).astype(np.uint8)
+  pixels = tiny_pixels()
   classifier = import_checkpoint.import_weights(tmp_path / "weights.pkl", out_dir=tmp_path / "out")
   assert (classifier.model_name, classifier.recipe) == ("squeezenet_test", "bilinear-227-256")
   assert "red, green and blue by the normalisation imagenet2012" in capsys.readouterr().out
@@ -78,11 +83,21 @@ def test_the_packages_weights_give_the_published_logits_on_normalised_images(
   expected = run_as_keras(arrays, pixels.astype(np.float32))
   assert np.std(expected) > 1
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-4)
-  predict_fn, params = freeze(classifier.module)
-  np.testing.assert_allclose(jax.jit(predict_fn)(params, inputs), logits, rtol=1e-6, atol=1e-6)
-  search = jax_sis.Gradient(per_step=200)
-  order = jax_sis.backselect(predict_fn, params, inputs, search=search)
+
+
+@pytest.mark.slow
+def test_a_search_runs_on_the_frozen_network_whose_logits_are_the_trainable_ones():
+  module = torch_weights.load_module("squeezenet_test", ndf_squeezenet.to_torch(numbered(tiny_arrays())))
+  predict_fn, params = freeze(module)
+  inputs = jnp.asarray(IMAGENET_NORMALISATION.apply(tiny_pixels()))
+  np.testing.assert_allclose(jax.jit(predict_fn)(params, inputs), jax.jit(module)(inputs), rtol=1e-6, atol=1e-6)
+  order = jax_sis.backselect(predict_fn, params, inputs, search=jax_sis.Gradient(per_step=200))
   assert order.finite.all()
+
+
+def numbered(arrays: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+  """The arrays as they are read from a pickle."""
+  return {f"{name}.{index}": part for name, parts in arrays.items() for index, part in enumerate(parts)}
 
 
 def test_another_pickle_of_keras_is_none_of_the_package():

@@ -46,6 +46,7 @@ def test_logits_are_those_of_each_library(name: str):
   np.testing.assert_allclose(logits, golden.logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_trainable_network_has_the_same_logits_and_a_search_runs_on_the_frozen_one():
   module, golden = load("deit_timm")
   predict_fn, params = freeze(module)
@@ -95,7 +96,7 @@ def test_both_last_layers_of_a_distilled_network_tell_the_number_of_classes():
 
 
 def test_an_image_of_another_size_is_refused():
-  module = classifiers.build("vit_test", num_classes=3)
+  module, _ = load("vit_timm")
   message = "inputs must be 32x32 pixels, for which this network has position embeddings, got 40x40."
   with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
     jax.eval_shape(module, jnp.zeros((1, 40, 40, 3)))
@@ -115,7 +116,7 @@ def test_a_size_that_does_not_divide_is_refused(changed: dict[str, Any], message
 
 def test_there_are_no_feature_maps():
   with pytest.raises(ValueError, match=r"^predict_fn must be one convolutional network, got ViT, which has no feature"):
-    split(*freeze(classifiers.build("vit_test", num_classes=3)))
+    split(*freeze(load("vit_timm")[0]))
 
 
 def test_architectures_with_the_same_arrays_are_told():

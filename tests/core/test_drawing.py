@@ -134,7 +134,7 @@ def test_what_a_forward_search_adds_passes_on_draws_that_did_not_choose_it():
   for image in found.tolist():
     kept = np.asarray(subsets.kept[image])
     fills = fills_at(completion, image, kept, Purpose.CONFIRM)
-    score = log_odds_slowly(image, int(order.target[image]), kept, fills, "geometric")
+    score = log_odds_slowly(image, int(order.target[image]), kept, fills, "mean")
     assert subsets.confidence[image] == pytest.approx(1 / (1 + np.exp(-score)), rel=1e-4)
 
 
