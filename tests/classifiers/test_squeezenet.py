@@ -18,6 +18,7 @@ from jax_sis.classifiers.dense_conv import DIMENSION_NUMBERS
 from jax_sis.classifiers.frozen import freeze
 from jax_sis.classifiers.squeezenet import SqueezeNetConfig, pool
 from jax_sis.classifiers.torch_namings import find_namings
+from jax_sis.data.normalisation import IMAGENET_NORMALISATION
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
