@@ -23,7 +23,7 @@ from jax_sis.core.unseen import CHOOSING, count_lanes, draw, draw_some, fold_key
 
 # Sizes that are tested by default, and how many times smaller than the largest the smallest of them is.
 NUM_SIZES, RANGE_OF_SIZES = 16, 16
-# Where the search has an estimate of the size needed: between which multiples of that all sizes but the first lie.
+# Where the search has an estimate of the size needed: between which multiples of that all sizes lie.
 HIGHEST, LOWEST = 1.75, 0.7
 
 
