@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jax_sis import results
+from jax_sis.core.certified import NUM_SIZES
 from jax_sis.core.searches import Exact, Phase, Screened
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.presets import describe_preset, settle_preset
@@ -141,11 +142,14 @@ def size_for(config: FindConfig, accelerator: Accelerator, *, num_chips: int) ->
 
 
 def count_evaluations(job: Job) -> Evaluations:
-  """What the backward search of this job takes."""
+  """What the backward search of this job takes, and where there are draws, its certificates at most."""
   draws = job.config.completion
   if draws is None:
     return count_phases(job.search.phases)
-  return count_phases(job.search.phases, num_draws=draws.num_draws, num_tried=draws.num_tried or draws.num_draws)
+  searched = count_phases(job.search.phases, num_draws=draws.num_draws, num_tried=draws.num_tried or draws.num_draws)
+  # Each size is tested on draws of its own, and the rate of the one that is found is measured on others.
+  num_certified = (NUM_SIZES + 1) * draws.num_tested
+  return searched._replace(forwards=searched.forwards + num_certified)
 
 
 def count_phases(phases: Sequence[Phase], *, num_draws: int = 1, num_tried: int = 1) -> Evaluations:

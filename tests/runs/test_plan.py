@@ -13,6 +13,7 @@ from jax_sis import results
 from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.results import folder
 from jax_sis.runs import find, forecast, plan, roofline, setup
+from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.device_search import ImageSearch
 
@@ -59,6 +60,16 @@ def test_evaluations_are_counted(tmp_path: pathlib.Path, search: Any, num_gradie
   config = FindConfig(out=str(tmp_path), **{**SETTINGS, "search": search, "batch_size": 2})
   opened = setup.make_job(config, folder.open_folder(tmp_path))
   assert forecast.count_evaluations(opened) == (num_gradients, num_trials)
+
+
+def test_draws_multiply_the_evaluations_and_certificates_come_after(tmp_path: pathlib.Path):
+  noise = CompletionSettings(kind="noise", num_draws=8, num_tried=2, num_tested=50)
+  search = Screened(candidates=4, gradient_until=None)
+  config = FindConfig(out=str(tmp_path), **{**SETTINGS, "search": search, "completion": noise})
+  opened = setup.make_job(config, folder.open_folder(tmp_path))
+  num_trials = 2 * (13 * 4 + 3 + 2 + 1)
+  # Sixteen sizes at most, and the measurement.
+  assert forecast.count_evaluations(opened) == (8 * (NUM_FEATURES + 1), num_trials + 17 * 50)
 
 
 def test_a_probe_of_one_exact_step_tries_the_features():
