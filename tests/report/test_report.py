@@ -37,7 +37,7 @@ from jax_sis.studies.analysis.run import analyse_run
 from jax_sis.studies.controls.program import ControlsConfig, controls
 from jax_sis.studies.controls.wrong_class import TowardsSummary
 
-NAMES = ["sizes", "positions", "controls", "correctness", "removal", "gallery", "provenance"]
+NAMES = ["sizes", "backgrounds", "positions", "controls", "correctness", "removal", "gallery", "provenance"]
 ODD_CLASSES = ('<b>&"', "</style><script>x</script>", "d'og &amp;", "eel\x00\n")
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 
