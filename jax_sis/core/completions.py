@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Key
 
 from jax_sis.core import masking
 from jax_sis.core.messages import first_line
@@ -194,12 +194,6 @@ class Images(Distribution):
         f"got {pool.shape[0]}; give more images, or fewer num_draws."
       )
     return dataclasses.replace(self, pool=jnp.asarray(pool, inputs.dtype))
-
-
-def count_own(pool: Shaped[np.ndarray, "P ..."], inputs: Shaped[np.ndarray, "B ..."]) -> int:
-  """How many of the images are in the pool, and therefore drawn from it less themselves."""
-  known = {np.asarray(image).tobytes() for image in pool}
-  return sum(np.asarray(image).tobytes() in known for image in inputs)
 
 
 @jax.tree_util.register_dataclass

@@ -12,7 +12,7 @@ import toys
 
 import jax_sis
 from jax_sis import completions
-from jax_sis.core.completions import check_completion, check_keys, count_own
+from jax_sis.core.completions import check_completion, check_keys
 from jax_sis.core.drawing import Purpose, draw_fills, hash_mask
 
 GRID = (4, 3, 1)
@@ -38,11 +38,6 @@ def test_images_are_drawn_evenly_from_all_others():
   assert counts[2] == 0
   # Each of five others: 1,200, with a standard deviation of 31.
   assert (np.abs(np.delete(counts, 2) - 1200) < 130).all()
-
-
-def test_images_of_the_pool_that_are_searched_are_counted():
-  pool = images_of(0, 6)
-  assert count_own(pool, np.concatenate([pool[1:3], images_of(1, 2)])) == 2
 
 
 def test_noise_is_normal_around_its_mean():
