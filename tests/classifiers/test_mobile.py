@@ -65,6 +65,7 @@ def test_rectifiers_are_those_of_pytorch_and_flat_at_zero():
   assert jax.grad(mobile.relu6)(0.0) == 0
 
 
+@pytest.mark.slow
 def test_a_small_network_of_all_parts_is_the_same_frozen():
   block = mobile.BlockConfig(width=8, hidden=16, kernel_size=5, stride=2, squeezed=4, activation="hard_swish")
   config = mobile.MobileConfig(

@@ -70,6 +70,7 @@ def refuses(message: str) -> pytest.RaisesExc[ValueError]:
   return pytest.raises(ValueError, match=f"^{re.escape(message)}$")
 
 
+@pytest.mark.slow
 def test_every_missing_unused_and_misshapen_array_is_named():
   state_dict = golden_state_dict()
   del state_dict["conv1.weight"], state_dict["layer1.0.bn1.bias"]

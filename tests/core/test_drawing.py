@@ -124,6 +124,7 @@ def test_the_exact_search_tries_all_features_on_the_same_draws(num_tried: int | 
       kept[removed] = False
 
 
+@pytest.mark.slow
 def test_what_a_forward_search_adds_passes_on_draws_that_did_not_choose_it():
   completion = completions.Noise(jnp.float32(0.5), jnp.float32(0.0), num_draws=8, num_tried=2)
   search = jax_sis.Forward(candidates=12, threshold=0.6, max_features=12)
@@ -154,6 +155,7 @@ def test_chunks_of_draws_are_equal_and_fit():
   np.testing.assert_array_equal(divide_draws(6, 16, 64).ravel(), np.arange(6))
 
 
+@pytest.mark.slow
 def test_numbers_depend_on_neither_batch_nor_devices_nor_tracing():
   completion = completions.Images(POOL, num_draws=4)
   search = jax_sis.Gradient(per_step=3)
