@@ -282,7 +282,7 @@ class Mixture(Distribution):
     part_key, key = jax.random.split(key)
     weights = self.weights or (1.0,) * len(self.parts)
     number = jax.random.categorical(part_key, jnp.log(jnp.asarray(weights)))
-    return jnp.stack([part.draw(key, image, grid) for part in self.parts])[number]
+    return jax.lax.select_n(number, *(part.draw(key, image, grid) for part in self.parts))
 
   def check(self, inputs: Float[Array, "B ..."]) -> "Mixture":
     """With its parts checked."""
