@@ -21,11 +21,11 @@ class CompletionSettings:
   """What masked pixels show, and what is claimed of the subsets that suffice under it.
 
   Attributes:
-    kind: masked pixels show draws in place of --baseline, and the search is by the mean over them: images: other
-      images, of --pool; noise: normal noise of the data's deviation; blur: the image itself, blurred by 1 to 8 pixels;
-      reveal: the mean colour and up to a tenth of the masked pixels as they are; mixture: images, noise, blur or the
-      mean colour. The order is certified on draws that it was not found by, in place of --certificate, and there is no
-      smallest evidence.
+    kind: masked pixels show draws in place of --baseline. images: other images, of --pool; noise: normal noise of the
+      data's deviation; blur: the image itself, blurred by 1 to 8 pixels; reveal: the mean colour and up to a tenth of
+      the masked pixels as they are; mixture: images, noise, blur or the mean colour. Pixels are ranked by the
+      geometric mean of the probabilities over the draws, and confidences are the mean. The order is certified on draws
+      that it was not found by, in place of --certificate, and there is no smallest evidence.
     pool: for images and mixture, other images: whatever --data takes, or an .npy of 8-bit pixels [N, H, W, C]. Half of
       them are for the search, half for its certificates.
     pool_split: the TFDS split of --pool.

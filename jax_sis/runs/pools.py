@@ -25,6 +25,8 @@ from jax_sis.runs.config import FindConfig
 
 IMAGES_READ_AT_ONCE = 64
 NUMPY_FILE = ".npy"
+# What is said of a pool's source.
+DESCRIBED = ("data", "split", "version", "crop")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,19 +98,17 @@ def open_pools(images: ClassifierOnImages, config: FindConfig, stored: Mapping[s
     return None
   pools = None
   if completion.pool is not None:
+    source = open_pool(config, images, completion.pool, completion.pool_split)
     of_run = ((stored or {}).get("completion") or {}).get("images") or {}
-    pools = read_pools(completion, images, open_pool(config, images), num_own=of_run.get("num_own"))
+    pools = read_pools(completion, images, source, num_own=of_run.get("num_own"))
   noise = np.random.default_rng(0).normal(size=(1, *images.classifier.input_shape)).astype(np.float32)
   for pool in (None,) if pools is None else pools.arrays.values():
     check_completion(completion.distribution(pool), 0.0, jnp.asarray(noise), images.grid)
   return pools
 
 
-def open_pool(config: FindConfig, images: ClassifierOnImages) -> Any:
-  """The pool as a source of images; ValueError if nothing has its name."""
-  assert config.completion is not None
-  name, split = config.completion.pool, config.completion.pool_split
-  assert name is not None
+def open_pool(config: FindConfig, images: ClassifierOnImages, name: str, split: str | None) -> Any:
+  """Images of this name as a source; ValueError if nothing has it."""
   try:
     if name.endswith(NUMPY_FILE):
       return ArraySource(pathlib.Path(name), images.classifier.input_shape)
@@ -142,7 +142,7 @@ def read_pools(
     **{name: images.normalise(pixels[part]) for name, part in parts.items()},
     num_own=num_own,
     description={
-      **{name: value for name, value in source.description.items() if name in ("data", "split", "version", "crop")},
+      **{name: value for name, value in source.description.items() if name in DESCRIBED},
       "num_unusable": len(reasons),
       "num_own": num_own,
       **{name: describe_part(digests[part]) for name, part in parts.items()},

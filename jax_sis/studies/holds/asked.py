@@ -1,7 +1,6 @@
 """What is judged, opened and checked: runs, the images that they share, and the pool of backgrounds."""
 
 import dataclasses
-import hashlib
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,12 +10,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jax_sis import results
-from jax_sis.classifiers.on_images import choose_framing
 from jax_sis.core.subsets import Status
-from jax_sis.data import batches, sources
 from jax_sis.results.answer import hash_spec
 from jax_sis.results.schema import has_order
 from jax_sis.results.store import Results
+from jax_sis.runs import pools
 from jax_sis.runs.setup import Job, make_job_again, read_inputs
 from jax_sis.studies.holds.config import HoldsConfig
 
@@ -25,7 +23,6 @@ SHARES = (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56)
 OF = 64
 # What the runs must have in common.
 SHARED = ("model", "class_names", "grid", "baseline")
-POOL_IMAGES_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,47 +185,25 @@ def open_pool(config: HoldsConfig, job: Job, judged: Judged) -> Pool | None:
   """
   if config.pool is None or "images" not in config.conditions:
     return None
-  is_files = config.pool == sources.SAMPLE or pathlib.Path(config.pool).exists()
-  source = sources.open_source(
-    config.pool,
-    split=config.pool_split,
-    data_dir=None if is_files and config.pool_split is None else config.data_dir or job.config.data_dir,
-    class_names=job.classifier.class_names,
-    input_shape=job.classifier.input_shape,
-    framing=choose_framing(job.classifier, config.pool, is_resized=job.config.resize),
-    mean_colour=job.classifier.normalisation.mean_colour,
-    background=job.config.background if is_files else None,
-  )
-  known = {image.tobytes() for image in judged.inputs}
-  order = np.random.default_rng(config.seed).permutation(len(source))
-  taken: list[Float[np.ndarray, "H W C"]] = []
-  chosen: list[str] = []
-  num_judged = num_unreadable = 0
-  for batch in batches.iterate_batches(source, order, POOL_IMAGES_AT_ONCE):
-    for name, image, error in zip(batch["id"], job.normalise(batch["image"]), batch["error"], strict=True):
-      if len(taken) == config.num_pool:
-        break
-      if error:
-        num_unreadable += 1
-      elif image.tobytes() in known:
-        num_judged += 1
-      else:
-        taken.append(image)
-        chosen.append(str(name))
-    if len(taken) == config.num_pool:
-      break
+  source = pools.open_pool(job.config, job, config.pool, config.pool_split)
+  # As many more as may have to be left out.
+  places = pools.choose_places(source.ids(), seed=config.seed, count=config.num_pool + len(judged.ids))
+  pixels, digests, unreadable = pools.read_distinct(source, places)
+  images, known = job.normalise(pixels), {image.tobytes() for image in judged.inputs}
+  is_judged = np.array([image.tobytes() in known for image in images], bool)
+  taken = np.flatnonzero(~is_judged)[: config.num_pool]
   least = max(config.num_draws, 2)
   if len(taken) < least:
     raise ValueError(
       f"--pool must hold at least as many images as there are draws, {least}, without those that are judged "
-      f"({num_judged}) or cannot be read ({num_unreadable}), got {len(taken)}; name more images, or fewer --draws."
+      f"({is_judged.sum()}) or cannot be read ({len(unreadable)}), got {len(taken)}; name more images, or fewer "
+      "--draws."
     )
-  digest = hashlib.sha256("\0".join(chosen).encode()).hexdigest()
-  description = {**source.description, "num_taken": len(taken), "taken": digest}
+  said = {name: value for name, value in source.description.items() if name in pools.DESCRIBED}
   return Pool(
-    name=" ".join(filter(None, (description["data"], description.get("split")))),
-    images=np.stack(taken),
-    num_judged=num_judged,
-    num_unreadable=num_unreadable,
-    description=description,
+    name=" ".join(filter(None, (said["data"], said.get("split")))),
+    images=images[taken],
+    num_judged=int(is_judged.sum()),
+    num_unreadable=len(unreadable),
+    description={**said, **pools.describe_part([digests[place] for place in taken])},
   )

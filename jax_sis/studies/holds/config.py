@@ -34,7 +34,7 @@ class HoldsConfig:
     labels: what the runs are called (default: as their folders).
     attributions: orders that are judged beside those of the runs; none where no name follows.
     conditions: what is around the pixels that are kept.
-    pool: the images to draw backgrounds from, as find takes them by --data; without it, `images` is left out.
+    pool: the images to draw backgrounds from, as find takes them by --pool; without it, `images` is left out.
     pool_split: the TFDS split of the pool (default: test).
     num_pool: the most images that the pool is made of, chosen by the seed.
     num_images: the first N images that all runs have and of which the classifier is confident enough.
