@@ -89,11 +89,13 @@ def test_the_gradient_search_equals_a_plain_loop_over_fresh_draws(memory: float 
   share = 0.9 if memory is None else memory
   for image in range(3):
     target, kept = int(order.target[image]), np.ones(12, bool)
-    remembered, rank, rates = None, np.zeros(12, int), []
+    remembered, rank, rates, confidences = None, np.zeros(12, int), [], []
     while kept.any():
       fills = fills_at(completion, image, kept)
       logits = np.asarray(toys.predict_tanh(PARAMS, jnp.asarray(show(image, kept, fills))))
       rates.append((logits.argmax(1) == target).mean())
+      # Ranked by the geometric mean, judged by the arithmetic one.
+      confidences.append(aggregate_slowly(logits.astype(np.float64), target, "mean"))
       loss = -np.asarray(gradient_slowly(IMAGES[image], np.arange(3) == target, kept.astype(np.float32), fills))
       remembered = loss if remembered is None else share * remembered + (1 - share) * loss
       for place, feature in enumerate(np.argsort(np.where(kept, -remembered, np.inf), kind="stable")[:2]):
@@ -101,8 +103,9 @@ def test_the_gradient_search_equals_a_plain_loop_over_fresh_draws(memory: float 
       kept = rank < kept.sum() - 2 if kept.sum() > 2 else np.zeros(12, bool)
       kept &= rank < 12
     np.testing.assert_array_equal(order.rank[image], rank)
-    smoothed = np.asarray(smooth(jnp.asarray([rates[::-1]], jnp.float32)))[0]
-    np.testing.assert_allclose(np.asarray(order.rate)[image, 3:-1], smoothed[2:-1], rtol=1e-5)
+    for found, expected in ((order.rate, rates), (order.confidence, confidences)):
+      smoothed = np.asarray(smooth(jnp.asarray([expected[::-1]], jnp.float32)))[0]
+      np.testing.assert_allclose(np.asarray(found)[image, 3:-1], smoothed[2:-1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_tried", [3, pytest.param(None, marks=pytest.mark.slow)])
