@@ -8,6 +8,7 @@ from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.holds.config import HoldsConfig
+from jax_sis.studies.soundness.config import SoundnessConfig
 
 
 def run_controls(config: ControlsConfig) -> None:
@@ -42,6 +43,13 @@ def run_holds(config: HoldsConfig) -> None:
   from jax_sis.studies.holds import program
 
   program.holds(config)
+
+
+def run_soundness(config: SoundnessConfig) -> None:
+  get_devices_ready(config.num_devices)
+  from jax_sis.studies.soundness import program
+
+  program.soundness(config)
 
 
 COMMANDS = {
@@ -188,6 +196,41 @@ those that are missing, and so does one that names more of them, on the same ima
       "image": "pool pool_split num_pool num_images checkpoint model_function data_dir",
       "judging": "attributions conditions sizes num_draws num_added rate seed",
       "output": "out labels",
+      "device": DEVICE,
+    },
+  ),
+  "soundness": Command(
+    settings=(SoundnessConfig,),
+    run_fn=run_soundness,
+    description="""\
+Do the first pixels of an order speak for their class, and for it alone? A subset that suffices for the predicted class
+is complete; it is sound only if the image holds no such subset for other classes. So each order is made once for every
+class of an image, and asked how confident its first pixels are of that class (completeness and soundness, Gupta et al.
+2022). A search costs as much for each class.
+
+It prints a table and its reading: completeness of the predicted class, soundness of the others, how often the predicted
+class is carried best, how often pixels suffice for another class, and by how much those of the predicted class are
+fewer. It writes soundness.json (all numbers with intervals), soundness.csv (a line an order, image and class) and
+soundness.png. The same command again goes on with an unfinished run, and so does one that names more orders.
+""",
+    tables={
+      "orders": {
+        "gradient": "gradient search, --per-step pixels a step",
+        "gradient_x_input": "one gradient at the whole image, times the image",
+        "integrated_gradients": "Sundararajan et al. 2017, 64 gradients",
+        "grad_cam": "Selvaraju et al. 2017; left out where the classifier has no one last feature map, as ensembles",
+        "random": "an order by chance, the same for all classes",
+      }
+    },
+    examples=(
+      "soundness",
+      "soundness --data cifar10 --data-dir DATA --images 200 --out runs/soundness",
+      "soundness --checkpoint runs/mine/classifier --data photos/ --resize --classes 5 --orders gradient random",
+    ),
+    groups={
+      "image": f"{IMAGE} ids num_images",
+      "search": "orders num_classes threshold per_step patch seed",
+      "output": "out",
       "device": DEVICE,
     },
   ),
