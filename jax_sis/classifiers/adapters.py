@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
@@ -17,10 +16,11 @@ from jaxtyping import Array, Float
 
 from jax_sis.classifiers.conv import conv2d
 from jax_sis.classifiers.frozen import FrozenPredictor
+from jax_sis.core import traced
 from jax_sis.core.types import Params, PredictFn
 
-# Calls whose programs are run inline; JAX has renamed the first.
-INLINED = frozenset({"jit", "pjit", "closed_call", "checkpoint", "remat2"})
+# Calls whose programs are run inline; JAX has renamed the first. Those with derivatives of their own keep them.
+INLINED = frozenset({"jit", "pjit", "checkpoint", "remat2"})
 
 
 def from_nnx(module: nnx.Module) -> tuple[PredictFn, Params]:
@@ -142,7 +142,7 @@ class FastPredictor:
   def __call__(self, params: Params, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
     """The same as `predict_fn`, up to rounding."""
     closed, shapes = jax.make_jaxpr(self.predict_fn, return_shape=True)(params, inputs)
-    outputs = evaluate(closed.jaxpr, closed.consts, jax.tree.leaves((params, inputs)))
+    outputs = traced.evaluate(traced.as_program(closed), jax.tree.leaves((params, inputs)), exchange_convolution)
     # Whatever it returns: a search says what is wrong with anything but logits.
     return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
@@ -155,32 +155,14 @@ def use_fast_convolutions(predict_fn: PredictFn) -> PredictFn:
   return FastPredictor(predict_fn)
 
 
-def evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-  values: dict[Any, Any] = {}
-
-  def read(variable: Any) -> Any:
-    return variable.val if isinstance(variable, jax.extend.core.Literal) else values[variable]
-
-  values.update(zip(jaxpr.constvars, consts, strict=True))
-  values.update(zip(jaxpr.invars, arguments, strict=True))
-  for equation in jaxpr.eqns:
-    inputs = [read(variable) for variable in equation.invars]
-    primitive: Any = equation.primitive
-    inner = equation.params.get("jaxpr")
-    if primitive.name == "conv_general_dilated" and is_supported(inputs, equation.params):
-      images, kernel = inputs
-      outputs = [convolve(images, kernel, equation.params)]
-    elif primitive.name in INLINED and inner is not None:
-      is_closed = isinstance(inner, jax.extend.core.ClosedJaxpr)
-      outputs = evaluate(inner.jaxpr, inner.consts, inputs) if is_closed else evaluate(inner, (), inputs)
-    else:
-      parameters = primitive.get_bind_params(equation.params)
-      # Earlier versions of JAX return functions and parameters separately.
-      functions, parameters = parameters if isinstance(parameters, tuple) else ((), parameters)
-      result = primitive.bind(*functions, *inputs, **parameters)
-      outputs = result if primitive.multiple_results else [result]
-    values.update(zip(equation.outvars, outputs, strict=True))
-  return [read(variable) for variable in jaxpr.outvars]
+def exchange_convolution(equation: Any, inputs: list[Any]) -> list[Any] | None:
+  """A step by `conv2d` where it can do it, also inside calls; None where it stays as it is."""
+  name = equation.primitive.name
+  if name == "conv_general_dilated" and is_supported(inputs, equation.params):
+    images, kernel = inputs
+    return [convolve(images, kernel, equation.params)]
+  program = traced.called_program(equation) if name in INLINED else None
+  return None if program is None else traced.evaluate(program, inputs, exchange_convolution)
 
 
 def is_supported(arrays: Sequence[Array], params: dict[str, Any]) -> bool:

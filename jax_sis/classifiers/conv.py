@@ -57,7 +57,7 @@ def conv2d(
   rows, columns = (padding, padding) if isinstance(padding, int) else padding
   window = Window(as_pair(stride), (as_pair(rows), as_pair(columns)), as_pair(dilation), groups, precision)
   if inputs.dtype == jnp.float64:
-    return matmul_conv2d(inputs, kernel, window)
+    return by_platform(matmul_conv2d, dense_conv.own_conv, inputs, kernel, window=window)
   return _conv2d(window, inputs, kernel)
 
 

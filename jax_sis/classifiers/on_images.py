@@ -15,7 +15,8 @@ from jax_sis.classifiers.model_function import LoadedModel
 from jax_sis.classifiers.recipes import say_framing
 from jax_sis.core import masking, validation
 from jax_sis.core.masking import make_grid
-from jax_sis.core.types import Params, PredictFn
+from jax_sis.core.removal import check_removal
+from jax_sis.core.types import Params, PredictFn, Removal
 from jax_sis.data import batches, sources
 from jax_sis.data.class_names import distinct_names
 from jax_sis.data.config import ImageSetConfig
@@ -145,11 +146,12 @@ class ClassifierOnImages:
     """8-bit pixels -> inputs."""
     return self.classifier.normalisation.apply(images)
 
-  def check_classifier(self, baseline: float = 0.0) -> None:
+  def check_classifier(self, baseline: float = 0.0, *, removal: Removal = "value") -> None:
     """Tries the classifier on noise, beside which masked inputs show the baseline.
 
     Raises:
-      ValueError: it does not give a logit for each class, but probabilities, or mixes up the images of a batch.
+      ValueError: it does not give a logit for each class, but probabilities, or mixes up the images of a batch; or
+        pixels cannot be removed from it in this way.
     """
     shape = (NUM_TRIED, *self.classifier.input_shape)
     noise = jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32))
@@ -158,6 +160,7 @@ class ClassifierOnImages:
       raise ValueError(
         f"the classifier must give a logit for each of its {len(self.class_names)} classes, got {num_logits}."
       )
+    check_removal(removal, self.predict_fn, self.params, noise, grid=self.grid, completion=None)
     with jax.default_matmul_precision(self.precision):
       validation.check_values(self.predict_fn, self.params, noise, masking.check_baseline(baseline, noise))
 

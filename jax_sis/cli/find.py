@@ -12,7 +12,7 @@ from jax_sis.runtime.command_line import Option
 
 GROUPS = {
   "image": f"{IMAGE} ids",
-  "search": "preset threshold target search thorough per_step score baseline patch certificate precision",
+  "search": "preset threshold target search thorough per_step score baseline removal patch certificate precision",
   "completion": "kind pool pool_split num_pooled num_draws num_tried rate level num_tested seed",
   "output": "out saved mask_thresholds mask_fractions unit_size gallery",
   "device": f"{DEVICE} chunk_size",
@@ -73,6 +73,9 @@ the search's order of all pixels; smallest: the smallest evidence found) pixels 
 the confidence on the subset with the rest masked, from a fresh evaluation. The certificate says whether that suffices,
 and how many of the pixels could each be dropped (1-minimal: none) or that no smaller subset exists (known of one pixel,
 and of two once every single pixel was tried).
+
+With --removal layer, masked pixels are absent from a convolutional network and show nothing; the baseline is only what
+pictures paint them in. It answers another question than a background: docs/removal.md.
 
 With --completion, masked pixels show draws in place of one colour. Robust subsets are the smallest of each order that
 are certified to keep the class on --rate of draws that the search never saw, each image at --level; "kept on" is the

@@ -20,7 +20,7 @@ from jax_sis.core.chunks import settle_chunk_size
 from jax_sis.core.order import NOT_RANKED
 from jax_sis.core.problem import Problem
 from jax_sis.core.scores import to_probability
-from jax_sis.core.trials import best_features, differentiate_score, score_flips, spread_scores
+from jax_sis.core.trials import best_features, differentiate_additions, score_flips, spread_scores
 from jax_sis.core.types import ScoreName
 
 # How many kept features an exchange takes out, and how many such exchanges are tried.
@@ -156,7 +156,7 @@ def run_local_search(
 def try_changes(problem: Problem, state: LocalState, *, candidates: int, chunk_size: int) -> Trial:
   """Scores what each image could do next: keep one feature more while it grows, one less while it is pruned."""
   num_features = state.kept.shape[1]
-  prediction, gradient = differentiate_score(problem, state.kept)
+  prediction, gradient = differentiate_additions(problem, state.kept)
   score = problem.score_logits(prediction.logits[:, None])[:, 0]
   # Features that an exchange has just dropped stay out.
   addable = problem.available & ~state.kept & ~state.smallest

@@ -1,5 +1,7 @@
 """Masked copies of the inputs, tried: gradients, single flips, and the ranking of what they say."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
@@ -17,6 +19,18 @@ def differentiate_score(problem: Problem, kept: Shaped[Array, "B F"]) -> tuple[P
 
   gradient, prediction = jax.grad(total_score, has_aux=True)(kept.astype(jnp.result_type(float)))
   return prediction, gradient
+
+
+def differentiate_additions(problem: Problem, kept: Shaped[Array, "B F"]) -> tuple[Prediction, Float[Array, "B F"]]:
+  """The same for features that are not kept, to see which to add.
+
+  Under layer masking nothing is said of what is missing, far from what is there. So the gradient is that of the whole
+  network with the baseline in its place: it only names what is then tried.
+  """
+  if problem.removal != "layer":
+    return differentiate_score(problem, kept)
+  _, gradient = differentiate_score(dataclasses.replace(problem, removal="value"), kept)
+  return problem.predict(kept), gradient
 
 
 def best_features(preference: Float[Array, "B F"], allowed: Bool[Array, "B F"], count: int) -> Int[Array, "B P"]:

@@ -78,6 +78,8 @@ def describe_settings(spec: Mapping[str, Any]) -> dict[str, str]:
 
 def describe_fill(spec: Mapping[str, Any]) -> str:
   """What masked pixels showed."""
+  if "removal" in spec:
+    return f"nothing, they were absent (removal {spec['removal']})"
   if "completion" not in spec:
     return f"{spec['baseline']:g} in normalised units"
   asked = spec["completion"]

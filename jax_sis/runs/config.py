@@ -9,7 +9,7 @@ from jax_sis.core import validation
 from jax_sis.core.local_search import Exchanges
 from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Screened
 from jax_sis.core.smallest import QUICK, THOROUGH
-from jax_sis.core.types import ScoreName
+from jax_sis.core.types import Removal, ScoreName
 from jax_sis.core.validation import require_one_of, require_positive
 from jax_sis.data.config import Background, Folder, Ids, ModelFunction, NumDevices, OptionalFolder, check_ids
 from jax_sis.runs.completion import CompletionSettings
@@ -97,6 +97,8 @@ class FindConfig:
       for each image, by its id, one of the classes that are not predicted.
     baseline: what a masked pixel shows, in normalised units; 0 is the data's mean colour.
     completion: what it shows instead, drawn again and again; None for the baseline.
+    removal: value: masked pixels show the baseline or the completion; layer: they are absent, by layer masking of a
+      convolutional network; tokens: their tokens are absent from a transformer.
     patch: mask squares of N x N pixels together.
     certificate: full: evaluate each subset afresh, drop each of its pixels, look for smaller ones; alone: only the
       first of these, for large runs, since the others may take longer than the search.
@@ -140,6 +142,7 @@ class FindConfig:
   target: str = "predicted"
   baseline: float = 0.0
   completion: Annotated[CompletionSettings | None, MadeBy(CompletionSettings)] = None
+  removal: Removal = "value"
   patch: int = 1
   certificate: Literal["full", "alone"] = "full"
   precision: Precision = "highest"
@@ -176,12 +179,22 @@ class FindConfig:
       raise ValueError(f"--baseline must be finite, got {self.baseline}.")
     if self.preset is not None:
       require_one_of("--preset", self.preset, get_args(PresetName))
+    require_one_of("--removal", self.removal, get_args(Removal))
+    if self.removal != "value":
+      self._check_removal()
     require_one_of("--certificate", self.certificate, ("full", "alone"))
     require_one_of("--precision", self.precision, get_args(Precision))
     self._check_masks()
     if self.completion is not None:
       self._settle_completion()
     name_folder(self, "jax-sis-results")
+
+  def _check_removal(self) -> None:
+    """Raises ValueError for what masked pixels cannot show where they are absent."""
+    shown = {"--completion": self.completion is not None, "--baseline": self.baseline != 0}
+    for name, is_given in shown.items():
+      if is_given:
+        raise ValueError(f"{name} must not come with --removal {self.removal}, under which masked pixels show nothing.")
 
   def _settle_completion(self) -> None:
     """Leaves out what a certificate on unseen draws stands in for; ValueError for what cannot go with one."""
@@ -251,6 +264,8 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
     del settings["model_function"]
   if config.completion is None:
     del settings["completion"]
+  if config.removal == "value":
+    del settings["removal"]
   return settings
 
 

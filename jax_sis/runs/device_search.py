@@ -89,6 +89,7 @@ class ImageSearch:
       baseline=self.config.baseline,
       grid=self.grid,
       score=self.config.score,
+      removal=self.config.removal,
       **drawing,
     )
 

@@ -272,6 +272,7 @@ def make_spec(job: Job) -> dict[str, Any]:
     "target": config.target,
     "baseline": config.baseline,
     **describe_completion(config, job.pools),
+    **({} if config.removal == "value" else {"removal": config.removal}),
     "grid": list(job.grid),
     "certificate": config.certificate,
     **describe_certificate_chunk(config),

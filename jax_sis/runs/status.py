@@ -232,6 +232,9 @@ def describe_run(location: str, spec: Mapping[str, Any]) -> list[str]:
 
 
 def describe_drawn(spec: Mapping[str, Any]) -> list[str]:
+  """A line on what masked pixels show where that is no baseline."""
+  if "removal" in spec:
+    return [f"masked pixels are absent, removal {spec['removal']}"]
   if "completion" not in spec:
     return []
   asked = spec["completion"]

@@ -53,7 +53,7 @@ class UnitSearch:
   """
 
   def __init__(self, job: Job):
-    job.check_classifier(job.config.baseline)
+    job.check_classifier(job.config.baseline, removal=job.config.removal)
     self._job = job
     self._program = job.program or compile_search(job)
     self._parts_of_unit: dict[int, list[dict[str, np.ndarray]]] = collections.defaultdict(list)

@@ -106,7 +106,7 @@ def make_answer(
 
 
 def describe_origin(store: Results) -> dict[str, Any]:
-  settings = ("search", "smallest", "score", "threshold", "target", "baseline", "completion")
+  settings = ("search", "smallest", "score", "threshold", "target", "baseline", "completion", "removal")
   names = ("model", "data", *settings, "grid", "versions", "device")
   return {
     "location": store.folder.location,

@@ -20,12 +20,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jax_sis.core import masking, validation
+from jax_sis.core.removal import find_presence_fn
 from jax_sis.core.scores import log_odds, predict_logits
-from jax_sis.core.types import PredictFn
+from jax_sis.core.types import PredictFn, PresenceFn, Removal
 from jax_sis.core.validation import check_positive_integer
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.statistics.estimates import Estimate, paired_bootstrap, share_of
-from jax_sis.studies.controls.views import CONTROLS, NAMES, SUBSET, Case, Shown, expand, stable_hash
+from jax_sis.studies.controls.views import CONTROLS, NAMES, SUBSET, Case, Shown, expand, find_present, stable_hash
 
 # Of an image without another one.
 NO_IMAGE = -1
@@ -75,6 +76,7 @@ def evaluate_controls(
   normalisation: Normalisation,
   threshold: float,
   baseline: float | Float[np.ndarray, "..."] = 0.0,
+  removal: Removal = "value",
   seed: int = 0,
   batch_size: int = 4,
   advance_fn: Callable[[int], None] | None = None,
@@ -94,6 +96,8 @@ def evaluate_controls(
     normalisation: how inputs are made from bytes.
     threshold: the probability that counts as passing.
     baseline: what masked features showed in the search.
+    removal: how they were removed, as for `backselect`. Under one inside the network they are absent from all controls
+      but those that show another fill there.
     seed: of all that is random.
     batch_size: images at a time, each with all its controls.
     advance_fn: is called with the number of images just done.
@@ -116,7 +120,8 @@ def evaluate_controls(
   parts = []
   for start in range(0, num_images, batch_size):
     batch = list(itertools.islice(cases, batch_size))
-    parts.append(evaluate_cases(predict_fn, params, batch, targets[start : start + batch_size], batch_size=batch_size))
+    asked = targets[start : start + batch_size]
+    parts.append(evaluate_cases(predict_fn, params, batch, asked, batch_size=batch_size, removal=removal))
     if advance_fn is not None:
       advance_fn(len(batch))
   found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -186,7 +191,13 @@ def choose_others(
 
 
 def evaluate_cases(
-  predict_fn: PredictFn, params: Any, cases: Sequence[Case], targets: Int[np.ndarray, "B"], *, batch_size: int
+  predict_fn: PredictFn,
+  params: Any,
+  cases: Sequence[Case],
+  targets: Int[np.ndarray, "B"],
+  *,
+  batch_size: int,
+  removal: Removal,
 ) -> dict[str, Any]:
   """What `Outcomes` says of some images, an array `[B, C]` a field."""
   shown = [(case, control.show(case)) for case in cases for control in CONTROLS.values()]
@@ -196,7 +207,12 @@ def evaluate_cases(
   padded = np.concatenate([pictures, np.repeat(pictures[-1:], missing, 0)])
   asked = np.pad(np.repeat(targets, len(CONTROLS)), (0, missing)).astype(np.int32)
   with jax.default_matmul_precision("highest"):
-    logits = predict_logits(predict_fn, params, jnp.asarray(padded))
+    if removal == "value":
+      logits = predict_logits(predict_fn, params, jnp.asarray(padded))
+    else:
+      present = np.stack([find_present(case, one) for case, one in shown])
+      present = np.concatenate([present, np.repeat(present[-1:], missing, 0)])
+      logits = predict_present(find_presence_fn(predict_fn, removal), params, jnp.asarray(padded), jnp.asarray(present))
   confidence, keeps_class = (np.asarray(values)[: len(shown)] for values in judge(logits, jnp.asarray(asked)))
   is_usable = np.isfinite(confidence) & [one is not None for _, one in shown]
   values = {
@@ -206,6 +222,11 @@ def evaluate_cases(
     "fill_distance": np.array([measure_fill(case, one) for case, one in shown]),
   }
   return {name: array.reshape(len(cases), len(CONTROLS)) for name, array in values.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def predict_present(presence_fn: PresenceFn, params: Any, inputs: Array, present: Array) -> Float[Array, "B K"]:
+  return presence_fn(params, inputs, present)
 
 
 @jax.jit

@@ -98,6 +98,14 @@ def expand(mask: Bool[np.ndarray, "h w 1"], shape: tuple[int, ...]) -> Bool[np.n
   return mask
 
 
+def find_present(case: Case, shown: Shown | None) -> Float[np.ndarray, "H W"]:
+  """1 where the classifier sees something under a removal inside it: everywhere, where the control shows a fill."""
+  height, width, _ = case.image.shape
+  if shown is None or shown.fill is not case.baseline:
+    return np.ones((height, width), case.image.dtype)
+  return expand(shown.mask, (height, width, 1))[:, :, 0].astype(case.image.dtype)
+
+
 def show_subset(case: Case) -> Shown:
   return Shown(case.mask, case.image, case.baseline)
 

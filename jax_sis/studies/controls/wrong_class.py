@@ -17,7 +17,7 @@ from jax_sis.core.problem import make_problem
 from jax_sis.core.scores import predict_logits
 from jax_sis.core.smallest import QUICK, run_smallest
 from jax_sis.core.subsets import Status, Subsets
-from jax_sis.core.types import PredictFn
+from jax_sis.core.types import PredictFn, Removal
 from jax_sis.core.validation import check_positive_integer
 from jax_sis.statistics.estimates import Estimate, paired_bootstrap, share_of
 from jax_sis.studies.controls.config import ControlsConfig
@@ -62,6 +62,7 @@ def search_classes(
   threshold: float,
   grid: tuple[int, ...] | None = None,
   baseline: float = 0.0,
+  removal: Removal = "value",
   max_features: int = ControlsConfig.max_features,
   seed: int = 0,
   batch_size: int = 8,
@@ -80,6 +81,7 @@ def search_classes(
     threshold: the probability to reach.
     grid: the mask's shape; by default a feature a position.
     baseline: what masked features show.
+    removal: how they are removed, as for `backselect`.
     max_features: the size at which a search gives up.
     seed: of the random classes.
     batch_size: images at a time.
@@ -106,7 +108,14 @@ def search_classes(
       logits = np.asarray(predict_logits(predict_fn, params, batch))
       for name, targets in choose_classes(logits, [ids[place] for place in places], seed=seed).items():
         problem = make_problem(
-          predict_fn, params, batch, jnp.asarray(targets), baseline=baseline, grid=grid, score="log_odds"
+          predict_fn,
+          params,
+          batch,
+          jnp.asarray(targets),
+          baseline=baseline,
+          grid=grid,
+          score="log_odds",
+          removal=removal,
         )
         subsets = run_smallest(problem, search=search, exchanges=QUICK.exchanges)
         found[name].append(read_towards(subsets, count))
