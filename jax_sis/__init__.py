@@ -21,12 +21,13 @@ from jax_sis.core.guarantees import Guarantee, Verdict
 from jax_sis.core.masking import mask_inputs
 from jax_sis.core.minimise import minimise
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
+from jax_sis.core.removal import with_presence
 from jax_sis.core.saving import load, save
 from jax_sis.core.searches import Exact, Forward, Gradient, Screened
 from jax_sis.core.smallest import QUICK, THOROUGH, Effort, smallest_subsets
 from jax_sis.core.stability import Stability, stability, stable_subsets
 from jax_sis.core.subsets import Status, Subsets, keep_fraction, sufficient_subsets
-from jax_sis.core.types import PredictFn
+from jax_sis.core.types import PredictFn, PresenceFn
 from jax_sis.version import __version__
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ __all__ = [
   "IntegratedGradients",
   "Occlusion",
   "PredictFn",
+  "PresenceFn",
   "Rise",
   "Screened",
   "Stability",
@@ -76,6 +78,7 @@ __all__ = [
   "stability",
   "stable_subsets",
   "sufficient_subsets",
+  "with_presence",
 ]
 
 

@@ -17,7 +17,7 @@ from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.scores import log_odds
 from jax_sis.core.searches import BACKWARD_NAMES, BackwardSearch, Evaluation, Gradient, Phase
 from jax_sis.core.trials import sort_keys
-from jax_sis.core.types import PredictFn, ScoreName, Targets
+from jax_sis.core.types import PredictFn, Removal, ScoreName, Targets
 from jax_sis.core.validation import check_kind
 
 
@@ -35,6 +35,7 @@ def backselect(
   score: ScoreName = "log_odds",
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
+  removal: Removal = "value",
 ) -> FeatureOrder:
   """Orders the features of each input by how much the classifier needs them.
 
@@ -71,6 +72,9 @@ def backselect(
       `Blur`, `Reveal`, ..., or a function `(key, image) -> image`. Of a distribution, each step makes fresh draws,
       common to all that is tried in it.
     keys: for the draws, one typed key an image, `[B]`; by default those of their places in the batch.
+    removal: how masked features are removed. "value": they show the baseline or the completion. "layer" and "tokens":
+      they are absent from images `[B, H, W, C]`, and have no value at all; of a convolutional network by layer masking,
+      of a transformer by leaving its tokens out, see `with_presence`.
 
   Returns:
     The order, with the confidence at sizes F, F - k, F - 2k, ..., 0.
@@ -90,6 +94,7 @@ def backselect(
     score=score,
     completion=completion,
     keys=keys,
+    removal=removal,
   )
   return run_backward(problem, phases=search.phases(problem.num_features))
 

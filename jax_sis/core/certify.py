@@ -32,7 +32,7 @@ from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.scores import log_odds
 from jax_sis.core.smaller import score_smaller
 from jax_sis.core.subsets import Status, Subsets
-from jax_sis.core.types import PredictFn
+from jax_sis.core.types import PredictFn, Removal
 from jax_sis.core.validation import check_positive_integer
 
 
@@ -153,6 +153,7 @@ def certify(
   pair_partners: int = 0,
   chunk_size: int | None = None,
   completion: Constant | OwnMean | None = None,
+  removal: Removal | None = None,
 ) -> Certificate: ...
 
 
@@ -184,6 +185,7 @@ def certify(
   tolerance: float = 1e-3,
   pair_partners: int = 0,
   chunk_size: int | None = None,
+  removal: Removal | None = None,
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
   searched: Completion | None = None,
@@ -214,6 +216,7 @@ def certify(
       float32; in TF32 confidences were up to 0.0012 off (an H100), where 0.01 leaves room.
     pair_partners: features that are paired with every other one, for subsets of three.
     chunk_size: masked copies at a time; it bounds the memory. By default what suits the platform, see `chunks.py`.
+    removal: as for `backselect`; by default that of the subsets, or by value where a completion is given.
     completion: what masked features show; by default the subsets' baseline. The arguments before it are for constants,
       those after it for distributions.
     keys: as for `backselect`; by default those of the search.
@@ -236,7 +239,7 @@ def certify(
   validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
   check_completion_given(subsets, completion, "subsets")
   keys = stored_keys(subsets, keys)
-  problem = check_answered(predict_fn, params, inputs, subsets, completion=completion, keys=keys)
+  problem = check_answered(predict_fn, params, inputs, subsets, completion=completion, keys=keys, removal=removal)
   if problem.distribution is not None:
     claim = Claim(rate=rate, level=level, num_draws=num_draws, bound=bound, inequality=inequality)
     check_threshold_of(subsets, claim)
@@ -253,8 +256,8 @@ def certify_alone(
   chunk_size = settle_chunk_size(chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU)
   if pair_partners != 0:
     check_positive_integer("pair_partners", pair_partners)
-  if subsets.keys is not None:
-    # What is stored was said on draws.
+  if subsets.keys is not None or subsets.removal != problem.removal:
+    # What is stored was said on draws, or of another removal.
     subsets = dataclasses.replace(subsets, confidence=jnp.full_like(subsets.confidence, jnp.nan))
   report = run_certify(problem, subsets, tolerance, pair_partners=pair_partners, chunk_size=chunk_size)
   if validation.is_concrete(report) and not bool(report.is_reproduced.all()):

@@ -19,7 +19,7 @@ from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.searches import BACKWARD_NAMES, BackwardSearch, Forward, Gradient
 from jax_sis.core.smallest import confidence_of_available, search_smallest
 from jax_sis.core.subsets import Status, Subsets, explain_unsearched, sufficient_subsets
-from jax_sis.core.types import PredictFn, ScoreName, Targets
+from jax_sis.core.types import PredictFn, Removal, ScoreName, Targets
 from jax_sis.core.validation import check_kind, check_positive_integer
 
 # The round of a feature that is in none of an image's subsets.
@@ -44,6 +44,7 @@ def sis_collection(
   score: ScoreName = "log_odds",
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
+  removal: Removal = "value",
 ) -> tuple[Subsets, ...]:
   """Disjoint sufficient subsets of each image, one after the other (SIS-collection, Carter et al. 2019, section 3).
 
@@ -79,6 +80,7 @@ def sis_collection(
     score: as for `backselect`.
     completion: as for `backselect`.
     keys: as for `backselect`.
+    removal: as for `backselect`.
 
   Returns:
     The subsets by round, `max_subsets` of them. An image that has no more says why in `status`, from that round on; one
@@ -102,6 +104,7 @@ def sis_collection(
     score=score,
     completion=completion,
     keys=keys,
+    removal=removal,
   )
   state = run_collection(
     problem,
@@ -197,6 +200,7 @@ def read_round(state: CollectionState, number: int, problem: Problem, threshold:
     status=state.status[:, number],
     baseline=problem.baseline,
     keys=problem.key_data,
+    removal=problem.removal,
   )
 
 

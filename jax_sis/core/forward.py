@@ -15,7 +15,7 @@ from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.searches import BACKWARD_NAMES, Forward
-from jax_sis.core.types import PredictFn, ScoreName, Targets
+from jax_sis.core.types import PredictFn, Removal, ScoreName, Targets
 from jax_sis.core.validation import check_kind
 
 
@@ -33,6 +33,7 @@ def forward_select(
   score: ScoreName = "log_odds",
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
+  removal: Removal = "value",
 ) -> FeatureOrder:
   """Orders the few features of each input that make the classifier confident, in the order of their adding.
 
@@ -62,6 +63,7 @@ def forward_select(
     score: as for `backselect`.
     completion: as for `backselect`.
     keys: as for `backselect`.
+    removal: as for `backselect`.
 
   Returns:
     The order: rank 0 was added first, and features that were not added are NOT_RANKED. Confidences at sizes 0, 1, ...,
@@ -82,6 +84,7 @@ def forward_select(
     score=score,
     completion=completion,
     keys=keys,
+    removal=removal,
   )
   return run_forward(problem, search=search)
 

@@ -21,7 +21,7 @@ from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_answered
 from jax_sis.core.scores import to_probability
 from jax_sis.core.subsets import Status, Subsets
-from jax_sis.core.types import PredictFn, ScoreName
+from jax_sis.core.types import PredictFn, Removal, ScoreName
 from jax_sis.core.validation import check_positive_integer
 
 DEFAULT_SETTINGS = LocalSettings(candidates=64, is_pruned=True, exchanges=((2, 4), (4, 8)))
@@ -41,6 +41,7 @@ def minimise(
   chunk_size: int | None = None,
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
+  removal: Removal | None = None,
 ) -> Subsets:
   """Makes each sufficient subset smaller, until the local search below finds nothing more to drop.
 
@@ -72,6 +73,7 @@ def minimise(
     chunk_size: masked copies at a time, as for `Forward`.
     completion: what masked features show, as for `backselect`; by default the baseline of the subsets.
     keys: as for `backselect`.
+    removal: as for `backselect`; by default that of the subsets.
 
   Returns:
     The smaller subsets.
@@ -80,13 +82,16 @@ def minimise(
     ValueError: the arguments do not fit together, or the subsets have no threshold.
   """
   validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
-  problem = check_answered(predict_fn, params, inputs, subsets, available=available, completion=completion, keys=keys)
+  problem = check_answered(
+    predict_fn, params, inputs, subsets, available=available, completion=completion, keys=keys, removal=removal
+  )
   check_positive_integer("candidates", candidates)
   check_chunk_size("chunk_size", chunk_size)
   exchanges = check_exchanges(exchanges)
   check_minimisable(subsets, order)
   settings = LocalSettings(candidates=candidates, chunk_size=chunk_size, is_pruned=True, exchanges=exchanges)
-  return run_minimise(problem, subsets, order, settings=settings)
+  smaller = run_minimise(problem, subsets, order, settings=settings)
+  return dataclasses.replace(smaller, removal=problem.removal)
 
 
 def check_minimisable(subsets: Subsets, order: FeatureOrder | None) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
 
 from jax_sis.core import masking
 from jax_sis.core.batch import PerImage, make_picture
-from jax_sis.core.types import ScoreName
+from jax_sis.core.types import Removal, ScoreName
 
 # The rank of a feature that the search did not order: one that was not available, or that a search which stops
 # early did not reach. Above every count, so that `rank < count` never keeps it.
@@ -38,6 +38,7 @@ class FeatureOrder(PerImage):
     sizes: the subset sizes that were evaluated, ascending, from 0 (the baseline alone) and, backward, to F.
     grid: the mask's shape.
     score: what the search maximised.
+    removal: how masked features were removed.
   """
 
   rank: Int[Array, "B F"]
@@ -50,6 +51,7 @@ class FeatureOrder(PerImage):
   sizes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   grid: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   score: ScoreName = dataclasses.field(metadata={"static": True})
+  removal: Removal = dataclasses.field(default="value", metadata={"static": True})
 
   @property
   def num_features(self) -> int:

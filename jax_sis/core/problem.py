@@ -21,9 +21,10 @@ from jax_sis.core.drawing import (
 )
 from jax_sis.core.meshes import vary_alike
 from jax_sis.core.order import FeatureOrder
+from jax_sis.core.removal import check_removal, find_presence_fn
 from jax_sis.core.scores import predict_logits, score_logits
 from jax_sis.core.subsets import Subsets
-from jax_sis.core.types import Params, PredictFn, ScoreName
+from jax_sis.core.types import Params, PredictFn, Removal, ScoreName
 
 
 class Prediction(NamedTuple):
@@ -58,6 +59,7 @@ class Problem:
     predict_fn: the classifier.
     grid: the mask's shape.
     score: what is kept up, or raised.
+    removal: how masked features are removed.
   """
 
   params: Params
@@ -70,6 +72,7 @@ class Problem:
   predict_fn: PredictFn = dataclasses.field(metadata={"static": True})
   grid: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   score: ScoreName = dataclasses.field(metadata={"static": True})
+  removal: Removal = dataclasses.field(default="value", metadata={"static": True})
 
   @property
   def num_images(self) -> int:
@@ -167,7 +170,10 @@ class Problem:
   def classify(
     self, inputs: Float[Array, "N ..."], masks: Shaped[Array, "N F"], shown: Float[Array, "N ..."]
   ) -> Float[Array, "N K"]:
-    """The logits of images on their masks and of what is shown elsewhere."""
+    """The logits of images on their masks and of what is shown elsewhere, if anything is."""
+    if self.removal != "value":
+      present = masking.expand_mask(masks, self.grid, inputs.shape[1:])[..., 0].astype(inputs.dtype)
+      return find_presence_fn(self.predict_fn, self.removal)(self.params, inputs, present)
     return self.predict_fn(self.params, masking.mask_inputs(inputs, masks, baseline=shown, grid=self.grid))
 
   def score_logits(self, logits: Float[Array, "B M K"]) -> Float[Array, "B M"]:
@@ -209,6 +215,7 @@ class Problem:
       sizes=sizes,
       grid=self.grid,
       score=self.score,
+      removal=self.removal,
     )
 
 
@@ -224,6 +231,7 @@ def check_problem(
   score: ScoreName,
   completion: Any = None,
   keys: Any = None,
+  removal: Removal = "value",
 ) -> Problem:
   """Checks the arguments that all searches share, and fills in targets, baseline, grid and available features.
 
@@ -236,6 +244,7 @@ def check_problem(
   num_classes = validation.check_predict_fn(predict_fn, params, inputs)
   targets = validation.check_targets(targets, num_images=inputs.shape[0], num_classes=num_classes)
   available = validation.check_available(available, num_images=inputs.shape[0], grid=grid)
+  check_removal(removal, predict_fn, params, inputs, grid=grid, completion=completion)
   baseline, distribution = check_completion(completion, baseline, inputs, grid)
   baseline = masking.check_baseline(baseline, inputs)
   validation.check_values(predict_fn, params, inputs, baseline)
@@ -252,6 +261,7 @@ def check_problem(
     predict_fn=predict_fn,
     grid=grid,
     score=score,
+    removal=removal,
   )
   return vary_alike(problem)
 
@@ -267,6 +277,7 @@ def make_problem(
   score: ScoreName,
   distribution: Distribution | None = None,
   keys: Key[Array, "B"] | None = None,
+  removal: Removal = "value",
 ) -> Problem:
   """A problem with all features available, of parts that are known to fit: `check_problem` without a trace of them."""
   return Problem(
@@ -280,6 +291,7 @@ def make_problem(
     predict_fn=predict_fn,
     grid=grid,
     score=score,
+    removal=removal,
   )
 
 
@@ -292,10 +304,12 @@ def check_answered(
   available: Any = None,
   completion: Any = None,
   keys: Any = None,
+  removal: Removal | None = None,
 ) -> Problem:
   """The problem that an order or subsets answer, scored by log-odds, as whatever reads them again does.
 
-  Without a completion masked features show the answer's own baseline.
+  Without a completion masked features show the answer's own baseline; without that and a removal, they are removed as
+  they were for the answer.
 
   Raises:
     ValueError: the classifier or the inputs cannot be those that they are of.
@@ -308,6 +322,9 @@ def check_answered(
     raise ValueError(f"inputs must be the {num_answered} that {subject} of, got {inputs.shape[0]}.")
   masking.check_grid(answer.grid, inputs.shape[1:])
   validation.check_targets(answer.target, num_images=num_answered, num_classes=num_classes)
+  if removal is None:
+    removal = answer.removal if completion is None else "value"
+  check_removal(removal, predict_fn, params, inputs, grid=answer.grid, completion=completion)
   baseline, distribution = check_completion(completion, 0.0, inputs, answer.grid)
   is_other_constant = completion is not None and distribution is None
   problem = Problem(
@@ -321,5 +338,6 @@ def check_answered(
     predict_fn=predict_fn,
     grid=answer.grid,
     score="log_odds",
+    removal=removal,
   )
   return vary_alike(problem)

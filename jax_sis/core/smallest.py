@@ -18,7 +18,7 @@ from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.scores import log_odds
 from jax_sis.core.searches import Forward
 from jax_sis.core.subsets import Subsets, explain_unsearched, sufficient_subsets
-from jax_sis.core.types import PredictFn, ScoreName, Targets
+from jax_sis.core.types import PredictFn, Removal, ScoreName, Targets
 
 
 class Effort(NamedTuple):
@@ -54,6 +54,7 @@ def smallest_subsets(
   score: ScoreName = "log_odds",
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
+  removal: Removal = "value",
 ) -> Subsets:
   """The smallest evidence that a search finds: few features on which the classifier alone is confident.
 
@@ -85,6 +86,7 @@ def smallest_subsets(
     score: as for `backselect`.
     completion: as for `backselect`.
     keys: as for `backselect`.
+    removal: as for `backselect`.
 
   Returns:
     A subset for each image, or an empty one with its reason in `status`: BELOW_THRESHOLD where all available features
@@ -108,6 +110,7 @@ def smallest_subsets(
     score=score,
     completion=completion,
     keys=keys,
+    removal=removal,
   )
   search = dataclasses.replace(effort.forward, threshold=threshold)
   return search_smallest(problem, confidence_of_available(problem), search=search, exchanges=exchanges)

@@ -15,6 +15,7 @@ from jax_sis.core import masking, validation
 from jax_sis.core.batch import PerImage, make_picture
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
+from jax_sis.core.types import Removal
 
 
 class Status(enum.IntEnum):
@@ -49,6 +50,7 @@ class Subsets(PerImage):
     status: see Status.
     baseline: what masked features show; where that was a distribution, what they are painted in.
     keys: under a distribution, the data of the keys that the search had; else None.
+    removal: how masked features were removed.
   """
 
   mask: Bool[Array, "B ..."]
@@ -59,6 +61,7 @@ class Subsets(PerImage):
   status: Int8[Array, "B"]
   baseline: Float[Array, "B ..."]
   keys: UInt32[Array, "B N"] | None = None
+  removal: Removal = dataclasses.field(default="value", metadata={"static": True})
 
   @property
   def grid(self) -> tuple[int, ...]:
@@ -249,4 +252,5 @@ def make_subsets(
     status=status,
     baseline=order.baseline,
     keys=order.keys,
+    removal=order.removal,
   )
