@@ -57,6 +57,10 @@ def wide() -> Iterator[None]:
     yield
 
 
+def presence_of(predict_fn: Any) -> Any:
+  return predict_fn.presence_fn
+
+
 def in_float64(tree: Any) -> Any:
   return jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float64), tree)
 
@@ -106,7 +110,7 @@ def test_tokens_that_are_not_there_might_as_well_be_left_out_of_the_sequence(
 ):
   predict_fn, params = freeze(module)
   arguments = in_float64((params, images, present))
-  logits = jax.jit(predict_fn.presence_fn)(*arguments)
+  logits = jax.jit(presence_of(predict_fn))(*arguments)
   params, images, present = jax.device_get(arguments)
   expected = np.stack([slow_logits(params, *one) for one in zip(images, present, strict=True)])
   np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12)
@@ -120,7 +124,7 @@ def test_what_an_image_holds_where_it_is_not_present_changes_nothing(module: ViT
   @jax.jit
   def answer(images: Any) -> Any:
     def total(present: Any) -> Any:
-      logits = predict_fn.presence_fn(params, images, present)
+      logits = presence_of(predict_fn)(params, images, present)
       return logits[:, 0].sum(), logits
 
     (_, logits), gradient = jax.value_and_grad(total, has_aux=True)(present)
@@ -136,11 +140,11 @@ def test_what_an_image_holds_where_it_is_not_present_changes_nothing(module: ViT
 
 def test_whatever_is_made_of_the_network_can_be_asked_in_its_way(module: ViT, images: Array, present: Array):
   predict_fn, params = freeze(module)
-  assert from_nnx(module)[0].presence_fn == predict_fn.presence_fn
-  expected = jax.jit(predict_fn.presence_fn)(params, images, present)
+  assert presence_of(from_nnx(module)[0]) == presence_of(predict_fn)
+  expected = jax.jit(presence_of(predict_fn))(params, images, present)
   pair = Ensemble([module, module], EnsembleConfig(members=("vit", "vit"), average="logits"))
   predict_fn, params = freeze(pair)
-  np.testing.assert_allclose(jax.jit(predict_fn.presence_fn)(params, images, present), expected, rtol=0, atol=1e-6)
+  np.testing.assert_allclose(jax.jit(presence_of(predict_fn))(params, images, present), expected, rtol=0, atol=1e-6)
 
 
 def test_a_network_without_tokens_has_no_such_way():
@@ -148,7 +152,7 @@ def test_a_network_without_tokens_has_no_such_way():
   pair = Ensemble([convolutional, convolutional], EnsembleConfig(members=("resnet20", "resnet20")))
   for module in (convolutional, pair):
     predict_fn, params = freeze(module)
-    assert predict_fn.presence_fn is None
+    assert presence_of(predict_fn) is None
     with pytest.raises(ValueError, match=r"^removal \"tokens\" is for classifiers that can leave tokens out"):
       jax_sis.backselect(predict_fn, params, jnp.zeros((1, 8, 8, 3)), removal="tokens")
 
@@ -161,6 +165,6 @@ def test_a_search_reads_the_network_without_the_tokens(module: ViT, images: Arra
   order = jax_sis.backselect(predict_fn, params, images, search=search, grid=grid, removal="tokens")
   for place, size in enumerate(order.sizes):
     kept = np.repeat(np.repeat((order.rank < size).reshape(-1, *grid), 12 // grid[0], 1), 12 // grid[0], 2)
-    probabilities = jax.nn.softmax(predict_fn.presence_fn(params, images, jnp.asarray(kept, np.float32)))
+    probabilities = jax.nn.softmax(presence_of(predict_fn)(params, images, jnp.asarray(kept, np.float32)))
     confidence = probabilities[np.arange(4), np.asarray(order.target)]
     np.testing.assert_allclose(order.confidence[:, place], confidence, rtol=0, atol=1e-5)
