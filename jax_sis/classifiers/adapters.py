@@ -15,7 +15,7 @@ from flax import linen, nnx
 from jaxtyping import Array, Float
 
 from jax_sis.classifiers.conv import conv2d
-from jax_sis.classifiers.frozen import FrozenPredictor
+from jax_sis.classifiers.frozen import make_predictor
 from jax_sis.core import traced
 from jax_sis.core.types import Params, PredictFn
 
@@ -36,7 +36,7 @@ def from_nnx(module: nnx.Module) -> tuple[PredictFn, Params]:
   copy = nnx.merge(graphdef, state, copy=True)
   copy.eval()
   graphdef, state = nnx.split(copy)
-  return use_fast_convolutions(FrozenPredictor(graphdef)), nnx.to_pure_dict(state)
+  return use_fast_convolutions(make_predictor(copy, graphdef)), nnx.to_pure_dict(state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +145,11 @@ class FastPredictor:
     outputs = traced.evaluate(traced.as_program(closed), jax.tree.leaves((params, inputs)), exchange_convolution)
     # Whatever it returns: a search says what is wrong with anything but logits.
     return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+  @property
+  def presence_fn(self) -> Any:
+    """What the function has of this name: how it is asked for images of which a part is missing; None if it cannot."""
+    return getattr(self.predict_fn, "presence_fn", None)
 
 
 def use_fast_convolutions(predict_fn: PredictFn) -> PredictFn:

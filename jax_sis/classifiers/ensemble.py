@@ -44,9 +44,14 @@ class Ensemble(nnx.Module):
     self.config = config
     self.members = nnx.List(members)
 
-  def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+  @property
+  def takes_presence(self) -> bool:
+    """Whether all members can be told which pixels are there."""
+    return all(getattr(member, "takes_presence", False) for member in self.members)
+
+  def __call__(self, inputs: Float[Array, "B H W C"], *present: Float[Array, "B H W"]) -> Float[Array, "B K"]:
     """The mean logits, or the logarithm of the mean probabilities."""
-    logits = jnp.stack([member(inputs) for member in self.members])
+    logits = jnp.stack([member(inputs, *present) for member in self.members])
     if self.config.average == "logits":
       return logits.mean(0)
     # By logarithms, so that no small probability is rounded to zero.

@@ -16,12 +16,35 @@ FrozenParams = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class FrozenPredictor:
-  """`predict_fn(params, inputs)` of an NNX module: pure, without arrays, and equal for equal architectures."""
+  """`predict_fn(params, inputs)` of an NNX module: pure, without arrays, and equal for equal architectures.
+
+  Attributes:
+    graphdef: the module without its arrays.
+    takes_presence: whether the module can be told which pixels are there, see `ViT`.
+  """
 
   graphdef: nnx.GraphDef
+  takes_presence: bool = False
 
   def __call__(self, params: FrozenParams, inputs: Float[Array, "B ..."]) -> Float[Array, "B K"]:
     return nnx.merge(self.graphdef, params)(inputs)
+
+  @property
+  def presence_fn(self) -> "FrozenPresence | None":
+    """The same with a third argument, which pixels are there; None where the module takes none."""
+    return FrozenPresence(self.graphdef) if self.takes_presence else None
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenPresence:
+  """`(params, inputs, present)` -> the logits of an NNX module that is told which pixels are there."""
+
+  graphdef: nnx.GraphDef
+
+  def __call__(
+    self, params: FrozenParams, inputs: Float[Array, "B H W C"], present: Float[Array, "B H W"]
+  ) -> Float[Array, "B K"]:
+    return nnx.merge(self.graphdef, params)(inputs, present)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,4 +92,9 @@ def freeze(module: nnx.Module) -> tuple[FrozenPredictor, FrozenParams]:
     if isinstance(node, ConvNorm | PreNorm):
       node.fold()
   frozen_graphdef, frozen_state = nnx.split(frozen)
-  return FrozenPredictor(frozen_graphdef), jax.tree.map(jnp.asarray, nnx.to_pure_dict(frozen_state))
+  return make_predictor(frozen, frozen_graphdef), jax.tree.map(jnp.asarray, nnx.to_pure_dict(frozen_state))
+
+
+def make_predictor(module: nnx.Module, graphdef: nnx.GraphDef) -> FrozenPredictor:
+  """The function of a module, with all that the module can be asked."""
+  return FrozenPredictor(graphdef, takes_presence=getattr(module, "takes_presence", False))

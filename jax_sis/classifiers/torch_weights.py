@@ -116,6 +116,8 @@ def find_match(state_dict: dict[str, np.ndarray], model_name: str | None = None)
   Raises:
     ValueError: it fits none, or under several prefixes; see `load_module`.
   """
+  if model_name is not None and not find_namings(classifiers.architecture(model_name)):
+    raise ValueError(f"model must be an architecture that other libraries have, too, got {model_name!r}.")
   matches = all_matches(state_dict, find_likely(state_dict) if model_name is None else (model_name,))
   exact = [match for match in matches if match.is_exact]
   # A second network of the same kind, such as averaged weights.

@@ -1,4 +1,7 @@
-"""The parts that vision transformers and ConvNeXt share: patches, layer norm, and two linear layers with GELU."""
+"""The parts that vision transformers and ConvNeXt share: patches, layer norm, and two linear layers."""
+
+import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,8 @@ from jaxtyping import Array, Float
 LAYER_NORM_EPSILON = 1e-6
 # Dosovitskiy et al. (2021) and Liu et al. (2022) start from such a truncated normal distribution.
 INITIAL_STD = 0.02
+Activation = Literal["gelu", "relu"]
+ACTIVATIONS = {"gelu": functools.partial(jax.nn.gelu, approximate=False), "relu": jax.nn.relu}
 
 
 class PatchConv(nnx.Module):
@@ -47,14 +52,18 @@ class LayerNorm(nnx.Module):
 
 
 class Mlp(nnx.Module):
-  """Two linear layers over the last axis with GELU, by the error function, between them: `[..., C]` -> `[..., C]`."""
+  """Two linear layers over the last axis with an activation between them: `[..., C]` -> `[..., C]`.
 
-  def __init__(self, width: int, hidden_width: int, *, rngs: nnx.Rngs):
+  `gelu` is that by the error function.
+  """
+
+  def __init__(self, width: int, hidden_width: int, *, rngs: nnx.Rngs, activation: Activation = "gelu"):
+    self.activation = activation
     self.expand = make_linear(width, hidden_width, rngs)
     self.project = make_linear(hidden_width, width, rngs)
 
   def __call__(self, inputs: Float[Array, "... C"]) -> Float[Array, "... C"]:
-    return self.project(jax.nn.gelu(self.expand(inputs), approximate=False))
+    return self.project(ACTIVATIONS[self.activation](self.expand(inputs)))
 
 
 def make_linear(in_width: int, width: int, rngs: nnx.Rngs) -> nnx.Linear:

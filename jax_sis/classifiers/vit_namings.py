@@ -22,7 +22,9 @@ TIMM_PARTS: Parts = {
 
 
 def make_namings(config: ViTConfig) -> tuple[Naming, ...]:
-  """The namings of a network; torchvision has none with a distillation token."""
+  """The namings of a network; torchvision has none with a distillation token, and none has another activation."""
+  if config.activation != "gelu":
+    return ()
   timm = Naming(source="timm and deit (facebookresearch)", parts=TIMM_PARTS)
   if config.is_distilled:
     return (timm, name_like_transformers("deit", head="cls_classifier"))

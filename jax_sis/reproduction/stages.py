@@ -25,7 +25,7 @@ from jax_sis.results.query import PixelSubset
 from jax_sis.runs import find, setup
 from jax_sis.runs.config import FindConfig, settings_to_json
 from jax_sis.training import train
-from jax_sis.training.config import TrainConfig
+from jax_sis.training.config import TrainConfig, settings_to_dict
 
 DATA = "data"
 DATA_FILE = "data.json"
@@ -143,7 +143,7 @@ class TrainStage(ClassifierStage):
     return {"data": DATA, **subset_input(self.config.subset)}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    return plain_settings(self.config)
+    return plain_settings(settings_to_dict(self.config))
 
   def machine(self) -> dict[str, Any]:
     """Each device has batch statistics of its own."""
@@ -209,8 +209,9 @@ def place_subset(subset: PixelSubset | None, inputs: Mapping[str, pathlib.Path])
 
 
 def plain_settings(config: Any) -> dict[str, Any]:
-  """A settings object in JSON types, without folders and names of stages."""
-  settings = drop(json.loads(json.dumps(dataclasses.asdict(config))), PLACES)
+  """Settings, an object or by name, in JSON types, without folders and names of stages."""
+  values = config if isinstance(config, dict) else dataclasses.asdict(config)
+  settings = drop(json.loads(json.dumps(values)), PLACES)
   if settings.get("subset") is not None:
     del settings["subset"]["run"]
   return settings

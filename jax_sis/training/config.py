@@ -6,7 +6,7 @@ import pathlib
 import re
 import runpy
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from jax_sis.core.validation import require_one_of, require_positive
 from jax_sis.data.normalisation import Normalisation
@@ -127,7 +127,7 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-  """One training run: the model, the data and the recipe. SGD with Nesterov momentum and L2 weight decay.
+  """One training run: the model, the data and the recipe.
 
   Attributes:
     model: a key of `classifiers.ARCHITECTURES`.
@@ -142,8 +142,9 @@ class TrainConfig:
     batch_size: images in a step, on all devices together.
     num_devices: devices that share a batch, each with the batch statistics of its own part; None for all.
     schedule: the learning rate.
-    momentum: of the gradient.
-    weight_decay: of all parameters, as part of the gradient.
+    optimizer: `sgd` with Nesterov momentum, or `adamw` (Loshchilov and Hutter 2019), which transformers need.
+    momentum: of the gradient; AdamW's first beta.
+    weight_decay: of all parameters, as part of the gradient; AdamW's is apart from it.
     label_smoothing: the share of each label that is spread over all classes.
     augmentation: how images are varied.
     keep_pixels: input dropout: the probability that a pixel of a training image is kept, all channels together; others
@@ -168,6 +169,7 @@ class TrainConfig:
   batch_size: int = 128
   num_devices: int | None = None
   schedule: Schedule
+  optimizer: Literal["sgd", "adamw"] = "sgd"
   momentum: float = 0.9
   weight_decay: float = 5e-4
   label_smoothing: float = 0.0
@@ -197,6 +199,7 @@ class TrainConfig:
       raise ValueError(f"TrainConfig.keep_pixels must be above 0 and at most 1, got {self.keep_pixels}.")
     if not 0 <= self.label_smoothing < 1:
       raise ValueError(f"TrainConfig.label_smoothing must be at least 0 and below 1, got {self.label_smoothing}.")
+    require_one_of("TrainConfig.optimizer", self.optimizer, ("sgd", "adamw"))
     require_one_of("TrainConfig.on_error", self.on_error, ("refuse", "skip"))
     if self.subset is not None and self.image_size is not None:
       raise ValueError(
@@ -239,6 +242,15 @@ class TrainConfig:
         return stage.resolution
       epoch -= stage.epochs
     raise ValueError(f"epoch must be below num_epochs ({self.num_epochs}), got {epoch + self.num_epochs}.")
+
+
+def settings_to_dict(config: TrainConfig) -> dict[str, Any]:
+  """The settings by name, as runs keep them."""
+  settings = dataclasses.asdict(config)
+  if config.optimizer == TrainConfig.optimizer:
+    # Earlier versions had no other.
+    del settings["optimizer"]
+  return settings
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -25,7 +25,7 @@ from jax_sis.results.pixel_subsets import PixelMasks
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import first_replica, shard, stack_replicas
 from jax_sis.runtime.progress import Progress
-from jax_sis.training.config import TrainConfig
+from jax_sis.training.config import TrainConfig, settings_to_dict
 from jax_sis.training.metrics_log import MetricsLog
 from jax_sis.training.train_step import (
   StepMetrics,
@@ -209,7 +209,7 @@ def show_subset(
 def claim_folder(out_dir: pathlib.Path, config: TrainConfig, training: Training) -> None:
   """Writes the recipe into a new folder; ValueError, with the differences, if the folder's run has another."""
   recipe = {
-    **dataclasses.asdict(config),
+    **settings_to_dict(config),
     "subset": training.masks and training.masks.description,
     "num_devices": len(training.local_devices),
     "num_images": len(training.training_set),

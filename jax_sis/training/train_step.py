@@ -1,4 +1,4 @@
-"""One step of training: augmentation, input dropout, adversarial examples, SGD; and of evaluation. Data-parallel."""
+"""One step of training: augmentation, input dropout, adversarial examples, the update; and of evaluation."""
 
 import dataclasses
 import functools
@@ -51,8 +51,10 @@ def make_schedule(schedule: Schedule, *, steps_per_epoch: int, num_epochs: int) 
 
 
 def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-  """SGD with Nesterov momentum and L2 weight decay."""
+  """What turns gradients into updates."""
   schedule = make_schedule(config.schedule, steps_per_epoch=steps_per_epoch, num_epochs=config.num_epochs)
+  if config.optimizer == "adamw":
+    return optax.adamw(schedule, b1=config.momentum, weight_decay=config.weight_decay)
   return optax.chain(
     optax.add_decayed_weights(config.weight_decay),
     optax.sgd(schedule, momentum=config.momentum, nesterov=True),

@@ -1,5 +1,6 @@
 """Vision transformers against three libraries', whose names are known, in a size that compiles at once."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -56,6 +57,15 @@ def test_the_trainable_network_has_the_same_logits_and_a_search_runs_on_the_froz
   order = jax_sis.backselect(predict_fn, params, inputs, search=search, grid=(4, 4, 1))
   assert order.finite.all()
   np.testing.assert_array_equal(np.sort(order.rank), [np.arange(16)] * 2)
+
+
+def test_weights_of_another_activation_are_not_taken_for_our_own(monkeypatch: pytest.MonkeyPatch):
+  own = dataclasses.replace(TINY["vit_test"], activation="relu")
+  monkeypatch.setattr(classifiers, "ARCHITECTURES", {"own": own} | TINY)
+  state_dict = random_weights.read_golden_logits("vit_timm").state_dict()
+  assert torch_weights.find_match(state_dict).others == ()
+  with pytest.raises(ValueError, match=r"^model must be an architecture that other libraries have, too, got 'own'\.$"):
+    torch_weights.find_match(state_dict, "own")
 
 
 def test_torchvisions_published_files_have_names_of_their_own():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jax_sis.data.normalisation import CIFAR_NORMALISATION
-from jax_sis.training.config import CosineSchedule, Pgd, Stage, StepSchedule, load_config
+from jax_sis.training.config import CosineSchedule, Pgd, Stage, StepSchedule, load_config, settings_to_dict
 from jax_sis.training.train import RECIPE_FILE, claim_folder
 
 NAME = "cifar10_resnet20"
@@ -87,6 +87,11 @@ def test_the_parts_of_a_schedule_keep_their_share_of_the_epochs():
   assert StepSchedule(milestones=(60, 120, 160)).scale(0.15) == StepSchedule(milestones=(9, 18, 24))
   assert StepSchedule(milestones=(60, 61)).scale(0.1) == StepSchedule(milestones=(6,))
   assert CosineSchedule(peak=1.0, warmup_epochs=4).scale(0.5) == CosineSchedule(peak=1.0, warmup_epochs=2.0)
+
+
+def test_only_another_optimizer_is_kept_by_name():
+  assert "optimizer" not in settings_to_dict(SHIPPED)
+  assert settings_to_dict(load_config(NAME, ["optimizer=adamw"]))["optimizer"] == "adamw"
 
 
 def test_the_recipe_that_is_kept_has_the_changed_settings(tmp_path: pathlib.Path):

@@ -374,7 +374,9 @@ def test_tensorboard_events_hold_the_metrics(tmp_path: pathlib.Path, shared_dir:
   assert b"images_per_second" in events.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["cifar10_resnet20", "cifar10_resnet18", "cifar10_vgg16", "cifar10_wrn28_10"])
+@pytest.mark.parametrize(
+  "name", ["cifar10_resnet20", "cifar10_resnet18", "cifar10_vgg16", "cifar10_vit_cifar", "cifar10_wrn28_10"]
+)
 def test_shipped_configurations_load_by_name(repository: pathlib.Path, name: str):
   shipped = config.load_config(name)
   assert shipped == config.load_config(repository / "configs" / f"{name}.py")
@@ -406,6 +408,7 @@ def test_the_budget_recipe_sees_small_images_first(repository: pathlib.Path):
     ({"keep_pixels": 0.0}, "TrainConfig.keep_pixels must be above 0 and at most 1, got 0.0."),
     ({"label_smoothing": 1.0}, "TrainConfig.label_smoothing must be at least 0 and below 1, got 1.0."),
     ({"num_validation": -1}, "TrainConfig.num_validation must not be negative, got -1."),
+    ({"optimizer": "adam"}, "TrainConfig.optimizer must be one of sgd, adamw, got 'adam'."),
     ({"on_error": "stop"}, "TrainConfig.on_error must be one of refuse, skip, got 'stop'."),
   ],
 )

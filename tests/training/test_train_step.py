@@ -291,6 +291,23 @@ def test_learning_rates_follow_their_schedule(schedule: Schedule, rates: dict[in
     np.testing.assert_allclose(rate_fn(step), rate, rtol=1e-5, atol=1e-7)
 
 
+def test_adamw_moves_each_number_by_the_rate_and_decays_it_apart_from_its_gradient():
+  config = dataclasses.replace(TINY, optimizer="adamw", momentum=0.8, weight_decay=0.5)
+  optimizer = train_step.make_optimizer(config, 10)
+  weight: Any = jnp.array([2.0, 2.0])
+  grads: Any = jnp.array([1e-3, -4.0])
+  first: Any
+  second: Any
+  # Optax counts steps in whole numbers.
+  with jax.numpy_dtype_promotion("standard"):
+    first, state = optimizer.update(grads, optimizer.init(weight), weight)
+    second, _ = optimizer.update(0 * grads, state, weight)
+  # The first step has the mean gradient and its size from one gradient alone.
+  np.testing.assert_allclose(first, -0.1 * (np.sign(grads) + 0.5 * weight), rtol=0, atol=1e-5)
+  left = (0.8 * 0.2 / (1 - 0.8**2)) / np.sqrt(0.999 * 0.001 / (1 - 0.999**2))
+  np.testing.assert_allclose(second, -0.1 * (left * np.sign(grads) + 0.5 * weight), rtol=0, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_step_is_sgd_with_nesterov_momentum_and_weight_decay_on_the_mean_gradient():
   config = TrainConfig(
