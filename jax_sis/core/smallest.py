@@ -20,7 +20,7 @@ from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.questions import DEFAULT_MARGIN, PASS_MARK, QuestionName, check_question
 from jax_sis.core.scores import log_odds, lost_by
 from jax_sis.core.searches import Forward
-from jax_sis.core.subsets import Subsets, explain_unsearched, sufficient_subsets
+from jax_sis.core.subsets import Status, Subsets, explain_unsearched, sufficient_subsets
 from jax_sis.core.types import PredictFn, ScoreName, Targets
 
 
@@ -156,6 +156,10 @@ def search_smallest(
   threshold = search.threshold if problem.question is None else PASS_MARK
   suffices = confidence >= threshold
   subsets = run_smallest(problem.restrict(suffices[:, None]), search=search, exchanges=exchanges)
+  if problem.question is not None:
+    # A class that is lost on the whole input is lost without any subset.
+    status = jnp.where(suffices, subsets.status, Status.NOT_REACHED).astype(subsets.status.dtype)
+    subsets = dataclasses.replace(subsets, status=status)
   return explain_unsearched(subsets, confidence, threshold)
 
 

@@ -1,5 +1,6 @@
 """Contrastive subsets, and those that are both, against all 256 subsets of random functions of eight features."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -13,6 +14,7 @@ import pytest
 
 import jax_sis
 from jax_sis import Effort, Forward, Status, completions
+from jax_sis.core import questions
 
 NUM_FEATURES, NUM_CASES = 8, 25
 THRESHOLD, MARGIN = 0.7, 0.5
@@ -38,7 +40,8 @@ def whole(num_images: int = 1) -> Any:
 
 
 def search(predict_fn: Any, params: Any, question: str, **arguments: Any) -> jax_sis.Subsets:
-  settings = {"threshold": THRESHOLD, "margin": MARGIN, "effort": EVERYTHING, **arguments}
+  margin = {} if question == "sufficient" else {"margin": MARGIN}
+  settings = {"threshold": THRESHOLD, "effort": EVERYTHING, **margin, **arguments}
   return jax_sis.smallest_subsets(predict_fn, params, whole(), question=question, **settings)  # pyright: ignore[reportArgumentType]
 
 
@@ -47,7 +50,7 @@ def certify(predict_fn: Any, params: Any, subsets: jax_sis.Subsets, **arguments:
 
 
 def answer_all(table: np.ndarray, question: str) -> tuple[np.ndarray, np.ndarray, int]:
-  """Which of all subsets suffice alone, without which the class is lost, and the class; in NumPy, of logits a subset."""
+  """Which of all subsets suffice alone, where that is asked, without which the class is lost, and the class."""
   target = int(table[-1].argmax())
   others = np.delete(table, target, axis=1)
   odds = table[:, target] - np.log(np.exp(others).sum(1))
@@ -71,7 +74,7 @@ def searched(question: str) -> tuple[np.ndarray, jax_sis.Subsets, jax_sis.Certif
     return subsets, certify(predict_table, table, subsets)
 
   with jax.enable_x64(True):
-    found = jax.jit(jax.vmap(lambda table: find(table)))(jnp.asarray(tables))
+    found = jax.jit(jax.vmap(find))(jnp.asarray(tables))
   return tables, *jax.tree.map(lambda array: array[:, 0], found)
 
 
@@ -120,8 +123,7 @@ WEIGHTS = jnp.array([[3.0, 0.0], [2.0, 0.0], [1.0, 0.0], [1.0, 0.0], *[[0.0, 0.4
 @pytest.mark.parametrize(("question", "size"), [("sufficient", 1), ("contrastive", 3), ("both", 3)])
 def test_a_linear_function_by_hand(question: str, size: int):
   # Alone 3 suffice for 0.7, whatever else is masked. Of 7, 6 must go until 1.6 is ahead by half.
-  margin = {} if question == "sufficient" else {"margin": MARGIN}
-  subsets = search(predict_linear, WEIGHTS, question, margin=jax_sis.core.questions.DEFAULT_MARGIN, **margin)
+  subsets = search(predict_linear, WEIGHTS, question)
   assert subsets.mask[0].tolist() == [place < size for place in range(NUM_FEATURES)]
   certificate = certify(predict_linear, WEIGHTS, subsets)
   words = {"both": "sufficient and contrastive"}.get(question, question)
@@ -159,7 +161,7 @@ def test_certificates_fail_on_each_side():
     mask = jnp.zeros_like(subsets.mask).at[:, jnp.array(kept)].set(True)
     unknown = jnp.full_like(subsets.confidence, jnp.nan)
     changed = {"mask": mask, "confidence": unknown, "lost_by": unknown, **changes}
-    return certify(predict_linear, WEIGHTS, jax_sis.core.subsets.dataclasses.replace(subsets, **changed))
+    return certify(predict_linear, WEIGHTS, dataclasses.replace(subsets, **changed))
 
   enough = judge([0])
   assert bool(enough.is_sufficient[0]) and not bool(enough.is_contrastive[0]) and not bool(enough.loses_class[0])
@@ -182,15 +184,9 @@ def test_draws_say_how_often_each_side_holds():
   # With the draw in its place the class is lost unless it shows all; alone it suffices whatever else is shown.
   for question, expected in (("contrastive", 0.75), ("both", 0.75)):
     subsets = search(predict_linear, WEIGHTS, question)
-    guarantee = certify(
-      predict_linear,
-      WEIGHTS,
-      subsets,
-      completion=one_in_four,
-      rate=0.6,
-      num_draws=400,
-      keys=jax.random.split(jax.random.key(2), 1),
-    )
+    keys = jax.random.split(jax.random.key(2), 1)
+    draws = {"completion": one_in_four, "rate": 0.6, "num_draws": 400, "keys": keys}
+    guarantee = certify(predict_linear, WEIGHTS, subsets, **draws)
     assert float(guarantee.rate[0]) == pytest.approx(expected, abs=0.07)
     assert bool(guarantee.is_certified[0])
   with pytest.raises(ValueError, match='bound must be "rate" for subsets of question="both"'):
@@ -227,15 +223,15 @@ def test_the_question_is_saved(tmp_path: Any):
 
 
 @pytest.mark.parametrize(
-  ("arguments", "text"),
+  ("question", "margin", "score", "text"),
   [
-    ({"question": "why"}, "question must be one of sufficient, contrastive, both, got 'why'."),
-    ({"question": "both", "margin": 0.0}, "margin must be above 0 and finite, in log-odds, got 0.0"),
-    ({"question": "both", "margin": "much"}, "margin must be one number, log-odds above 0, got 'much'."),
-    ({"question": "sufficient", "margin": 2.0}, 'margin must come with question="contrastive" or "both", got 2.0'),
-    ({"question": "both", "score": "probability"}, 'score must be "log_odds" for question="both"'),
+    ("why", 1.0, "log_odds", "question must be one of sufficient, contrastive, both, got why."),
+    ("both", 0.0, "log_odds", "margin must be above 0 and finite, in log-odds, got 0.0"),
+    ("both", "much", "log_odds", "margin must be one number, log-odds above 0, got 'much'."),
+    ("sufficient", 2.0, "log_odds", 'margin must come with question="contrastive" or "both", got 2.0'),
+    ("both", 1.0, "probability", 'score must be "log_odds" for question="both"'),
   ],
 )
-def test_wrong_questions_are_refused(arguments: dict[str, Any], text: str):
+def test_wrong_questions_are_refused(question: str, margin: Any, score: Any, text: str):
   with pytest.raises(ValueError, match=re.escape(text)):
-    jax_sis.smallest_subsets(predict_linear, WEIGHTS, whole(), **arguments)
+    questions.check_question(question, THRESHOLD, margin, score)
