@@ -1,7 +1,6 @@
 """Contrastive subsets, and those that are both, against all 256 subsets of random functions of eight features."""
 
 import dataclasses
-import functools
 import itertools
 import math
 import re
@@ -64,55 +63,54 @@ def place_of(mask: Any) -> int:
   return int("".join(str(int(bit)) for bit in np.asarray(mask)), 2)
 
 
-@functools.cache
-def searched(question: str) -> tuple[np.ndarray, jax_sis.Subsets, jax_sis.Certificate]:
-  """Random functions, and one subset of each with its certificate."""
-  tables = np.random.default_rng(7).normal(size=(NUM_CASES, 2**NUM_FEATURES, 3)) * 1.5
+def search_tables(tables: np.ndarray, question: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+  """What is found of each function, and what its certificate says, by name."""
 
-  def find(table: Any) -> Any:
+  def find(table: Any) -> dict[str, Any]:
     subsets = search(predict_table, table, question)
-    return subsets, certify(predict_table, table, subsets)
+    certificate = certify(predict_table, table, subsets)
+    return {name: getattr(subsets if hasattr(subsets, name) else certificate, name)[0] for name in names}
 
   with jax.enable_x64(True):
-    found = jax.jit(jax.vmap(find))(jnp.asarray(tables))
-  return tables, *jax.tree.map(lambda array: array[:, 0], found)
+    return {name: np.asarray(values) for name, values in jax.jit(jax.vmap(find))(jnp.asarray(tables)).items()}
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_subsets_of_random_functions_are_what_is_asked_for_and_minimal(question: str):
-  tables, subsets, certificate = searched(question)
+  tables = np.random.default_rng(7).normal(size=(NUM_CASES, 2**NUM_FEATURES, 3)) * 1.5
+  names = ("mask", "target", "status", "confidence", "lost_by", "is_minimal", "answers", "lower_bound", "is_smallest")
+  found = search_tables(tables, question, names)
   num_found = 0
   for case, table in enumerate(tables):
     suffices, is_lost, target = answer_all(table, question)
-    answers = suffices & is_lost
-    assert int(subsets.target[case]) == target
-    if int(subsets.status[case]) != Status.OK:
-      assert not subsets.mask[case].any()
+    answers, mask = suffices & is_lost, found["mask"][case]
+    assert found["target"][case] == target
+    if found["status"][case] != Status.OK:
+      assert not mask.any() and not found["answers"][case]
       continue
-    mask, num_found = np.asarray(subsets.mask[case]), num_found + 1
+    num_found += 1
     assert answers[place_of(mask)]
     without_one = [place_of(np.where(np.arange(NUM_FEATURES) == one, False, mask)) for one in np.flatnonzero(mask)]
     assert not answers[without_one].any()
-    assert bool(certificate.is_minimal[case]) and bool(certificate.answers[case])
+    assert found["is_minimal"][case] and found["answers"][case]
     size = min(BITS[answers].sum(1))
-    assert int(certificate.lower_bound[case]) <= size
-    assert not bool(certificate.is_smallest[case]) or size == mask.sum()
+    assert found["lower_bound"][case] <= size
+    assert not found["is_smallest"][case] or size == mask.sum()
     shown, hidden = table[place_of(mask)], table[place_of(~mask)]
-    np.testing.assert_allclose(subsets.lost_by[case], np.delete(hidden, target).max() - hidden[target])
-    np.testing.assert_allclose(subsets.confidence[case], np.exp(shown[target]) / np.exp(shown).sum())
+    np.testing.assert_allclose(found["lost_by"][case], np.delete(hidden, target).max() - hidden[target])
+    np.testing.assert_allclose(found["confidence"][case], np.exp(shown[target]) / np.exp(shown).sum())
   assert num_found > NUM_CASES // 2
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_nothing_is_smaller_where_more_is_never_worse(question: str):
   tables = []
-  for weights in np.random.default_rng(3).exponential(size=(10, NUM_FEATURES)):
+  for weights in np.random.default_rng(3).exponential(size=(NUM_CASES, NUM_FEATURES)):
     odds = BITS @ weights - weights.sum() / 3
-    tables.append(np.stack([odds, np.zeros_like(odds)], axis=1))
-  with jax.enable_x64(True):
-    found = jax.jit(jax.vmap(lambda table: search(predict_table, table, question)))(jnp.asarray(np.stack(tables)))
-  assert (np.asarray(found.status) == Status.OK).all()
-  for table, mask in zip(tables, np.asarray(found.mask[:, 0]), strict=True):
+    tables.append(np.stack([odds, np.zeros_like(odds), np.full_like(odds, -9.0)], axis=1))
+  found = search_tables(np.stack(tables), question, ("mask", "status"))
+  assert (found["status"] == Status.OK).all()
+  for table, mask in zip(tables, found["mask"], strict=True):
     suffices, is_lost, _ = answer_all(table, question)
     assert mask.sum() == min(BITS[suffices & is_lost].sum(1))
 
