@@ -17,6 +17,7 @@ from jax_sis.core.guarantees import Claim, Guarantee, check_held_out, make_guara
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_answered
+from jax_sis.core.questions import refuse_question
 from jax_sis.core.subsets import Status, Subsets, check_order, make_subsets
 from jax_sis.core.types import PredictFn
 from jax_sis.core.unseen import CHOOSING, count_lanes, draw, draw_some, fold_keys
@@ -85,6 +86,7 @@ def certified_subsets(
     ValueError: the arguments do not fit together, or the completion is a constant or draws images that the search had.
   """
   check_order(order)
+  refuse_question(order.question, "order", "certified_subsets")
   claim = Claim(rate=rate, level=level, num_draws=num_draws)
   keys = stored_keys(order, keys)
   problem = check_answered(predict_fn, params, inputs, order, completion=completion, keys=keys)

@@ -29,7 +29,8 @@ from jax_sis.core.guarantees import (
 from jax_sis.core.local_search import passing
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.problem import Problem, check_answered
-from jax_sis.core.scores import log_odds
+from jax_sis.core.questions import Question, QuestionName
+from jax_sis.core.scores import log_odds, lost_by
 from jax_sis.core.smaller import score_smaller
 from jax_sis.core.subsets import Status, Subsets
 from jax_sis.core.types import PredictFn, Removal
@@ -52,8 +53,14 @@ class Certificate(PerImage):
     is_smallest: sufficient, and of as many features as the lower bound: no smaller subset exists.
     has_smaller: a smaller subset that was tried suffices.
     num_pairs_tried: pairs of features that were tried in search of one.
-    is_reproduced: whether the stored confidence agrees with this one.
+    is_reproduced: whether the stored confidence agrees with this one, and where there is one, the stored `lost_by`.
     status: the subsets' own status.
+    lost_by: of contrastive subsets and of both: with the subset alone masked, by how much the strongest other class is
+      ahead of the target, in log-odds of the two; else None.
+    loses_class: whether another class is predicted then; else None.
+    is_contrastive: whether `lost_by` reaches the margin asked for; else None.
+    question: what was asked of the subsets; None for sufficient ones. Of another question, a feature is droppable, a
+      subset minimal or the smallest, and a smaller one found, where the subset meant `answers` it.
   """
 
   confidence: Float[Array, "B"]
@@ -68,6 +75,15 @@ class Certificate(PerImage):
   num_pairs_tried: Int[Array, "B"]
   is_reproduced: Bool[Array, "B"]
   status: Int[Array, "B"]
+  lost_by: Float[Array, "B"] | None = None
+  loses_class: Bool[Array, "B"] | None = None
+  is_contrastive: Bool[Array, "B"] | None = None
+  question: Question | None = dataclasses.field(default=None, metadata={"static": True})
+
+  @property
+  def answers(self) -> Bool[Array, "B"]:
+    """Whether each subset is what was asked for: sufficient, contrastive, or both."""
+    return find_answers(self.question, self.is_sufficient, self.is_contrastive)
 
   def describe(self, index: int) -> str:
     """The certificate of one image in a few words, such as `sufficient, 12 of 65 droppable`."""
@@ -75,16 +91,19 @@ class Certificate(PerImage):
       status=Status(int(self.status[index])),
       keeps_class=bool(self.keeps_class[index]),
       is_reproduced=bool(self.is_reproduced[index]),
-      is_sufficient=bool(self.is_sufficient[index]),
+      is_sufficient=bool(self.answers[index]),
       is_minimal=bool(self.is_minimal[index]),
       is_smallest=bool(self.is_smallest[index]),
       has_smaller=bool(self.has_smaller[index]),
       num_pairs_tried=int(self.num_pairs_tried[index]),
       num_droppable=int(np.sum(self.is_droppable[index])),
+      question="sufficient" if self.question is None else self.question.kind,
     )
 
   def _describe(self) -> str:
     judged = {"sufficient": self.is_sufficient, "1-minimal": self.is_minimal, "keep the class": self.keeps_class}
+    if self.question is not None:
+      judged |= {"contrastive": self.is_contrastive, "lose the class when masked": self.loses_class}
     counts = ", ".join(f"{int(np.sum(np.asarray(values)))} {name}" for name, values in judged.items())
     return f"{self._count()}, {int(np.sum(np.asarray(self.status) == Status.OK))} with a subset: {counts}"
 
@@ -96,12 +115,21 @@ class Certificate(PerImage):
     return ("image", "confidence alone", "predicted", "certificate"), rows
 
 
-SUFFICIENT = "sufficient"
+# What a subset is called that answers its question.
+ANSWERED: dict[str, str] = {
+  "sufficient": "sufficient",
+  "contrastive": "contrastive",
+  "both": "sufficient and contrastive",
+}
 REASONS = {
   Status.BELOW_THRESHOLD: "none: full image below threshold",
   Status.NOT_REACHED: "none: search stopped before threshold",
   Status.BASELINE_SUFFICIENT: "none needed: masked image passes",
   Status.NON_FINITE: "none: NaN or inf in image or model",
+}
+OF_CONTRASTIVE = {
+  Status.BELOW_THRESHOLD: "none: full image has another class",
+  Status.NOT_REACHED: "none: search stopped before the class was lost",
 }
 
 
@@ -116,12 +144,17 @@ def describe_certificate(
   has_smaller: bool,
   num_droppable: int,
   num_pairs_tried: int = 0,
+  question: QuestionName = "sufficient",
 ) -> str:
-  """One image's certificate in a few words; arguments as in Certificate."""
+  """One image's certificate in a few words; arguments as in Certificate, `is_sufficient` its `answers`."""
   alone = describe_alone(
-    status=status, keeps_class=keeps_class, is_reproduced=is_reproduced, is_sufficient=is_sufficient
+    status=status,
+    keeps_class=keeps_class,
+    is_reproduced=is_reproduced,
+    is_sufficient=is_sufficient,
+    question=question,
   )
-  if alone != SUFFICIENT:
+  if alone != ANSWERED[question]:
     return alone
   if is_smallest:
     size = "no smaller exists"
@@ -130,16 +163,31 @@ def describe_certificate(
   else:
     size = "1-minimal" if is_minimal else f"{num_droppable} droppable"
   pairs = f", {num_pairs_tried} pairs tried" if num_pairs_tried else ""
-  return f"{SUFFICIENT}, {size}{pairs}"
+  return f"{ANSWERED[question]}, {size}{pairs}"
 
 
-def describe_alone(*, status: Status, keeps_class: bool, is_reproduced: bool, is_sufficient: bool) -> str:
-  """What one evaluation of a subset alone says of it, in a few words; arguments as in Certificate."""
+def describe_alone(
+  *,
+  status: Status,
+  keeps_class: bool,
+  is_reproduced: bool,
+  is_sufficient: bool,
+  question: QuestionName = "sufficient",
+) -> str:
+  """What one evaluation of a subset says of it, in a few words; arguments as for `describe_certificate`."""
   if status != Status.OK:
-    return REASONS[status]
+    return explain_status(status, question)
   if not is_reproduced:
     return "FAILED: confidence not reproduced"
-  return SUFFICIENT if is_sufficient else f"not sufficient, class {'kept' if keeps_class else 'lost'}"
+  if is_sufficient:
+    return ANSWERED[question]
+  kept = f", class {'kept' if keeps_class else 'lost'}" if question == "sufficient" else ""
+  return f"not {ANSWERED[question]}{kept}"
+
+
+def explain_status(status: Status, question: QuestionName = "sufficient") -> str:
+  """Why an image has no subset that answers the question."""
+  return (REASONS | OF_CONTRASTIVE if question == "contrastive" else REASONS)[status]
 
 
 @overload
@@ -204,8 +252,13 @@ def certify(
   any that passes shows that there is a smaller one, but only all pairs (m = F, of which there are F (F - 1) / 2) prove
   that there is none.
 
+  Contrastive subsets, and those that are both, are looked at alone and masked, and each side is judged afresh;
+  droppable, minimal and smallest are said of the question as a whole.
+
   On a distribution it makes `num_draws` independent draws, with replacement, for a purpose of their own, and says how
   often the class is kept, and how probable it is in the mean, with lower bounds. The claim is about that completion.
+  Of a contrastive subset it says how often the class is lost with the draw in the place of the subset; of both, how
+  often that is so and the class is kept with the draw everywhere else.
 
   Args:
     predict_fn: as for `backselect`.
@@ -258,7 +311,8 @@ def certify_alone(
     check_positive_integer("pair_partners", pair_partners)
   if subsets.keys is not None or subsets.removal != problem.removal:
     # What is stored was said on draws, or of another removal.
-    subsets = dataclasses.replace(subsets, confidence=jnp.full_like(subsets.confidence, jnp.nan))
+    unknown = jnp.full_like(subsets.confidence, jnp.nan)
+    subsets = dataclasses.replace(subsets, confidence=unknown, lost_by=None if subsets.question is None else unknown)
   report = run_certify(problem, subsets, tolerance, pair_partners=pair_partners, chunk_size=chunk_size)
   if validation.is_concrete(report) and not bool(report.is_reproduced.all()):
     index = int(np.argmin(report.is_reproduced))
@@ -296,12 +350,56 @@ def judge_alone(logits: Float[Array, "B K"], subsets: Subsets, tolerance: float 
   )
 
 
+class Without(NamedTuple):
+  """What one evaluation with each subset alone masked says; see Certificate."""
+
+  lost_by: Float[Array, "B"]
+  loses_class: Bool[Array, "B"]
+  is_contrastive: Bool[Array, "B"]
+
+
+def judge(
+  logits: Float[Array, "B *S K"], subsets: Subsets, tolerance: float | Float[Array, ""]
+) -> tuple[Alone, Without | None]:
+  """The same, and for another question, whose logits are those of `predict_both`, what is said without the subsets."""
+  if subsets.question is None:
+    return judge_alone(logits, subsets, tolerance), None
+  alone = judge_alone(logits[:, 0], subsets, tolerance)
+  is_ok = subsets.status == Status.OK
+  lead = jnp.where(is_ok, lost_by(logits[:, 1], subsets.target), jnp.nan)
+  assert subsets.lost_by is not None
+  difference = jnp.abs(jax.nn.sigmoid(lead) - jax.nn.sigmoid(subsets.lost_by))
+  is_reproduced = ~is_ok | jnp.isnan(subsets.lost_by) | (difference <= tolerance)
+  without = Without(
+    lost_by=lead,
+    loses_class=is_ok & (logits[:, 1].argmax(-1).astype(jnp.int32) != subsets.target),
+    is_contrastive=is_ok & (lead >= subsets.question.margin),
+  )
+  return alone._replace(is_reproduced=alone.is_reproduced & is_reproduced), without
+
+
+def find_answers(
+  question: Question | None, is_sufficient: Bool[Array, "B"], is_contrastive: Bool[Array, "B"] | None
+) -> Bool[Array, "B"]:
+  """Which subsets are what their question asks for."""
+  if question is None or is_contrastive is None:
+    return is_sufficient
+  return is_contrastive if question.kind == "contrastive" else is_sufficient & is_contrastive
+
+
+def predict_subsets(problem: Problem, kept: Bool[Array, "B F"]) -> Float[Array, "B *S K"]:
+  """The logits that `judge` wants."""
+  return problem.predict_masked(kept) if problem.question is None else problem.predict_both(kept)
+
+
 @jax.jit
-def evaluate_alone(problem: Problem, subsets: Subsets, tolerance: float | Float[Array, ""]) -> Alone:
-  """The part of `certify` that costs one model call, on checked arguments: is each subset sufficient alone?"""
+def evaluate_alone(
+  problem: Problem, subsets: Subsets, tolerance: float | Float[Array, ""]
+) -> tuple[Alone, Without | None]:
+  """The part of `certify` that costs one model call, on checked arguments: is each subset what was asked for?"""
   with jax.default_matmul_precision("highest"):
-    logits = problem.predict_masked(subsets.kept)
-  return judge_alone(logits, subsets, tolerance)
+    logits = predict_subsets(problem, subsets.kept)
+  return judge(logits, subsets, tolerance)
 
 
 @functools.partial(jax.jit, static_argnames=("pair_partners", "chunk_size"))
@@ -315,27 +413,30 @@ def run_certify(
 ) -> Certificate:
   """`certify` on checked arguments, by log-odds, whatever the score of the search was."""
   problem = problem.in_log_odds()
-  kept = subsets.kept
+  kept, threshold = subsets.kept, problem.mark(subsets.threshold)
   with jax.default_matmul_precision("highest"):
-    logits = problem.predict_masked(kept)
+    logits = predict_subsets(problem, kept)
     is_ok = subsets.status == Status.OK
     without_each, smaller = score_smaller(
       problem,
       kept,
       jnp.where(is_ok, kept.sum(1, dtype=jnp.int32), 0),
-      subsets.threshold,
+      threshold,
       pair_partners=pair_partners,
       chunk_size=chunk_size,
     )
-  alone = judge_alone(logits, subsets, tolerance)
-  is_droppable = kept & passing(without_each, subsets.threshold[:, None], problem.score) & is_ok[:, None]
+  alone, without = judge(logits, subsets, tolerance)
+  answers = find_answers(subsets.question, alone.is_sufficient, None if without is None else without.is_contrastive)
+  is_droppable = kept & passing(without_each, threshold[:, None], problem.score) & is_ok[:, None]
   return Certificate(
     **alone._asdict(),
+    **({} if without is None else without._asdict()),
     is_droppable=is_droppable.reshape(subsets.mask.shape),
-    is_minimal=alone.is_sufficient & ~is_droppable.any(1),
+    is_minimal=answers & ~is_droppable.any(1),
     lower_bound=smaller.lower_bound,
-    is_smallest=alone.is_sufficient & (smaller.lower_bound == kept.sum(1)),
-    has_smaller=alone.is_sufficient & smaller.is_found,
+    is_smallest=answers & (smaller.lower_bound == kept.sum(1)),
+    has_smaller=answers & smaller.is_found,
     num_pairs_tried=smaller.num_pairs_tried,
     status=subsets.status,
+    question=subsets.question,
   )

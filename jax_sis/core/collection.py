@@ -1,4 +1,4 @@
-"""Disjoint sufficient subsets: one is found, its features are taken away for good, and the next is looked for."""
+"""Several sufficient subsets: one is found, its features are taken away for good, or most of them, and so on."""
 
 import dataclasses
 import functools
@@ -19,6 +19,7 @@ from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.searches import BACKWARD_NAMES, BackwardSearch, Forward, Gradient
 from jax_sis.core.smallest import confidence_of_available, search_smallest
 from jax_sis.core.subsets import Status, Subsets, explain_unsearched, sufficient_subsets
+from jax_sis.core.trials import differentiate_score, sort_keys
 from jax_sis.core.types import PredictFn, Removal, ScoreName, Targets
 from jax_sis.core.validation import check_kind, check_positive_integer
 
@@ -37,6 +38,7 @@ def sis_collection(
   search: BackwardSearch | Forward = Gradient(),
   max_subsets: int = 8,
   minimised: bool = False,
+  max_overlap: float = 0.0,
   batch_size: int = 8,
   baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
   grid: tuple[int, ...] | None = None,
@@ -46,10 +48,14 @@ def sis_collection(
   keys: Key[Array, "B"] | None = None,
   removal: Removal = "value",
 ) -> tuple[Subsets, ...]:
-  """Disjoint sufficient subsets of each image, one after the other (SIS-collection, Carter et al. 2019, section 3).
+  """Sufficient subsets of each image, one after the other (SIS-collection, Carter et al. 2019, section 3).
 
   A subset is searched, its features are masked for good, and the next one is searched in what is left, until what is
-  left does not suffice. All of it runs on the device. Images need different numbers of rounds: each round works on the
+  left does not suffice: the subsets are disjoint. With `max_overlap` some of its features may be used again: of those
+  that the classifier needs most, by the gradient at the subset, as many as no later subset can share too much with it
+  by, however small it is. So the subsets differ by construction, and none is thrown away.
+
+  All of it runs on the device. Images need different numbers of rounds: each round works on the
   first `batch_size` images that are not done, so that the batch is full until the last few.
 
   Works under `jit`, `vmap` and `pmap`, as `backselect` does.
@@ -72,6 +78,8 @@ def sis_collection(
       a `Forward` search.
     search: how each subset is found: `Gradient`, `Screened`, `Exact` or `Forward`.
     max_subsets: rounds after which an image is done.
+    max_overlap: how alike any two subsets may be: the Dice coefficient, twice the number of features in both over that
+      of the features of each, at least 0 and below 1. 0 makes them disjoint.
     minimised: make each subset smaller by `minimise` with its defaults before its features are taken away.
     batch_size: images searched at a time.
     baseline: as for `backselect`.
@@ -93,6 +101,7 @@ def sis_collection(
   check_kind("search", search, BackwardSearch | Forward, f"Forward(...), {BACKWARD_NAMES}")
   check_positive_integer("max_subsets", max_subsets)
   check_positive_integer("batch_size", batch_size)
+  check_overlap(max_overlap)
   problem = check_problem(
     predict_fn,
     params,
@@ -112,20 +121,42 @@ def sis_collection(
     search=dataclasses.replace(search, threshold=threshold) if isinstance(search, Forward) else search,
     max_subsets=max_subsets,
     minimised=minimised,
+    max_overlap=float(max_overlap),
     batch_size=min(batch_size, problem.num_images),
   )
   return tuple(read_round(state, number, problem, threshold) for number in range(max_subsets))
+
+
+def check_overlap(max_overlap: Any) -> None:
+  """Raises ValueError unless subsets can be so much alike and still differ."""
+  if isinstance(max_overlap, bool) or not isinstance(max_overlap, int | float) or not 0 <= max_overlap < 1:
+    raise ValueError(
+      f"max_overlap must be a Dice coefficient of at least 0 (disjoint subsets) and below 1, got {max_overlap!r}."
+    )
+
+
+class Shared(NamedTuple):
+  """What is known of subsets that may overlap.
+
+  Attributes:
+    masks: of each round.
+    is_free: the features that the next subset may hold.
+  """
+
+  masks: Bool[Array, "B R F"]
+  is_free: Bool[Array, "B F"]
 
 
 class CollectionState(NamedTuple):
   """Where each image stands.
 
   Attributes:
-    round_of: the round that took a feature, or IN_NO_SUBSET.
+    round_of: the round that took a feature, the last one where several did, or IN_NO_SUBSET.
     num_rounds: how many rounds there were.
     is_done: whether the last round found none, or was the last one allowed.
     status: of each round.
     confidence: of each round's subset.
+    shared: where subsets may overlap; else None.
   """
 
   round_of: Int[Array, "B F"]
@@ -133,9 +164,12 @@ class CollectionState(NamedTuple):
   is_done: Bool[Array, "B"]
   status: Int8[Array, "B R"]
   confidence: Float[Array, "B R"]
+  shared: Shared | None = None
 
 
-@functools.partial(jax.jit, static_argnames=("threshold", "search", "max_subsets", "minimised", "batch_size"))
+@functools.partial(
+  jax.jit, static_argnames=("threshold", "search", "max_subsets", "minimised", "max_overlap", "batch_size")
+)
 def run_collection(
   problem: Problem,
   *,
@@ -143,6 +177,7 @@ def run_collection(
   search: BackwardSearch | Forward,
   max_subsets: int,
   minimised: bool,
+  max_overlap: float,
   batch_size: int,
 ) -> CollectionState:
   """`sis_collection` on a checked problem."""
@@ -155,9 +190,12 @@ def run_collection(
     batch = jnp.argsort(state.is_done, stable=True)[:batch_size]
     batch_problem, batch_state = problem.take(batch), jax.tree.map(lambda array: array[batch], state)
     # A batch that is filled up with images that are done has nothing to search in them.
-    is_left = (batch_state.round_of == IN_NO_SUBSET) & ~batch_state.is_done[:, None]
+    is_free = batch_state.round_of == IN_NO_SUBSET if batch_state.shared is None else batch_state.shared.is_free
+    is_left = is_free & ~batch_state.is_done[:, None]
     subsets = find_subsets(batch_problem.restrict(is_left), threshold=threshold, search=search, minimised=minimised)
-    advanced = jax.vmap(add_round)(batch_state, subsets.kept, subsets.status, subsets.confidence)
+    kept = subsets.kept
+    reusable = None if batch_state.shared is None else find_reusable(batch_problem, kept, max_overlap)
+    advanced = jax.vmap(add_round)(batch_state, kept, subsets.status, subsets.confidence, reusable)
     return jax.tree.map(lambda array, values: array.at[batch].set(values), state, advanced)
 
   available, num_images = problem.available, problem.num_images
@@ -167,12 +205,38 @@ def run_collection(
     is_done=jnp.full_like(available, False, shape=num_images),
     status=jnp.full_like(available, 0, jnp.int8, (num_images, max_subsets)),
     confidence=jnp.full_like(available, jnp.nan, jnp.result_type(float), (num_images, max_subsets)),
+    shared=make_shared(available, max_subsets) if max_overlap else None,
   )
   return jax.lax.while_loop(goes_on, advance_batch, state)
 
 
+def make_shared(available: Bool[Array, "B F"], max_subsets: int) -> Shared:
+  """The beginning, where every feature is free."""
+  num_images, num_features = available.shape
+  masks = jnp.full_like(available, False, shape=(num_images, max_subsets, num_features))
+  return Shared(masks=masks, is_free=jnp.full_like(available, True))
+
+
+def find_reusable(problem: Problem, kept: Bool[Array, "B F"], max_overlap: float) -> Bool[Array, "B F"]:
+  """The features of each subset that others may hold as well: those that the gradient says it needs most.
+
+  Of |A| features n may be used again: a subset that holds them and m others shares n with A, and the Dice coefficient
+  2 n / (|A| + n + m) is largest where m is 0. It is at most d for n up to |A| d / (2 - d).
+  """
+  _, gradient = differentiate_score(problem, kept)
+  ranked = jnp.argsort(-sort_keys(gradient, kept), axis=1, stable=True)
+  rank = jnp.argsort(ranked, axis=1, stable=True)
+  # Rounded, so that a product just below a whole number counts as that.
+  share = kept.sum(1, dtype=gradient.dtype) * (max_overlap / (2 - max_overlap))
+  return kept & (rank < jnp.floor(share + 1e-4).astype(rank.dtype)[:, None])
+
+
 def add_round(
-  state: CollectionState, mask: Bool[Array, "F"], status: Int8[Array, ""], confidence: Float[Array, ""]
+  state: CollectionState,
+  mask: Bool[Array, "F"],
+  status: Int8[Array, ""],
+  confidence: Float[Array, ""],
+  reusable: Bool[Array, "F"] | None,
 ) -> CollectionState:
   """One image after a round. The status of a round without a subset stands for all rounds after it."""
   number, max_subsets = state.num_rounds, state.status.size
@@ -184,12 +248,18 @@ def add_round(
     is_done=~is_ok | (number + 1 == max_subsets),
     status=jnp.where(rounds >= number, status, state.status),
     confidence=jnp.where(rounds == number, confidence.astype(state.confidence.dtype), state.confidence),
+    shared=None if state.shared is None or reusable is None else share(state.shared, number, mask & is_ok, reusable),
   )
   return jax.tree.map(functools.partial(jnp.where, state.is_done), state, added)
 
 
+def share(shared: Shared, number: Int[Array, ""], mask: Bool[Array, "F"], reusable: Bool[Array, "F"]) -> Shared:
+  """What is known after the round of this number. A feature stays free while all its subsets leave it so."""
+  return Shared(masks=shared.masks.at[number].set(mask), is_free=shared.is_free & (~mask | reusable))
+
+
 def read_round(state: CollectionState, number: int, problem: Problem, threshold: float) -> Subsets:
-  mask = state.round_of == number
+  mask = state.round_of == number if state.shared is None else state.shared.masks[:, number]
   confidence = state.confidence[:, number]
   return Subsets(
     mask=mask.reshape(-1, *problem.grid),

@@ -15,6 +15,7 @@ from jax_sis.core.chunks import COPIES_ALONE_ON_CPU, check_chunk_size, settle_ch
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_answered
+from jax_sis.core.questions import refuse_question
 from jax_sis.core.subsets import check_order
 from jax_sis.core.types import PredictFn
 
@@ -177,6 +178,7 @@ def area_under(order: FeatureOrder, confidence: Float[Array, "B T"]) -> Float[Ar
 def check_complete(order: FeatureOrder) -> None:
   """Raises ValueError unless the order reaches from the baseline to the full input."""
   check_order(order)
+  refuse_question(order.question, "order", "curves and areas")
   if not order.is_complete:
     raise ValueError(
       f"order must reach the full input of {order.num_features} features, got one that stops at {order.sizes[-1]}; "

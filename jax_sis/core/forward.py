@@ -14,6 +14,7 @@ from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
+from jax_sis.core.questions import DEFAULT_MARGIN, QuestionName, check_question
 from jax_sis.core.searches import BACKWARD_NAMES, Forward
 from jax_sis.core.types import PredictFn, Removal, ScoreName, Targets
 from jax_sis.core.validation import check_kind
@@ -34,6 +35,8 @@ def forward_select(
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
   removal: Removal = "value",
+  question: QuestionName = "sufficient",
+  margin: float = DEFAULT_MARGIN,
 ) -> FeatureOrder:
   """Orders the few features of each input that make the classifier confident, in the order of their adding.
 
@@ -64,6 +67,8 @@ def forward_select(
     completion: as for `backselect`.
     keys: as for `backselect`.
     removal: as for `backselect`.
+    question: what features are added for, as for `smallest_subsets`; `sufficient_subsets(order)` reads the answer.
+    margin: as for `smallest_subsets`.
 
   Returns:
     The order: rank 0 was added first, and features that were not added are NOT_RANKED. Confidences at sizes 0, 1, ...,
@@ -85,6 +90,7 @@ def forward_select(
     completion=completion,
     keys=keys,
     removal=removal,
+    question=check_question(question, search.threshold, margin, score),
   )
   return run_forward(problem, search=search)
 
@@ -101,7 +107,7 @@ def grow(problem: Problem, search: Forward, *, is_pruned: bool = False, exchange
   return run_local_search(
     problem,
     state=start(jnp.zeros_like(available), jnp.full_like(problem.targets, Mode.GROW), search.max_features),
-    threshold=jnp.full_like(problem.targets, search.threshold, jnp.result_type(float)),
+    threshold=problem.mark(jnp.full_like(problem.targets, search.threshold, jnp.result_type(float))),
     settings=LocalSettings(
       candidates=search.candidates,
       chunk_size=settle_chunk_size(search.chunk_size, problem.inputs),

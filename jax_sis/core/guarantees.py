@@ -87,7 +87,8 @@ class Guarantee(PerImage):
   """What draws that no search had say of each subset. The claim is about the completion that they are drawn from.
 
   Attributes:
-    rate: the share of draws on which the target is predicted with the subset kept; NaN without a subset.
+    rate: the share of draws on which the target is predicted with the subset kept; NaN without a subset. Of a
+      contrastive subset, on which another class is with the draw in its place; of both, on which both hold.
     rate_bound: its lower bound (Clopper and Pearson); NaN where it was not asked for.
     confidence: the mean probability of the target over the draws.
     confidence_bound: its lower bound; NaN where it was not asked for.
@@ -228,7 +229,12 @@ def make_guarantee(
 
 
 def check_threshold_of(subsets: Subsets, claim: Claim) -> None:
-  """Raises ValueError where a mean probability is to reach the threshold of subsets that have none."""
+  """Raises ValueError where a mean probability is to reach the threshold of subsets that have none, or is not all."""
+  if claim.bound != "rate" and subsets.question is not None:
+    raise ValueError(
+      f'bound must be "rate" for subsets of question="{subsets.question.kind}", where two classes are compared, '
+      f"got {claim.bound!r}."
+    )
   if claim.bound == "rate" or not validation.is_concrete(subsets.threshold):
     return
   if bool(jnp.isnan(subsets.threshold).any()):

@@ -19,9 +19,9 @@ from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_answered
-from jax_sis.core.scores import to_probability
+from jax_sis.core.scores import log_odds, lost_by, to_probability
 from jax_sis.core.subsets import Status, Subsets
-from jax_sis.core.types import PredictFn, Removal, ScoreName
+from jax_sis.core.types import PredictFn, Removal
 from jax_sis.core.validation import check_positive_integer
 
 DEFAULT_SETTINGS = LocalSettings(candidates=64, is_pruned=True, exchanges=((2, 4), (4, 8)))
@@ -96,7 +96,8 @@ def minimise(
 
 def check_minimisable(subsets: Subsets, order: FeatureOrder | None) -> None:
   """Raises ValueError unless the subsets have a threshold, and can have been read from the order."""
-  if validation.is_concrete(subsets.threshold) and bool(jnp.isnan(subsets.threshold).any()):
+  is_known = subsets.question is None and validation.is_concrete(subsets.threshold)
+  if is_known and bool(jnp.isnan(subsets.threshold).any()):
     raise ValueError(
       "subsets must have a threshold that they may not fall below, got subsets of a given size (keep_fraction); "
       "use sufficient_subsets."
@@ -133,32 +134,42 @@ def run_minimise(problem: Problem, subsets: Subsets, order: FeatureOrder | None,
   problem = problem.in_log_odds()
   kept = subsets.kept
   is_ok = subsets.status == Status.OK
+  threshold = problem.mark(subsets.threshold)
   if order is not None:
-    prefix = shortest_prefix(problem, order, subsets)
+    prefix = shortest_prefix(problem, order, subsets, threshold)
     kept = jnp.where(is_ok[:, None], prefix, kept)
   state = run_local_search(
     problem,
     state=start(kept, jnp.where(is_ok, Mode.PRUNE, Mode.DONE), kept.shape[1]),
-    threshold=subsets.threshold,
+    threshold=threshold,
     settings=settings,
   )
-  return read_smallest(state, subsets, score=problem.score)
+  return read_smallest(state, subsets, problem)
 
 
-def read_smallest(state: LocalState, subsets: Subsets, *, score: ScoreName) -> Subsets:
+def read_smallest(state: LocalState, subsets: Subsets, problem: Problem) -> Subsets:
   """The subsets after pruning, those that are OK."""
   is_ok = subsets.status == Status.OK
   smallest = state.smallest & is_ok[:, None]
-  confidence = to_probability(state.score, score=score).astype(subsets.confidence.dtype)
+  dtype, looked = subsets.confidence.dtype, {}
+  if problem.question is None:
+    confidence = to_probability(state.score, score=problem.score).astype(dtype)
+  else:
+    logits = problem.predict_both(smallest)
+    confidence = jax.nn.sigmoid(log_odds(logits[:, 0], problem.targets)).astype(dtype)
+    looked = {"lost_by": jnp.where(is_ok, lost_by(logits[:, 1], problem.targets).astype(dtype), subsets.lost_by)}
   return dataclasses.replace(
     subsets,
     mask=smallest.reshape(subsets.mask.shape),
     num_kept=smallest.sum(1, dtype=jnp.int32),
     confidence=jnp.where(is_ok, confidence, subsets.confidence),
+    **looked,
   )
 
 
-def shortest_prefix(problem: Problem, order: FeatureOrder, subsets: Subsets) -> Bool[Array, "B F"]:
+def shortest_prefix(
+  problem: Problem, order: FeatureOrder, subsets: Subsets, threshold: Float[Array, "B"]
+) -> Bool[Array, "B F"]:
   """The shortest prefix of the order that passes, of those longer than the next smaller size that was evaluated."""
   sizes = jnp.asarray(order.sizes, jnp.int32)
   num_kept = subsets.kept.sum(1, dtype=jnp.int32)
@@ -170,13 +181,13 @@ def shortest_prefix(problem: Problem, order: FeatureOrder, subsets: Subsets) -> 
     return problem.score_logits(problem.predict_masked(prefix)[:, None])[:, 0]
 
   def passes_at(offset: Int[Array, ""]) -> Bool[Array, "B"]:
-    return passing(score_at(offset), subsets.threshold, problem.score)
+    return passing(score_at(offset), threshold, problem.score)
 
   offsets = jnp.arange(1, longest_step + 1, dtype=jnp.int32)
   if problem.distribution is None:
     passes = jax.lax.map(passes_at, offsets)
   else:
     scores = smooth(jax.lax.map(score_at, offsets).T).T
-    passes = passing(scores, subsets.threshold[None], problem.score)
+    passes = passing(scores, threshold[None], problem.score)
   shortest = jnp.where(passes.any(0), below + offsets[passes.argmax(0)], num_kept)
   return order.rank < jnp.minimum(shortest, num_kept)[:, None]

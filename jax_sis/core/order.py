@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
 
 from jax_sis.core import masking
 from jax_sis.core.batch import PerImage, make_picture
+from jax_sis.core.questions import Question
 from jax_sis.core.types import Removal, ScoreName
 
 # The rank of a feature that the search did not order: one that was not available, or that a search which stops
@@ -27,7 +28,8 @@ class FeatureOrder(PerImage):
     rank: 0 is the feature needed most (backward: the one removed last). A permutation of 0..F-1 where all features
       were available; NOT_RANKED for a feature that was never ordered.
     confidence: softmax probability of the target with the `sizes[t]` most needed features kept and the rest masked.
-      Where fewer features were available than `sizes[t]`, that of all the available ones.
+      Where fewer features were available than `sizes[t]`, that of all the available ones. Of another question: 0.5 and
+      more where these features answer it, see `Question.score`.
     target: the class whose confidence the search kept up.
     finite: False where a logit or gradient was NaN or infinite on the way; the order of such an image means nothing.
     baseline: what masked features show, with as many axes as the inputs (of length 1 where it broadcasts). Where they
@@ -39,6 +41,7 @@ class FeatureOrder(PerImage):
     grid: the mask's shape.
     score: what the search maximised.
     removal: how masked features were removed.
+    question: what the search asked; None for sufficient subsets.
   """
 
   rank: Int[Array, "B F"]
@@ -52,6 +55,7 @@ class FeatureOrder(PerImage):
   grid: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   score: ScoreName = dataclasses.field(metadata={"static": True})
   removal: Removal = dataclasses.field(default="value", metadata={"static": True})
+  question: Question | None = dataclasses.field(default=None, metadata={"static": True})
 
   @property
   def num_features(self) -> int:

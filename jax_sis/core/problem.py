@@ -21,6 +21,7 @@ from jax_sis.core.drawing import (
 )
 from jax_sis.core.meshes import vary_alike
 from jax_sis.core.order import FeatureOrder
+from jax_sis.core.questions import PASS_MARK, Question
 from jax_sis.core.removal import check_removal, find_presence_fn
 from jax_sis.core.scores import predict_logits, score_logits
 from jax_sis.core.subsets import Subsets
@@ -28,7 +29,7 @@ from jax_sis.core.types import Params, PredictFn, Removal, ScoreName
 
 
 class Prediction(NamedTuple):
-  """What the classifier says of masked images.
+  """What the classifier says of masked images, on each side of them that a question has.
 
   Attributes:
     logits: what confidences are about; over the draws of a distribution, those of the mean probability unless it
@@ -37,9 +38,9 @@ class Prediction(NamedTuple):
     rate: the share of the draws on which the target is predicted; None where masked features show a constant.
   """
 
-  logits: Float[Array, "N K"]
-  ranking: Float[Array, "N K"]
-  rate: Float[Array, "N"] | None
+  logits: Float[Array, "N *S K"]
+  ranking: Float[Array, "N *S K"]
+  rate: Float[Array, "N *S"] | None
 
 
 @jax.tree_util.register_dataclass
@@ -60,6 +61,7 @@ class Problem:
     grid: the mask's shape.
     score: what is kept up, or raised.
     removal: how masked features are removed.
+    question: what a subset is asked; None for whether it suffices. Others are asked of the sides S of a subset.
   """
 
   params: Params
@@ -73,6 +75,7 @@ class Problem:
   grid: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   score: ScoreName = dataclasses.field(metadata={"static": True})
   removal: Removal = dataclasses.field(default="value", metadata={"static": True})
+  question: Question | None = dataclasses.field(default=None, metadata={"static": True})
 
   @property
   def num_images(self) -> int:
@@ -96,9 +99,23 @@ class Problem:
     return None if self.keys is None else jax.random.key_data(self.keys)
 
   @property
-  def copies_tried(self) -> int:
-    """Evaluations that a candidate costs: the draws that it is tried on, or one."""
+  def draws_tried(self) -> int:
+    """The draws that a candidate is tried on, or one."""
     return self.distribution.num_tried or self.distribution.num_draws if self.distribution else 1
+
+  @property
+  def copies_tried(self) -> int:
+    """Evaluations that a candidate costs."""
+    return self.draws_tried * self.num_sides
+
+  @property
+  def num_sides(self) -> int:
+    """Masked images that say whether a subset is what is asked for."""
+    return 1 if self.question is None else self.question.num_sides
+
+  def mark(self, threshold: Float[Array, "B"]) -> Float[Array, "B"]:
+    """What the probability that a score stands for must reach: this threshold, unless the question holds its own."""
+    return threshold if self.question is None else jnp.full_like(threshold, PASS_MARK)
 
   def take(self, images: Int[Array, "N"]) -> "Problem":
     inputs, targets, baseline, available = (
@@ -107,7 +124,7 @@ class Problem:
     keys = None if self.keys is None else self.keys[images]
     return dataclasses.replace(self, inputs=inputs, targets=targets, baseline=baseline, available=available, keys=keys)
 
-  def predict_masked(self, masks: Shaped[Array, "N F"]) -> Float[Array, "N K"]:
+  def predict_masked(self, masks: Shaped[Array, "N F"]) -> Float[Array, "N *S K"]:
     """The logits of N // B masked variants of each image, one image after the other.
 
     Args:
@@ -137,17 +154,21 @@ class Problem:
       count = num_draws or self.distribution.num_draws
       logits = self.predict_draws(masks, masks if drawn_at is None else drawn_at, count, purpose=purpose)
       targets = repeat_images(self.targets, repeats)
-      rate = keeping_class(logits, targets).mean(1, dtype=jnp.result_type(float))
-      ranking = aggregate_logits(logits, targets, aggregate=self.distribution.aggregate)
-      judged = aggregate_logits(logits, targets, aggregate=self.distribution.judged_by)
-      return Prediction(judged, ranking, rate)
+      summarise = functools.partial(summarise_draws, targets=targets, distribution=self.distribution)
+      return summarise(logits) if self.question is None else jax.vmap(summarise, in_axes=2, out_axes=1)(logits)
     inputs, baseline = (repeat_images(array, repeats) for array in (self.inputs, self.baseline))
-    logits = self.classify(inputs, masks, baseline)
+    logits = self.classify_sides(inputs, masks, baseline)
     return Prediction(logits, logits, None)
+
+  def predict_both(self, masks: Bool[Array, "B F"]) -> Float[Array, "B 2 K"]:
+    """The logits on each image's subset alone and without it, whichever the question asks, on draws to confirm it."""
+    assert self.question is not None
+    both = dataclasses.replace(self, question=dataclasses.replace(self.question, kind="both"))
+    return both.predict(masks, purpose=Purpose.CONFIRM).logits
 
   def predict_draws(
     self, masks: Shaped[Array, "N F"], drawn_at: Shaped[Array, "N F"], num_draws: int, *, purpose: Purpose
-  ) -> Float[Array, "N M K"]:
+  ) -> Float[Array, "N M *S K"]:
     """The logits on each of the first draws of the distribution, as many copies at a time as suit the platform."""
     assert self.distribution is not None
     assert self.keys is not None
@@ -155,17 +176,28 @@ class Problem:
     num_masks = masks.shape[0]
     inputs, keys = (repeat_images(array, num_masks // self.num_images) for array in (self.inputs, self.keys))
 
-    def predict_chunk(numbers: Int[Array, "C"]) -> Float[Array, "N C K"]:
+    def predict_chunk(numbers: Int[Array, "C"]) -> Float[Array, "N C *S K"]:
       fills = draw_fills(distribution, keys, inputs, drawn_at, numbers, grid=self.grid, purpose=purpose)
       images, shown = repeat_images(inputs, numbers.size), fills.reshape(-1, *fills.shape[2:])
-      logits = self.classify(images, repeat_images(masks, numbers.size), shown)
-      return logits.reshape(num_masks, numbers.size, -1)
+      logits = self.classify_sides(images, repeat_images(masks, numbers.size), shown)
+      return logits.reshape(num_masks, numbers.size, *logits.shape[1:])
 
-    chunks = divide_draws(num_draws, num_masks, settle_chunk_size(None, self.inputs))
+    chunks = divide_draws(num_draws, num_masks * self.num_sides, settle_chunk_size(None, self.inputs))
     if len(chunks) == 1:
       return predict_chunk(chunks[0])
     logits = jax.lax.map(predict_chunk, chunks)
-    return jnp.moveaxis(logits, 0, 1).reshape(num_masks, num_draws, -1)
+    return jnp.moveaxis(logits, 0, 1).reshape(num_masks, num_draws, *logits.shape[3:])
+
+  def classify_sides(
+    self, inputs: Float[Array, "N ..."], masks: Shaped[Array, "N F"], shown: Float[Array, "N ..."]
+  ) -> Float[Array, "N *S K"]:
+    """`classify`, of all sides that the question has in one call."""
+    if self.question is None:
+      return self.classify(inputs, masks, shown)
+    sides = self.question.sides(masks)
+    inputs, shown = (repeat_images(array, self.num_sides) for array in (inputs, shown))
+    logits = self.classify(inputs, sides.reshape(-1, sides.shape[-1]), shown)
+    return logits.reshape(*sides.shape[:2], -1)
 
   def classify(
     self, inputs: Float[Array, "N ..."], masks: Shaped[Array, "N F"], shown: Float[Array, "N ..."]
@@ -176,8 +208,10 @@ class Problem:
       return find_presence_fn(self.predict_fn, self.removal)(self.params, inputs, present)
     return self.predict_fn(self.params, masking.mask_inputs(inputs, masks, baseline=shown, grid=self.grid))
 
-  def score_logits(self, logits: Float[Array, "B M K"]) -> Float[Array, "B M"]:
+  def score_logits(self, logits: Float[Array, "B M *S K"]) -> Float[Array, "B M"]:
     """The scores of M variants of each image."""
+    if self.question is not None:
+      return jax.vmap(self.question.score, in_axes=(1, None), out_axes=1)(logits, self.targets)
     score_fn = functools.partial(score_logits, score=self.score)
     return jax.vmap(score_fn, in_axes=(1, None), out_axes=1)(logits, self.targets)
 
@@ -187,8 +221,8 @@ class Problem:
     """The scores of each image under M masks of its own, which are tried where a search has come to `drawn_at`."""
     num_variants, num_features = masks.shape[1:]
     tried_at = None if self.distribution is None or drawn_at is None else repeat_images(drawn_at, num_variants)
-    logits = self.predict(masks.reshape(-1, num_features), drawn_at=tried_at, num_draws=self.copies_tried).ranking
-    return self.score_logits(logits.reshape(*masks.shape[:2], -1))
+    logits = self.predict(masks.reshape(-1, num_features), drawn_at=tried_at, num_draws=self.draws_tried).ranking
+    return self.score_logits(logits.reshape(*masks.shape[:2], *logits.shape[1:]))
 
   def confirm(self, masks: Bool[Array, "B F"]) -> Float[Array, "B"]:
     """The score of each image under a mask, on draws that played no part in choosing it."""
@@ -216,7 +250,18 @@ class Problem:
       grid=self.grid,
       score=self.score,
       removal=self.removal,
+      question=self.question,
     )
+
+
+def summarise_draws(
+  logits: Float[Array, "N M K"], *, targets: Int[Array, "N"], distribution: Distribution
+) -> Prediction:
+  """What the logits on all draws come to."""
+  rate = keeping_class(logits, targets).mean(1, dtype=jnp.result_type(float))
+  ranking = aggregate_logits(logits, targets, aggregate=distribution.aggregate)
+  judged = aggregate_logits(logits, targets, aggregate=distribution.judged_by)
+  return Prediction(judged, ranking, rate)
 
 
 def check_problem(
@@ -232,6 +277,7 @@ def check_problem(
   completion: Any = None,
   keys: Any = None,
   removal: Removal = "value",
+  question: Question | None = None,
 ) -> Problem:
   """Checks the arguments that all searches share, and fills in targets, baseline, grid and available features.
 
@@ -262,6 +308,7 @@ def check_problem(
     grid=grid,
     score=score,
     removal=removal,
+    question=question,
   )
   return vary_alike(problem)
 
@@ -278,6 +325,7 @@ def make_problem(
   distribution: Distribution | None = None,
   keys: Key[Array, "B"] | None = None,
   removal: Removal = "value",
+  question: Question | None = None,
 ) -> Problem:
   """A problem with all features available, of parts that are known to fit: `check_problem` without a trace of them."""
   return Problem(
@@ -292,6 +340,7 @@ def make_problem(
     grid=grid,
     score=score,
     removal=removal,
+    question=question,
   )
 
 
@@ -339,5 +388,6 @@ def check_answered(
     grid=answer.grid,
     score="log_odds",
     removal=removal,
+    question=answer.question,
   )
   return vary_alike(problem)

@@ -15,6 +15,7 @@ import numpy as np
 from jax_sis.core.certify import Certificate
 from jax_sis.core.guarantees import Guarantee
 from jax_sis.core.order import FeatureOrder
+from jax_sis.core.questions import Question
 from jax_sis.core.stability import Stability
 from jax_sis.core.subsets import Subsets
 
@@ -46,6 +47,8 @@ def save(path: str | os.PathLike[str], found: Found | Sequence[Found]) -> None:
   for number, part in enumerate(parts):
     fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
     static = {name: value for name, value in fields.items() if not isinstance(value, jax.Array | np.ndarray)}
+    if static.get("question") is not None:
+      static["question"] = dataclasses.asdict(static["question"])
     values = {name: np.asarray(value) for name, value in fields.items() if name not in static}
     descriptions.append(
       {"kind": type(part).__name__, "static": static, "dtypes": {name: str(one.dtype) for name, one in values.items()}}
@@ -108,6 +111,8 @@ def read_part(description: Mapping[str, Any], number: int, arrays: Mapping[str, 
   fields: dict[str, Any] = {
     name: tuple(one) if isinstance(one, list) else one for name, one in description["static"].items()
   }
+  if fields.get("question") is not None:
+    fields["question"] = Question(**fields["question"])
   for name, dtype in description["dtypes"].items():
     values = arrays[f"{number}.{name}"]
     fields[name] = jnp.asarray(values if values.dtype == dtype else values.view(jnp.dtype(dtype)))

@@ -32,6 +32,19 @@ def log_odds(logits: Float[Array, "B K"], targets: Int[Array, "B"]) -> Float[Arr
   return target_logit - others
 
 
+def lost_by(logits: Float[Array, "B K"], targets: Int[Array, "B"]) -> Float[Array, "B"]:
+  """By how much the strongest other class is ahead of the target, in log-odds of the two; in at least float32.
+
+  Above 0 another class is predicted. With two classes, minus the log-odds of the target.
+
+  >>> lost_by(jnp.array([[4.0, 1.0, 0.0], [1.0, 3.0, 0.0]]), jnp.array([0, 0]))
+  Array([-3.,  2.], dtype=float32)
+  """
+  logits = at_least_float32(logits)
+  is_target = jnp.arange(logits.shape[1], dtype=targets.dtype)[None] == targets[:, None]
+  return jnp.where(is_target, -jnp.inf, logits).max(1) - jnp.where(is_target, logits, 0).sum(1)
+
+
 def probability(logits: Float[Array, "B K"], targets: Int[Array, "B"]) -> Float[Array, "B"]:
   """Softmax probability of the target, in at least float32."""
   probabilities = jax.nn.softmax(at_least_float32(logits), axis=1)

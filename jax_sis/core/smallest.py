@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
@@ -15,9 +17,10 @@ from jax_sis.core.local_search import Exchanges
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.minimise import DEFAULT_SETTINGS, check_exchanges, read_smallest
 from jax_sis.core.problem import Problem, check_problem
-from jax_sis.core.scores import log_odds
+from jax_sis.core.questions import DEFAULT_MARGIN, PASS_MARK, QuestionName, check_question
+from jax_sis.core.scores import log_odds, lost_by
 from jax_sis.core.searches import Forward
-from jax_sis.core.subsets import Subsets, explain_unsearched, sufficient_subsets
+from jax_sis.core.subsets import Status, Subsets, explain_unsearched, sufficient_subsets
 from jax_sis.core.types import PredictFn, Removal, ScoreName, Targets
 
 
@@ -55,8 +58,12 @@ def smallest_subsets(
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
   removal: Removal = "value",
+  question: QuestionName = "sufficient",
+  margin: float = DEFAULT_MARGIN,
 ) -> Subsets:
   """The smallest evidence that a search finds: few features on which the classifier alone is confident.
+
+  Or, by `question`, few features without which the class is lost, or few that are both.
 
   From the masked input, the feature that raises the score most is added until the threshold is reached
   (`forward_select`). Then features are dropped and exchanged (`minimise`) until nothing that is tried gives a smaller
@@ -78,7 +85,8 @@ def smallest_subsets(
     params: the model's arrays.
     inputs: normalised inputs, floating point, with a leading batch axis.
     targets: the class in question; by default the class predicted on the whole input.
-    threshold: the softmax probability that each subset must reach, strictly between 0 and 1.
+    threshold: the softmax probability that each subset must reach, strictly between 0 and 1. Contrastive subsets need
+      reach none.
     effort: `QUICK`, `THOROUGH`, or settings of your own.
     baseline: as for `backselect`.
     grid: as for `backselect`.
@@ -87,10 +95,15 @@ def smallest_subsets(
     completion: as for `backselect`.
     keys: as for `backselect`.
     removal: as for `backselect`.
+    question: what a subset must do: "sufficient": alone it makes the classifier confident; "contrastive": with it alone
+      masked, whatever is available to subsets, another class is predicted; "both": one subset does both.
+    margin: by how much that class must then be ahead of the target, in log-odds of the two, above 0: 1 is e times as
+      probable.
 
   Returns:
     A subset for each image, or an empty one with its reason in `status`: BELOW_THRESHOLD where all available features
-    together do not reach the threshold, NOT_REACHED where `effort.forward.max_features` do not.
+    together do not reach the threshold, or the class is not predicted on the whole input and cannot be lost;
+    NOT_REACHED where `effort.forward.max_features` do not.
 
   Raises:
     ValueError: as for `backselect`, or a setting is out of range.
@@ -111,6 +124,7 @@ def smallest_subsets(
     completion=completion,
     keys=keys,
     removal=removal,
+    question=check_question(question, threshold, margin, score),
   )
   search = dataclasses.replace(effort.forward, threshold=threshold)
   return search_smallest(problem, confidence_of_available(problem), search=search, exchanges=exchanges)
@@ -118,8 +132,21 @@ def smallest_subsets(
 
 @jax.jit
 def confidence_of_available(problem: Problem) -> Float[Array, "B"]:
-  """The softmax probability of the target with all available features shown."""
+  """The softmax probability of the target with all available features shown; of another question, see below."""
+  if problem.question is not None:
+    return jax.nn.sigmoid(score_whole(problem))
   return jax.nn.sigmoid(log_odds(problem.predict_masked(problem.available), problem.targets))
+
+
+def score_whole(problem: Problem) -> Float[Array, "B"]:
+  """At least 0 where another question can be asked: the class is predicted on the whole input, and suffices there."""
+  assert problem.question is not None
+  plain = dataclasses.replace(problem, question=None)
+  leads = -lost_by(plain.predict_masked(jnp.ones_like(problem.available)), problem.targets)
+  if problem.question.kind == "contrastive":
+    return leads
+  asked = math.log(problem.question.threshold / (1 - problem.question.threshold))
+  return jnp.minimum(leads, log_odds(plain.predict_masked(problem.available), problem.targets) - asked)
 
 
 def search_smallest(
@@ -129,9 +156,14 @@ def search_smallest(
 
   Images that do not reach the search's threshold as a whole are not searched, and say so.
   """
-  suffices = confidence >= search.threshold
+  threshold = search.threshold if problem.question is None else PASS_MARK
+  suffices = confidence >= threshold
   subsets = run_smallest(problem.restrict(suffices[:, None]), search=search, exchanges=exchanges)
-  return explain_unsearched(subsets, confidence, search.threshold)
+  if problem.question is not None:
+    # A class that is lost on the whole input is lost without any subset.
+    status = jnp.where(suffices, subsets.status, Status.NOT_REACHED).astype(subsets.status.dtype)
+    subsets = dataclasses.replace(subsets, status=status)
+  return explain_unsearched(subsets, confidence, threshold)
 
 
 @functools.partial(jax.jit, static_argnames=("search", "exchanges"))
@@ -141,5 +173,6 @@ def run_smallest(problem: Problem, *, search: Forward, exchanges: Exchanges) -> 
   Trials are compared by the problem's score throughout.
   """
   state = grow(problem, search, is_pruned=True, exchanges=exchanges)
-  subsets = sufficient_subsets(read_growth(state, problem), search.threshold)
-  return read_smallest(state, subsets, score=problem.score)
+  order = read_growth(state, problem)
+  subsets = sufficient_subsets(order, search.threshold if problem.question is None else None)
+  return read_smallest(state, subsets, problem)

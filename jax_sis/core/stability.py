@@ -19,6 +19,7 @@ from jax_sis.core.guarantees import Claim, Guarantee, check_completion_given, ch
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_answered
+from jax_sis.core.questions import refuse_question
 from jax_sis.core.subsets import Status, Subsets, check_order
 from jax_sis.core.types import PredictFn
 from jax_sis.core.unseen import draw
@@ -127,6 +128,7 @@ def check_adding(
   Raises:
     ValueError: the arguments do not fit together.
   """
+  refuse_question(found.question, name, "stability")
   check_completion_given(found, completion, name)
   keys = stored_keys(found, keys)
   problem = check_answered(predict_fn, params, inputs, found, completion=completion, keys=keys)

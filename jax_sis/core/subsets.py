@@ -15,6 +15,7 @@ from jax_sis.core import masking, validation
 from jax_sis.core.batch import PerImage, make_picture
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
+from jax_sis.core.questions import PASS_MARK, Question, refuse_question
 from jax_sis.core.types import Removal
 
 
@@ -22,7 +23,8 @@ class Status(enum.IntEnum):
   """Why an image has the subset that it has; every one but OK comes with an empty mask.
 
   OK: the subset answers the question asked.
-  BELOW_THRESHOLD: the classifier is not confident enough even on the whole input, so that nothing can be sufficient.
+  BELOW_THRESHOLD: the classifier is not confident enough even on the whole input, so that nothing can be sufficient;
+    or it does not predict the class there, so that it cannot be lost.
   NOT_REACHED: a search that stopped early found no subset that passes, or holds none of the size asked for.
   BASELINE_SUFFICIENT: the classifier passes with every feature masked; nothing is needed.
   NON_FINITE: a logit or gradient was NaN or infinite; the image or the model holds such a value.
@@ -44,13 +46,16 @@ class Subsets(PerImage):
     mask: True where a feature is kept, in the grid's shape.
     num_kept: how many features are kept.
     confidence: softmax probability of the target on the subset alone, as the search saw it; NaN where the search
-      did not evaluate a subset of this size (`certify` does), or there is no subset.
+      did not evaluate a subset of this size alone (`certify` does), or there is no subset.
     target: the class in question.
-    threshold: the confidence asked for; NaN for a subset of a given size.
+    threshold: the confidence asked for; NaN for a subset of a given size, and a contrastive one.
     status: see Status.
     baseline: what masked features show; where that was a distribution, what they are painted in.
     keys: under a distribution, the data of the keys that the search had; else None.
     removal: how masked features were removed.
+    lost_by: of contrastive subsets and of both: by how much the strongest other class is ahead of the target with the
+      subset alone masked, in log-odds of the two, as the search saw it; NaN as for `confidence`. Else None.
+    question: what was asked of them; None for sufficient subsets.
   """
 
   mask: Bool[Array, "B ..."]
@@ -62,6 +67,8 @@ class Subsets(PerImage):
   baseline: Float[Array, "B ..."]
   keys: UInt32[Array, "B N"] | None = None
   removal: Removal = dataclasses.field(default="value", metadata={"static": True})
+  lost_by: Float[Array, "B"] | None = None
+  question: Question | None = dataclasses.field(default=None, metadata={"static": True})
 
   @property
   def grid(self) -> tuple[int, ...]:
@@ -92,6 +99,8 @@ class Subsets(PerImage):
   def _describe(self) -> str:
     threshold, num_kept = np.unique(np.asarray(self.threshold)), np.asarray(self.num_kept)
     asked = f", threshold {threshold[0]:g}" if len(threshold) == 1 and threshold[0] == threshold[0] else ""
+    if self.question is not None:
+      asked += f", {self.question.kind} with a margin of {self.question.margin:g}"
     found = f"{self._count()}, grid {self.grid}{asked}: {count_statuses(self.status)}"
     num_kept = num_kept[np.asarray(self.status) == Status.OK]
     if not len(num_kept):
@@ -112,7 +121,7 @@ class Subsets(PerImage):
 @on_any_mesh
 def sufficient_subsets(
   order: FeatureOrder,
-  threshold: float | Float[Array, ""] | Float[Array, "B"] | Float[np.ndarray, "B"] | Sequence[float],
+  threshold: float | Float[Array, ""] | Float[Array, "B"] | Float[np.ndarray, "B"] | Sequence[float] | None = None,
 ) -> Subsets:
   """The smallest subset of each order on which the classifier alone is confident (FindSIS, Carter et al. 2019).
 
@@ -121,6 +130,7 @@ def sufficient_subsets(
   Args:
     order: what a search returned.
     threshold: the softmax probability that the target must reach, strictly between 0 and 1, in each image or in all.
+      An order of another question holds what was asked, and takes none.
 
   Returns:
     A subset for each image, or an empty one with its reason in `status`.
@@ -129,12 +139,27 @@ def sufficient_subsets(
     ValueError: the threshold is out of range.
   """
   check_order(order)
+  if order.question is not None:
+    return read_answers(order, threshold)
   checked: Any = validation.check_thresholds(threshold, order.target.shape[0])
   at_each_size = checked[:, None].astype(order.confidence.dtype) if np.ndim(checked) else checked
   first, status = find_sufficient(order.confidence, at_each_size, is_complete=order.is_complete)
   sizes = jnp.asarray(order.sizes, jnp.int32)
   confidence = jnp.take_along_axis(order.confidence, first[:, None], axis=1)[:, 0]
   return make_subsets(order, sizes[first], confidence, status, checked)
+
+
+def read_answers(order: FeatureOrder, threshold: Any) -> Subsets:
+  """The smallest subset of each order that answers another question, which the order holds."""
+  assert order.question is not None
+  if threshold is not None:
+    raise ValueError(
+      f"threshold must be left out for an order of question={order.question.kind!r}, which was searched at its own, "
+      f"got {threshold!r}."
+    )
+  first, status = find_sufficient(order.confidence, PASS_MARK, is_complete=False)
+  unknown = jnp.full_like(order.confidence, jnp.nan, shape=status.shape)
+  return make_subsets(order, jnp.asarray(order.sizes, jnp.int32)[first], unknown, status, order.question.asked_alone)
 
 
 def check_order(order: Any) -> None:
@@ -209,6 +234,7 @@ def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
     ValueError: the fraction is out of range.
   """
   check_order(order)
+  refuse_question(order.question, "order", "keep_fraction")
   check_fraction(fraction)
   count = count_of_fraction(fraction, order.num_features)
   status = find_ranked(order.rank, count)
@@ -253,4 +279,6 @@ def make_subsets(
     baseline=order.baseline,
     keys=order.keys,
     removal=order.removal,
+    lost_by=None if order.question is None else jnp.full_like(confidence, jnp.nan),
+    question=order.question,
   )

@@ -22,8 +22,9 @@ class Draws(NamedTuple):
   """What is said on each draw. Where a logit is not a finite number, the class is lost.
 
   Attributes:
-    keeps_class: whether the target is predicted.
-    confidence: its probability.
+    keeps_class: whether the target is predicted; of another question, whether each side says what is asked: the target
+      on the subset alone, another class without it.
+    confidence: the target's probability; of a contrastive subset, without it.
   """
 
   keeps_class: Bool[Array, "B N"]
@@ -90,12 +91,13 @@ def draw_some(
     if num_added is not None:
       add = functools.partial(add_features, numbers=numbers, num_added=num_added, purpose=purpose)
       masks = jax.vmap(add)(fold_keys(problem, ADDING), kept).reshape(masks.shape)
-    logits = problem.classify(images, masks, fill_chunk(numbers))
-    is_finite = jnp.isfinite(logits).all(1)
-    draws = Draws(
-      keeps_class=is_finite & keeping_class(logits[:, None], targets)[:, 0],
-      confidence=jnp.where(is_finite, probability(logits, targets), 0),
-    )
+    logits = problem.classify_sides(images, masks, fill_chunk(numbers))
+    is_finite = jnp.isfinite(logits).all(range(1, logits.ndim))
+    if problem.question is None:
+      first, is_kept = logits, keeping_class(logits[:, None], targets)[:, 0]
+    else:
+      first, is_kept = logits[:, 0], problem.question.holds_class(logits, targets)
+    draws = Draws(keeps_class=is_finite & is_kept, confidence=jnp.where(is_finite, probability(first, targets), 0))
     return jax.tree.map(lambda array: array.reshape(num_images, numbers.size), draws)
 
   def fill_chunk(numbers: Int[Array, "C"]) -> Float[Array, "N ..."]:

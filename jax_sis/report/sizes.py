@@ -18,7 +18,7 @@ from jax_sis.report.words import (
   tell_count,
   tell_median,
 )
-from jax_sis.results.schema import KIND_TITLES
+from jax_sis.results.schema import KIND_TITLES, QUESTION_KINDS
 from jax_sis.runs.status import describe_search
 from jax_sis.statistics.estimates import DASH, show
 from jax_sis.studies.analysis.panels import sizes_of
@@ -69,7 +69,7 @@ def describe_headline(inputs: Inputs, answer: str) -> str:
 
 def describe_search_limits(inputs: Inputs) -> str:
   spec = inputs.spec
-  found = {"sis": spec["search"], "smallest": spec["smallest"], "robust": spec["search"]}
+  found = {answer: spec["search" if answer in ("sis", "robust") else "smallest"] for answer in inputs.kinds}
   searches = [f"{KIND_NAMES[answer]} by {describe_search(found[answer], spec['threshold'])}" for answer in inputs.kinds]
   return (
     f"Found: {', '.join(searches)}. Another search may find smaller ones: the sizes say how little is enough, and not "
@@ -77,11 +77,27 @@ def describe_search_limits(inputs: Inputs) -> str:
   )
 
 
+def tell_question(inputs: Inputs, answer: str, certificates: Certificates) -> str:
+  """The certificates of subsets that answer another question, in a sentence or two."""
+  spec, count = inputs.spec, certificates.reaches.num_images
+  alone = f" and reach {spec['threshold']:g} alone" if answer == "both" else ""
+  sentence = (
+    f"{capitalise(KIND_NAMES[answer])}: evaluated again in the highest precision, {certificates.reaches:.1%} of "
+    f"{tell_count(count, 'subset')} lose the class by {spec['margin']:g} in log-odds when they alone are masked{alone}."
+  )
+  if certificates.is_minimal is not None:
+    sentence += f" {certificates.is_minimal:.1%} are 1-minimal: without any single one they are not what is asked for."
+  return f"{sentence} All of this is said under this fill."
+
+
 def describe_certificates(inputs: Inputs) -> str:
   sentences = []
   for answer, certificates in inputs.certificates.items():
     count = certificates.reaches.num_images
     if not count or answer == "robust":
+      continue
+    if answer in QUESTION_KINDS:
+      sentences.append(tell_question(inputs, answer, certificates))
       continue
     sentence = (
       f"{capitalise(KIND_NAMES[answer])}: evaluated again alone, in the highest precision, "

@@ -1,15 +1,24 @@
 """How reports say numbers, in plain words and with their intervals."""
 
 from jax_sis.report.inputs import Inputs
+from jax_sis.results.schema import QUESTION_KINDS
 from jax_sis.statistics.estimates import Estimate
 from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
 from jax_sis.studies.analysis.sizes import PREDICTED, Sizes
 
-KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest subsets found", "robust": "robust subsets"}
+KIND_NAMES = {
+  "sis": "sufficient input subsets (SIS)",
+  "smallest": "smallest subsets found",
+  "robust": "robust subsets",
+  "contrastive": "contrastive subsets",
+  "both": "sufficient and contrastive subsets",
+}
 ONE_OF_KIND = {
   "sis": "a sufficient input subset (SIS)",
   "smallest": "a smallest sufficient subset",
   "robust": "a robust subset",
+  "contrastive": "a contrastive subset",
+  "both": "a subset that is sufficient and contrastive",
 }
 STATUS_WORDS = {
   "ok": "with a subset",
@@ -50,6 +59,9 @@ def tell_claim(inputs: Inputs, answer: str) -> str:
   model = inputs.spec["model"]["name"]
   if answer == "robust":
     return f"keep {model} at {name_target(inputs)} on {inputs.spec['completion']['rate']:.0%} of unseen draws"
+  if answer in QUESTION_KINDS:
+    alone = f", and alone make it at least {inputs.spec['threshold']:g} confident" if answer == "both" else ""
+    return f"take {name_target(inputs)} away from {model} when they alone are masked{alone}"
   return f"alone make {model} at least {inputs.spec['threshold']:g} confident in {name_target(inputs)}"
 
 

@@ -173,7 +173,7 @@ def join_run(
   description = {
     **query.to_json(),
     "model": spec["model"],
-    "search": spec["smallest"] if query.kind == "smallest" else spec["search"],
+    "search": spec["search"] if query.kind in ("sis", "robust") else spec["smallest"],
     "baseline": spec["baseline"],
     "normalisation": spec["normalisation"],
     "grid": spec["grid"],
@@ -258,6 +258,8 @@ def describe_subset(description: Mapping[str, Any]) -> str:
   if description["fraction"] is not None:
     which = f"the {description['fraction']:g} of the pixels that {description['search']['name']} keeps last"
   else:
-    found = {"sis": "SIS", "smallest": "smallest evidence found", "robust": "robust subset"}[description["answer"]]
+    found = {"sis": "SIS", "smallest": "smallest evidence found"}.get(
+      answer := description["answer"], f"{answer} subset"
+    )
     which = f"the {found} at {description['threshold']:g}"
   return f"{which} of {model}{fill}{empty}"

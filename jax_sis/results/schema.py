@@ -20,12 +20,14 @@ STATUS_NAMES = {NOT_SEARCHED: "not_searched", **{status: status.name.lower() for
 # No class: the image has no label, or was not classified.
 NO_CLASS = -1
 # The kinds of subset that a run may hold: the paper's, read from a whole order; the smallest evidence; and under a
-# completion the smallest of an order that is certified to keep its class on a share of unseen draws.
-KINDS = ("sis", "smallest", "robust")
-KIND_TITLES = {"sis": "SIS", "smallest": "smallest", "robust": "robust"}
+# completion the smallest of an order that is certified to keep its class on a share of unseen draws. In the place of
+# the smallest evidence there may be what answers another question, see `core.questions`.
+QUESTION_KINDS = ("contrastive", "both")
+KINDS = ("sis", "smallest", "robust", *QUESTION_KINDS)
+KIND_TITLES = {"sis": "SIS"} | {kind: kind for kind in KINDS[1:]}
 SMALLEST_MASK = "smallest_mask"
 # Of the kinds that no order and threshold tell, the fields of their masks.
-OWN_MASKS = {"smallest": SMALLEST_MASK, "robust": "robust_mask"}
+OWN_MASKS = {"smallest": SMALLEST_MASK, "robust": "robust_mask"} | {kind: f"{kind}_mask" for kind in QUESTION_KINDS}
 PIXEL_DIGEST = "pixel_digest"
 # What the store holds of each kind of subset, by the certificate that the run asked for.
 ALONE_DTYPES = {
@@ -48,6 +50,9 @@ FULL_DTYPES = {
 # smallest error at which it can be. `certified_confidence` is the mean probability on these draws, `is_sufficient` that
 # it is certified, `keeps_class` that it does so on most; other draws reproduce nothing, and `is_reproduced` is true.
 DRAWN_DTYPES = {"rate": "float32", "rate_bound": "float32", "num_judged": "int32", "p_value": "float32"}
+# Of an answer to another question there is beside: by how much, in log-odds, the class is lost with the subset alone
+# masked. Its `is_sufficient` is that the question is answered; `certified_confidence` and `keeps_class` are alone.
+WITHOUT_DTYPES = {"lost_by": "float32"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,6 +150,8 @@ def subset_fields(kind: str, certificate: str) -> dict[str, Field]:
   dtypes = FULL_DTYPES if certificate == "full" else ALONE_DTYPES
   if kind == "robust":
     dtypes = ALONE_DTYPES | DRAWN_DTYPES
+  if kind in QUESTION_KINDS:
+    dtypes = dtypes | WITHOUT_DTYPES
   return {f"{kind}_{name}": Field(shape=(), dtype=dtype) for name, dtype in dtypes.items()}
 
 

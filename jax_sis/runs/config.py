@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from jax_sis.core import validation
 from jax_sis.core.local_search import Exchanges
+from jax_sis.core.questions import DEFAULT_MARGIN, Question, QuestionName, check_question
 from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Screened
 from jax_sis.core.smallest import QUICK, THOROUGH
 from jax_sis.core.types import Removal, ScoreName
@@ -93,6 +94,9 @@ class FindConfig:
     exchanges: how its subsets are made smaller, see `minimise`.
     score: what the search keeps up; probability is the original authors' and ties at 1.0.
     threshold: the probability that a subset must reach.
+    question: what the smallest evidence is: sufficient alone; contrastive: with it alone masked another class is
+      predicted, under this fill; both: one subset does both.
+    margin: by how much, in log-odds, that class must then be ahead; with --question contrastive or both.
     target: whose confidence is kept up: `predicted`, `label`, a class by name or number, or as a control `random`:
       for each image, by its id, one of the classes that are not predicted.
     baseline: what a masked pixel shows, in normalised units; 0 is the data's mean colour.
@@ -139,6 +143,8 @@ class FindConfig:
   exchanges: Annotated[Exchanges, NOT_AN_OPTION] = QUICK.exchanges
   score: ScoreName = "log_odds"
   threshold: float = 0.99
+  question: QuestionName = "sufficient"
+  margin: float = DEFAULT_MARGIN
   target: str = "predicted"
   baseline: float = 0.0
   completion: Annotated[CompletionSettings | None, MadeBy(CompletionSettings)] = None
@@ -165,6 +171,11 @@ class FindConfig:
     validation.check_score(self.score)
     if self.search is None and self.smallest is None:
       raise ValueError("FindConfig.search and FindConfig.smallest must not both be None; there is nothing to find.")
+    if self.asked is not None and (self.smallest is None or self.completion is not None):
+      raise ValueError(
+        f"--question {self.question} must come with --search smallest or both, which look for it, and without "
+        "--completion."
+      )
     check_ids(self.ids)
     require_positive("--patch", self.patch)
     sizes = {"--batch": self.batch_size, "--chunk": self.chunk_size, "--unit": self.unit_size}
@@ -223,6 +234,11 @@ class FindConfig:
     return command_line("find", dataclasses.replace(self, out=out), has_defaults=False, given=self.given or ())
 
   @property
+  def asked(self) -> Question | None:
+    """The question of the smallest evidence; None for sufficient subsets."""
+    return check_question(self.question, self.threshold, self.margin, self.score)
+
+  @property
   def certificate_tolerance(self) -> float:
     """How far a certificate's confidence may be from the search's, at this run's precision."""
     return self.tolerance if self.precision == "highest" else max(self.tolerance, REDUCED_TOLERANCE)
@@ -266,6 +282,8 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
     del settings["completion"]
   if config.removal == "value":
     del settings["removal"]
+  if config.question == "sufficient":
+    del settings["question"], settings["margin"]
   return settings
 
 

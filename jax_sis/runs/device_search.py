@@ -10,19 +10,19 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.certified import find_certified
-from jax_sis.core.certify import Alone, evaluate_alone, judge_alone, run_certify
+from jax_sis.core.certify import Alone, evaluate_alone, find_answers, judge_alone, run_certify
 from jax_sis.core.chunks import settle_chunk_size
 from jax_sis.core.drawing import Purpose
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, make_problem
 from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.searches import Phase
-from jax_sis.core.smallest import search_smallest
+from jax_sis.core.smallest import confidence_of_available, search_smallest
 from jax_sis.core.subsets import Status, Subsets
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.results import schema
 from jax_sis.results.query import SubsetQuery
-from jax_sis.results.schema import DRAWN_DTYPES, IMAGE_FIELDS, KINDS, NO_CLASS, OWN_MASKS, SMALLEST_MASK, Field
+from jax_sis.results.schema import DRAWN_DTYPES, IMAGE_FIELDS, KINDS, NO_CLASS, OWN_MASKS, Field
 from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import RANDOM_TARGET, FindConfig
 
@@ -51,8 +51,17 @@ class ImageSearch:
 
   @property
   def kinds(self) -> tuple[str, ...]:
-    searches = (self.config.search, self.config.smallest, self.config.completion)
-    return tuple(kind for kind, search in zip(KINDS, searches, strict=True) if search is not None)
+    searches = {
+      "sis": self.config.search,
+      self.kind_of_smallest: self.config.smallest,
+      "robust": self.config.completion,
+    }
+    return tuple(kind for kind in KINDS if searches.get(kind) is not None)
+
+  @property
+  def kind_of_smallest(self) -> str:
+    """What the store calls the smallest evidence."""
+    return "smallest" if self.config.asked is None else self.config.asked.kind
 
   @property
   def saved_masks(self) -> tuple[SubsetQuery, ...]:
@@ -144,9 +153,15 @@ def search_images(
       unseen = search.with_unseen(params, problem)
       return fields | judged_fields(config.completion, unseen, order, found["sis"])
   if config.smallest is not None:
-    forward = dataclasses.replace(config.smallest, threshold=config.threshold)
-    found["smallest"] = search_smallest(problem, full_confidence, search=forward, exchanges=config.exchanges)
-    fields[SMALLEST_MASK] = found["smallest"].kept
+    kind, forward = search.kind_of_smallest, dataclasses.replace(config.smallest, threshold=config.threshold)
+    asked = dataclasses.replace(problem, question=config.asked)
+    confidence = full_confidence if config.asked is None else confidence_of_available(asked)
+    smallest = search_smallest(asked, confidence, search=forward, exchanges=config.exchanges)
+    fields[OWN_MASKS[kind]] = smallest.kept
+    if config.asked is not None:
+      fields |= certified_fields(config, asked, {kind: smallest})
+    else:
+      found[kind] = smallest
   return fields | certified_fields(config, problem, found)
 
 
@@ -190,7 +205,9 @@ def order_fields(search: ImageSearch, order: FeatureOrder) -> dict[str, Array]:
 
 
 def certified_fields(config: FindConfig, problem: Problem, found: dict[str, Subsets]) -> dict[str, Array]:
-  """What the store holds of each kind of subset, with a certificate."""
+  """What the store holds of each kind of subset that answers the problem's question, with a certificate."""
+  if not found:
+    return {}
   num_images = problem.num_images
   joined = jax.tree.map(lambda *kinds: jnp.concatenate(kinds), *found.values())
 
@@ -206,10 +223,13 @@ def certified_fields(config: FindConfig, problem: Problem, found: dict[str, Subs
 def certify_subsets(config: FindConfig, problem: Problem, subsets: Subsets) -> dict[str, Array]:
   fields = {"num_kept": subsets.num_kept, "status": subsets.status}
   if config.certificate == "alone":
-    report = evaluate_alone(problem, subsets, config.certificate_tolerance)
+    report, without = evaluate_alone(problem, subsets, config.certificate_tolerance)
+    lost_by = None if without is None else without.lost_by
+    answers = find_answers(problem.question, report.is_sufficient, None if without is None else without.is_contrastive)
   else:
     chunk_size = settle_chunk_size(config.chunk_size, problem.inputs)
     report = run_certify(problem, subsets, config.certificate_tolerance, chunk_size=chunk_size)
+    lost_by, answers = report.lost_by, report.answers
     fields |= {
       "is_minimal": report.is_minimal,
       "is_smallest": report.is_smallest,
@@ -218,7 +238,8 @@ def certify_subsets(config: FindConfig, problem: Problem, subsets: Subsets) -> d
     }
   return fields | {
     "certified_confidence": report.confidence,
-    "is_sufficient": report.is_sufficient,
+    "is_sufficient": answers,
     "keeps_class": report.keeps_class,
     "is_reproduced": report.is_reproduced,
+    **({} if lost_by is None else {"lost_by": lost_by}),
   }

@@ -95,10 +95,21 @@ def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
   part = f", part {shard.index} of {shard.count} (counted from 0)" if shard is not None and shard.count > 1 else ""
   return (
     f"Sufficient input subsets: pixels that alone make {job.classifier.model_name} at least {config.threshold:g} "
-    f"confident.{describe_draws(job)}\n{job.num_images} images, {searches}, {job.devices_name}, "
+    f"confident.{describe_question(config)}{describe_draws(job)}\n{job.num_images} images, {searches}, {job.devices_name}, "
     f"{job.batch_size} images per device at a time{describe_precision(store.spec)}{part}.\n"
     f"Results: {devices.format_bytes(num_bytes)} an image, {devices.format_bytes(num_bytes * job.num_images)} before "
     f"compression, in {store.num_units} units."
+  )
+
+
+def describe_question(config: FindConfig) -> str:
+  """What is asked of the smallest evidence, where that is not that it suffices alone."""
+  if config.asked is None:
+    return ""
+  also = " and that are sufficient" if config.question == "both" else ""
+  return (
+    f"\nSmallest evidence: pixels without which, under this fill, another class is ahead by {config.margin:g} "
+    f"in log-odds{also}."
   )
 
 

@@ -66,6 +66,10 @@ def spread(job: Job, values: Shaped[np.ndarray, "M F"]) -> Shaped[np.ndarray, "M
 def describe_kind(kind: str, search: BackwardSearch | None) -> str:
   if kind == "smallest":
     return "the smallest evidence\nfound"
+  if kind == "contrastive":
+    return "the fewest found without\nwhich the class is lost"
+  if kind == "both":
+    return "the fewest found that suffice\nand are missed when gone"
   if kind == "robust":
     return "its robust subset, certified\non unseen draws"
   return f"its sufficient input subset\nby {type(search).__name__} search"
@@ -89,6 +93,7 @@ def describe_subset(row: Row, kind: str) -> str:
   lines = (
     f"{answer.num_pixels} pixels ({answer.share:.1%})",
     f"{row.target_class} {format_confidence(answer.confidence)}",
+    *([] if answer.lost_by is None else [f"lost by {answer.lost_by:.2f} without"]),
     *answer.certificate.split(", ", 1),
   )
   return "\n".join(lines)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jax_sis.core.subsets import Status, count_of_fraction
 from jax_sis.results.query import make_query, own_queries, parse_mask_name
-from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED, has_order, kinds_of
+from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED, QUESTION_KINDS, has_order, kinds_of
 from jax_sis.runs.config import RANDOM_TARGET
 
 Rows = Mapping[str, Shaped[np.ndarray, "M ..."]]
@@ -139,17 +139,27 @@ def check_subset(rows: Rows, kind: str, spec: Mapping[str, Any]) -> list[Violati
     violations.append(Violation(f"{kind}_{name}", "must be false where there is no subset", is_wrong))
   is_wrong = has_none & ~rows[f"{kind}_is_reproduced"]
   violations.append(Violation(f"{kind}_is_reproduced", "must be true where there is no subset", is_wrong))
-  if kind == "smallest":
+  if kind in ("smallest", "both"):
     is_below = is_ok & ~(rows["full_confidence"] >= spec["threshold"])
-    violations.append(Violation("full_confidence", "must reach the threshold where smallest is found", is_below))
+    violations.append(Violation("full_confidence", f"must reach the threshold where {kind} is found", is_below))
   return violations
 
 
 def check_sufficient(rows: Rows, kind: str, spec: Mapping[str, Any]) -> list[Violation]:
   is_sufficient, confidence = rows[f"{kind}_is_sufficient"], rows[f"{kind}_certified_confidence"]
-  is_wrong = (rows[f"{kind}_status"] == Status.OK) & (is_sufficient != (confidence >= spec["threshold"]))
-  rule = "must say whether the certified confidence reaches the threshold"
-  return [Violation(f"{kind}_is_sufficient", rule, is_wrong)]
+  is_ok, reaches = rows[f"{kind}_status"] == Status.OK, confidence >= spec["threshold"]
+  if kind not in QUESTION_KINDS:
+    rule = "must say whether the certified confidence reaches the threshold"
+    return [Violation(f"{kind}_is_sufficient", rule, is_ok & (is_sufficient != reaches))]
+  lost_by = rows[f"{kind}_lost_by"]
+  answers = (lost_by >= spec["margin"]) & (reaches | (kind == "contrastive"))
+  rule = "must say whether the class is lost by the margin without the subset, and where both is asked, kept alone"
+  return [
+    Violation(f"{kind}_is_sufficient", rule, is_ok & (is_sufficient != answers)),
+    Violation(
+      f"{kind}_lost_by", "must be a number where there is a subset, and only there", is_ok == np.isnan(lost_by)
+    ),
+  ]
 
 
 def check_drawn(rows: Rows, spec: Mapping[str, Any]) -> list[Violation]:

@@ -269,6 +269,7 @@ def make_spec(job: Job) -> dict[str, Any]:
     "exchanges": [list(exchange) for exchange in config.exchanges],
     "score": config.score,
     "threshold": config.threshold,
+    **({} if config.asked is None else {"question": config.question, "margin": config.margin}),
     "target": config.target,
     "baseline": config.baseline,
     **describe_completion(config, job.pools),

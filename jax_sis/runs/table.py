@@ -22,6 +22,7 @@ from jax_sis.results.schema import (
   KINDS,
   NO_CLASS,
   NOT_SEARCHED,
+  QUESTION_KINDS,
   STATUS_NAMES,
   kinds_of,
 )
@@ -34,11 +35,16 @@ IMAGE_FORMAT = "{:<16} {:<{width}} {:<{width}} {:>10}"
 # Letters of the names of classes that fit: CIFAR's have all room, and of ImageNet's most.
 FEWEST_LETTERS, MOST_LETTERS = 10, 20
 ANSWER_FORMAT = " {:>8} {:>7} {:>9}"
+# What the table says of each kind beside its size, where that is not the confidence alone.
+MEASURES = {"robust": "kept on", "contrastive": "lost by"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-  """What a run says of one subset of one image; the rate of a robust one is that at which it keeps its class."""
+  """What a run says of one subset of one image.
+
+  The rate of a robust one is that at which it keeps its class. `lost_by` is what WITHOUT_DTYPES says.
+  """
 
   num_pixels: int
   share: float
@@ -46,6 +52,7 @@ class Answer:
   certificate: str
   status: str
   rate: float | None = None
+  lost_by: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +109,8 @@ def make_answer(fields: Mapping[str, np.ndarray], i: int, kind: str, *, error: s
   else:
     judged = {name: value for name, value in of_kind.items() if name not in MEASURED}
     describe = describe_certificate if is_full else describe_alone
-    certificate = describe(status=Status(status), **judged)
+    question: Any = kind if kind in QUESTION_KINDS else "sufficient"
+    certificate = describe(status=Status(status), question=question, **judged)
   return Answer(
     num_pixels=of_kind["num_kept"],
     share=of_kind["num_kept"] / num_features,
@@ -110,6 +118,7 @@ def make_answer(fields: Mapping[str, np.ndarray], i: int, kind: str, *, error: s
     certificate=certificate,
     status=STATUS_NAMES[status],
     rate=drawn.get("rate"),
+    lost_by=fields[f"{kind}_lost_by"][i].item() if kind in QUESTION_KINDS else None,
   )
 
 
@@ -133,7 +142,7 @@ def print_header(kinds: tuple[str, ...], class_names: Sequence[str]) -> None:
   below = IMAGE_FORMAT.format("image", "true", "predicted", "confidence", width=width)
   for kind in kinds:
     above += ANSWER_FORMAT.format(KIND_TITLES[kind], "", "")
-    below += ANSWER_FORMAT.format("pixels", "share", "kept on" if kind == "robust" else "alone")
+    below += ANSWER_FORMAT.format("pixels", "share", MEASURES.get(kind, "alone"))
   print(f"{above}\n{below}  certificate", flush=True)
 
 
@@ -143,17 +152,26 @@ def print_rows(rows: list[Row], class_names: Sequence[str]) -> None:
     name = row.image if len(row.image) <= 16 else "..." + row.image[-13:]
     classes = (text[:width] for text in (row.true_class, row.predicted_class))
     line = IMAGE_FORMAT.format(name, *classes, format_confidence(row.confidence), width=width)
-    for answer in row.answers.values():
+    for kind, answer in row.answers.items():
       has_subset = answer.status == "ok"
       line += ANSWER_FORMAT.format(
         answer.num_pixels if has_subset else "-",
         f"{answer.share:.1%}" if has_subset else "-",
-        format_confidence(answer.confidence) if answer.rate is None else f"{answer.rate:.1%}",
+        format_measure(kind, answer),
       )
     # Once where they agree.
     certificates = dict.fromkeys(answer.certificate for answer in row.answers.values())
     print(f"{line}  {' | '.join(certificates)}")
   sys.stdout.flush()
+
+
+def format_measure(kind: str, answer: Answer) -> str:
+  """What the table says of a subset beside its size."""
+  if answer.rate is not None:
+    return f"{answer.rate:.1%}"
+  if kind == "contrastive" and answer.lost_by is not None:
+    return "-" if np.isnan(answer.lost_by) else f"{answer.lost_by:.2f}"
+  return format_confidence(answer.confidence)
 
 
 def describe_outcome(totals: Mapping[str, Any], threshold: float) -> str:
@@ -168,11 +186,13 @@ def describe_totals(totals: Mapping[str, Any], kind: str, threshold: float) -> s
   """What a run says of one kind of subset, in a sentence or two."""
   of_kind, title = totals[kind], KIND_TITLES[kind]
   num_found = of_kind["status"].get("ok", 0)
+  asked = {"contrastive": "to lose the class", "both": f"for {threshold:g} and to lose the class"}.get(kind)
   if not num_found:
-    return f"{title}: no image has a sufficient subset at {threshold:g}; the certificate column says why."
+    what = f"a sufficient subset at {threshold:g}" if asked is None else f"a subset {asked}"
+    return f"{title}: no image has {what}; the certificate column says why."
   return (
     f"{title}: {num_found} of {totals['num_images']} images have a subset, {of_kind['num_certified']} certified. "
-    f"Pixels needed for {threshold:g}: median {of_kind['median_pixels']:g} ({of_kind['median_share']:.1%} of the "
+    f"Pixels needed {asked or f'for {threshold:g}'}: median {of_kind['median_pixels']:g} ({of_kind['median_share']:.1%} of the "
     f"image), from {of_kind['min_pixels']} to {of_kind['max_pixels']}."
   )
 

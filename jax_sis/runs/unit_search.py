@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from jax_sis import results
 from jax_sis.data import batches, sources
-from jax_sis.results.schema import DRAWN_DTYPES, FULL_DTYPES, NO_CLASS, NOT_SEARCHED
+from jax_sis.results.schema import DRAWN_DTYPES, FULL_DTYPES, NO_CLASS, NOT_SEARCHED, WITHOUT_DTYPES
 from jax_sis.runs.setup import Job, compile_search
 
 # Launches whose results may wait to be stored, so that one slow write does not hold up the devices.
@@ -19,7 +19,7 @@ LAUNCHES_TO_STORE = 8
 OF_UNSEARCHED = {
   "status": NOT_SEARCHED,
   "is_reproduced": True,
-  **dict.fromkeys(("certified_confidence", "rate", "rate_bound", "p_value"), np.nan),
+  **dict.fromkeys(("certified_confidence", "rate", "rate_bound", "p_value", "lost_by"), np.nan),
 }
 
 
@@ -134,7 +134,7 @@ def collect_fields(job: Job, batch: Mapping[str, np.ndarray], found: Mapping[str
   is_excluded = batch["error"] != ""
   # In place of an image that cannot be used, the devices searched a black one.
   for kind in job.search.kinds:
-    for name, dtype in (FULL_DTYPES | DRAWN_DTYPES).items():
+    for name, dtype in (FULL_DTYPES | DRAWN_DTYPES | WITHOUT_DTYPES).items():
       field = f"{kind}_{name}"
       if field in fields:
         fields[field] = np.where(is_excluded, OF_UNSEARCHED.get(name, 0), fields[field]).astype(dtype)

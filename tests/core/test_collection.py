@@ -1,6 +1,8 @@
 """Disjoint subsets against the reference, for every search, and images that need different numbers of rounds."""
 
+import dataclasses
 import functools
+import itertools
 import re
 from typing import Any
 
@@ -13,6 +15,8 @@ import toys
 
 import jax_sis
 from jax_sis import Status
+from jax_sis.core import collection as core_collection
+from jax_sis.core.problem import make_problem
 
 NUM_FEATURES = 12
 THRESHOLD = 0.6
@@ -170,3 +174,59 @@ def test_a_traced_threshold_is_refused():
 def test_settings_out_of_range_are_refused(arguments: dict[str, Any], message: str):
   with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
     collect(**arguments)
+
+
+def overlapping_reference(problem: reference.Problem, max_overlap: float) -> list[frozenset[int]]:
+  """As `reference.sis_collection`, where the features of each subset that it needs most stay, as many as may."""
+  assert problem.available is not None
+  free, found = problem.available, []
+  while problem.probability(set(free)) >= THRESHOLD > problem.probability(set()):
+    subset = reference.find_sis(reference.exact(dataclasses.replace(problem, available=free)), THRESHOLD)
+    assert subset is not None
+    found.append(subset)
+    most_needed = reference.by_gradient(problem, sorted(subset))[::-1]
+    free -= subset - set(most_needed[: int(max_overlap * len(subset) / (2 - max_overlap) + 1e-9)])
+  return found[:MAX_SUBSETS]
+
+
+def test_subsets_overlap_as_much_as_is_allowed():
+  max_overlap, num_disjoint, num_found, num_shared = 0.9, 0, 0, 0
+  overlapping = collect(search=jax_sis.Exact(), max_overlap=max_overlap)
+  for index in range(NUM_IMAGES):
+    problem, found = problem_of(index), found_for(overlapping, index)
+    assert found == overlapping_reference(problem, max_overlap)
+    for first, second in itertools.combinations(found, 2):
+      assert 2 * len(first & second) / (len(first) + len(second)) <= max_overlap + 1e-9
+      num_shared += bool(first & second)
+    num_found += len(found)
+    num_disjoint += len(reference.sis_collection(problem, reference.exact, THRESHOLD)[:MAX_SUBSETS])
+  # What may be used again is used.
+  assert num_found >= num_disjoint and num_shared
+
+
+def test_so_many_features_may_be_used_again_that_no_other_subset_shares_too_much():
+  weights = jnp.arange(1.0, 9.0)
+  problem = make_problem(
+    lambda weights, inputs: jnp.stack([inputs @ weights, jnp.zeros(len(inputs))], 1),
+    weights,
+    jnp.ones((8, 8)),
+    jnp.zeros(8, jnp.int32),
+    baseline=0.0,
+    grid=(8,),
+    score="log_odds",
+  )
+  kept = jnp.arange(8)[None] <= jnp.arange(8)[:, None]
+  for max_overlap in (0.1, 0.5, 2 / 3, 0.9):
+    reusable = core_collection.find_reusable(problem, kept, max_overlap)
+    for size, mask in enumerate(np.asarray(reusable), start=1):
+      count = mask.sum()
+      # One that holds nothing else shares as much as is allowed, and with one feature more it would be too much.
+      assert 2 * count / (size + count) <= max_overlap + 1e-9
+      assert 2 * (count + 1) / (size + count + 1) > max_overlap
+      assert mask[size - count : size].all()
+
+
+@pytest.mark.parametrize("max_overlap", [-0.1, 1.0, True])
+def test_an_overlap_that_allows_the_same_subset_is_refused(max_overlap: Any):
+  with pytest.raises(ValueError, match="max_overlap must be a Dice coefficient of at least 0"):
+    core_collection.check_overlap(max_overlap)

@@ -17,7 +17,7 @@ from jax_sis.core.subsets import Status
 from jax_sis.results import folder
 from jax_sis.results.answer import hash_spec
 from jax_sis.results.query import own_queries
-from jax_sis.results.schema import KIND_TITLES, KINDS, has_order
+from jax_sis.results.schema import KIND_TITLES, KINDS, QUESTION_KINDS, has_order
 from jax_sis.runs.setup import Job, make_job_again, make_spec, read_inputs
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import all_versions
@@ -118,6 +118,9 @@ def read_kinds(store: results.Results, config: ControlsConfig) -> list[Kind]:
   for query in own_queries(store.spec, store.fields):
     if not store.find_subsets(query).mask_fields:
       print(f"{KIND_TITLES[query.kind]}: the run did not keep these subsets (--save); they are left out.", flush=True)
+      continue
+    if query.kind in QUESTION_KINDS:
+      print(f"{KIND_TITLES[query.kind]}: the controls are of what is shown, and not of this; left out.", flush=True)
       continue
     indices = done[store.read(f"{query.kind}_status", done) == Status.OK][: config.limit]
     kinds.append(read_kind(store, query.kind, KIND_TITLES[query.kind], indices, kind=query.kind))
