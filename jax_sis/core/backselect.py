@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jax_sis.core.completions import Completion
 from jax_sis.core.drawing import smooth
+from jax_sis.core.features import Shape
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
@@ -35,6 +36,7 @@ def backselect(
   score: ScoreName = "log_odds",
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
+  features: Shape | None = None,
 ) -> FeatureOrder:
   """Orders the features of each input by how much the classifier needs them.
 
@@ -71,6 +73,9 @@ def backselect(
       `Blur`, `Reveal`, ..., or a function `(key, image) -> image`. Of a distribution, each step makes fresh draws,
       common to all that is tried in it.
     keys: for the draws, one typed key an image, `[B]`; by default those of their places in the batch.
+    features: in place of a grid, the label of each pixel, `[H, W]` or `[B, H, W]`: whole numbers, such as superpixels;
+      or `features.Dct(...)` or `features.Basis(...)`, whose features are groups of coefficients. Features are
+      numbered in the order of the labels, in each image.
 
   Returns:
     The order, with the confidence at sizes F, F - k, F - 2k, ..., 0.
@@ -90,6 +95,7 @@ def backselect(
     score=score,
     completion=completion,
     keys=keys,
+    features=features,
   )
   return run_backward(problem, phases=search.phases(problem.num_features))
 

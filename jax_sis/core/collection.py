@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Int8, Key, Shaped
 from jax_sis.core import validation
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.completions import Completion
+from jax_sis.core.features import Shape, to_stored
 from jax_sis.core.forward import run_forward
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.minimise import DEFAULT_SETTINGS, run_minimise
@@ -44,6 +45,7 @@ def sis_collection(
   score: ScoreName = "log_odds",
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
+  features: Shape | None = None,
 ) -> tuple[Subsets, ...]:
   """Disjoint sufficient subsets of each image, one after the other (SIS-collection, Carter et al. 2019, section 3).
 
@@ -79,6 +81,7 @@ def sis_collection(
     score: as for `backselect`.
     completion: as for `backselect`.
     keys: as for `backselect`.
+    features: as for `backselect`.
 
   Returns:
     The subsets by round, `max_subsets` of them. An image that has no more says why in `status`, from that round on; one
@@ -102,6 +105,7 @@ def sis_collection(
     score=score,
     completion=completion,
     keys=keys,
+    features=features,
   )
   state = run_collection(
     problem,
@@ -197,6 +201,7 @@ def read_round(state: CollectionState, number: int, problem: Problem, threshold:
     status=state.status[:, number],
     baseline=problem.baseline,
     keys=problem.key_data,
+    features=to_stored(problem.features),
   )
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from jax_sis.core.chunks import settle_chunk_size
 from jax_sis.core.completions import Completion
+from jax_sis.core.features import Shape
 from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, run_local_search, start
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
@@ -33,6 +34,7 @@ def forward_select(
   score: ScoreName = "log_odds",
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
+  features: Shape | None = None,
 ) -> FeatureOrder:
   """Orders the few features of each input that make the classifier confident, in the order of their adding.
 
@@ -62,6 +64,7 @@ def forward_select(
     score: as for `backselect`.
     completion: as for `backselect`.
     keys: as for `backselect`.
+    features: as for `backselect`.
 
   Returns:
     The order: rank 0 was added first, and features that were not added are NOT_RANKED. Confidences at sizes 0, 1, ...,
@@ -82,6 +85,7 @@ def forward_select(
     score=score,
     completion=completion,
     keys=keys,
+    features=features,
   )
   return run_forward(problem, search=search)
 

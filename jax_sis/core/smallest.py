@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from jax_sis.core import validation
 from jax_sis.core.completions import Completion
+from jax_sis.core.features import Shape
 from jax_sis.core.forward import grow, read_growth
 from jax_sis.core.local_search import Exchanges
 from jax_sis.core.meshes import on_any_mesh
@@ -54,6 +55,7 @@ def smallest_subsets(
   score: ScoreName = "log_odds",
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
+  features: Shape | None = None,
 ) -> Subsets:
   """The smallest evidence that a search finds: few features on which the classifier alone is confident.
 
@@ -85,6 +87,7 @@ def smallest_subsets(
     score: as for `backselect`.
     completion: as for `backselect`.
     keys: as for `backselect`.
+    features: as for `backselect`.
 
   Returns:
     A subset for each image, or an empty one with its reason in `status`: BELOW_THRESHOLD where all available features
@@ -108,6 +111,7 @@ def smallest_subsets(
     score=score,
     completion=completion,
     keys=keys,
+    features=features,
   )
   search = dataclasses.replace(effort.forward, threshold=threshold)
   return search_smallest(problem, confidence_of_available(problem), search=search, exchanges=exchanges)

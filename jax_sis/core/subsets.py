@@ -13,6 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, Int8, Integer, UInt32
 
 from jax_sis.core import masking, validation
 from jax_sis.core.batch import PerImage, make_picture
+from jax_sis.core.features import check_features, describe_features, lay_out
+from jax_sis.core.label_maps import LabelMap
+from jax_sis.core.linear import Linear
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 
@@ -49,6 +52,7 @@ class Subsets(PerImage):
     status: see Status.
     baseline: what masked features show; where that was a distribution, what they are painted in.
     keys: under a distribution, the data of the keys that the search had; else None.
+    features: what a feature is, where that is no part of a grid: a label map or a basis.
   """
 
   mask: Bool[Array, "B ..."]
@@ -59,6 +63,7 @@ class Subsets(PerImage):
   status: Int8[Array, "B"]
   baseline: Float[Array, "B ..."]
   keys: UInt32[Array, "B N"] | None = None
+  features: LabelMap | Linear | None = None
 
   @property
   def grid(self) -> tuple[int, ...]:
@@ -82,14 +87,18 @@ class Subsets(PerImage):
     inputs = validation.check_inputs(inputs)
     if inputs.shape[0] != len(self):
       raise ValueError(f"inputs must be the {len(self)} images of the subsets, got {inputs.shape[0]}.")
-    masking.check_grid(self.grid, inputs.shape[1:])
-    baseline = masking.check_baseline(self.baseline, inputs)
-    return masking.mask_inputs(inputs, self.kept, baseline=baseline, grid=self.grid)
+    features = check_features(self.features, self.grid if self.features is None else None, inputs)
+    return features.mix(inputs, self.kept, masking.check_baseline(self.baseline, inputs))
+
+  @property
+  def num_pixels(self) -> Int[Array, "B"] | None:
+    """How many pixels are kept, where features differ in size, as those of a label map do; else None."""
+    return self.features.count_places(self.kept) if isinstance(self.features, LabelMap) else None
 
   def _describe(self) -> str:
     threshold, num_kept = np.unique(np.asarray(self.threshold)), np.asarray(self.num_kept)
     asked = f", threshold {threshold[0]:g}" if len(threshold) == 1 and threshold[0] == threshold[0] else ""
-    found = f"{self._count()}, grid {self.grid}{asked}: {count_statuses(self.status)}"
+    found = f"{self._count()}, {describe_features(self.features, self.grid)}{asked}: {count_statuses(self.status)}"
     num_kept = num_kept[np.asarray(self.status) == Status.OK]
     if not len(num_kept):
       return found
@@ -98,7 +107,8 @@ class Subsets(PerImage):
 
   def _make_table(self) -> tuple[Sequence[str], list[list[str]]]:
     target, num_kept, confidence = (np.asarray(one) for one in (self.target, self.num_kept, self.confidence))
-    names, masks = [Status(int(status)).name.lower() for status in self.status], np.asarray(self.mask, float)
+    names = [Status(int(status)).name.lower() for status in self.status]
+    masks = lay_out(np.asarray(self.kept, float), self.features, self.grid)
     rows = [
       [str(i), str(target[i]), names[i], str(num_kept[i]), f"{confidence[i]:.4f}", make_picture(masks[i])]
       for i in range(len(self))
@@ -208,12 +218,26 @@ def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
   check_order(order)
   check_fraction(fraction)
   count = count_of_fraction(fraction, order.num_features)
+  if isinstance(order.features, LabelMap):
+    return keep_ragged_fraction(order, order.features, fraction)
   status = find_ranked(order.rank, count)
   if count in order.sizes:
     confidence = order.confidence[:, order.sizes.index(count)]
   else:
     confidence = jnp.full(order.target.shape, jnp.nan, order.confidence.dtype)
   return make_subsets(order, jnp.full(order.target.shape, count, jnp.int32), confidence, status, np.nan)
+
+
+def keep_ragged_fraction(order: FeatureOrder, features: LabelMap, fraction: float) -> Subsets:
+  """`keep_fraction` where images have different numbers of features: the share of those that each has."""
+  counts = np.array([0, *(count_of_fraction(fraction, number) for number in range(1, order.num_features + 1))])
+  wanted = jnp.asarray(counts, jnp.int32)[features.existing().sum(1)]
+  sizes = jnp.asarray(order.sizes, jnp.int32)
+  place = jnp.minimum(jnp.searchsorted(sizes, wanted), len(order.sizes) - 1)
+  confidence = jnp.take_along_axis(order.confidence, place[:, None], axis=1)[:, 0]
+  confidence = jnp.where(sizes[place] == wanted, confidence, jnp.nan)
+  num_ranked = (order.rank < order.num_features).sum(1)
+  return make_subsets(order, wanted, confidence, jnp.where(num_ranked >= wanted, Status.OK, Status.NOT_REACHED), np.nan)
 
 
 def check_fraction(fraction: float) -> None:
@@ -249,4 +273,5 @@ def make_subsets(
     status=status,
     baseline=order.baseline,
     keys=order.keys,
+    features=order.features,
   )
