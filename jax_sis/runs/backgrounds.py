@@ -54,12 +54,12 @@ def show_on_draws(
   job: Job, record: Record, target: int, kept: Bool[np.ndarray, "1 F"]
 ) -> tuple[UInt8[np.ndarray, "N H W C"], Float[Array, "N K"]]:
   """A subset with what N draws show elsewhere, and the logits of that."""
-  batch = {name: np.asarray([record[name]]) for name in ("image", "label", "id")}
-  images, _, hashes = job.launch_arrays(batch)
+  batch = {name: np.asarray([record[name]]) for name in ("index", "image", "label", "id")}
+  images, _, *beside = job.launch_arrays(batch)
   inputs = jnp.asarray(job.normalise(images))
   params = job.params if job.pools is None else (job.params, jax.tree.map(jnp.asarray, job.pools.arrays))
   targets = jnp.full(1, target, jnp.int32)
-  problem = job.search.with_unseen(params, job.search.make_problem(params, inputs, targets, jnp.asarray(hashes)))
+  problem = job.search.with_unseen(params, job.search.make_problem(params, inputs, targets, *map(jnp.asarray, beside)))
   assert problem.distribution is not None
   assert problem.keys is not None
   masks, numbers = jnp.asarray(kept, inputs.dtype), jnp.arange(NUM_BACKGROUNDS, dtype=jnp.int32)
