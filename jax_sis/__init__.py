@@ -8,7 +8,7 @@ report = jax_sis.certify(predict_fn, params, images, subsets)
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jax_sis.core import completions, pictures
+from jax_sis.core import completions, features, pictures
 from jax_sis.core.attribution import attribute, order_by_scores
 from jax_sis.core.attribution_methods import GradCam, GradientTimesInput, IntegratedGradients, Occlusion, Rise
 from jax_sis.core.backselect import backselect
@@ -64,6 +64,7 @@ __all__ = [
   "completions",
   "deletion_area",
   "deletion_confidence",
+  "features",
   "forward_select",
   "insertion_area",
   "keep_fraction",

@@ -14,6 +14,7 @@ from jax_sis.classifiers import Classifier, checkpoint, frozen, model_function
 from jax_sis.classifiers.model_function import LoadedModel
 from jax_sis.classifiers.recipes import say_framing
 from jax_sis.core import masking, validation
+from jax_sis.core.features import Grid
 from jax_sis.core.masking import make_grid
 from jax_sis.core.removal import check_removal
 from jax_sis.core.types import Params, PredictFn, Removal
@@ -160,7 +161,7 @@ class ClassifierOnImages:
       raise ValueError(
         f"the classifier must give a logit for each of its {len(self.class_names)} classes, got {num_logits}."
       )
-    check_removal(removal, self.predict_fn, self.params, noise, grid=self.grid, completion=None)
+    check_removal(removal, self.predict_fn, self.params, noise, features=Grid(self.grid), completion=None)
     with jax.default_matmul_precision(self.precision):
       validation.check_values(self.predict_fn, self.params, noise, masking.check_baseline(baseline, noise))
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jax_sis.core.completions import Completion
 from jax_sis.core.drawing import smooth
+from jax_sis.core.features import Shape
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
@@ -36,6 +37,7 @@ def backselect(
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
   removal: Removal = "value",
+  features: Shape | None = None,
 ) -> FeatureOrder:
   """Orders the features of each input by how much the classifier needs them.
 
@@ -75,6 +77,9 @@ def backselect(
     removal: how masked features are removed. "value": they show the baseline or the completion. "layer" and "tokens":
       they are absent from images `[B, H, W, C]`, and have no value at all; of a convolutional network by layer masking,
       of a transformer by leaving its tokens out, see `with_presence`.
+    features: in place of a grid, the label of each pixel, `[H, W]` or `[B, H, W]`: whole numbers, such as superpixels;
+      or `features.Dct(...)` or `features.Basis(...)`, whose features are groups of coefficients. Features are
+      numbered in the order of the labels, in each image.
 
   Returns:
     The order, with the confidence at sizes F, F - k, F - 2k, ..., 0.
@@ -95,6 +100,7 @@ def backselect(
     completion=completion,
     keys=keys,
     removal=removal,
+    features=features,
   )
   return run_backward(problem, phases=search.phases(problem.num_features))
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Int8, Key, Shaped
 from jax_sis.core import validation
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.completions import Completion
+from jax_sis.core.features import Shape, to_stored
 from jax_sis.core.forward import run_forward
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.minimise import DEFAULT_SETTINGS, run_minimise
@@ -47,6 +48,7 @@ def sis_collection(
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
   removal: Removal = "value",
+  features: Shape | None = None,
 ) -> tuple[Subsets, ...]:
   """Sufficient subsets of each image, one after the other (SIS-collection, Carter et al. 2019, section 3).
 
@@ -89,6 +91,7 @@ def sis_collection(
     completion: as for `backselect`.
     keys: as for `backselect`.
     removal: as for `backselect`.
+    features: as for `backselect`.
 
   Returns:
     The subsets by round, `max_subsets` of them. An image that has no more says why in `status`, from that round on; one
@@ -114,6 +117,7 @@ def sis_collection(
     completion=completion,
     keys=keys,
     removal=removal,
+    features=features,
   )
   state = run_collection(
     problem,
@@ -271,6 +275,7 @@ def read_round(state: CollectionState, number: int, problem: Problem, threshold:
     baseline=problem.baseline,
     keys=problem.key_data,
     removal=problem.removal,
+    features=to_stored(problem.features),
   )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jax_sis.core import masking
+from jax_sis.core.features import Features
 from jax_sis.core.messages import first_line
 from jax_sis.core.validation import check_kind, check_positive_integer, is_concrete
 
@@ -63,8 +64,8 @@ class Distribution:
     """What confidences are of."""
     return "mean" if self.aggregate == "geometric" else self.aggregate
 
-  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
-    """What one image shows once where it is masked, in the image's shape."""
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], features: Features) -> Float[Array, "..."]:
+    """What one image shows once where it is masked, in the image's shape; its features are those of one image."""
     raise NotImplementedError
 
   def check(self, inputs: Float[Array, "B ..."]) -> "Distribution":
@@ -79,9 +80,9 @@ class Constant:
 
   value: Any = 0.0
 
-  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], features: Features) -> Float[Array, "..."]:
     """As a part of `Mixture` and `Reveal`."""
-    del key, grid
+    del key, features
     return jnp.broadcast_to(jnp.asarray(self.value, image.dtype), image.shape)
 
   def as_baseline(self, inputs: Float[Array, "B ..."]) -> Any:
@@ -95,9 +96,9 @@ class Constant:
 class OwnMean:
   """The mean colour of the image itself: one constant an image."""
 
-  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], features: Features) -> Float[Array, "..."]:
     """As a part of `Mixture` and `Reveal`."""
-    del key, grid
+    del key, features
     return jnp.broadcast_to(self.as_baseline(image[None])[0], image.shape)
 
   def as_baseline(self, inputs: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
@@ -128,9 +129,9 @@ class Blur(Distribution):
     """The smallest and the largest sigma."""
     return self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
 
-  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], features: Features) -> Float[Array, "..."]:
     """The image, blurred by one sigma of those possible."""
-    del grid
+    del features
     low, high = np.log(self.limits)
     return blur(image, jnp.exp(jax.random.uniform(key, minval=low, maxval=high)))
 
@@ -167,9 +168,9 @@ class Images(Distribution):
 
   pool: Any = dataclasses.field(default=None)
 
-  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], features: Features) -> Float[Array, "..."]:
     """One of the pool that is not the image itself, each as likely as any other."""
-    del grid
+    del features
     first_key, second_key = jax.random.split(key)
     size = self.pool.shape[0]
     first = jax.random.randint(first_key, (), 0, size)
@@ -209,9 +210,9 @@ class Noise(Distribution):
   scale: Any = 1.0
   mean: Any = 0.0
 
-  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], features: Features) -> Float[Array, "..."]:
     """One such image."""
-    del grid
+    del features
     noise = jax.random.normal(key, image.shape, image.dtype)
     return jnp.asarray(self.mean, image.dtype) + jnp.asarray(self.scale, image.dtype) * noise
 
@@ -244,14 +245,14 @@ class Reveal(Distribution):
     """The smallest and the largest probability."""
     return self.probability if isinstance(self.probability, tuple) else (self.probability, self.probability)
 
-  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], features: Features) -> Float[Array, "..."]:
     """One draw of `other`, with some features of the image in it."""
     other_key, probability_key, key = jax.random.split(key, 3)
     low, high = self.limits
     probability = jax.random.uniform(probability_key, minval=low, maxval=high)
-    is_shown = jax.random.bernoulli(key, probability, (1, masking.num_features(grid)))
-    drawn = self.other.draw(other_key, image, grid)
-    return jnp.where(masking.expand_mask(is_shown, grid, image.shape)[0], image, drawn)
+    is_shown = jax.random.bernoulli(key, probability, (1, masking.num_features(features.shape)))
+    drawn = self.other.draw(other_key, image, features)
+    return features.choose(image, is_shown, drawn)
 
   def check(self, inputs: Float[Array, "B ..."]) -> "Reveal":
     """With `other` checked."""
@@ -277,12 +278,12 @@ class Mixture(Distribution):
     if weights is not None and (len(weights) != len(self.parts) or min(weights, default=0) <= 0):
       raise ValueError(f"Mixture.weights must be one positive number for each of the parts, got {weights!r}.")
 
-  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], features: Features) -> Float[Array, "..."]:
     """One draw of one part."""
     part_key, key = jax.random.split(key)
     weights = self.weights or (1.0,) * len(self.parts)
     number = jax.random.categorical(part_key, jnp.log(jnp.asarray(weights)))
-    return jax.lax.select_n(number, *(part.draw(key, image, grid) for part in self.parts))
+    return jax.lax.select_n(number, *(part.draw(key, image, features) for part in self.parts))
 
   def check(self, inputs: Float[Array, "B ..."]) -> "Mixture":
     """With its parts checked."""
@@ -299,9 +300,9 @@ class Drawn(Distribution):
 
   draw_fn: DrawFn | None = dataclasses.field(default=None, metadata={"static": True})
 
-  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "..."]:
+  def draw(self, key: Key[Array, ""], image: Float[Array, "..."], features: Features) -> Float[Array, "..."]:
     """What the function returns."""
-    del grid
+    del features
     assert self.draw_fn is not None
     return self.draw_fn(key, image)
 
@@ -324,7 +325,7 @@ def check_part(name: str, part: Any, inputs: Float[Array, "B ..."]) -> Any:
 
 
 def check_completion(
-  completion: Any, baseline: Any, inputs: Float[Array, "B ..."], grid: tuple[int, ...]
+  completion: Any, baseline: Any, inputs: Float[Array, "B ..."], features: Features
 ) -> tuple[Any, Distribution | None]:
   """The baseline that a completion comes to, and the distribution if it is one.
 
@@ -339,11 +340,11 @@ def check_completion(
   if isinstance(part, Constant | OwnMean) or (isinstance(part, Blur) and len(set(part.limits)) == 1):
     return part.as_baseline(inputs), None
   assert isinstance(part, Distribution)
-  check_draws(part, inputs, grid)
+  check_draws(part, inputs, features)
   return baseline, part
 
 
-def check_draws(distribution: Distribution, inputs: Float[Array, "B ..."], grid: tuple[int, ...]) -> None:
+def check_draws(distribution: Distribution, inputs: Float[Array, "B ..."], features: Features) -> None:
   """Draws a few times for the first image, where values are known.
 
   Raises:
@@ -351,9 +352,11 @@ def check_draws(distribution: Distribution, inputs: Float[Array, "B ..."], grid:
   """
   keys = jax.random.split(jax.random.key(0), min(distribution.num_draws, 8))
   name = type(distribution).__name__
+  # Of the first image.
+  features = jax.tree.map(lambda array: array[:1], features)
 
   def draw(key: Key[Array, ""]) -> Float[Array, "..."]:
-    return distribution.draw(key, inputs[0], grid)
+    return distribution.draw(key, inputs[0], features)
 
   try:
     shape = jax.eval_shape(draw, keys[0]).shape

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt32
 
 from jax_sis.core.completions import Aggregate, Distribution
+from jax_sis.core.features import Features
 from jax_sis.core.scores import at_least_float32, log_odds
 
 # Sizes on each side over which confidences along an order are averaged.
@@ -46,7 +47,7 @@ def draw_fills(
   drawn_at: Shaped[Array, "N F"],
   numbers: Int[Array, "C"],
   *,
-  grid: tuple[int, ...],
+  features: Features,
   purpose: Purpose,
 ) -> Float[Array, "N C ..."]:
   """The draws of these numbers that each image has at a mask; soft masks count as what is nearer.
@@ -57,15 +58,17 @@ def draw_fills(
     inputs: the images.
     drawn_at: the mask that a search has come to.
     numbers: which of its draws.
-    grid: the mask's shape.
+    features: what a mask means.
     purpose: what they are for.
   """
 
-  def draw_image(key: Key[Array, ""], image: Float[Array, "..."], mask: Shaped[Array, "F"]) -> Float[Array, "C ..."]:
+  def draw_image(
+    key: Key[Array, ""], image: Float[Array, "..."], mask: Shaped[Array, "F"], own: Features
+  ) -> Float[Array, "C ..."]:
     key = jax.random.fold_in(jax.random.fold_in(key, purpose), hash_mask(mask))
-    return jax.vmap(lambda number: distribution.draw(jax.random.fold_in(key, number), image, grid))(numbers)
+    return jax.vmap(lambda number: distribution.draw(jax.random.fold_in(key, number), image, own))(numbers)
 
-  return jax.lax.stop_gradient(jax.vmap(draw_image)(keys, inputs, drawn_at))
+  return jax.lax.stop_gradient(jax.vmap(draw_image)(keys, inputs, drawn_at, features.of_copies(inputs.shape[0])))
 
 
 def repeat_images(array: Shaped[Array, "B ..."], repeats: int) -> Shaped[Array, "N ..."]:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from jax_sis.core.chunks import settle_chunk_size
 from jax_sis.core.completions import Completion
+from jax_sis.core.features import Shape
 from jax_sis.core.local_search import Exchanges, LocalSettings, LocalState, Mode, run_local_search, start
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
@@ -37,6 +38,7 @@ def forward_select(
   removal: Removal = "value",
   question: QuestionName = "sufficient",
   margin: float = DEFAULT_MARGIN,
+  features: Shape | None = None,
 ) -> FeatureOrder:
   """Orders the few features of each input that make the classifier confident, in the order of their adding.
 
@@ -69,6 +71,7 @@ def forward_select(
     removal: as for `backselect`.
     question: what features are added for, as for `smallest_subsets`; `sufficient_subsets(order)` reads the answer.
     margin: as for `smallest_subsets`.
+    features: as for `backselect`.
 
   Returns:
     The order: rank 0 was added first, and features that were not added are NOT_RANKED. Confidences at sizes 0, 1, ...,
@@ -91,6 +94,7 @@ def forward_select(
     keys=keys,
     removal=removal,
     question=check_question(question, search.threshold, margin, score),
+    features=features,
   )
   return run_forward(problem, search=search)
 

@@ -66,7 +66,7 @@ def check_channels_last(input_shape: tuple[int, ...]) -> None:
     warnings.warn(
       f"inputs of shape {input_shape} (without the batch axis) are taken for {first} positions of {first} numbers; "
       f"for images without a channel axis, give grid={input_shape} for a feature a pixel.",
-      stacklevel=5,
+      stacklevel=6,
     )
 
 
@@ -150,7 +150,14 @@ def mask_inputs(
     baseline: what `check_baseline` returns.
     grid: the mask's shape.
   """
-  expanded = expand_mask(kept, grid, inputs.shape[1:]).astype(inputs.dtype)
+  return blend(inputs, expand_mask(kept, grid, inputs.shape[1:]), baseline)
+
+
+def blend(
+  inputs: Float[Array, "B ..."], expanded: Shaped[Array, "B ..."], baseline: Float[Array, "B ..."]
+) -> Float[Array, "B ..."]:
+  """The inputs where a mask of their own axes is 1, and the baseline where it is 0."""
+  expanded = expanded.astype(inputs.dtype)
   return expanded * inputs + (1 - expanded) * baseline
 
 

@@ -9,6 +9,9 @@ from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
 
 from jax_sis.core import masking
 from jax_sis.core.batch import PerImage, make_picture
+from jax_sis.core.features import describe_features, lay_out
+from jax_sis.core.label_maps import LabelMap
+from jax_sis.core.linear import Linear
 from jax_sis.core.questions import Question
 from jax_sis.core.types import Removal, ScoreName
 
@@ -37,6 +40,7 @@ class FeatureOrder(PerImage):
     rate: under a distribution, the share of its draws on which the target was predicted at each size; else None. It
       and the confidence are means over five sizes, since the smallest that passes would else be the luckiest.
     keys: under a distribution, the data of the images' keys; else None.
+    features: what a feature is, where that is no part of a grid: a label map or a basis.
     sizes: the subset sizes that were evaluated, ascending, from 0 (the baseline alone) and, backward, to F.
     grid: the mask's shape.
     score: what the search maximised.
@@ -51,6 +55,7 @@ class FeatureOrder(PerImage):
   baseline: Float[Array, "B ..."]
   rate: Float[Array, "B T"] | None = None
   keys: UInt32[Array, "B N"] | None = None
+  features: LabelMap | Linear | None = None
   sizes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   grid: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   score: ScoreName = dataclasses.field(metadata={"static": True})
@@ -68,13 +73,13 @@ class FeatureOrder(PerImage):
     return self.sizes[-1] == self.num_features
 
   def _describe(self) -> str:
-    found = f"{self._count()}, grid {self.grid}, {self.num_features} features, {self.score}"
-    found += f"; sizes 0 to {self.sizes[-1]}, {len(self.sizes)} of them"
+    found = f"{self._count()}, {describe_features(self.features, self.grid)}, {self.num_features} features"
+    found += f", {self.score}; sizes 0 to {self.sizes[-1]}, {len(self.sizes)} of them"
     num_lost = len(self) - int(np.sum(np.asarray(self.finite)))
     return found + (f"; {num_lost} not finite" if num_lost else "")
 
   def _make_table(self) -> tuple[Sequence[str], list[list[str]]]:
-    heat = rank_to_heat(np.asarray(self.rank)).reshape(-1, *self.grid)
+    heat = lay_out(rank_to_heat(np.asarray(self.rank)), self.features, self.grid)
     target, confidence = np.asarray(self.target), np.asarray(self.confidence[:, -1])
     rows = [[str(i), str(target[i]), f"{confidence[i]:.4f}", make_picture(heat[i])] for i in range(len(self))]
     return ("image", "target", f"confidence on {self.sizes[-1]}", "order, white is needed most"), rows

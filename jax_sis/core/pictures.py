@@ -10,6 +10,9 @@ from jaxtyping import Shaped, UInt8
 
 from jax_sis.core import masking
 from jax_sis.core.certify import REASONS
+from jax_sis.core.features import Grid
+from jax_sis.core.label_maps import LabelMap, check_label_map
+from jax_sis.core.linear import Linear
 from jax_sis.core.order import NOT_RANKED, FeatureOrder, rank_to_heat
 from jax_sis.core.subsets import Status, Subsets
 
@@ -65,19 +68,31 @@ def make_column(
 ) -> tuple[Shaped[np.ndarray, "B H W c"], list[str]]:
   if isinstance(found, FeatureOrder | Subsets):
     check_count(len(found), shape)
-    # Of images [B, H, W] the grid has two axes.
-    grid = masking.check_grid((*found.grid, 1) if len(found.grid) == 2 else found.grid, shape[1:])
+    features = find_features(found, shape)
     if isinstance(found, Subsets):
-      return spread(np.asarray(found.kept), grid, shape), describe_subsets(found, class_names)
+      return spread(np.asarray(found.kept), features, shape), describe_subsets(found, class_names)
     rank = np.asarray(found.rank)
     heat = np.where((rank == NOT_RANKED) | ~np.asarray(found.finite)[:, None], np.nan, rank_to_heat(rank))
-    return spread(heat, grid, shape), describe_orders(found, class_names)
+    return spread(heat, features, shape), describe_orders(found, class_names)
   if not hasattr(found, "shape") or np.asarray(found).dtype.kind not in "fiub":
     raise ValueError(f"found must be an order, subsets, attributions, or several of them, got {type(found).__name__}.")
   scores = np.asarray(found, float)
   check_count(len(scores) if scores.ndim else 0, shape)
   grid = find_grid(scores.shape[1:], shape[1:])
-  return spread(scores.reshape(len(scores), -1), grid, shape), [""] * len(scores)
+  return spread(scores.reshape(len(scores), -1), Grid(grid), shape), [""] * len(scores)
+
+
+def find_features(found: FeatureOrder | Subsets, shape: tuple[int, ...]) -> Grid | LabelMap:
+  """What a mask means in images of this shape; ValueError where it is no part of them."""
+  if isinstance(found.features, Linear):
+    raise ValueError(
+      f"found must be of features that are pixels, got {found.features}; subsets.apply(inputs) is what is left of "
+      "the images."
+    )
+  if found.features is not None:
+    return check_label_map(found.features, shape)
+  # Of images [B, H, W] the grid has two axes.
+  return Grid(masking.check_grid((*found.grid, 1) if len(found.grid) == 2 else found.grid, shape[1:]))
 
 
 def check_count(count: int, shape: tuple[int, ...]) -> None:
@@ -107,28 +122,42 @@ def find_grid(scores: tuple[int, ...], image: tuple[int, ...]) -> tuple[int, ...
 
 
 def spread(
-  values: Shaped[np.ndarray, "B F"], grid: tuple[int, ...], shape: tuple[int, ...]
+  values: Shaped[np.ndarray, "B F"], features: Grid | LabelMap, shape: tuple[int, ...]
 ) -> Shaped[np.ndarray, "B H W c"]:
   """One value a feature as one a pixel, of one channel where all are masked together."""
-  return np.asarray(masking.expand_mask(jnp.asarray(values), grid, shape[1:]))
+  return np.asarray(features.spread(jnp.asarray(values), shape[1:]))
 
 
 def name_class(target: int, class_names: Sequence[str] | None) -> str:
   return f"class {target}" if class_names is None else class_names[target]
 
 
+def count_kept(subsets: Subsets) -> list[str]:
+  """How much of each image is kept, in features, and where these differ in size in pixels."""
+  num_kept = np.asarray(subsets.num_kept).tolist()
+  if not isinstance(subsets.features, LabelMap):
+    num_features = math.prod(subsets.grid)
+    return [f"{count} of {num_features} ({count / num_features:.1%})" for count in num_kept]
+  existing = np.asarray(subsets.features.existing()).sum(1).tolist()
+  shares = np.asarray(subsets.num_pixels) / math.prod(subsets.features.labels.shape[1:])
+  return [
+    f"{count} of {number} ({share:.1%} of the pixels)"
+    for count, number, share in zip(num_kept, existing, shares.tolist(), strict=True)
+  ]
+
+
 def describe_subsets(subsets: Subsets, class_names: Sequence[str] | None) -> list[str]:
-  num_features = math.prod(subsets.grid)
+  counts = count_kept(subsets)
   captions = []
   for i in range(len(subsets)):
-    status, num_kept = Status(int(subsets.status[i])), int(subsets.num_kept[i])
+    status = Status(int(subsets.status[i]))
     if status != Status.OK:
       captions.append(REASONS[status])
       continue
     confidence = float(subsets.confidence[i])
     shown = "" if math.isnan(confidence) else f"\nconfidence {confidence:.4f}"
     name = name_class(int(subsets.target[i]), class_names)
-    captions.append(f"{num_kept} of {num_features} ({num_kept / num_features:.1%})\n{name}{shown}")
+    captions.append(f"{counts[i]}\n{name}{shown}")
   return captions
 
 

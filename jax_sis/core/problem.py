@@ -19,6 +19,8 @@ from jax_sis.core.drawing import (
   keeping_class,
   repeat_images,
 )
+from jax_sis.core.features import Features, check_features, from_stored, to_stored
+from jax_sis.core.label_maps import LabelMap
 from jax_sis.core.meshes import vary_alike
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.questions import PASS_MARK, Question
@@ -58,7 +60,7 @@ class Problem:
     distribution: what masked features show in its place.
     keys: of the images, for its draws.
     predict_fn: the classifier.
-    grid: the mask's shape.
+    features: what a mask means.
     score: what is kept up, or raised.
     removal: how masked features are removed.
     question: what a subset is asked; None for whether it suffices. Others are asked of the sides S of a subset.
@@ -71,8 +73,8 @@ class Problem:
   available: Bool[Array, "B F"]
   distribution: Distribution | None = None
   keys: Key[Array, "B"] | None = None
+  features: Features
   predict_fn: PredictFn = dataclasses.field(metadata={"static": True})
-  grid: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   score: ScoreName = dataclasses.field(metadata={"static": True})
   removal: Removal = dataclasses.field(default="value", metadata={"static": True})
   question: Question | None = dataclasses.field(default=None, metadata={"static": True})
@@ -80,6 +82,11 @@ class Problem:
   @property
   def num_images(self) -> int:
     return self.inputs.shape[0]
+
+  @property
+  def grid(self) -> tuple[int, ...]:
+    """The mask's shape."""
+    return self.features.shape
 
   @property
   def num_features(self) -> int:
@@ -121,8 +128,16 @@ class Problem:
     inputs, targets, baseline, available = (
       array[images] for array in (self.inputs, self.targets, self.baseline, self.available)
     )
-    keys = None if self.keys is None else self.keys[images]
-    return dataclasses.replace(self, inputs=inputs, targets=targets, baseline=baseline, available=available, keys=keys)
+    features, keys = jax.tree.map(lambda array: array[images], (self.features, self.keys))
+    return dataclasses.replace(
+      self,
+      inputs=inputs,
+      targets=targets,
+      baseline=baseline,
+      available=available,
+      keys=keys,
+      features=features,
+    )
 
   def predict_masked(self, masks: Shaped[Array, "N F"]) -> Float[Array, "N *S K"]:
     """The logits of N // B masked variants of each image, one image after the other.
@@ -177,7 +192,7 @@ class Problem:
     inputs, keys = (repeat_images(array, num_masks // self.num_images) for array in (self.inputs, self.keys))
 
     def predict_chunk(numbers: Int[Array, "C"]) -> Float[Array, "N C *S K"]:
-      fills = draw_fills(distribution, keys, inputs, drawn_at, numbers, grid=self.grid, purpose=purpose)
+      fills = draw_fills(distribution, keys, inputs, drawn_at, numbers, features=self.features, purpose=purpose)
       images, shown = repeat_images(inputs, numbers.size), fills.reshape(-1, *fills.shape[2:])
       logits = self.classify_sides(images, repeat_images(masks, numbers.size), shown)
       return logits.reshape(num_masks, numbers.size, *logits.shape[1:])
@@ -204,9 +219,9 @@ class Problem:
   ) -> Float[Array, "N K"]:
     """The logits of images on their masks and of what is shown elsewhere, if anything is."""
     if self.removal != "value":
-      present = masking.expand_mask(masks, self.grid, inputs.shape[1:])[..., 0].astype(inputs.dtype)
+      present = self.features.spread(masks, inputs.shape[1:])[..., 0].astype(inputs.dtype)
       return find_presence_fn(self.predict_fn, self.removal)(self.params, inputs, present)
-    return self.predict_fn(self.params, masking.mask_inputs(inputs, masks, baseline=shown, grid=self.grid))
+    return self.predict_fn(self.params, self.features.mix(inputs, masks, shown))
 
   def score_logits(self, logits: Float[Array, "B M *S K"]) -> Float[Array, "B M"]:
     """The scores of M variants of each image."""
@@ -247,6 +262,7 @@ class Problem:
       rate=rate,
       keys=self.key_data,
       sizes=sizes,
+      features=to_stored(self.features),
       grid=self.grid,
       score=self.score,
       removal=self.removal,
@@ -278,6 +294,7 @@ def check_problem(
   keys: Any = None,
   removal: Removal = "value",
   question: Question | None = None,
+  features: Any = None,
 ) -> Problem:
   """Checks the arguments that all searches share, and fills in targets, baseline, grid and available features.
 
@@ -285,13 +302,13 @@ def check_problem(
     ValueError: as for `backselect`.
   """
   inputs = validation.check_inputs(inputs)
-  grid = masking.check_grid(grid, inputs.shape[1:])
+  checked = check_features(features, grid, inputs)
   validation.check_score(score)
   num_classes = validation.check_predict_fn(predict_fn, params, inputs)
   targets = validation.check_targets(targets, num_images=inputs.shape[0], num_classes=num_classes)
-  available = validation.check_available(available, num_images=inputs.shape[0], grid=grid)
-  check_removal(removal, predict_fn, params, inputs, grid=grid, completion=completion)
-  baseline, distribution = check_completion(completion, baseline, inputs, grid)
+  available = check_available(available, checked, num_images=inputs.shape[0])
+  check_removal(removal, predict_fn, params, inputs, features=checked, completion=completion)
+  baseline, distribution = check_completion(completion, baseline, inputs, checked)
   baseline = masking.check_baseline(baseline, inputs)
   validation.check_values(predict_fn, params, inputs, baseline)
   if targets is None:
@@ -304,13 +321,20 @@ def check_problem(
     available=available,
     distribution=distribution,
     keys=None if distribution is None else check_keys(keys, inputs.shape[0]),
+    features=checked,
     predict_fn=predict_fn,
-    grid=grid,
     score=score,
     removal=removal,
     question=question,
   )
   return vary_alike(problem)
+
+
+def check_available(available: Any, features: Features, *, num_images: int) -> Bool[Array, "B F"]:
+  """The features that may be kept, of those that an image has; ValueError as for `validation.check_available`."""
+  allowed = validation.check_available(available, num_images=num_images, grid=features.shape)
+  existing = features.existing()
+  return allowed if existing is None else allowed & existing
 
 
 def make_problem(
@@ -326,18 +350,20 @@ def make_problem(
   keys: Key[Array, "B"] | None = None,
   removal: Removal = "value",
   question: Question | None = None,
+  features: LabelMap | None = None,
 ) -> Problem:
   """A problem with all features available, of parts that are known to fit: `check_problem` without a trace of them."""
+  meant = from_stored(features, grid)
   return Problem(
     params=params,
     inputs=inputs,
     targets=targets,
     baseline=masking.check_baseline(baseline, inputs),
-    available=validation.check_available(None, num_images=inputs.shape[0], grid=grid),
+    available=check_available(None, meant, num_images=inputs.shape[0]),
     distribution=distribution,
     keys=keys,
+    features=meant,
     predict_fn=predict_fn,
-    grid=grid,
     score=score,
     removal=removal,
     question=question,
@@ -369,23 +395,23 @@ def check_answered(
   if num_answered != inputs.shape[0]:
     subject = "the order is" if isinstance(answer, FeatureOrder) else "the subsets are"
     raise ValueError(f"inputs must be the {num_answered} that {subject} of, got {inputs.shape[0]}.")
-  masking.check_grid(answer.grid, inputs.shape[1:])
+  features = check_features(answer.features, None if answer.features is not None else answer.grid, inputs)
   validation.check_targets(answer.target, num_images=num_answered, num_classes=num_classes)
   if removal is None:
     removal = answer.removal if completion is None else "value"
-  check_removal(removal, predict_fn, params, inputs, grid=answer.grid, completion=completion)
-  baseline, distribution = check_completion(completion, 0.0, inputs, answer.grid)
+  check_removal(removal, predict_fn, params, inputs, features=features, completion=completion)
+  baseline, distribution = check_completion(completion, 0.0, inputs, features)
   is_other_constant = completion is not None and distribution is None
   problem = Problem(
     params=params,
     inputs=inputs,
     targets=answer.target,
     baseline=masking.check_baseline(baseline, inputs) if is_other_constant else answer.baseline,
-    available=validation.check_available(available, num_images=num_answered, grid=answer.grid),
+    available=check_available(available, features, num_images=num_answered),
     distribution=distribution,
     keys=None if distribution is None else check_keys(keys, num_answered),
+    features=features,
     predict_fn=predict_fn,
-    grid=answer.grid,
     score="log_odds",
     removal=removal,
     question=answer.question,

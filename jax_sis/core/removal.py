@@ -11,6 +11,7 @@ from typing import Any, get_args
 import jax
 from jaxtyping import Array, Float
 
+from jax_sis.core.features import Features, describe_features, to_stored
 from jax_sis.core.layer_masking import LayerMasked
 from jax_sis.core.messages import first_line
 from jax_sis.core.types import Params, PredictFn, PresenceFn, Removal
@@ -69,12 +70,12 @@ def find_presence_fn(predict_fn: PredictFn, removal: Removal) -> PresenceFn:
 
 
 def check_removal(
-  removal: Any, predict_fn: PredictFn, params: Any, inputs: Array, *, grid: tuple[int, ...], completion: Any
+  removal: Any, predict_fn: PredictFn, params: Any, inputs: Array, *, features: Features, completion: Any
 ) -> None:
   """Traces the classifier with features removed, without running it.
 
   Raises:
-    ValueError: there is no such removal, or it fits the classifier, the inputs, the grid or the completion not.
+    ValueError: there is no such removal, or it fits the classifier, the inputs, the features or the completion not.
   """
   require_one_of("removal", removal, get_args(Removal))
   if removal == "value":
@@ -84,10 +85,10 @@ def check_removal(
       f'completion must not be given with removal="{removal}", under which masked features show nothing at all, got '
       f"{type(completion).__name__}; leave one of them out."
     )
-  if inputs.ndim != 4 or grid[-1] != 1:
+  if inputs.ndim != 4 or not features.holds_whole_positions:
     raise ValueError(
-      f'removal="{removal}" is for whole positions of images [B, H, W, C], with a grid (h, w, 1), got inputs of shape '
-      f"{inputs.shape} and grid {grid}."
+      f'removal="{removal}" is for whole positions of images [B, H, W, C], with a grid (h, w, 1) or a label map '
+      f"[H, W], got inputs of shape {inputs.shape} and {describe_features(to_stored(features), features.shape)}."
     )
   presence_fn = find_presence_fn(predict_fn, removal)
   present = jax.ShapeDtypeStruct(inputs.shape[:3], inputs.dtype)

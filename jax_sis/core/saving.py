@@ -14,6 +14,8 @@ import numpy as np
 
 from jax_sis.core.certify import Certificate
 from jax_sis.core.guarantees import Guarantee
+from jax_sis.core.label_maps import LabelMap
+from jax_sis.core.linear import Dct, Linear
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.questions import Question
 from jax_sis.core.stability import Stability
@@ -21,6 +23,7 @@ from jax_sis.core.subsets import Subsets
 
 FORMAT = "jax_sis.found/1"
 HEADER = "header"
+LABELS = "labels"
 KINDS = {kind.__name__: kind for kind in (FeatureOrder, Subsets, Certificate, Guarantee, Stability)}
 
 Found = FeatureOrder | Subsets | Certificate | Guarantee | Stability
@@ -46,12 +49,18 @@ def save(path: str | os.PathLike[str], found: Found | Sequence[Found]) -> None:
   descriptions = []
   for number, part in enumerate(parts):
     fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    shape = describe_shape(fields.pop("features", None), fields)
     static = {name: value for name, value in fields.items() if not isinstance(value, jax.Array | np.ndarray)}
     if static.get("question") is not None:
       static["question"] = dataclasses.asdict(static["question"])
     values = {name: np.asarray(value) for name, value in fields.items() if name not in static}
     descriptions.append(
-      {"kind": type(part).__name__, "static": static, "dtypes": {name: str(one.dtype) for name, one in values.items()}}
+      {
+        "kind": type(part).__name__,
+        "static": static,
+        "dtypes": {name: str(one.dtype) for name, one in values.items()},
+        **shape,
+      }
     )
     # NumPy's files know no bfloat16.
     arrays |= {f"{number}.{name}": one if one.dtype.kind != "V" else one.view("u1") for name, one in values.items()}
@@ -63,6 +72,31 @@ def save(path: str | os.PathLike[str], found: Found | Sequence[Found]) -> None:
     unfinished.replace(path)
   finally:
     unfinished.unlink(missing_ok=True)
+
+
+def describe_shape(features: LabelMap | Linear | None, fields: dict[str, Any]) -> dict[str, Any]:
+  """What the header says of features that are no grid; the labels of a map become one of the fields.
+
+  Raises:
+    ValueError: they are functions.
+  """
+  if features is None:
+    return {}
+  if isinstance(features, LabelMap):
+    fields[LABELS] = features.labels
+    return {"features": {"num_features": features.num_features}}
+  if not isinstance(features, Dct):
+    raise ValueError("found must be of features that a file can hold, got those of a Basis, which are functions.")
+  return {"features": dataclasses.asdict(features)}
+
+
+def read_shape(shape: Mapping[str, Any] | None, fields: dict[str, Any]) -> dict[str, Any]:
+  """`describe_shape` undone: the fields with features in them."""
+  if shape is None:
+    return fields
+  if LABELS in fields:
+    return fields | {"features": LabelMap(labels=fields.pop(LABELS), **shape)}
+  return fields | {"features": Dct(bands=shape["bands"], size=tuple(shape["size"]))}
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -118,4 +152,4 @@ def read_part(description: Mapping[str, Any], number: int, arrays: Mapping[str, 
     fields[name] = jnp.asarray(values if values.dtype == dtype else values.view(jnp.dtype(dtype)))
   if len({one.shape[0] for one in fields.values() if isinstance(one, jax.Array)}) != 1:
     raise ValueError("its arrays are not of the same images")
-  return kind(**fields)
+  return kind(**read_shape(description.get("features"), fields))

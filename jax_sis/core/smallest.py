@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from jax_sis.core import validation
 from jax_sis.core.completions import Completion
+from jax_sis.core.features import Shape
 from jax_sis.core.forward import grow, read_growth
 from jax_sis.core.local_search import Exchanges
 from jax_sis.core.meshes import on_any_mesh
@@ -60,6 +61,7 @@ def smallest_subsets(
   removal: Removal = "value",
   question: QuestionName = "sufficient",
   margin: float = DEFAULT_MARGIN,
+  features: Shape | None = None,
 ) -> Subsets:
   """The smallest evidence that a search finds: few features on which the classifier alone is confident.
 
@@ -99,6 +101,7 @@ def smallest_subsets(
       masked, whatever is available to subsets, another class is predicted; "both": one subset does both.
     margin: by how much that class must then be ahead of the target, in log-odds of the two, above 0: 1 is e times as
       probable.
+    features: as for `backselect`.
 
   Returns:
     A subset for each image, or an empty one with its reason in `status`: BELOW_THRESHOLD where all available features
@@ -125,6 +128,7 @@ def smallest_subsets(
     keys=keys,
     removal=removal,
     question=check_question(question, threshold, margin, score),
+    features=features,
   )
   search = dataclasses.replace(effort.forward, threshold=threshold)
   return search_smallest(problem, confidence_of_available(problem), search=search, exchanges=exchanges)

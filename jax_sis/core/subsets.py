@@ -13,6 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, Int8, Integer, UInt32
 
 from jax_sis.core import masking, validation
 from jax_sis.core.batch import PerImage, make_picture
+from jax_sis.core.features import check_features, describe_features, lay_out
+from jax_sis.core.label_maps import LabelMap
+from jax_sis.core.linear import Linear
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.questions import PASS_MARK, Question, refuse_question
@@ -56,6 +59,7 @@ class Subsets(PerImage):
     lost_by: of contrastive subsets and of both: by how much the strongest other class is ahead of the target with the
       subset alone masked, in log-odds of the two, as the search saw it; NaN as for `confidence`. Else None.
     question: what was asked of them; None for sufficient subsets.
+    features: what a feature is, where that is no part of a grid: a label map or a basis.
   """
 
   mask: Bool[Array, "B ..."]
@@ -69,6 +73,7 @@ class Subsets(PerImage):
   removal: Removal = dataclasses.field(default="value", metadata={"static": True})
   lost_by: Float[Array, "B"] | None = None
   question: Question | None = dataclasses.field(default=None, metadata={"static": True})
+  features: LabelMap | Linear | None = None
 
   @property
   def grid(self) -> tuple[int, ...]:
@@ -92,16 +97,20 @@ class Subsets(PerImage):
     inputs = validation.check_inputs(inputs)
     if inputs.shape[0] != len(self):
       raise ValueError(f"inputs must be the {len(self)} images of the subsets, got {inputs.shape[0]}.")
-    masking.check_grid(self.grid, inputs.shape[1:])
-    baseline = masking.check_baseline(self.baseline, inputs)
-    return masking.mask_inputs(inputs, self.kept, baseline=baseline, grid=self.grid)
+    features = check_features(self.features, self.grid if self.features is None else None, inputs)
+    return features.mix(inputs, self.kept, masking.check_baseline(self.baseline, inputs))
+
+  @property
+  def num_pixels(self) -> Int[Array, "B"] | None:
+    """How many pixels are kept, where features differ in size, as those of a label map do; else None."""
+    return self.features.count_places(self.kept) if isinstance(self.features, LabelMap) else None
 
   def _describe(self) -> str:
     threshold, num_kept = np.unique(np.asarray(self.threshold)), np.asarray(self.num_kept)
     asked = f", threshold {threshold[0]:g}" if len(threshold) == 1 and threshold[0] == threshold[0] else ""
     if self.question is not None:
       asked += f", {self.question.kind} with a margin of {self.question.margin:g}"
-    found = f"{self._count()}, grid {self.grid}{asked}: {count_statuses(self.status)}"
+    found = f"{self._count()}, {describe_features(self.features, self.grid)}{asked}: {count_statuses(self.status)}"
     num_kept = num_kept[np.asarray(self.status) == Status.OK]
     if not len(num_kept):
       return found
@@ -110,7 +119,8 @@ class Subsets(PerImage):
 
   def _make_table(self) -> tuple[Sequence[str], list[list[str]]]:
     target, num_kept, confidence = (np.asarray(one) for one in (self.target, self.num_kept, self.confidence))
-    names, masks = [Status(int(status)).name.lower() for status in self.status], np.asarray(self.mask, float)
+    names = [Status(int(status)).name.lower() for status in self.status]
+    masks = lay_out(np.asarray(self.kept, float), self.features, self.grid)
     rows = [
       [str(i), str(target[i]), names[i], str(num_kept[i]), f"{confidence[i]:.4f}", make_picture(masks[i])]
       for i in range(len(self))
@@ -237,12 +247,26 @@ def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
   refuse_question(order.question, "order", "keep_fraction")
   check_fraction(fraction)
   count = count_of_fraction(fraction, order.num_features)
+  if isinstance(order.features, LabelMap):
+    return keep_ragged_fraction(order, order.features, fraction)
   status = find_ranked(order.rank, count)
   if count in order.sizes:
     confidence = order.confidence[:, order.sizes.index(count)]
   else:
     confidence = jnp.full(order.target.shape, jnp.nan, order.confidence.dtype)
   return make_subsets(order, jnp.full(order.target.shape, count, jnp.int32), confidence, status, np.nan)
+
+
+def keep_ragged_fraction(order: FeatureOrder, features: LabelMap, fraction: float) -> Subsets:
+  """`keep_fraction` where images have different numbers of features: the share of those that each has."""
+  counts = np.array([0, *(count_of_fraction(fraction, number) for number in range(1, order.num_features + 1))])
+  wanted = jnp.asarray(counts, jnp.int32)[features.existing().sum(1)]
+  sizes = jnp.asarray(order.sizes, jnp.int32)
+  place = jnp.minimum(jnp.searchsorted(sizes, wanted), len(order.sizes) - 1)
+  confidence = jnp.take_along_axis(order.confidence, place[:, None], axis=1)[:, 0]
+  confidence = jnp.where(sizes[place] == wanted, confidence, jnp.nan)
+  num_ranked = (order.rank < order.num_features).sum(1)
+  return make_subsets(order, wanted, confidence, jnp.where(num_ranked >= wanted, Status.OK, Status.NOT_REACHED), np.nan)
 
 
 def check_fraction(fraction: float) -> None:
@@ -281,4 +305,5 @@ def make_subsets(
     removal=order.removal,
     lost_by=None if order.question is None else jnp.full_like(confidence, jnp.nan),
     question=order.question,
+    features=order.features,
   )

@@ -81,6 +81,7 @@ def draw_some(
 ) -> Draws:
   """`draw` for all images at once, in chunks of draws that suit the platform."""
   num_images, drawn_at = problem.num_images, kept.astype(jnp.result_type(float))
+  existing = problem.features.existing()
   fitting = max(settle_chunk_size(None, problem.inputs) // num_images, 1)
   num_chunks = -(-num_draws // fitting)
   numbers = np.arange(num_chunks * -(-num_draws // num_chunks), dtype=np.int32).reshape(num_chunks, -1)
@@ -90,7 +91,9 @@ def draw_some(
     targets = repeat_images(problem.targets, numbers.size)
     if num_added is not None:
       add = functools.partial(add_features, numbers=numbers, num_added=num_added, purpose=purpose)
-      masks = jax.vmap(add)(fold_keys(problem, ADDING), kept).reshape(masks.shape)
+      # What an image does not have counts as there: it is not added.
+      shown = kept if existing is None else kept | ~existing
+      masks = jax.vmap(add)(fold_keys(problem, ADDING), shown).reshape(masks.shape)
     logits = problem.classify_sides(images, masks, fill_chunk(numbers))
     is_finite = jnp.isfinite(logits).all(range(1, logits.ndim))
     if problem.question is None:
@@ -105,7 +108,7 @@ def draw_some(
       return repeat_images(problem.baseline, numbers.size)
     assert problem.keys is not None
     fills = draw_fills(
-      problem.distribution, problem.keys, problem.inputs, drawn_at, numbers, grid=problem.grid, purpose=purpose
+      problem.distribution, problem.keys, problem.inputs, drawn_at, numbers, features=problem.features, purpose=purpose
     )
     return fills.reshape(-1, *fills.shape[2:])
 

@@ -15,6 +15,8 @@ MARK = np.array([255, 208, 40])
 # From so many pixels a side an image is a photograph: it is shown pixel by pixel, and its subset on grey. In smaller
 # ones each pixel is to be seen, so that they are enlarged, and what is masked has a colour that they do not have.
 PHOTOGRAPH_SIDE = 128
+# The colour of lines between features of any shape.
+BORDER = (255, 230, 0)
 MIDDLE_GREY = 127
 # The darkest grey of a greyed image, and the share of its contrast that is left: kept black and white stand out.
 LOWEST_GREY, CONTRAST_LEFT = 96, 0.35
@@ -49,6 +51,17 @@ def paint_over(
 def paint_places(pixels: UInt8[np.ndarray, "H W C"], kept: Bool[np.ndarray, "H W c"]) -> UInt8[np.ndarray, "H W 3"]:
   """The kept pixels in one bright colour on the darkened image in grey."""
   return np.where(kept, MARK, darken(pixels)).astype(np.uint8)
+
+
+def draw_borders(pixels: UInt8[np.ndarray, "H W C"], labels: Shaped[np.ndarray, "H W"]) -> UInt8[np.ndarray, "h w 3"]:
+  """The image with lines where neighbours have other labels; small images are enlarged, so that lines are thin."""
+  # As large as possible without being taken for a photograph.
+  factor = max(1, (PHOTOGRAPH_SIDE - 1) // max(labels.shape))
+  large, numbers = (array.repeat(factor, 0).repeat(factor, 1) for array in (to_rgb(pixels), labels))
+  is_border = np.zeros(numbers.shape, bool)
+  is_border[:, :-1] |= numbers[:, :-1] != numbers[:, 1:]
+  is_border[:-1] |= numbers[:-1] != numbers[1:]
+  return np.where(is_border[..., None], BORDER, large).astype(np.uint8)
 
 
 def is_photograph(shape: tuple[int, ...]) -> bool:

@@ -15,6 +15,7 @@ from jax_sis.report.inputs import Inputs
 from jax_sis.report.words import KIND_NAMES, capitalise, name_unit, tell_count
 from jax_sis.results.query import make_query
 from jax_sis.results.store import Results
+from jax_sis.runs.feature_maps import open_kept
 from jax_sis.runs.gallery import WORDS
 from jax_sis.runs.identity import find_changes, read_compared, refuse_changes
 from jax_sis.runs.setup import make_job_again
@@ -83,9 +84,11 @@ def read_masks(store: Results, kind: str, indices: Int[np.ndarray, "M"]) -> dict
   query = make_query(store.spec, kind=kind)
   if not store.find_subsets(query).mask_fields:
     return None
-  grid = tuple(store.spec["grid"])
-  masks = store.iterate_masks(query, indices)
-  return dict(zip(indices.tolist(), (mask.reshape(grid) for some in masks for mask in some), strict=True))
+  grid, maps = tuple(store.spec["grid"]), open_kept(store)
+  masks = [mask for some in store.iterate_masks(query, indices) for mask in some]
+  if maps is not None and masks:
+    return dict(zip(indices.tolist(), maps.spread(np.stack(masks), indices), strict=True))
+  return dict(zip(indices.tolist(), (mask.reshape(grid) for mask in masks), strict=True))
 
 
 def read_images(store: Results, indices: Sequence[int], **places: str | None) -> Images:

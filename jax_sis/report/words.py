@@ -45,6 +45,8 @@ def name_unit(inputs: Inputs) -> str:
   patch = inputs.settings.patch if inputs.settings is not None else None
   if patch is None:
     return "features"
+  if inputs.spec.get("features"):
+    return "features"
   return "pixels" if patch == 1 else f"squares of {patch} x {patch} pixels"
 
 

@@ -180,6 +180,10 @@ def join_run(
     "data": spec["data"],
     "run": hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest(),
   }
+  if "features" in spec:
+    raise ValueError(
+      f"the subset must be one of pixels or squares, but the features of {masks.location!r} are label maps."
+    )
   grid = masking.check_grid(tuple(spec["grid"]), image_shape)
   return make_masks(subset, ids, packed, grid=grid, image_shape=image_shape, description=description)
 

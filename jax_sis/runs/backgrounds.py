@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from jax_sis import results
-from jax_sis.core import masking
 from jax_sis.core.drawing import Purpose, draw_fills, repeat_images
 from jax_sis.core.scores import predict_logits
 from jax_sis.core.subsets import Status
@@ -55,20 +54,20 @@ def show_on_draws(
   job: Job, record: Record, target: int, kept: Bool[np.ndarray, "1 F"]
 ) -> tuple[UInt8[np.ndarray, "N H W C"], Float[Array, "N K"]]:
   """A subset with what N draws show elsewhere, and the logits of that."""
-  batch = {name: np.asarray([record[name]]) for name in ("image", "label", "id")}
-  images, _, hashes = job.launch_arrays(batch)
+  batch = {name: np.asarray([record[name]]) for name in ("index", "image", "label", "id")}
+  images, _, *beside = job.launch_arrays(batch)
   inputs = jnp.asarray(job.normalise(images))
   params = job.params if job.pools is None else (job.params, jax.tree.map(jnp.asarray, job.pools.arrays))
   targets = jnp.full(1, target, jnp.int32)
-  problem = job.search.with_unseen(params, job.search.make_problem(params, inputs, targets, jnp.asarray(hashes)))
+  problem = job.search.with_unseen(params, job.search.make_problem(params, inputs, targets, *map(jnp.asarray, beside)))
   assert problem.distribution is not None
   assert problem.keys is not None
   masks, numbers = jnp.asarray(kept, inputs.dtype), jnp.arange(NUM_BACKGROUNDS, dtype=jnp.int32)
   fills = draw_fills(
-    problem.distribution, problem.keys, inputs, masks, numbers, grid=problem.grid, purpose=Purpose.MEASURE
+    problem.distribution, problem.keys, inputs, masks, numbers, features=problem.features, purpose=Purpose.MEASURE
   )
   copies, kept_in_each = (repeat_images(array, NUM_BACKGROUNDS) for array in (inputs, masks))
-  shown = masking.mask_inputs(copies, kept_in_each, baseline=fills[0], grid=problem.grid)
+  shown = problem.features.mix(copies, kept_in_each, fills[0])
   with jax.default_matmul_precision(job.precision):
     logits = predict_logits(problem.predict_fn, job.params, shown)
   whole = job.classifier.normalisation.invert(np.asarray(shown))

@@ -23,6 +23,8 @@ PresetName = Literal["small", "imagenet"]
 REDUCED_TOLERANCE = 1e-2
 # The target of a run that looks for evidence of classes that nobody sees in the images.
 RANDOM_TARGET = "random"
+# What --features may say in the place of a file or folder.
+SUPERPIXELS = "superpixels"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,10 @@ class FindConfig:
     removal: value: masked pixels show the baseline or the completion; layer: they are absent, by layer masking of a
       convolutional network; tokens: their tokens are absent from a transformer.
     patch: mask squares of N x N pixels together.
+    features: mask together what a label map says: `superpixels` (SLIC, from `jax_sis[superpixels]`), an .npy or .png
+      file with a number for each pixel (one map [H, W], or [N, H, W] in the order of the images), or a folder with one
+      an image, ID.npy or ID.png.
+    segments: about how many superpixels an image is divided into.
     certificate: full: evaluate each subset afresh, drop each of its pixels, look for smaller ones; alone: only the
       first of these, for large runs, since the others may take longer than the search.
     precision: of matrix products in the searches, on accelerators: highest is float32, default the fastest (TF32 on a
@@ -150,6 +156,8 @@ class FindConfig:
   completion: Annotated[CompletionSettings | None, MadeBy(CompletionSettings)] = None
   removal: Removal = "value"
   patch: int = 1
+  features: Annotated[str | None, Option(metavar="superpixels|FILE|FOLDER")] = None
+  segments: int = 64
   certificate: Literal["full", "alone"] = "full"
   precision: Precision = "highest"
   saved: Annotated[Saved, Option(name="save")] = "order"
@@ -178,6 +186,7 @@ class FindConfig:
       )
     check_ids(self.ids)
     require_positive("--patch", self.patch)
+    self._check_features()
     sizes = {"--batch": self.batch_size, "--chunk": self.chunk_size, "--unit": self.unit_size}
     for name, value in {**sizes, "--devices": self.num_devices}.items():
       if value is not None:
@@ -215,6 +224,14 @@ class FindConfig:
       raise ValueError(f"--baseline must not come with --completion, which is shown in its place, got {self.baseline}.")
     object.__setattr__(self, "smallest", None)
     object.__setattr__(self, "certificate", "alone")
+
+  def _check_features(self) -> None:
+    if self.features is not None and self.patch != 1:
+      raise ValueError(f"--patch must not come with --features, which say what is masked together, got {self.patch}.")
+    if self.segments < 2:
+      raise ValueError(f"--segments must be at least 2, got {self.segments}.")
+    if self.segments != FindConfig.segments and self.features != SUPERPIXELS:
+      raise ValueError(f"--segments is for --features {SUPERPIXELS}, got --features {self.features}; leave it out.")
 
   def _check_masks(self) -> None:
     require_one_of("--save", self.saved, get_args(Saved))
@@ -284,6 +301,8 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
     del settings["removal"]
   if config.question == "sufficient":
     del settings["question"], settings["margin"]
+  if config.features is None:
+    del settings["features"], settings["segments"]
   return settings
 
 

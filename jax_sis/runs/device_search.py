@@ -13,6 +13,7 @@ from jax_sis.core.certified import find_certified
 from jax_sis.core.certify import Alone, evaluate_alone, find_answers, judge_alone, run_certify
 from jax_sis.core.chunks import settle_chunk_size
 from jax_sis.core.drawing import Purpose
+from jax_sis.core.label_maps import LabelMap
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, make_problem
 from jax_sis.core.scores import log_odds, predict_logits
@@ -29,11 +30,12 @@ from jax_sis.runs.config import RANDOM_TARGET, FindConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSearch:
-  """The searches of a run on a frozen classifier; `grid` is the mask's shape."""
+  """The searches of a run on a frozen classifier; `grid` is the mask's shape, and label maps may come beside images."""
 
   config: FindConfig
   predict_fn: PredictFn
   grid: tuple[int, ...]
+  has_maps: bool = False
 
   @property
   def num_features(self) -> int:
@@ -74,17 +76,18 @@ class ImageSearch:
     Args:
       params: the classifier's; where masked pixels show other images, these beside them, see `Pools.arrays`.
       inputs: the images.
-      *asked: of each the class to keep up, or NO_CLASS for the predicted one, and where there are draws what its key is
-        made from, see `pools.hash_ids`.
+      *asked: of each the class to keep up, or NO_CLASS for the predicted one, where there are draws what its key is
+        made from, see `pools.hash_ids`, and where there are label maps its own.
     """
     with jax.default_matmul_precision(self.config.precision):
       return search_images(self, params, inputs, *asked)
 
   def make_problem(
-    self, params: Params, inputs: Float[Array, "B H W C"], targets: Int[Array, "B"], *hashes: UInt32[Array, "B 2"]
+    self, params: Params, inputs: Float[Array, "B H W C"], targets: Int[Array, "B"], *beside: Array
   ) -> Problem:
     """What the searches are asked; arguments as above, with the classes settled."""
     completion, drawing, pools = self.config.completion, {}, {}
+    *hashes, labels = beside if self.has_maps else (*beside, None)
     if completion is not None:
       if completion.pool is not None:
         params, pools = params
@@ -99,6 +102,7 @@ class ImageSearch:
       grid=self.grid,
       score=self.config.score,
       removal=self.config.removal,
+      features=None if labels is None else LabelMap(labels=labels, num_features=self.num_features),
       **drawing,
     )
 
@@ -131,7 +135,7 @@ def search_images(
   params: Params,
   inputs: Float[Array, "B H W C"],
   requested: Int[Array, "B"],
-  *hashes: UInt32[Array, "B 2"],
+  *beside: Array,
 ) -> dict[str, Array]:
   config = search.config
   has_pools = config.completion is not None and config.completion.pool is not None
@@ -143,10 +147,10 @@ def search_images(
     targets = jnp.where(requested == NO_CLASS, predicted, requested)
   full_confidence = jax.nn.sigmoid(log_odds(logits, targets))
   fields = {"target": targets, "predicted": predicted, "full_confidence": full_confidence}
-  problem = search.make_problem(params, inputs, targets, *hashes)
+  problem = search.make_problem(params, inputs, targets, *beside)
   found = {}
   if config.search is not None:
-    order = run_backward(problem, phases=search.phases)
+    order = rank_all(run_backward(problem, phases=search.phases))
     fields |= order_fields(search, order)
     found["sis"] = SubsetQuery(threshold=config.threshold).read_order(order)
     if config.completion is not None:
@@ -156,13 +160,25 @@ def search_images(
     kind, forward = search.kind_of_smallest, dataclasses.replace(config.smallest, threshold=config.threshold)
     asked = dataclasses.replace(problem, question=config.asked)
     confidence = full_confidence if config.asked is None else confidence_of_available(asked)
-    smallest = search_smallest(asked, confidence, search=forward, exchanges=config.exchanges)
+    smallest = dataclasses.replace(
+      search_smallest(asked, confidence, search=forward, exchanges=config.exchanges), features=None
+    )
     fields[OWN_MASKS[kind]] = smallest.kept
     if config.asked is not None:
       fields |= certified_fields(config, asked, {kind: smallest})
     else:
       found[kind] = smallest
   return fields | certified_fields(config, problem, found)
+
+
+def rank_all(order: FeatureOrder) -> FeatureOrder:
+  """As the store holds an order: features that an image does not have come last, and the maps are kept elsewhere."""
+  if not isinstance(order.features, LabelMap):
+    return order
+  # Those that it has come first, by their number as well as by their rank.
+  numbers = jnp.arange(order.num_features, dtype=jnp.int32)[None]
+  rank = jnp.where(order.features.existing(), order.rank, numbers)
+  return dataclasses.replace(order, rank=rank, features=None)
 
 
 def judged_fields(

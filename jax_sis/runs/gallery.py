@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped, UInt8
 
 from jax_sis import results
 from jax_sis.core import masking
@@ -29,8 +29,8 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
   indices = np.arange(min(num_images, store.num_images))
   fields = {name: store.read(name, indices) for name in store.fields}
   rows = make_rows(fields, job.class_names, num_features=job.num_features)
-  kept = {kind: spread(job, stored.masks(fields)) for kind, stored in find_own(store).items()}
-  heat = spread(job, rank_to_heat(fields["rank"])) if "rank" in fields else None
+  kept = {kind: spread(job, stored.masks(fields), indices) for kind, stored in find_own(store).items()}
+  heat = spread(job, rank_to_heat(fields["rank"]), indices) if "rank" in fields else None
   images = np.stack([job.source[int(index)]["image"] for index in indices])
   colour = beside.choose_colour(images, list(kept.values()))
   is_ordered = has_order(fields["sis_status"]) if heat is not None else None
@@ -39,10 +39,10 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
     if not any(answer.status == "ok" for answer in row.answers.values()):
       lines.append(describe_without(row))
       continue
-    cells = [Cell(picture=pixels.to_rgb(images[i]), caption=describe_image(row))]
+    cells = [Cell(picture=draw_image(job, images[i], int(indices[i])), caption=describe_image(row))]
     for kind, masks in kept.items():
       kept_here = masks[i] if row.answers[kind].status == "ok" else None
-      cells += beside.show_subset(images[i], kept_here, describe_subset(row, kind), colour)
+      cells += beside.show_subset(images[i], kept_here, describe_subset(row, kind, job, int(indices[i])), colour)
     if heat is not None and is_ordered is not None:
       cells.append(Cell(picture=beside.paint_heat(heat[i]) if is_ordered[i] else None))
     lines.append(cells)
@@ -58,8 +58,17 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
   return finish(figure)
 
 
-def spread(job: Job, values: Shaped[np.ndarray, "M F"]) -> Shaped[np.ndarray, "M H W c"]:
+def draw_image(job: Job, image: UInt8[np.ndarray, "H W C"], index: int) -> UInt8[np.ndarray, "h w 3"]:
+  """The image, with the borders of its features where these are of any shape."""
+  if job.maps is None:
+    return pixels.to_rgb(image)
+  return pixels.draw_borders(image, job.maps.labels[index])
+
+
+def spread(job: Job, values: Shaped[np.ndarray, "M F"], indices: Int[np.ndarray, "M"]) -> Shaped[np.ndarray, "M H W c"]:
   """One value a feature as one a pixel."""
+  if job.maps is not None:
+    return job.maps.spread(values, indices)
   return np.asarray(masking.expand_mask(jnp.asarray(values), job.search.grid, job.classifier.input_shape))
 
 
@@ -86,12 +95,16 @@ def describe_without(row: Row) -> str:
   return f"{row.image}, {classes}: {reasons}"
 
 
-def describe_subset(row: Row, kind: str) -> str:
+def describe_subset(row: Row, kind: str, job: Job, index: int) -> str:
   answer = row.answers[kind]
   if answer.status != "ok":
     return answer.certificate
+  if job.maps is None:
+    size = f"{answer.num_pixels} pixels ({answer.share:.1%})"
+  else:
+    size = f"{answer.num_pixels} of {job.maps.num_existing[index]} features"
   lines = (
-    f"{answer.num_pixels} pixels ({answer.share:.1%})",
+    size,
     f"{row.target_class} {format_confidence(answer.confidence)}",
     *([] if answer.lost_by is None else [f"lost by {answer.lost_by:.2f} without"]),
     *answer.certificate.split(", ", 1),

@@ -59,11 +59,14 @@ def write_pictures(
   # Without one, all images have the size that the classifier takes.
   framing = read_framing(store.spec["data"])
   height, width = job.classifier.input_shape[:2]
-  grid = store.spec["grid"][:2]
+  grid = store.spec["grid"][:2] if job.maps is None else (height, width)
   num_written = 0
   for indices, rows in store.iterate(max(1, min(IMAGES_AT_ONCE, 2**20 // math.prod(grid))), names=sorted(fields)):
     ids = schema.decode_text(rows["id"]).tolist()
-    masks = {name: one.masks(rows).reshape(-1, *grid) for name, one in subsets.items()}
+    masks = {name: one.masks(rows) for name, one in subsets.items()}
+    if job.maps is not None:
+      masks = {name: job.maps.spread(kept, indices)[..., 0] for name, kept in masks.items()}
+    masks = {name: kept.reshape(-1, *grid) for name, kept in masks.items()}
     is_found = {name: one.sizes(rows)[1] == Status.OK for name, one in subsets.items()}
     for i, index in enumerate(indices.tolist()):
       found = {name: masks[name][i] for name in subsets if is_found[name][i]}

@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
+import math
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Int
 
 from jax_sis import results
+from jax_sis.core import masking
 from jax_sis.core.backselect import run_backward
 from jax_sis.core.problem import make_problem
 from jax_sis.core.searches import Exact, Gradient, Phase, Screened
@@ -129,8 +131,10 @@ def count_flops(job: Job, *, num_gradients: int, num_forwards: int) -> float:
   if not num_gradients + num_forwards:
     return 0.0
   inputs = jax.ShapeDtypeStruct((1, *job.classifier.input_shape), np.float32)
-  forward = jax.jit(functools.partial(top_logit, job.search.predict_fn, job.search.grid))
-  mask = jax.ShapeDtypeStruct((1, job.num_features), np.float32)
+  # Pixels stand for features of any shape.
+  grid = job.grid if job.maps is None else masking.default_grid(job.classifier.input_shape)
+  forward = jax.jit(functools.partial(top_logit, job.search.predict_fn, grid))
+  mask = jax.ShapeDtypeStruct((1, math.prod(grid)), np.float32)
   per_forward = analysed_flops(forward.lower(mask, job.params, inputs))
   per_gradient = analysed_flops(jax.jit(jax.value_and_grad(forward)).lower(mask, job.params, inputs))
   return num_gradients * per_gradient + num_forwards * per_forward
@@ -190,11 +194,11 @@ def search_phase(
   params: Params,
   inputs: Float[Array, "B H W C"],
   requested: Int[Array, "B"],
-  *hashes: UInt32[Array, "B 2"],
+  *beside: Array,
   phase: Phase,
 ) -> tuple[Array, Array]:
   """The ranks that some steps of a backward search give, and `finite`, on one device."""
-  problem = search.make_problem(params, inputs, jnp.maximum(requested, 0), *hashes)
+  problem = search.make_problem(params, inputs, jnp.maximum(requested, 0), *beside)
   order = run_backward(problem, phases=(phase,))
   # Without the second, XLA leaves out the trials of the last step, which removes nothing.
   return order.rank, order.finite

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8, UInt32
 from jax_sis import results
 from jax_sis.classifiers.on_images import ClassifierOnImages, open_images
 from jax_sis.core.completions import check_completion
+from jax_sis.core.features import Grid
 from jax_sis.core.messages import first_line
 from jax_sis.data import batches
 from jax_sis.data.labels import NO_LABEL
@@ -103,7 +104,7 @@ def open_pools(images: ClassifierOnImages, config: FindConfig, stored: Mapping[s
     pools = read_pools(completion, images, source, num_own=of_run.get("num_own"))
   noise = np.random.default_rng(0).normal(size=(1, *images.classifier.input_shape)).astype(np.float32)
   for pool in (None,) if pools is None else pools.arrays.values():
-    check_completion(completion.distribution(pool), 0.0, jnp.asarray(noise), images.grid)
+    check_completion(completion.distribution(pool), 0.0, jnp.asarray(noise), Grid(images.grid))
   return pools
 
 

@@ -22,6 +22,7 @@ from jax_sis.results import spec
 from jax_sis.results.schema import NO_CLASS
 from jax_sis.runs.config import RANDOM_TARGET, FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.device_search import ImageSearch
+from jax_sis.runs.feature_maps import MAPS_FILE, FeatureMaps, open_maps
 from jax_sis.runs.identity import MAX_NAMED, find_changes, read_compared, refuse_changes
 from jax_sis.runs.pools import Pools, describe_completion, hash_ids, open_pools
 from jax_sis.runs.presets import settle_preset
@@ -62,6 +63,7 @@ class Job(ClassifierOnImages):
     unit_size: images that are stored together.
     is_new: whether the folder held no run when this was opened.
     pools: what masked pixels show, if that is other images.
+    maps: which feature each pixel belongs to, where label maps say so.
     program: the search on all devices, where choosing the batch took compiling it.
   """
 
@@ -71,6 +73,7 @@ class Job(ClassifierOnImages):
   unit_size: int
   is_new: bool
   pools: Pools | None = None
+  maps: FeatureMaps | None = None
   program: DeviceProgram | None = None
 
   @property
@@ -95,16 +98,17 @@ class Job(ClassifierOnImages):
     """What the program takes of these images.
 
     Their pixels `[B, H, W, C]`, the class to keep up or NO_CLASS for the predicted one `[B]`, and where there are
-    draws, what their keys are made from `[B, 2]`. Of random classes it is how many classes they come after the
-    predicted one, which only the program knows.
+    draws, what their keys are made from `[B, 2]`; where there are label maps, these `[B, H, W, 1]`. Of random classes
+    it is how many classes they come after the predicted one, which only the program knows.
     """
     labels = batch["label"]
     if self.config.target == RANDOM_TARGET:
       requested = np.array([draw_step(str(name), len(self.class_names)) for name in batch["id"]])
     else:
       requested = labels if self.target is None else np.full_like(labels, self.target)
-    arrays = batch["image"], requested.astype(np.int32)
-    return arrays if self.config.completion is None else (*arrays, hash_ids(batch["id"]))
+    hashes = () if self.config.completion is None else (hash_ids(batch["id"]),)
+    labels = () if self.maps is None else (np.asarray(self.maps.of_images(batch["index"]).labels),)
+    return batch["image"], requested.astype(np.int32), *hashes, *labels
 
   def make_search_program(self, function: Callable[..., Any]) -> DeviceProgram:
     """A function of what the search takes, see `ImageSearch`, as a program on all devices."""
@@ -125,14 +129,18 @@ def make_job(config: FindConfig, folder: results.Folder) -> Job:
   )
   config = settle_preset(config, images.classifier.input_shape)
   stored = read_stored_spec(folder)
+  maps = open_maps(images, config, folder, stored)
+  if maps is not None:
+    images = dataclasses.replace(images, grid=maps.grid)
   job = Job(
     **vars(images),
     config=config,
     target=parse_target(config.target, images.class_names),
-    search=ImageSearch(config=config, predict_fn=images.predict_fn, grid=images.grid),
+    search=ImageSearch(config=config, predict_fn=images.predict_fn, grid=images.grid, has_maps=maps is not None),
     unit_size=0,
     is_new=stored is None,
     pools=open_pools(images, config, stored),
+    maps=maps,
   )
   job = with_settings(job, settle_chunks(config, job.platform, job.classifier.input_shape, stored=stored))
   if stored is not None:
@@ -254,7 +262,8 @@ def compile_search(job: Job, *, checks_memory: bool = True) -> DeviceProgram:
   program = job.make_search_program(job.search)
   pixels = jax.ShapeDtypeStruct((1, *job.classifier.input_shape), np.uint8)
   keyed = [] if job.config.completion is None else [jax.ShapeDtypeStruct((1, 2), np.uint32)]
-  program.compile(pixels, jax.ShapeDtypeStruct((1,), np.int32), *keyed, checks_memory=checks_memory)
+  labelled = [] if job.maps is None else [jax.ShapeDtypeStruct((1, *job.maps.labels.shape[1:], 1), np.int32)]
+  program.compile(pixels, jax.ShapeDtypeStruct((1,), np.int32), *keyed, *labelled, checks_memory=checks_memory)
   return program
 
 
@@ -275,6 +284,7 @@ def make_spec(job: Job) -> dict[str, Any]:
     **describe_completion(config, job.pools),
     **({} if config.removal == "value" else {"removal": config.removal}),
     "grid": list(job.grid),
+    **({} if job.maps is None else {"features": job.maps.description}),
     "certificate": config.certificate,
     **describe_certificate_chunk(config),
     "tolerance": config.certificate_tolerance,
@@ -283,6 +293,9 @@ def make_spec(job: Job) -> dict[str, Any]:
 
 def create_or_resume(job: Job, asked: FindConfig) -> results.Results:
   """The store of the run; ValueError if it cannot be written, or the folder holds another run than is `asked`."""
+  if job.maps is not None and job.is_new:
+    # Before the specification, for whoever goes on with the run reads them.
+    results.open_folder(job.config.out).write_new(MAPS_FILE, job.maps.encode())
   store = results.create_or_resume(
     job.config.out,
     spec=make_spec(job),

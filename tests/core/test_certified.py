@@ -13,6 +13,7 @@ import jax_sis
 from jax_sis import Status, Verdict, completions
 from jax_sis.core import certified
 from jax_sis.core.drawing import Purpose, draw_fills
+from jax_sis.core.features import Grid
 from jax_sis.core.unseen import CHOOSING
 
 NUM_FEATURES = 8
@@ -64,7 +65,9 @@ def test_a_plain_loop_over_the_same_draws_comes_to_the_same():
 
   def count_kept(size: int, purpose: Purpose) -> Any:
     kept = (order.rank < size).astype(jnp.float32)
-    fills = draw_fills(distribution, folded, images, kept, jnp.arange(60), grid=(NUM_FEATURES,), purpose=purpose)
+    fills = draw_fills(
+      distribution, folded, images, kept, jnp.arange(60), features=Grid((NUM_FEATURES,)), purpose=purpose
+    )
     return (np.asarray(fills)[:, :, 0] < RATES[size]).sum(1)
 
   tested = {size: count_kept(size, Purpose.TEST) for size in range(1, NUM_FEATURES)}

@@ -14,6 +14,7 @@ import jax_sis
 from jax_sis import completions
 from jax_sis.core.completions import check_completion, check_keys
 from jax_sis.core.drawing import Purpose, draw_fills, hash_mask
+from jax_sis.core.features import Grid
 
 GRID = (4, 3, 1)
 
@@ -23,10 +24,10 @@ def images_of(seed: int, count: int, shape: tuple[int, ...] = (4, 3, 2)) -> Any:
 
 
 def draw_many(completion: Any, image: Any, count: int, *, grid: tuple[int, ...] = GRID) -> np.ndarray:
-  _, distribution = check_completion(completion, 0.0, jnp.asarray(image)[None], grid)
+  _, distribution = check_completion(completion, 0.0, jnp.asarray(image)[None], Grid(grid))
   assert distribution is not None
   keys = jax.random.split(jax.random.key(7), count)
-  return np.asarray(jax.vmap(lambda key: distribution.draw(key, jnp.asarray(image), grid))(keys))
+  return np.asarray(jax.vmap(lambda key: distribution.draw(key, jnp.asarray(image), Grid(grid)))(keys))
 
 
 def test_images_are_drawn_evenly_from_all_others():
@@ -49,7 +50,7 @@ def test_noise_is_normal_around_its_mean():
 
 def test_a_blur_is_a_gaussian_sum_over_the_image():
   image = images_of(0, 1, (5, 4, 2))[0]
-  baseline, distribution = check_completion(completions.Blur(1.5), 0.0, jnp.asarray(image)[None], (5, 4, 1))
+  baseline, distribution = check_completion(completions.Blur(1.5), 0.0, jnp.asarray(image)[None], Grid((5, 4, 1)))
   assert distribution is None
   expected = np.zeros_like(image)
   for row in range(5):
@@ -69,7 +70,7 @@ def test_a_blur_of_two_sigmas_lies_between_them():
 
 def test_the_mean_of_the_image_itself_is_a_baseline_of_its_own():
   images = images_of(0, 3)
-  baseline, distribution = check_completion(completions.OwnMean(), 0.0, jnp.asarray(images), GRID)
+  baseline, distribution = check_completion(completions.OwnMean(), 0.0, jnp.asarray(images), Grid(GRID))
   assert distribution is None
   np.testing.assert_allclose(baseline, images.mean((1, 2), keepdims=True), rtol=1e-5)
 
@@ -100,7 +101,7 @@ def test_draws_belong_to_key_mask_number_and_purpose_and_to_nothing_else():
   def draw(places: list[int], masks: Any = masks, purpose: Purpose = Purpose.SEARCH, numbers: Any = numbers) -> Any:
     chosen = np.array(places)
     return np.asarray(
-      draw_fills(noise, keys[chosen], inputs[chosen], masks[chosen], numbers, grid=GRID, purpose=purpose)
+      draw_fills(noise, keys[chosen], inputs[chosen], masks[chosen], numbers, features=Grid(GRID), purpose=purpose)
     )
 
   whole = draw([0, 1, 2])
@@ -145,7 +146,7 @@ REFUSED = [
 def test_what_is_no_completion_of_these_inputs_is_refused(completion: Any, message: str):
   images, _ = toys.images_and_params(0)
   with pytest.raises(ValueError, match=re.escape(message)):
-    check_completion(completion, 0.0, images, GRID)
+    check_completion(completion, 0.0, images, Grid(GRID))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import jax_sis
 from jax_sis import completions
 from jax_sis.core.drawing import Purpose, aggregate_logits, divide_draws, draw_fills, smooth
+from jax_sis.core.features import Grid
 from jax_sis.core.problem import check_problem
 
 GRID = (4, 3, 1)
@@ -55,7 +56,9 @@ def show(image: int, kept: np.ndarray, fills: np.ndarray) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames="purpose")
 def draw_all(completion: Any, keys: Any, images: Any, kept: Any, *, purpose: Purpose) -> Any:
-  return draw_fills(completion, keys, images, kept, jnp.arange(completion.num_draws), grid=GRID, purpose=purpose)
+  return draw_fills(
+    completion, keys, images, kept, jnp.arange(completion.num_draws), features=Grid(GRID), purpose=purpose
+  )
 
 
 def fills_at(completion: Any, image: int, kept: np.ndarray, purpose: Purpose = Purpose.SEARCH) -> np.ndarray:

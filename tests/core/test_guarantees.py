@@ -15,6 +15,7 @@ import toys
 import jax_sis
 from jax_sis import Verdict, completions
 from jax_sis.core.drawing import Purpose, draw_fills
+from jax_sis.core.features import Grid
 
 SHARP = 300.0
 
@@ -114,7 +115,7 @@ def test_no_purpose_has_the_draws_of_another():
   keys, masks = jax.random.split(jax.random.key(0), 1), jnp.array([[1.0, 0.0]])
   distribution = completions.check_part("completion", draw_evenly, images)
   drawn = [
-    draw_fills(distribution, keys, images, masks, jnp.arange(50), grid=(2,), purpose=purpose)[0, :, 0]
+    draw_fills(distribution, keys, images, masks, jnp.arange(50), features=Grid((2,)), purpose=purpose)[0, :, 0]
     for purpose in Purpose
   ]
   assert len(np.unique(np.concatenate(drawn))) == 50 * len(Purpose)

@@ -29,8 +29,7 @@ def test_inputs_are_masked_in_one_place():
     for node in ast.walk(ast.parse(path.read_text()))
     if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "mask_inputs"
   ]
-  # The other two show people what the classifier is shown.
-  assert sorted(calls) == ["core/problem.py", "core/subsets.py", "runs/backgrounds.py"]
+  assert calls == ["core/features.py"]
 
 
 def test_arrays_are_leaves_and_the_rest_is_static():

@@ -180,6 +180,9 @@ class RunReader:
     wanted = {query.kind: query for query in self._own}
     if "sis" in wanted:
       wanted[MOST_NEEDED] = SubsetQuery(fraction=self._fraction)
+    if "features" in self._spec:
+      self._leave_out("positions of subsets", "the features of the run are those of label maps, and lie in no grid")
+      return {}
     located = {what: self._store.find_subsets(query) for what, query in wanted.items()}
     for what, stored in located.items():
       if not stored.mask_fields:
