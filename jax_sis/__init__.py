@@ -18,6 +18,7 @@ from jax_sis.core.collection import sis_collection
 from jax_sis.core.curves import deletion_area, deletion_confidence, insertion_area
 from jax_sis.core.forward import forward_select
 from jax_sis.core.guarantees import Guarantee, Verdict
+from jax_sis.core.lattice import Lattice, lattice
 from jax_sis.core.masking import mask_inputs
 from jax_sis.core.minimise import minimise
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
@@ -46,6 +47,7 @@ __all__ = [
   "GradientTimesInput",
   "Guarantee",
   "IntegratedGradients",
+  "Lattice",
   "Occlusion",
   "PredictFn",
   "Rise",
@@ -65,6 +67,7 @@ __all__ = [
   "forward_select",
   "insertion_area",
   "keep_fraction",
+  "lattice",
   "load",
   "mask_inputs",
   "minimise",

@@ -14,15 +14,16 @@ import numpy as np
 
 from jax_sis.core.certify import Certificate
 from jax_sis.core.guarantees import Guarantee
+from jax_sis.core.lattice import Lattice
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.stability import Stability
 from jax_sis.core.subsets import Subsets
 
 FORMAT = "jax_sis.found/1"
 HEADER = "header"
-KINDS = {kind.__name__: kind for kind in (FeatureOrder, Subsets, Certificate, Guarantee, Stability)}
+KINDS = {kind.__name__: kind for kind in (FeatureOrder, Subsets, Certificate, Guarantee, Stability, Lattice)}
 
-Found = FeatureOrder | Subsets | Certificate | Guarantee | Stability
+Found = FeatureOrder | Subsets | Certificate | Guarantee | Stability | Lattice
 
 
 def save(path: str | os.PathLike[str], found: Found | Sequence[Found]) -> None:
