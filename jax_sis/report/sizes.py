@@ -70,7 +70,11 @@ def describe_headline(inputs: Inputs, answer: str) -> str:
 def describe_search_limits(inputs: Inputs) -> str:
   spec = inputs.spec
   found = {"sis": spec["search"], "smallest": spec["smallest"], "robust": spec["search"]}
-  searches = [f"{KIND_NAMES[answer]} by {describe_search(found[answer], spec['threshold'])}" for answer in inputs.kinds]
+  searches = [
+    f"{KIND_NAMES[answer]} by {describe_search(found[answer], spec['threshold'])}"
+    for answer in inputs.kinds
+    if answer != "optimum"
+  ]
   return (
     f"Found: {', '.join(searches)}. Another search may find smaller ones: the sizes say how little is enough, and not "
     "how much is needed at least."

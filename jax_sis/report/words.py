@@ -5,11 +5,17 @@ from jax_sis.statistics.estimates import Estimate
 from jax_sis.studies.analysis.run import MOST_NEEDED, RunAnalysis
 from jax_sis.studies.analysis.sizes import PREDICTED, Sizes
 
-KIND_NAMES = {"sis": "sufficient input subsets (SIS)", "smallest": "smallest subsets found", "robust": "robust subsets"}
+KIND_NAMES = {
+  "sis": "sufficient input subsets (SIS)",
+  "smallest": "smallest subsets found",
+  "robust": "robust subsets",
+  "optimum": "smallest subsets that there are",
+}
 ONE_OF_KIND = {
   "sis": "a sufficient input subset (SIS)",
   "smallest": "a smallest sufficient subset",
   "robust": "a robust subset",
+  "optimum": "a subset, the smallest that there is,",
 }
 STATUS_WORDS = {
   "ok": "with a subset",

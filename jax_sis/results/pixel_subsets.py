@@ -258,6 +258,11 @@ def describe_subset(description: Mapping[str, Any]) -> str:
   if description["fraction"] is not None:
     which = f"the {description['fraction']:g} of the pixels that {description['search']['name']} keeps last"
   else:
-    found = {"sis": "SIS", "smallest": "smallest evidence found", "robust": "robust subset"}[description["answer"]]
+    found = {
+      "sis": "SIS",
+      "smallest": "smallest evidence found",
+      "robust": "robust subset",
+      "optimum": "smallest subset that there is",
+    }[description["answer"]]
     which = f"the {found} at {description['threshold']:g}"
   return f"{which} of {model}{fill}{empty}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from jax_sis.core import validation
+from jax_sis.core.chunks import LARGEST_CHUNK
 from jax_sis.core.local_search import Exchanges
 from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Screened
 from jax_sis.core.smallest import QUICK, THOROUGH
@@ -97,6 +98,8 @@ class FindConfig:
       for each image, by its id, one of the classes that are not predicted.
     baseline: what a masked pixel shows, in normalised units; 0 is the data's mean colour.
     completion: what it shows instead, drawn again and again; None for the baseline.
+    lattice: beside the searches, evaluate every subset, of at most 16 squares of --patch pixels a side (on accelerators
+      20): the smallest subset that there is (optimum), all minimal sets, exact Shapley values.
     patch: mask squares of N x N pixels together.
     certificate: full: evaluate each subset afresh, drop each of its pixels, look for smaller ones; alone: only the
       first of these, for large runs, since the others may take longer than the search.
@@ -140,6 +143,7 @@ class FindConfig:
   target: str = "predicted"
   baseline: float = 0.0
   completion: Annotated[CompletionSettings | None, MadeBy(CompletionSettings)] = None
+  lattice: bool = False
   patch: int = 1
   certificate: Literal["full", "alone"] = "full"
   precision: Precision = "highest"
@@ -189,6 +193,8 @@ class FindConfig:
       raise ValueError("--completion must come with --search gradient, screened or exact, whose orders are certified.")
     if self.baseline != 0:
       raise ValueError(f"--baseline must not come with --completion, which is shown in its place, got {self.baseline}.")
+    if self.lattice:
+      raise ValueError("--lattice must not come with --completion; jax_sis.lattice takes one, image by image.")
     object.__setattr__(self, "smallest", None)
     object.__setattr__(self, "certificate", "alone")
 
@@ -216,8 +222,15 @@ class FindConfig:
 
   @property
   def num_draws(self) -> int:
-    """Copies of each image that a step of the search evaluates."""
+    """Copies of each image that a step of the search evaluates, as many as fit of a lattice."""
+    if self.lattice:
+      return LARGEST_CHUNK
     return 1 if self.completion is None else self.completion.num_draws
+
+  @property
+  def tries_copies(self) -> bool:
+    """Whether anything but the searches evaluates masked copies, `chunk_size` at a time."""
+    return self.certificate == "full" or self.lattice
 
   @property
   def saves_order(self) -> bool:
@@ -251,6 +264,8 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
     del settings["model_function"]
   if config.completion is None:
     del settings["completion"]
+  if not config.lattice:
+    del settings["lattice"]
   return settings
 
 

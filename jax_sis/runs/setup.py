@@ -23,6 +23,7 @@ from jax_sis.results.schema import NO_CLASS
 from jax_sis.runs.config import RANDOM_TARGET, FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runs.identity import MAX_NAMED, find_changes, read_compared, refuse_changes
+from jax_sis.runs.lattice import check_patch
 from jax_sis.runs.pools import Pools, describe_completion, hash_ids, open_pools
 from jax_sis.runs.presets import settle_preset
 from jax_sis.runs.sizes import (
@@ -124,6 +125,8 @@ def make_job(config: FindConfig, folder: results.Folder) -> Job:
     config, batch_size=config.batch_size or 1, ids=config.ids, patch=config.patch, precision=config.precision
   )
   config = settle_preset(config, images.classifier.input_shape)
+  if config.lattice:
+    check_patch(images)
   stored = read_stored_spec(folder)
   job = Job(
     **vars(images),
@@ -272,6 +275,7 @@ def make_spec(job: Job) -> dict[str, Any]:
     "target": config.target,
     "baseline": config.baseline,
     **describe_completion(config, job.pools),
+    **({"lattice": True} if config.lattice else {}),
     "grid": list(job.grid),
     "certificate": config.certificate,
     **describe_certificate_chunk(config),
