@@ -18,11 +18,14 @@ from jax_sis.runs.table import Row, format_confidence, make_rows
 
 ORDER_HEADING = "order: yellow is\nneeded most"
 CONTRASTIVE_HEADING = "the smallest set whose\nmasking loses the class"
-SHAPLEY_HEADING = "exact Shapley values of the\nlog-odds, red above 0"
+SHAPLEY_HEADING = "exact Shapley\nvalues"
 # What the words of certificates mean.
 WORDS = (
   "Droppable: each of so many kept pixels could be masked alone, and the others would still be sufficient. 1-minimal: "
   "none is droppable; a smaller subset of other pixels may exist all the same."
+)
+LATTICE_WORDS = (
+  " Shapley values are of the log-odds: yellow is the largest; where some are below 0, red is above it and blue below."
 )
 
 
@@ -63,7 +66,7 @@ def draw_gallery(job: Job, store: results.Results, *, num_images: int) -> bytes:
   figure = beside.draw_lines(
     [*headings, *([ORDER_HEADING] if heat is not None else [])],
     lines,
-    note=f"{beside.describe_masked(shape, colour)} {WORDS}",
+    note=f"{beside.describe_masked(shape, colour)} {WORDS}" + (LATTICE_WORDS if lost is not None else ""),
   )
   return finish(figure)
 

@@ -25,6 +25,9 @@ TABLE_FIELDS = (
   OWN_MASKS["optimum"],
 )
 
+# Of confidences on a device, which say there what suffices.
+ROUNDING = 1e-6
+
 Rows = Mapping[str, Shaped[np.ndarray, "M ..."]]
 
 
@@ -76,14 +79,12 @@ def check_lattice(rows: Rows, spec: Mapping[str, Any]) -> Iterator[tuple[str, st
   weights = 1 << np.arange(rows[CONTRASTIVE_MASK].shape[1])
   num_kept = np.bitwise_count(np.arange(log_odds.shape[1])).astype(np.int32)
   has_finite = np.isfinite(log_odds).all(1) & np.isfinite(lead).all(1)
+  optimum, is_ok = rows[OWN_MASKS["optimum"]], (status == Status.OK) & has_finite
   with np.errstate(over="ignore"):
-    is_sufficient = 1 / (1 + np.exp(-log_odds.astype(np.float64))) >= spec["threshold"]
-  # Confidences are rounded on a device, which may decide for its last bit.
-  optimum = rows[OWN_MASKS["optimum"]]
-  is_ok = (status == Status.OK) & has_finite
-  fewest = np.where(is_sufficient, num_kept[None], len(num_kept)).min(1)
-  is_near = np.isclose(1 / (1 + np.exp(-log_odds[places, optimum @ weights])), spec["threshold"], atol=1e-6)
-  yield "optimum_mask", "must be the smallest that log-odds allow", is_ok & (fewest != optimum.sum(1)) & ~is_near
+    confidence = 1 / (1 + np.exp(-log_odds.astype(np.float64)))
+  has_smaller = ((confidence > spec["threshold"] + ROUNDING) & (num_kept[None] < optimum.sum(1)[:, None])).any(1)
+  is_wrong = is_ok & (has_smaller | (confidence[places, optimum @ weights] < spec["threshold"] - ROUNDING))
+  yield OWN_MASKS["optimum"], "must be the smallest that log-odds allow", is_wrong
   contrastive = rows[CONTRASTIVE_MASK]
   is_there = rows["lattice_contrastive_size"] > 0
   yield "lattice_contrastive_size", "must be that of the mask", rows["lattice_contrastive_size"] != contrastive.sum(1)
