@@ -26,6 +26,7 @@ from jax_sis import results
 from jax_sis.core import lattice_bits
 from jax_sis.core.lattice import find_minimal
 from jax_sis.display.style import COLOURS, draw_interval, finish, name_lines, start_figure, styled
+from jax_sis.results.schema import decode_text
 from jax_sis.runs.setup import Job, make_job_again, read_inputs
 from jax_sis.runtime import devices
 from jax_sis.statistics.estimates import mean_of, share_of
@@ -82,7 +83,7 @@ def read_truth(store: results.Results) -> Truth:
   named = {
     name: store.read(f"lattice_{name}", indices) for name in ("log_odds", "lead", "shapley", "banzhaf", "falling")
   }
-  ids = results.decode_text(store.read("id", indices)).tolist()
+  ids = decode_text(store.read("id", indices)).tolist()
   return Truth(ids=ids, targets=store.read("target", indices), **named)
 
 
@@ -189,10 +190,10 @@ def describe_truth(truth: Truth, thresholds: list[float]) -> list[str]:
 
 def describe(record: dict[str, Any]) -> str:
   sizes, optimum = np.array(record["sizes"]), np.array(record["optimum"])
-  is_best = share_of(sizes <= optimum)
+  beyond, is_best = f"{mean_of(sizes - optimum):.2f}", f"{share_of(sizes <= optimum):.1%}"
   return (
     f"{record['threshold']:<5g} {record['method']:<28} {sizes.mean():>6.2f} {optimum.mean():>6.2f} "
-    f"{mean_of(sizes - optimum):>20.2f} {is_best:>24.1%} {(sizes - optimum).max():>6.3g}"
+    f"{beyond:>20} {is_best:>20} {(sizes - optimum).max():>6.3g}"
   )
 
 
@@ -257,7 +258,7 @@ def main() -> None:
   records = make_records(job, inputs, truth, thresholds)
   options.out.mkdir(parents=True, exist_ok=True)
   (options.out / "lattice.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-  print(f"{'at':<5} {'method':<28} {'mean':>6} {'best':>6} {'more than the best':>20} {'finds it':>24} {'most':>6}")
+  print(f"{'at':<5} {'method':<28} {'mean':>6} {'best':>6} {'more than the best':>20} {'finds it':>20} {'most':>6}")
   print("\n".join(map(describe, records)))
   (options.out / "lattice.png").write_bytes(draw(records, threshold=thresholds[0], model=store.spec["model"]["name"]))
 
