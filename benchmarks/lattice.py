@@ -198,7 +198,7 @@ def describe(record: dict[str, Any]) -> str:
 
 
 @styled
-def draw(records: list[dict[str, Any]], *, threshold: float, model: str) -> bytes:
+def draw(records: list[dict[str, Any]], job: Job, *, threshold: float) -> bytes:
   """The mean squares beyond the optimum, and how often it is found, a line a method."""
   lines = sorted(
     (one for one in records if one["threshold"] == threshold),
@@ -224,10 +224,10 @@ def draw(records: list[dict[str, Any]], *, threshold: float, model: str) -> byte
   left.set_title("squares more than the smallest set that there is")
   right.set_title("share of images where it is found")
   right.set_xlim(-0.04, 1.06)
-  num_images, optimum = len(lines[0]["ids"]), np.mean(lines[0]["optimum"])
+  num_images, optimum, side = len(lines[0]["ids"]), np.mean(lines[0]["optimum"]), job.config.patch
   figure.suptitle(
-    f"{model}: {num_images} CIFAR-10 test images in 16 squares of 8x8 pixels, threshold {threshold:g}, "
-    f"optimum {optimum:.2f} squares in the mean",
+    f"{job.classifier.model_name}, {num_images} images of {job.data_name} in {job.num_features} squares of "
+    f"{side}x{side} pixels, at {threshold:g}: the smallest set has {optimum:.2f} squares in the mean",
     x=0.01,
     ha="left",
   )
@@ -260,7 +260,7 @@ def main() -> None:
   (options.out / "lattice.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
   print(f"{'at':<5} {'method':<28} {'mean':>6} {'best':>6} {'more than the best':>20} {'finds it':>20} {'most':>6}")
   print("\n".join(map(describe, records)))
-  (options.out / "lattice.png").write_bytes(draw(records, threshold=thresholds[0], model=store.spec["model"]["name"]))
+  (options.out / "lattice.png").write_bytes(draw(records, job, threshold=thresholds[0]))
 
 
 if __name__ == "__main__":
