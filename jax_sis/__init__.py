@@ -18,6 +18,7 @@ from jax_sis.core.collection import sis_collection
 from jax_sis.core.curves import deletion_area, deletion_confidence, insertion_area
 from jax_sis.core.forward import forward_select
 from jax_sis.core.guarantees import Guarantee, Verdict
+from jax_sis.core.lattice import Lattice, lattice
 from jax_sis.core.masking import mask_inputs
 from jax_sis.core.minimise import minimise
 from jax_sis.core.order import NOT_RANKED, FeatureOrder
@@ -47,6 +48,7 @@ __all__ = [
   "GradientTimesInput",
   "Guarantee",
   "IntegratedGradients",
+  "Lattice",
   "Occlusion",
   "PredictFn",
   "PresenceFn",
@@ -68,6 +70,7 @@ __all__ = [
   "forward_select",
   "insertion_area",
   "keep_fraction",
+  "lattice",
   "load",
   "mask_inputs",
   "minimise",

@@ -12,7 +12,8 @@ from jax_sis.runtime.command_line import Option
 
 GROUPS = {
   "image": f"{IMAGE} ids",
-  "search": "preset threshold target search thorough per_step score baseline removal patch certificate precision",
+  "search": "preset threshold target search thorough per_step lattice score baseline removal patch certificate "
+  "precision",
   "completion": "kind pool pool_split num_pooled num_draws num_tried rate level num_tested seed",
   "output": "out saved mask_thresholds mask_fractions unit_size gallery",
   "device": f"{DEVICE} chunk_size",
@@ -77,6 +78,10 @@ and of two once every single pixel was tried).
 With --removal layer, masked pixels are absent from a convolutional network and show nothing; the baseline is only what
 pictures paint them in. It answers another question than a background: docs/removal.md.
 
+With --lattice, every subset of few squares is evaluated: optimum is the smallest that there is, by which the others can
+be judged. results.zarr and summary.csv hold how many minimal sufficient and contrastive sets there are, the smallest
+set whose masking alone loses the class, and exact Shapley and Banzhaf values of the log-odds.
+
 With --completion, masked pixels show draws in place of one colour. Robust subsets are the smallest of each order that
 are certified to keep the class on --rate of draws that the search never saw, each image at --level; "kept on" is the
 rate measured on still others, of the largest subset tested where none is certified. backgrounds.png shows six of these.
@@ -86,6 +91,7 @@ rate measured on still others, of the largest subset tested where none is certif
       "find --search smallest --thorough --out smallest",
       "find --checkpoint runs/mine/classifier --data cifar10 --data-dir DATA --split 'test[:64]' --out runs/sis",
       "find --data photos/ --resize --target cat --threshold 0.9",
+      "find --lattice --patch 8 --data cifar10 --data-dir DATA --split 'test[:64]'",
       "find --completion images --pool DATA/other-photos --draws 32 --rate 0.9 --per-step 8",
     ),
     groups={**GROUPS, "worker": "shard take_over distributed"},

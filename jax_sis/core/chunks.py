@@ -36,15 +36,16 @@ def default_chunk_size(platform: str, input_shape: Sequence[int], *, on_cpu: int
 
 
 def settle_chunk_size(chunk_size: int | None, inputs: Any, *, on_cpu: int = ON_CPU) -> int:
-  """The number that was asked for, or where none was, the default where these inputs are.
-
-  While a function is traced that is JAX's default platform.
-  """
+  """The number that was asked for, or where none was, the default where these inputs are."""
   if chunk_size is not None:
     return chunk_size
+  return default_chunk_size(find_platform(inputs), inputs.shape[1:], on_cpu=on_cpu)
+
+
+def find_platform(inputs: Any) -> str:
+  """Where these inputs are, as JAX names it; while a function is traced, its default."""
   is_placed = isinstance(inputs, jax.Array) and is_concrete(inputs)
-  platform = next(iter(inputs.devices())).platform if is_placed else jax.default_backend()
-  return default_chunk_size(platform, inputs.shape[1:], on_cpu=on_cpu)
+  return next(iter(inputs.devices())).platform if is_placed else jax.default_backend()
 
 
 def check_chunk_size(name: str, value: Any) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from jax_sis.core.certify import Certificate
 from jax_sis.core.guarantees import Guarantee
 from jax_sis.core.label_maps import LabelMap
+from jax_sis.core.lattice import Lattice
 from jax_sis.core.linear import Dct, Linear
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.questions import Question
@@ -24,9 +25,9 @@ from jax_sis.core.subsets import Subsets
 FORMAT = "jax_sis.found/1"
 HEADER = "header"
 LABELS = "labels"
-KINDS = {kind.__name__: kind for kind in (FeatureOrder, Subsets, Certificate, Guarantee, Stability)}
+KINDS = {kind.__name__: kind for kind in (FeatureOrder, Subsets, Certificate, Guarantee, Stability, Lattice)}
 
-Found = FeatureOrder | Subsets | Certificate | Guarantee | Stability
+Found = FeatureOrder | Subsets | Certificate | Guarantee | Stability | Lattice
 
 
 def save(path: str | os.PathLike[str], found: Found | Sequence[Found]) -> None:

@@ -5,7 +5,7 @@ from xml.etree.ElementTree import Element
 
 from jax_sis import results
 from jax_sis.display import page
-from jax_sis.report import backgrounds, controls, findings, gallery, opening, origin, sizes
+from jax_sis.report import backgrounds, controls, findings, gallery, lattice, opening, origin, sizes
 from jax_sis.report.config import ReportConfig
 from jax_sis.report.inputs import Inputs, read_inputs
 from jax_sis.report.words import name_data, tell_count
@@ -101,6 +101,7 @@ def make_sections(inputs: Inputs, shown: Shown) -> list[Element]:
   """What the run shows, but for the opening."""
   return [
     sizes.make_section(inputs),
+    *lattice.make_sections(inputs),
     backgrounds.make_section(inputs),
     findings.make_positions(inputs),
     controls.make_section(inputs),

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 from jax_sis.display import page
 from jax_sis.report import figures
 from jax_sis.report.controls import describe_in_a_line
-from jax_sis.report.inputs import Inputs
+from jax_sis.report.inputs import Certificates, Inputs
 from jax_sis.report.words import (
   KIND_NAMES,
   ONE_OF_KIND,
@@ -70,7 +70,11 @@ def describe_headline(inputs: Inputs, answer: str) -> str:
 def describe_search_limits(inputs: Inputs) -> str:
   spec = inputs.spec
   found = {answer: spec["search" if answer in ("sis", "robust") else "smallest"] for answer in inputs.kinds}
-  searches = [f"{KIND_NAMES[answer]} by {describe_search(found[answer], spec['threshold'])}" for answer in inputs.kinds]
+  searches = [
+    f"{KIND_NAMES[answer]} by {describe_search(found[answer], spec['threshold'])}"
+    for answer in inputs.kinds
+    if answer != "optimum"
+  ]
   return (
     f"Found: {', '.join(searches)}. Another search may find smaller ones: the sizes say how little is enough, and not "
     "how much is needed at least."

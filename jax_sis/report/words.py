@@ -12,6 +12,7 @@ KIND_NAMES = {
   "robust": "robust subsets",
   "contrastive": "contrastive subsets",
   "both": "sufficient and contrastive subsets",
+  "optimum": "smallest subsets that there are",
 }
 ONE_OF_KIND = {
   "sis": "a sufficient input subset (SIS)",
@@ -19,6 +20,7 @@ ONE_OF_KIND = {
   "robust": "a robust subset",
   "contrastive": "a contrastive subset",
   "both": "a subset that is sufficient and contrastive",
+  "optimum": "a subset, the smallest that there is,",
 }
 STATUS_WORDS = {
   "ok": "with a subset",

@@ -25,8 +25,8 @@ class SubsetQuery:
   """Which subset of each image is meant.
 
   Attributes:
-    kind: `sis`, read from the order of all features, `smallest`, the smallest evidence found, or `robust`, the smallest
-      of the order that is certified on unseen draws.
+    kind: `sis`, read from the order of all features, `smallest`, the smallest evidence found, `robust`, the smallest of
+      the order that is certified on unseen draws, or `optimum`, the smallest that there is, of a complete lattice.
     threshold: the confidence that it reaches alone, or the rate at which a robust one keeps its class; None for a
       fraction.
     fraction: instead, the share of the features that it keeps, the most needed ones.
@@ -221,7 +221,8 @@ class PixelSubset:
     fraction: the share of the pixels that is shown, their number rounded up; of a run the most needed ones.
     threshold: of a run, the subset that reaches this confidence; None for the run's own, unless a fraction is given.
     answer: of a run, the kind of subset: `sis`, read from the order of all pixels, `smallest`, the smallest evidence
-      found, or `robust`, the smallest of the order that is certified on unseen draws.
+      found, `robust`, the smallest of the order that is certified on unseen draws, or `optimum`, the smallest of all,
+      from a complete lattice.
     random_seed: fixes, with an image's id, which pixels are shown at random; None for those of a run.
     fill: what the other pixels show, in the normalised units of the classifier that looks; 0 is the data's mean colour.
     allows_other_baseline: take a run whose masked pixels showed something else than the fill.
@@ -232,7 +233,7 @@ class PixelSubset:
   fraction: float | None = None
   threshold: float | None = None
   # Called as in the settings that trainings and studies have stored.
-  answer: Literal["sis", "smallest", "robust"] = "sis"
+  answer: Literal["sis", "smallest", "robust", "optimum"] = "sis"
   random_seed: int | None = None
   fill: float = 0.0
   allows_other_baseline: bool = False

@@ -19,15 +19,18 @@ NOT_SEARCHED = -1
 STATUS_NAMES = {NOT_SEARCHED: "not_searched", **{status: status.name.lower() for status in Status}}
 # No class: the image has no label, or was not classified.
 NO_CLASS = -1
-# The kinds of subset that a run may hold: the paper's, read from a whole order; the smallest evidence; and under a
-# completion the smallest of an order that is certified to keep its class on a share of unseen draws. In the place of
-# the smallest evidence there may be what answers another question, see `core.questions`.
+# The kinds of subset that a run may hold: the paper's, read from a whole order; the smallest evidence; under a
+# completion the smallest of an order that is certified to keep its class on a share of unseen draws; and of a complete
+# lattice the smallest that there is. In the place of the smallest evidence there may be what answers another question,
+# see `core.questions`.
 QUESTION_KINDS = ("contrastive", "both")
-KINDS = ("sis", "smallest", "robust", *QUESTION_KINDS)
+KINDS = ("sis", "smallest", "robust", "optimum", *QUESTION_KINDS)
 KIND_TITLES = {"sis": "SIS"} | {kind: kind for kind in KINDS[1:]}
 SMALLEST_MASK = "smallest_mask"
 # Of the kinds that no order and threshold tell, the fields of their masks.
-OWN_MASKS = {"smallest": SMALLEST_MASK, "robust": "robust_mask"} | {kind: f"{kind}_mask" for kind in QUESTION_KINDS}
+OWN_MASKS = {kind: f"{kind}_mask" for kind in KINDS[1:]}
+# Of a complete lattice, the smallest set whose masking alone loses the class; empty where there is none.
+CONTRASTIVE_MASK = "lattice_contrastive_mask"
 PIXEL_DIGEST = "pixel_digest"
 # What the store holds of each kind of subset, by the certificate that the run asked for.
 ALONE_DTYPES = {
@@ -155,6 +158,21 @@ def subset_fields(kind: str, certificate: str) -> dict[str, Field]:
   return {f"{kind}_{name}": Field(shape=(), dtype=dtype) for name, dtype in dtypes.items()}
 
 
+def lattice_fields(num_features: int) -> dict[str, Field]:
+  """The fields of complete lattices, see `Lattice`, beside those of the optimum; a mask's number is its place.
+
+  The counts are those of minimal sets, and the size is that of the smallest contrastive set.
+  """
+  counts = ("lattice_num_sufficient", "lattice_num_contrastive", "lattice_contrastive_size")
+  return {
+    **dict.fromkeys(("lattice_log_odds", "lattice_lead"), Field(shape=(1 << num_features,), dtype="float32")),
+    **dict.fromkeys(("lattice_shapley", "lattice_banzhaf"), Field(shape=(num_features,), dtype="float32")),
+    "lattice_falling": Field(shape=(), dtype="float32"),
+    **dict.fromkeys(counts, Field(shape=(), dtype="int32")),
+    CONTRASTIVE_MASK: mask_field(num_features),
+  }
+
+
 def name_axes(name: str, field: Field) -> list[str]:
   """What the axes of an array are called, the images first."""
   if field.is_text:
@@ -162,7 +180,11 @@ def name_axes(name: str, field: Field) -> list[str]:
   known = (
     "feature_byte"
     if field.num_bits is not None
-    else {"rank": "feature", "confidence": "size", "rate": "size"}.get(name)
+    else {
+      **dict.fromkeys(("rank", "lattice_shapley", "lattice_banzhaf"), "feature"),
+      **dict.fromkeys(("confidence", "rate"), "size"),
+      **dict.fromkeys(("lattice_log_odds", "lattice_lead"), "mask"),
+    }.get(name)
   )
   others = [f"{name}_{axis}" for axis in range(len(field.shape))]
   return ["image", *([known] if known and len(others) == 1 else others)]

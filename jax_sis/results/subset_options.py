@@ -27,7 +27,7 @@ class SubsetOptions:
   subset: Annotated[str | None, Option(metavar="RUN")] = None
   subset_fraction: float | None = None
   subset_threshold: float | None = None
-  subset_answer: Literal["sis", "smallest", "robust"] | None = None
+  subset_answer: Literal["sis", "smallest", "robust", "optimum"] | None = None
   random_fraction: float | None = None
   subset_seed: int | None = None
   fill: float | None = None

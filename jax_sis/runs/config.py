@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from jax_sis.core import validation
+from jax_sis.core.chunks import LARGEST_CHUNK
 from jax_sis.core.local_search import Exchanges
 from jax_sis.core.questions import DEFAULT_MARGIN, Question, QuestionName, check_question
 from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Screened
@@ -105,6 +106,8 @@ class FindConfig:
     completion: what it shows instead, drawn again and again; None for the baseline.
     removal: value: masked pixels show the baseline or the completion; layer: they are absent, by layer masking of a
       convolutional network; tokens: their tokens are absent from a transformer.
+    lattice: beside the searches, evaluate every subset, of at most 16 squares of --patch pixels a side (on accelerators
+      20): the smallest subset that there is (optimum), all minimal sets, exact Shapley values.
     patch: mask squares of N x N pixels together.
     features: mask together what a label map says: `superpixels` (SLIC, from `jax_sis[superpixels]`), an .npy or .png
       file with a number for each pixel (one map [H, W], or [N, H, W] in the order of the images), or a folder with one
@@ -155,6 +158,7 @@ class FindConfig:
   baseline: float = 0.0
   completion: Annotated[CompletionSettings | None, MadeBy(CompletionSettings)] = None
   removal: Removal = "value"
+  lattice: bool = False
   patch: int = 1
   features: Annotated[str | None, Option(metavar="superpixels|FILE|FOLDER")] = None
   segments: int = 64
@@ -222,12 +226,18 @@ class FindConfig:
       raise ValueError("--completion must come with --search gradient, screened or exact, whose orders are certified.")
     if self.baseline != 0:
       raise ValueError(f"--baseline must not come with --completion, which is shown in its place, got {self.baseline}.")
+    if self.lattice:
+      raise ValueError("--lattice must not come with --completion; jax_sis.lattice takes one, image by image.")
     object.__setattr__(self, "smallest", None)
     object.__setattr__(self, "certificate", "alone")
 
   def _check_features(self) -> None:
     if self.features is not None and self.patch != 1:
       raise ValueError(f"--patch must not come with --features, which say what is masked together, got {self.patch}.")
+    if self.features is not None and self.lattice:
+      raise ValueError(
+        f"--lattice evaluates squares of --patch pixels a side, got --features {self.features}; leave one of them out."
+      )
     if self.segments < 2:
       raise ValueError(f"--segments must be at least 2, got {self.segments}.")
     if self.segments != FindConfig.segments and self.features != SUPERPIXELS:
@@ -262,8 +272,15 @@ class FindConfig:
 
   @property
   def num_draws(self) -> int:
-    """Copies of each image that a step of the search evaluates."""
+    """Copies of each image that a step of the search evaluates, as many as fit of a lattice."""
+    if self.lattice:
+      return LARGEST_CHUNK
     return 1 if self.completion is None else self.completion.num_draws
+
+  @property
+  def tries_copies(self) -> bool:
+    """Whether anything but the searches evaluates masked copies, `chunk_size` at a time."""
+    return self.certificate == "full" or self.lattice
 
   @property
   def saves_order(self) -> bool:
@@ -303,6 +320,8 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
     del settings["question"], settings["margin"]
   if config.features is None:
     del settings["features"], settings["segments"]
+  if not config.lattice:
+    del settings["lattice"]
   return settings
 
 

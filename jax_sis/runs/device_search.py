@@ -26,6 +26,7 @@ from jax_sis.results.query import SubsetQuery
 from jax_sis.results.schema import DRAWN_DTYPES, IMAGE_FIELDS, KINDS, NO_CLASS, OWN_MASKS, Field
 from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import RANDOM_TARGET, FindConfig
+from jax_sis.runs.lattice import find_optimum
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class ImageSearch:
       "sis": self.config.search,
       self.kind_of_smallest: self.config.smallest,
       "robust": self.config.completion,
+      "optimum": self.config.lattice or None,
     }
     return tuple(kind for kind in KINDS if searches.get(kind) is not None)
 
@@ -122,7 +124,7 @@ class ImageSearch:
     fields |= dict.fromkeys(masks, schema.mask_field(self.num_features))
     for kind in self.kinds:
       fields |= schema.subset_fields(kind, self.config.certificate)
-    return fields
+    return fields | (schema.lattice_fields(self.num_features) if self.config.lattice else {})
 
 
 def make_key(seed: int, words: UInt32[Array, "2"]) -> Key[Array, ""]:
@@ -168,6 +170,9 @@ def search_images(
       fields |= certified_fields(config, asked, {kind: smallest})
     else:
       found[kind] = smallest
+  if config.lattice:
+    lattice, found["optimum"] = find_optimum(config, problem)
+    fields |= lattice
   return fields | certified_fields(config, problem, found)
 
 
@@ -233,7 +238,11 @@ def certified_fields(config: FindConfig, problem: Problem, found: dict[str, Subs
 
   # One kind after the other by one piece of program, which is compiled once.
   values = jax.lax.map(certify_kind, jnp.arange(len(found)))
-  return {f"{kind}_{name}": array[number] for number, kind in enumerate(found) for name, array in values.items()}
+  fields = {f"{kind}_{name}": array[number] for number, kind in enumerate(found) for name, array in values.items()}
+  if "optimum_is_smallest" in fields:
+    # All smaller ones were evaluated, where the certificate has tried one and two features at most.
+    fields["optimum_is_smallest"] = fields["optimum_is_minimal"] & ~fields["optimum_has_smaller"]
+  return fields
 
 
 def certify_subsets(config: FindConfig, problem: Problem, subsets: Subsets) -> dict[str, Array]:

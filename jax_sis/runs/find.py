@@ -90,7 +90,7 @@ def check_done_images(job: Job, store: results.Results) -> None:
 
 def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
   config = job.config
-  searches = " and ".join(str(search) for search in (config.search, config.smallest) if search)
+  searches = " and ".join(map(str, filter(None, (config.search, config.smallest, config.lattice and "every subset"))))
   num_bytes = store.num_bytes_per_image
   part = f", part {shard.index} of {shard.count} (counted from 0)" if shard is not None and shard.count > 1 else ""
   return (

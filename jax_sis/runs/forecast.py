@@ -142,10 +142,11 @@ def size_for(config: FindConfig, accelerator: Accelerator, *, num_chips: int) ->
 
 
 def count_evaluations(job: Job) -> Evaluations:
-  """What the backward search of this job takes, and where there are draws, its certificates at most."""
+  """What the backward search of this job takes, and a lattice; where there are draws, their certificates at most."""
   draws = job.config.completion
   if draws is None:
-    return count_phases(job.search.phases)
+    searched = count_phases(job.search.phases)
+    return searched._replace(forwards=searched.forwards + (1 << job.num_features)) if job.config.lattice else searched
   searched = count_phases(job.search.phases, num_draws=draws.num_draws, num_tried=draws.num_tried or draws.num_draws)
   # Each size is tested on draws of its own, and the rate of the one that is found is measured on others.
   num_certified = (NUM_SIZES + 1) * draws.num_tested

@@ -10,6 +10,7 @@ from jax_sis.core.subsets import Status, count_of_fraction
 from jax_sis.results.query import make_query, own_queries, parse_mask_name
 from jax_sis.results.schema import NO_CLASS, NOT_SEARCHED, QUESTION_KINDS, has_order, kinds_of
 from jax_sis.runs.config import RANDOM_TARGET
+from jax_sis.runs.lattice import check_lattice
 
 Rows = Mapping[str, Shaped[np.ndarray, "M ..."]]
 NO_NUMBER = "must be a probability from 0 to 1"
@@ -39,6 +40,8 @@ def check_rows(rows: Rows, spec: Mapping[str, Any], *, target: int | None, num_c
   if "rank" in rows:
     violations += check_order(rows, spec)
   violations += check_masks(rows, spec)
+  if "lattice" in spec:
+    violations += [Violation(*rule) for rule in check_lattice(rows, spec)]
   for kind in kinds:
     violations += check_subset(rows, kind, spec)
     violations += check_drawn(rows, spec) if kind == "robust" else check_sufficient(rows, kind, spec)

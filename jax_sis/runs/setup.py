@@ -24,6 +24,7 @@ from jax_sis.runs.config import RANDOM_TARGET, FindConfig, settings_from_json, s
 from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runs.feature_maps import MAPS_FILE, FeatureMaps, open_maps
 from jax_sis.runs.identity import MAX_NAMED, find_changes, read_compared, refuse_changes
+from jax_sis.runs.lattice import check_patch
 from jax_sis.runs.pools import Pools, describe_completion, hash_ids, open_pools
 from jax_sis.runs.presets import settle_preset
 from jax_sis.runs.sizes import (
@@ -128,6 +129,8 @@ def make_job(config: FindConfig, folder: results.Folder) -> Job:
     config, batch_size=config.batch_size or 1, ids=config.ids, patch=config.patch, precision=config.precision
   )
   config = settle_preset(config, images.classifier.input_shape)
+  if config.lattice:
+    check_patch(images)
   stored = read_stored_spec(folder)
   maps = open_maps(images, config, folder, stored)
   if maps is not None:
@@ -283,6 +286,7 @@ def make_spec(job: Job) -> dict[str, Any]:
     "baseline": config.baseline,
     **describe_completion(config, job.pools),
     **({} if config.removal == "value" else {"removal": config.removal}),
+    **({"lattice": True} if config.lattice else {}),
     "grid": list(job.grid),
     **({} if job.maps is None else {"features": job.maps.description}),
     "certificate": config.certificate,

@@ -102,13 +102,13 @@ def certificate_chunk(
 def describe_certificate_chunk(config: FindConfig) -> dict[str, int]:
   """What a specification holds of settled settings; nothing of the number that all runs of before had."""
   assert config.chunk_size is not None
-  return {} if config.chunk_size == ON_CPU or config.certificate == "alone" else {"chunk_size": config.chunk_size}
+  return {} if config.chunk_size == ON_CPU or not config.tries_copies else {"chunk_size": config.chunk_size}
 
 
 def read_sizes(config: FindConfig, batch_size: int) -> Sizes:
   """The sizes of settled settings."""
   chunks = [chunk for chunk in chunks_of_searches(config) if chunk is not None]
-  if config.certificate == "full" and config.chunk_size is not None:
+  if config.tries_copies and config.chunk_size is not None:
     chunks.append(config.chunk_size)
   return Sizes(batch_size, min(max(chunks, default=0), LARGEST_CALL))
 

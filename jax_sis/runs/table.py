@@ -26,6 +26,7 @@ from jax_sis.results.schema import (
   STATUS_NAMES,
   kinds_of,
 )
+from jax_sis.runs.lattice import TABLE_FIELDS, count_lattices, describe_lattices, lattice_cells
 
 # What stands beside the tables.
 GALLERY_FILE = "gallery.png"
@@ -65,13 +66,14 @@ class Row:
   target_class: str
   confidence: float
   answers: dict[str, Answer]
+  lattice: dict[str, Any]
 
   def flat(self) -> dict[str, Any]:
     """The line's cells by column, those of the subsets with the kind in front."""
-    cells = {name: value for name, value in vars(self).items() if name != "answers"}
+    cells = {name: value for name, value in vars(self).items() if name not in ("answers", "lattice")}
     for kind, answer in self.answers.items():
       cells |= {f"{kind}_{column}": value for column, value in vars(answer).items() if value is not None}
-    return cells
+    return cells | self.lattice
 
 
 def make_rows(fields: Mapping[str, np.ndarray], class_names: tuple[str, ...], *, num_features: int) -> list[Row]:
@@ -92,6 +94,7 @@ def make_rows(fields: Mapping[str, np.ndarray], class_names: tuple[str, ...], *,
         target_class=name_class(int(fields["target"][i])) if is_searched else "-",
         confidence=float(fields["full_confidence"][i]) if is_searched else float("nan"),
         answers={kind: make_answer(fields, i, kind, error=text["error"], num_features=num_features) for kind in kinds},
+        lattice=lattice_cells(fields, i),
       )
     )
   return rows
@@ -175,11 +178,12 @@ def format_measure(kind: str, answer: Answer) -> str:
 
 
 def describe_outcome(totals: Mapping[str, Any], threshold: float) -> str:
-  return "\n".join(
+  lines = [
     describe_robust(totals) if kind == "robust" else describe_totals(totals, kind, threshold)
     for kind in KINDS
     if kind in totals
-  )
+  ]
+  return "\n".join([*lines, *([describe_lattices(totals["lattice"])] if "lattice" in totals else [])])
 
 
 def describe_totals(totals: Mapping[str, Any], kind: str, threshold: float) -> str:
@@ -214,9 +218,10 @@ def describe_robust(totals: Mapping[str, Any]) -> str:
 def make_summary(store: results.Results, class_names: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, Any]]:
   """`summary.csv`, one line per image, and `summary.json`, the specification and totals; and these totals."""
   num_features = math.prod(store.spec["grid"])
+  names = sorted({*store.table_fields, *(name for name in TABLE_FIELDS if name in store.fields)})
   rows = (
     row.flat()
-    for _, fields in store.iterate(names=store.table_fields)
+    for _, fields in store.iterate(names=names)
     for row in make_rows(fields, class_names, num_features=num_features)
   )
   totals = count_totals(store, num_features=num_features)
@@ -243,6 +248,8 @@ def count_totals(store: results.Results, *, num_features: int) -> dict[str, Any]
     }
     if kind == "robust":
       totals[kind] |= count_claims(store, indices, is_ok)
+    if kind == "optimum":
+      totals["lattice"] = count_lattices(store, values["status"] != NOT_SEARCHED)
   return totals
 
 

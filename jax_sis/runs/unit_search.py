@@ -11,6 +11,7 @@ from jaxtyping import Int
 from jax_sis import results
 from jax_sis.data import batches, sources
 from jax_sis.results.schema import DRAWN_DTYPES, FULL_DTYPES, NO_CLASS, NOT_SEARCHED, WITHOUT_DTYPES
+from jax_sis.runs.lattice import clear_lattice
 from jax_sis.runs.setup import Job, compile_search
 
 # Launches whose results may wait to be stored, so that one slow write does not hold up the devices.
@@ -138,6 +139,7 @@ def collect_fields(job: Job, batch: Mapping[str, np.ndarray], found: Mapping[str
       field = f"{kind}_{name}"
       if field in fields:
         fields[field] = np.where(is_excluded, OF_UNSEARCHED.get(name, 0), fields[field]).astype(dtype)
+  fields |= clear_lattice(fields, is_excluded)
   for name, field in job.search.fields().items():
     if field.num_bits is not None:
       fields[name] = fields[name] & ~is_excluded[:, None]
