@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 from jax_sis.display import page
 from jax_sis.report import figures
 from jax_sis.report.controls import describe_in_a_line
-from jax_sis.report.inputs import Inputs
+from jax_sis.report.inputs import Certificates, Inputs
 from jax_sis.report.words import (
   KIND_NAMES,
   ONE_OF_KIND,

@@ -258,8 +258,7 @@ def describe_subset(description: Mapping[str, Any]) -> str:
   if description["fraction"] is not None:
     which = f"the {description['fraction']:g} of the pixels that {description['search']['name']} keeps last"
   else:
-    found = {"sis": "SIS", "smallest": "smallest evidence found"}.get(
-      answer := description["answer"], f"{answer} subset"
-    )
+    answer = description["answer"]
+    found = {"sis": "SIS", "smallest": "smallest evidence found"}.get(answer, f"{answer} subset")
     which = f"the {found} at {description['threshold']:g}"
   return f"{which} of {model}{fill}{empty}"
