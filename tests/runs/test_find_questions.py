@@ -31,7 +31,8 @@ ALONE: dict[str, Any] = {
 def test_find_stores_what_is_asked(
   question: Any, certificate: Any, tiny_checkpoint: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):
-  store = find_tiny(tmp_path / "run", tiny_checkpoint, question=question, certificate=certificate, gallery=2, **ALONE)
+  options = {"question": question, "margin": MARGIN, "certificate": certificate, "gallery": 2, **NO_ORDER}
+  store = find_tiny(tmp_path / "run", tiny_checkpoint, **options)
   printed = capsys.readouterr().out
   assert "another class is ahead by 0.5 in log-odds" in printed and f"{question}: " in printed
   assert store.spec["question"] == question and store.spec["margin"] == MARGIN
