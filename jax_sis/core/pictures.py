@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from jax_sis.core import masking
-from jax_sis.core.certify import REASONS
+from jax_sis.core.certify import explain_status
 from jax_sis.core.order import NOT_RANKED, FeatureOrder, rank_to_heat
 from jax_sis.core.subsets import Status, Subsets
 
@@ -123,10 +123,12 @@ def describe_subsets(subsets: Subsets, class_names: Sequence[str] | None) -> lis
   for i in range(len(subsets)):
     status, num_kept = Status(int(subsets.status[i])), int(subsets.num_kept[i])
     if status != Status.OK:
-      captions.append(REASONS[status])
+      captions.append(explain_status(status, "sufficient" if subsets.question is None else subsets.question.kind))
       continue
     confidence = float(subsets.confidence[i])
     shown = "" if math.isnan(confidence) else f"\nconfidence {confidence:.4f}"
+    lost_by = math.nan if subsets.lost_by is None else float(subsets.lost_by[i])
+    shown += "" if math.isnan(lost_by) else f"\nlost by {lost_by:.2f} without"
     name = name_class(int(subsets.target[i]), class_names)
     captions.append(f"{num_kept} of {num_features} ({num_kept / num_features:.1%})\n{name}{shown}")
   return captions

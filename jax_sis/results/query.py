@@ -25,8 +25,8 @@ class SubsetQuery:
   """Which subset of each image is meant.
 
   Attributes:
-    kind: `sis`, read from the order of all features, `smallest`, the smallest evidence found, or `robust`, the smallest
-      of the order that is certified on unseen draws.
+    kind: `sis`, read from the order of all features, `smallest`, the smallest evidence found, `robust`, the smallest
+      of the order that is certified on unseen draws, or what a run found for another question, `contrastive` or `both`.
     threshold: the confidence that it reaches alone, or the rate at which a robust one keeps its class; None for a
       fraction.
     fraction: instead, the share of the features that it keeps, the most needed ones.
