@@ -3,9 +3,9 @@
     python benchmarks/contrastive.py --weights resnet20-12fca82f.th --data-dir DATA --out FOLDER
       [--confident 12] [--compared 500] [--report]
 
-Subsets of the first test images of 0.9 or more, and of as many wrong predictions of 0.9 or more as there are, up to half
-of --compared, each with the right one of the nearest confidence that is left. Every unit of four images is a file, so
-that the command goes on where it was stopped; --report tells of what is there. Two quiet CPU cores take some four
+Subsets of the first test images of 0.9 or more, and of as many wrong predictions of 0.9 or more as there are, up to
+half of --compared, each with the right one of the nearest confidence that is left. Every unit of four images is a file,
+so that the command goes on where it was stopped; --report tells of what is there. Two quiet CPU cores take some four
 seconds an image for those that are both, and under two for the others.
 """
 

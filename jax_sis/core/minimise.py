@@ -157,7 +157,7 @@ def read_smallest(state: LocalState, subsets: Subsets, problem: Problem) -> Subs
   else:
     logits = problem.predict_both(smallest)
     confidence = jax.nn.sigmoid(log_odds(logits[:, 0], problem.targets)).astype(dtype)
-    looked = {"lost_by": jnp.where(is_ok, lost_by(logits[:, 1], problem.targets).astype(dtype), subsets.lost_by)}
+    looked = {"lost_by": jnp.where(is_ok, lost_by(logits[:, 1], problem.targets).astype(dtype), jnp.nan)}
   return dataclasses.replace(
     subsets,
     mask=smallest.reshape(subsets.mask.shape),

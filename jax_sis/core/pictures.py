@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from jax_sis.core import masking
-from jax_sis.core.certify import REASONS
+from jax_sis.core.certify import explain_status
 from jax_sis.core.features import Grid
 from jax_sis.core.label_maps import LabelMap, check_label_map
 from jax_sis.core.linear import Linear
@@ -152,10 +152,12 @@ def describe_subsets(subsets: Subsets, class_names: Sequence[str] | None) -> lis
   for i in range(len(subsets)):
     status = Status(int(subsets.status[i]))
     if status != Status.OK:
-      captions.append(REASONS[status])
+      captions.append(explain_status(status, "sufficient" if subsets.question is None else subsets.question.kind))
       continue
     confidence = float(subsets.confidence[i])
     shown = "" if math.isnan(confidence) else f"\nconfidence {confidence:.4f}"
+    lost_by = math.nan if subsets.lost_by is None else float(subsets.lost_by[i])
+    shown += "" if math.isnan(lost_by) else f"\nlost by {lost_by:.2f} without"
     name = name_class(int(subsets.target[i]), class_names)
     captions.append(f"{counts[i]}\n{name}{shown}")
   return captions

@@ -262,10 +262,11 @@ def describe_subset(description: Mapping[str, Any]) -> str:
   if description["fraction"] is not None:
     which = f"the {description['fraction']:g} of the pixels that {description['search']['name']} keeps last"
   else:
+    answer = description["answer"]
     found = {
       "sis": "SIS",
       "smallest": "smallest evidence found",
       "optimum": "smallest subset that there is",
-    }.get(answer := description["answer"], f"{answer} subset")
+    }.get(answer, f"{answer} subset")
     which = f"the {found} at {description['threshold']:g}"
   return f"{which} of {model}{fill}{empty}"

@@ -26,7 +26,8 @@ class SubsetQuery:
 
   Attributes:
     kind: `sis`, read from the order of all features, `smallest`, the smallest evidence found, `robust`, the smallest of
-      the order that is certified on unseen draws, or `optimum`, the smallest that there is, of a complete lattice.
+      the order that is certified on unseen draws, `optimum`, the smallest that there is, of a complete lattice, or what
+      a run found for another question, `contrastive` or `both`.
     threshold: the confidence that it reaches alone, or the rate at which a robust one keeps its class; None for a
       fraction.
     fraction: instead, the share of the features that it keeps, the most needed ones.

@@ -95,7 +95,8 @@ def headline(job: Job, store: results.Results, shard: Shard | None) -> str:
   part = f", part {shard.index} of {shard.count} (counted from 0)" if shard is not None and shard.count > 1 else ""
   return (
     f"Sufficient input subsets: pixels that alone make {job.classifier.model_name} at least {config.threshold:g} "
-    f"confident.{describe_question(config)}{describe_draws(job)}\n{job.num_images} images, {searches}, {job.devices_name}, "
+    f"confident.{describe_question(config)}{describe_draws(job)}\n"
+    f"{job.num_images} images, {searches}, {job.devices_name}, "
     f"{job.batch_size} images per device at a time{describe_precision(store.spec)}{part}.\n"
     f"Results: {devices.format_bytes(num_bytes)} an image, {devices.format_bytes(num_bytes * job.num_images)} before "
     f"compression, in {store.num_units} units."

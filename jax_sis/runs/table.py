@@ -196,8 +196,8 @@ def describe_totals(totals: Mapping[str, Any], kind: str, threshold: float) -> s
     return f"{title}: no image has {what}; the certificate column says why."
   return (
     f"{title}: {num_found} of {totals['num_images']} images have a subset, {of_kind['num_certified']} certified. "
-    f"Pixels needed {asked or f'for {threshold:g}'}: median {of_kind['median_pixels']:g} ({of_kind['median_share']:.1%} of the "
-    f"image), from {of_kind['min_pixels']} to {of_kind['max_pixels']}."
+    f"Pixels needed {asked or f'for {threshold:g}'}: median {of_kind['median_pixels']:g} "
+    f"({of_kind['median_share']:.1%} of the image), from {of_kind['min_pixels']} to {of_kind['max_pixels']}."
   )
 
 

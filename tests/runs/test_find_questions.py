@@ -1,0 +1,73 @@
+"""`find --question`: what is stored, told and verified of subsets without which the class is lost."""
+
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_runs import THRESHOLD, find_tiny
+
+from jax_sis import Status
+from jax_sis.runs import invariants
+from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
+from jax_sis.runs.table import make_rows
+from jax_sis.runs.verify import verify
+
+MARGIN = 0.5
+ALONE: dict[str, Any] = {
+  "search": None,
+  "saved": "order",
+  "mask_thresholds": (),
+  "mask_fractions": (),
+  "margin": MARGIN,
+}
+
+
+@pytest.mark.parametrize(
+  ("question", "certificate"),
+  [("both", "full"), pytest.param("contrastive", "alone", marks=pytest.mark.slow)],
+)
+def test_find_stores_what_is_asked(
+  question: Any, certificate: Any, tiny_checkpoint: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+  options = {"question": question, "margin": MARGIN, "certificate": certificate, "gallery": 2, **NO_ORDER}
+  store = find_tiny(tmp_path / "run", tiny_checkpoint, **options)
+  printed = capsys.readouterr().out
+  assert "another class is ahead by 0.5 in log-odds" in printed and f"{question}: " in printed
+  assert store.spec["question"] == question and store.spec["margin"] == MARGIN
+  fields = {name: store.read(name) for name in store.fields}
+  is_ok = fields[f"{question}_status"] == Status.OK
+  assert is_ok.any() and (fields[f"{question}_mask"].sum(1) == fields[f"{question}_num_kept"]).all()
+  lost_by, alone = fields[f"{question}_lost_by"][is_ok], fields[f"{question}_certified_confidence"][is_ok]
+  assert (lost_by >= MARGIN - 1e-4).all() and (question == "contrastive" or (alone >= THRESHOLD - 1e-4).all())
+  assert fields[f"{question}_is_sufficient"][is_ok].all()
+  rows = make_rows(fields, tuple("abcdefghij"), num_features=16)
+  told = rows[int(np.flatnonzero(is_ok)[0])].answers[question].certificate
+  assert told.startswith({"both": "sufficient and contrastive, ", "contrastive": "contrastive"}[question])
+  assert verify(str(tmp_path / "run"), num_sampled=1)
+  # What does not fit together is found.
+  for name, changed in ((f"{question}_lost_by", lost_by * 0), (f"{question}_is_sufficient", ~is_ok[is_ok])):
+    wrong = fields[name].copy()
+    wrong[is_ok] = changed
+    found = invariants.check_sufficient({**fields, name: wrong}, question, store.spec)
+    assert found[0].field == f"{question}_is_sufficient" and (found[0].is_broken == is_ok).all()
+
+
+def test_settings_keep_the_question_and_leave_out_the_common_one():
+  asked = FindConfig(question="both", margin=2.0)
+  assert settings_from_json(settings_to_json(asked)) == FindConfig(question="both", margin=2.0)
+  assert not {"question", "margin"} & set(settings_to_json(FindConfig()))
+
+
+@pytest.mark.parametrize(
+  ("settings", "text"),
+  [
+    ({"question": "both", "smallest": None}, "--question both must come with --search smallest or both"),
+    ({"question": "both", "score": "probability"}, 'score must be "log_odds"'),
+    ({"margin": 3.0}, "margin must come with question="),
+  ],
+)
+def test_questions_that_cannot_be_asked_are_refused(settings: dict[str, Any], text: str):
+  with pytest.raises(ValueError, match=re.escape(text)):
+    FindConfig(**settings)
