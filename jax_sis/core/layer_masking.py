@@ -9,7 +9,6 @@ with their own gradients, are called as they are.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,10 +44,4 @@ class LayerMasked:
     shown = jnp.where(is_there, inputs, 0) + slope * jnp.where(jnp.isfinite(inputs), inputs, 0)
     image = Masked(value=shown, mask=is_there.astype(inputs.dtype), roles="nhwc", is_hidden=True)
     outputs = traced.evaluate(traced.as_program(closed), [*jax.tree.leaves(params), image], step)
-    logits: Any = jax.tree.unflatten(jax.tree.structure(shapes), outputs)
-    if isinstance(logits, Masked):
-      raise ValueError(
-        'removal "layer" is for networks that pool over all positions before they classify, and the logits of this one '
-        "have rows and columns; take the mean over these."
-      )
-    return logits
+    return jax.tree.unflatten(jax.tree.structure(shapes), outputs)

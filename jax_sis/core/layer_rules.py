@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -249,10 +248,12 @@ def scan(equation: Any, inputs: Values) -> list[Any] | None:
 
   def run_once(handed: list[Any], some: list[Any]) -> tuple[list[Any], list[Any]]:
     outputs = traced.evaluate(traced.as_program(params["jaxpr"]), [*consts, *handed, *some], step)
-    return [hand_on(one) for one in outputs[:num_handed]], outputs[num_handed:]
+    stacked = outputs[num_handed:]
+    if any(isinstance(one, Masked) for one in stacked):
+      raise refuse(equation, "which collects what has positions")
+    return [hand_on(one) for one in outputs[:num_handed]], stacked
 
-  stacked = jax.eval_shape(run_once, first, [one[0] for one in slices if not isinstance(one, Masked)])[1]
-  if any(isinstance(one, Masked) for one in (*slices, *stacked)):
+  if any(isinstance(one, Masked) for one in slices):
     return None
   options = {name: params[name] for name in ("length", "reverse", "unroll")}
   handed, stacked = lax.scan(run_once, first, slices, **options)

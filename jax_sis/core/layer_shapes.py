@@ -45,7 +45,7 @@ def broadcast(equation: Any, inputs: Values) -> list[Any] | None:
     roles[new[-1]] = "c"
   if any(shape[place] != 1 for place in new if roles[place] != "c"):
     return None
-  return [reshape_mask(image, "".join(roles), bind(equation, inputs))]
+  return [reshape_mask(image, "".join(roles), bind(equation, [image.value, *inputs[1:]]))]
 
 
 def reshape(equation: Any, inputs: Values) -> list[Any] | None:
@@ -64,7 +64,7 @@ def reshape(equation: Any, inputs: Values) -> list[Any] | None:
       roles[roles.index("1")] = role
   if "c" not in long and "1" in roles:
     roles[len(roles) - 1 - roles[::-1].index("1")] = "c"
-  return [reshape_mask(image, "".join(roles), bind(equation, inputs))]
+  return [reshape_mask(image, "".join(roles), bind(equation, [image.value, *inputs[1:]]))]
 
 
 def reshape_mask(image: Masked, roles: str, value: Array) -> Masked:

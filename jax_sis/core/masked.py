@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 # What keeps a mean of no neighbours from being a division by zero (the authors' number).
 EPSILON = 1e-5
@@ -43,7 +43,7 @@ class Masked:
     shift: of a slice that leaves positions out.
   """
 
-  value: Float[Array, "..."]
+  value: Shaped[Array, "..."]
   mask: Float[Array, "..."]
   inside: Float[np.ndarray, "..."] | None = None
   roles: str = dataclasses.field(metadata={"static": True})
