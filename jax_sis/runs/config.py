@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from jax_sis.core import validation
+from jax_sis.core.label_maps import NUM_SEGMENTS
 from jax_sis.core.local_search import Exchanges
 from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Screened
 from jax_sis.core.smallest import QUICK, THOROUGH
@@ -148,7 +149,7 @@ class FindConfig:
   completion: Annotated[CompletionSettings | None, MadeBy(CompletionSettings)] = None
   patch: int = 1
   features: Annotated[str | None, Option(metavar="superpixels|FILE|FOLDER")] = None
-  segments: int = 64
+  segments: int = NUM_SEGMENTS
   certificate: Literal["full", "alone"] = "full"
   precision: Precision = "highest"
   saved: Annotated[Saved, Option(name="save")] = "order"
