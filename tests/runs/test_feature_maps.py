@@ -1,5 +1,6 @@
 """`find --features`: label maps in the place of squares, kept with the run, computed again, drawn and exported."""
 
+import csv
 import pathlib
 import types
 from typing import Any
@@ -14,7 +15,7 @@ from tiny_runs import GRADIENT
 import jax_sis
 from jax_sis import results
 from jax_sis.classifiers.on_images import open_on_images
-from jax_sis.runs import find, verify
+from jax_sis.runs import export, find, verify
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.feature_maps import MAPS_FILE, number_maps, open_kept, read_maps
 
@@ -62,6 +63,13 @@ def test_a_run_on_label_maps_is_stored_verified_and_drawn(asked: dict[str, Any],
   assert maps is not None
   assert maps.named[1, :4].tolist() == [10, 13, 16, 19]
   assert (tmp_path / "run/gallery.png").read_bytes().startswith(b"\x89PNG")
+  (mask,) = (name for name in store.fields if name.startswith("mask_threshold"))
+  export.export(str(tmp_path / "run"), to=str(tmp_path / "table.csv"), masks=[mask])
+  with (tmp_path / "table.csv").open(newline="") as file:
+    rows = list(csv.DictReader(file))
+  for row, kept, one in zip(rows, np.asarray(subsets.kept), make_maps(5), strict=True):
+    names = np.unique(one)
+    assert row[mask] == " ".join(str(names[feature]) for feature in np.flatnonzero(kept))
   # The run's own copy counts, and a damaged one is refused.
   kept = (tmp_path / "run" / MAPS_FILE).read_bytes()
   (tmp_path / "run" / MAPS_FILE).write_bytes(number_maps(make_maps(5) // 4, {}).encode())
