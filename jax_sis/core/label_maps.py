@@ -14,6 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, Integer, Shaped
 from jax_sis.core import masking
 from jax_sis.core.validation import check_positive_integer, is_concrete
 
+# Superpixels of an image, about.
+NUM_SEGMENTS = 64
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,7 +167,7 @@ def check_label_map(features: LabelMap, input_shape: tuple[int, ...]) -> LabelMa
 
 
 def superpixels(
-  images: Any, num_segments: int = 64, *, compactness: float = 10.0, sigma: float = 1.0
+  images: Any, num_segments: int = NUM_SEGMENTS, *, compactness: float = 10.0, sigma: float = 1.0
 ) -> Int[np.ndarray, "B H W"]:
   """A label map for each image, by scikit-image's SLIC (Achanta et al. 2012): `pip install 'jax_sis[superpixels]'`.
 

@@ -86,7 +86,7 @@ class Linear:
     )
     if not fits:
       raise ValueError(
-        f"features.groups must have the shape of one image's coefficients, {list(coefficients.shape)}, with axes of "
+        f"Basis.group_map must have the shape of one image's coefficients, {list(coefficients.shape)}, with axes of "
         f"length 1 where one group stands for all along them, got {list(self.groups.shape)}."
       )
     if back.shape != image.shape:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from jax_sis.core import validation
 from jax_sis.core.chunks import LARGEST_CHUNK
+from jax_sis.core.label_maps import NUM_SEGMENTS
 from jax_sis.core.local_search import Exchanges
 from jax_sis.core.questions import DEFAULT_MARGIN, Question, QuestionName, check_question
 from jax_sis.core.searches import BackwardSearch, Exact, Forward, Gradient, Screened
@@ -161,7 +162,7 @@ class FindConfig:
   lattice: bool = False
   patch: int = 1
   features: Annotated[str | None, Option(metavar="superpixels|FILE|FOLDER")] = None
-  segments: int = 64
+  segments: int = NUM_SEGMENTS
   certificate: Literal["full", "alone"] = "full"
   precision: Precision = "highest"
   saved: Annotated[Saved, Option(name="save")] = "order"

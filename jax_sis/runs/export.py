@@ -25,6 +25,7 @@ from jax_sis.results.schema import KINDS, decode_text, has_order
 from jax_sis.results.store import Results
 from jax_sis.runs import pictures
 from jax_sis.runs.authors_layout import select_image, to_authors_arrays
+from jax_sis.runs.feature_maps import open_kept
 from jax_sis.runs.setup import make_job_again
 from jax_sis.runtime.progress import Progress
 
@@ -152,10 +153,14 @@ def check_order(store: Results) -> None:
 def iterate_columns(
   store: Results, subsets: Mapping[str, StoredSubsets], progress: Progress
 ) -> Iterator[dict[str, np.ndarray | list[Any]]]:
+  maps = open_kept(store) if subsets else None
   names = {*store.table_fields, *(name for stored in subsets.values() for name in stored.mask_fields)}
   num_at_once = max(1, FEATURES_AT_ONCE // math.prod(store.spec["grid"])) if subsets else ROWS_AT_ONCE
   for indices, fields in store.iterate(num_at_once, names=sorted(names)):
-    yield make_columns(store.spec, store.table_fields, fields, subsets)
+    columns = make_columns(store.spec, store.table_fields, fields, subsets)
+    if maps is not None:
+      columns |= {name: maps.name_features(columns[name], indices) for name in subsets}
+    yield columns
     progress.advance(len(indices))
 
 

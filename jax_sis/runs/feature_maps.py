@@ -5,7 +5,7 @@ import functools
 import hashlib
 import io
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -59,6 +59,11 @@ class FeatureMaps:
     labels = self.labels[indices].astype(np.int64)
     spread = np.take_along_axis(values, labels.reshape(len(labels), -1), axis=1)
     return spread.reshape(*labels.shape, 1)
+
+  def name_features(self, features: Iterable[list[int]], indices: Int[np.ndarray, "M"]) -> list[list[int]]:
+    """The user's numbers of the features of these images."""
+    pairs = zip(features, self.named[indices], strict=True)
+    return [[int(named[feature]) for feature in some if named[feature] >= 0] for some, named in pairs]
 
   def encode(self) -> bytes:
     """What is kept with the run."""

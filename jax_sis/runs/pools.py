@@ -6,6 +6,7 @@ Which image is for what depends on the seed and the images' ids. No image stands
 import dataclasses
 import hashlib
 import pathlib
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -203,3 +204,8 @@ def hash_ids(ids: Sequence[str] | np.ndarray) -> UInt32[np.ndarray, "B 2"]:
 
 def digest_text(text: str) -> bytes:
   return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest()
+
+
+def draw_step(name: str, num_classes: int) -> int:
+  """How many classes after the predicted one, modulo their number, the random class of the image of this id comes."""
+  return int(np.random.default_rng(zlib.crc32(name.encode())).integers(1, num_classes))

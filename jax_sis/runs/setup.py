@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 import math
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runs.feature_maps import MAPS_FILE, FeatureMaps, open_maps
 from jax_sis.runs.identity import MAX_NAMED, find_changes, read_compared, refuse_changes
 from jax_sis.runs.lattice import check_patch
-from jax_sis.runs.pools import Pools, describe_completion, hash_ids, open_pools
+from jax_sis.runs.pools import Pools, describe_completion, draw_step, hash_ids, open_pools
 from jax_sis.runs.presets import settle_preset
 from jax_sis.runs.sizes import (
   Open,
@@ -98,9 +97,8 @@ class Job(ClassifierOnImages):
   def launch_arrays(self, batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     """What the program takes of these images.
 
-    Their pixels `[B, H, W, C]`, the class to keep up or NO_CLASS for the predicted one `[B]`, and where there are
-    draws, what their keys are made from `[B, 2]`; where there are label maps, these `[B, H, W, 1]`. Of random classes
-    it is how many classes they come after the predicted one, which only the program knows.
+    Their pixels `[B, H, W, C]`, the class to keep up or NO_CLASS for the predicted one `[B]` (a random one is counted
+    from that), and where there are draws or label maps, what their keys are made from `[B, 2]`, and these.
     """
     labels = batch["label"]
     if self.config.target == RANDOM_TARGET:
@@ -346,11 +344,6 @@ def parse_target(target: str, class_names: tuple[str, ...]) -> int | None:
     f"--target must be 'predicted', 'label', 'random', or a class of the checkpoint ({', '.join(class_names[:12])}"
     f"{', ...' if len(class_names) > 12 else ''}, or 0 to {len(class_names) - 1}), got {target!r}."
   )
-
-
-def draw_step(name: str, num_classes: int) -> int:
-  """How many classes after the predicted one, modulo their number, the random class of the image of this id comes."""
-  return int(np.random.default_rng(zlib.crc32(name.encode())).integers(1, num_classes))
 
 
 def read_inputs(job: Job, store: results.Results, indices: Int[np.ndarray, "M"]) -> Float[np.ndarray, "M H W C"]:
