@@ -43,10 +43,14 @@ def find_given(config: FindConfig) -> frozenset[str]:
 
 def settle_search(config: FindConfig, given: frozenset[str]) -> Mapping[str, Any]:
   """The searches, as far as an option that is given leaves them open."""
-  asked, preset = SearchOptions.of(config), SearchOptions.of(OF_IMAGENET)
-  search = asked.search if given & {"search", "thorough"} else preset.search
-  per_step = preset.per_step if search in ("gradient", "both") and "per-step" not in given else asked.per_step
-  return SearchOptions(search=search, thorough=asked.thorough, per_step=per_step).make()
+  options, preset = SearchOptions.of(config), SearchOptions.of(OF_IMAGENET)
+  if not given & {"search", "thorough"}:
+    options = dataclasses.replace(options, search=preset.search)
+  # Steps of 100 pixels are the paper's search, and nothing of ours beside them.
+  if options.search in ("gradient", "both") and not given & {"per-step", "step-share", "memory"}:
+    steps = {name: getattr(preset, name) for name in ("per_step", "step_share", "memory")}
+    options = dataclasses.replace(options, **steps)
+  return options.make()
 
 
 def settle_rest(config: FindConfig, given: frozenset[str]) -> Mapping[str, Any]:
