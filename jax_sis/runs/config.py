@@ -130,7 +130,8 @@ class FindConfig:
     tolerance: how far a certificate's confidence may be from that of a search in float32.
     chunk_size: masked copies at a time, where searches and certificates try some; like the batch it is part of what the
       run is (default: auto, by platform, size of the images and memory).
-    preset: what options are that are not given: small: their defaults here; imagenet: --search gradient --per-step 100
+    preset: what options are that are not given: small: their defaults here; imagenet: --search gradient --per-step 10
+      --step-share 0.1 --memory 0.95 (the last two unless --per-step is given: --per-step 100 is the paper's search)
       --threshold 0.9 --certificate alone --save both --mask-fraction 0.1 (default: auto, imagenet for classifiers of
       128 pixels a side or more).
     given: the options of the command line, which a preset leaves as they are; None for settings made in Python, which

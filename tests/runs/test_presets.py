@@ -19,18 +19,19 @@ from jax_sis.runs.presets import describe_preset, settle_preset
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 SMALL, LARGE = (127, 224, 3), (128, 160, 3)
-ALL = "--search gradient --per-step 100 --threshold 0.9 --certificate alone --save both --mask-fraction 0.1"
+STEPS = "--per-step 10 --step-share 0.1 --memory 0.95 "
+ALL = f"--search gradient {STEPS}--threshold 0.9 --certificate alone --save both --mask-fraction 0.1"
 
 
 def parse(line: str) -> FindConfig:
   return parsing.parse("find", main.load_command("find"), shlex.split(line))[0]
 
 
-def test_the_preset_is_the_papers_search_and_leaves_small_classifiers_alone():
+def test_the_preset_is_fast_on_photographs_and_leaves_small_classifiers_alone():
   asked = parse("")
   assert settle_preset(asked, SMALL) is asked
   settled = settle_preset(asked, LARGE)
-  assert (settled.search, settled.smallest) == (Gradient(per_step=100), None)
+  assert (settled.search, settled.smallest) == (Gradient(per_step=10, share=0.1, memory=0.95), None)
   assert (settled.threshold, settled.certificate, settled.mask_fractions) == (0.9, "alone", (0.1,))
   assert settled.saves_order
   assert settled.out == asked.out
@@ -46,6 +47,8 @@ def test_the_preset_is_the_papers_search_and_leaves_small_classifiers_alone():
     ("", ALL),
     ("--threshold 0.99", ALL.replace("--threshold 0.9 ", "")),
     ("--threshold=0.99 --per_step 1 --certificate full", "--search gradient --save both --mask-fraction 0.1"),
+    ("--per-step 100", ALL.replace(STEPS, "")),
+    ("--memory 0", ALL.replace("--memory 0.95 ", "")),
     ("--search smallest", "--threshold 0.9 --certificate alone"),
     ("--search exact", "--threshold 0.9 --certificate alone --save both --mask-fraction 0.1"),
     ("--thorough", ALL.replace("--search gradient ", "")),
@@ -106,7 +109,7 @@ def test_the_photographs_are_searched_as_the_preset_says(
   store = results.open(tmp_path / "out")
   assert store.read_text("id") == ["chameleon", "koala", "german_shepherd", "bison", "tripod", "espresso"]
   assert store.spec["data"]["data"] == "imagenet sample"
-  assert store.spec["search"]["per_step"] == 100
+  assert store.spec["search"] == {"name": "Gradient", "per_step": 10, "share": 0.1, "memory": 0.95}
   assert store.read("mask_fraction_0.1").reshape(6, -1).sum(1).tolist() == [1639] * 6
   with pytest.raises(ValueError, match=r"--threshold 0\.99"):
     find.find(parse(f"{line} --threshold 0.99"))
