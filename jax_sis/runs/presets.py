@@ -8,8 +8,8 @@ from jax_sis.data.sources import is_large
 from jax_sis.runs.config import FindConfig, SearchOptions
 from jax_sis.runtime.command_line import iterate_values, write_option
 
-# At 224 x 224 pixels, a search by single pixels takes hours an image; the paper removes 100 at a time there. These steps
-# find subsets of a fifth of the size in a fifth of the time (docs/coarse_to_fine.md).
+# At 224 x 224 pixels, a search by single pixels takes hours an image, and the paper removes 100 at a time. These steps
+# find far smaller subsets in a seventh of the time (docs/coarse_to_fine.md).
 OF_IMAGENET = FindConfig(
   preset="imagenet",
   threshold=0.9,

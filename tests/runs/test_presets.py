@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import shlex
+from typing import Any
 
 import pytest
 import tiny_classifier
@@ -14,7 +15,7 @@ from jax_sis.core.searches import Gradient
 from jax_sis.data.imagenet_classes import imagenet_class_names
 from jax_sis.results import folder
 from jax_sis.runs import find, long_runs, setup
-from jax_sis.runs.config import FindConfig
+from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.presets import describe_preset, settle_preset
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -68,6 +69,21 @@ def test_options_that_are_given_stay_and_the_others_are_said(line: str, taken: s
   # The command that errors and `status` show asks for the same.
   again = settle_preset(parse(settled.command_in(settled.out).removeprefix("jax-sis find")), LARGE)
   assert dataclasses.replace(again, preset=None) == dataclasses.replace(settled, preset=None)
+
+
+@pytest.mark.parametrize(
+  ("search", "stored"),
+  [
+    # As versions before the share and the memory wrote it.
+    (Gradient(per_step=4), {"name": "Gradient", "per_step": 4}),
+    (Gradient(share=0.1, memory=0.0), {"name": "Gradient", "per_step": 1, "share": 0.1, "memory": 0.0}),
+  ],
+)
+def test_a_run_stores_the_steps_of_its_search_and_reads_them_again(search: Gradient, stored: dict[str, Any]):
+  config = FindConfig(search=search)
+  settings = settings_to_json(config)
+  assert settings["search"] == stored
+  assert settings_from_json(settings) == config
 
 
 def test_a_run_of_more_than_an_hour_says_how_long_and_what_is_faster(
