@@ -208,9 +208,19 @@ def exact(problem: Problem) -> Selection:
   return backward_selection(problem, lambda size: 1, choose)
 
 
-def gradient(problem: Problem, per_step: int) -> Selection:
-  """Batched Gradient SIS: remove the features that the gradient says cost least; the lowest index among equals."""
-  return backward_selection(problem, lambda size: per_step, by_gradient)
+def gradient(problem: Problem, per_step: int, share: float = 0.0, memory: float = 0.0) -> Selection:
+  """Batched Gradient SIS: remove the features that the gradient says cost least; the lowest index among equals.
+
+  At least `per_step` of them, or a share of what is left. With a memory, the gradient is a running mean.
+  """
+  mean: list[np.ndarray] = []
+
+  def choose(problem: Problem, kept: list[int]) -> list[int]:
+    loss = problem.loss_of_each(set(kept))
+    mean[:] = [memory * mean[0] + (1 - memory) * loss if mean else loss]
+    return sorted(kept, key=lambda feature: (mean[0][feature], feature))
+
+  return backward_selection(problem, lambda size: max(per_step, math.floor(share * size)), choose)
 
 
 def by_gradient(problem: Problem, kept: list[int]) -> list[int]:

@@ -82,7 +82,7 @@ def backselect(
       numbered in the order of the labels, in each image.
 
   Returns:
-    The order, with the confidence at sizes F, F - k, F - 2k, ..., 0.
+    The order, with the confidence at the sizes that the search went through, such as F, F - k, F - 2k, ..., 0.
 
   Raises:
     ValueError: an argument has the wrong type, shape or value, or `predict_fn` is not a classifier of that kind.
@@ -117,7 +117,7 @@ def run_backward(problem: Problem, *, phases: tuple[Phase, ...]) -> FeatureOrder
     kept, rank, finite, remembered = carry
     evaluation = search.evaluate(problem, kept, remembered)
     finite = finite & is_finite(evaluation, kept)
-    remove = functools.partial(remove_features, next_size=next_size, per_step=search.per_step)
+    remove = functools.partial(remove_features, next_size=next_size, at_most=search.largest_step(kept.shape[1]))
     kept, rank = jax.vmap(remove)(kept, rank, evaluation.preference)
     confidence = jax.nn.sigmoid(log_odds(evaluation.prediction.logits, problem.targets))
     return (kept, rank, finite, evaluation.remembered), (confidence, evaluation.prediction.rate)
@@ -146,18 +146,18 @@ def remove_features(
   preference: Float[Array, "F"],
   *,
   next_size: Int[Array, ""],
-  per_step: int,
+  at_most: int,
 ) -> tuple[Bool[Array, "F"], Int[Array, "F"]]:
-  """Masks the most preferred kept features of one image until `next_size` are left, `per_step` at most.
+  """Masks the most preferred kept features of one image until `next_size` are left, `at_most` of them.
 
   Ties go to the lowest index. The feature masked first gets the highest rank, the number of kept features less one.
   """
   num_kept = kept.sum(dtype=jnp.int32)
   preference = sort_keys(preference, kept)
-  if per_step == 1:
+  if at_most == 1:
     chosen = preference.argmax(keepdims=True)
   else:
-    _, chosen = jax.lax.top_k(preference, min(per_step, kept.size))
+    _, chosen = jax.lax.top_k(preference, min(at_most, kept.size))
   position = jnp.arange(chosen.size, dtype=jnp.int32)
   is_removed = position < num_kept - next_size
   chosen = jnp.where(is_removed, chosen, kept.size)

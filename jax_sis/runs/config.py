@@ -39,22 +39,32 @@ class SearchOptions:
       every step (minutes); smallest: pixels are added to the masked image, then dropped and exchanged (the smallest
       subsets; seconds, no order); both: gradient and smallest side by side.
     thorough: look for the smallest subsets with four times the candidates and more exchanges (several times as long).
-    per_step: pixels that a step of the gradient search masks.
+    per_step: pixels that a step of the gradient search masks, or with --step-share, at least.
+    step_share: of the pixels that are left, how many a step of it masks, such as 0.05: many at first, few at the end.
+    memory: how much of what earlier steps said counts in what its next step masks, at least 0 and below 1 (default:
+      auto, nothing, and 0.9 with --completion).
   """
 
   search: Literal["gradient", "screened", "exact", "smallest", "both"] = "both"
   thorough: bool = False
   per_step: int = Gradient.per_step
+  step_share: float = Gradient.share
+  memory: Annotated[float | None, Option(word_for_none="auto")] = Gradient.memory
 
   def __post_init__(self) -> None:
     if self.thorough and self.search not in ("both", "smallest"):
       raise ValueError(f"--thorough must come with --search both or smallest, got --search {self.search}.")
-    if self.per_step != Gradient.per_step and self.search not in ("both", "gradient"):
-      raise ValueError(f"--per-step must come with --search both or gradient, got --search {self.search}.")
+    asked = {"--per-step": self.per_step, "--step-share": self.step_share, "--memory": self.memory}
+    for (name, value), default in zip(asked.items(), dataclasses.astuple(Gradient()), strict=True):
+      if value != default and self.search not in ("both", "gradient"):
+        raise ValueError(f"{name} must come with --search both or gradient, got --search {self.search}.")
     require_positive("--per-step", self.per_step)
+    for name in ("--step-share", "--memory"):
+      if asked[name] is not None and not 0 <= asked[name] < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {asked[name]}.")
 
   def make(self) -> dict[str, Any]:
-    gradient = Gradient(per_step=self.per_step)
+    gradient = Gradient(per_step=self.per_step, share=self.step_share, memory=self.memory)
     backward = {"gradient": gradient, "both": gradient, "screened": Screened(), "exact": Exact(), "smallest": None}
     effort = THOROUGH if self.thorough else QUICK
     return {
@@ -68,10 +78,12 @@ class SearchOptions:
     """The options that make the searches of a run; ValueError if no options say this."""
     is_thorough = settings.smallest is not None and settings.exchanges == THOROUGH.exchanges
     for name in get_args(cls.__annotations__["search"]):
-      per_step = settings.search.per_step if name in ("both", "gradient") and settings.search else Gradient.per_step
       if is_thorough and name not in ("both", "smallest"):
         continue
-      options = cls(search=name, thorough=is_thorough, per_step=per_step)
+      found = settings.search if name in ("both", "gradient") and isinstance(settings.search, Gradient) else Gradient()
+      options = cls(
+        search=name, thorough=is_thorough, per_step=found.per_step, step_share=found.share, memory=found.memory
+      )
       if all(getattr(settings, field) == value for field, value in options.make().items()):
         return options
     raise ValueError(f"the command line has no options for the searches {settings.search} and {settings.smallest}.")
@@ -134,7 +146,8 @@ class FindConfig:
     tolerance: how far a certificate's confidence may be from that of a search in float32.
     chunk_size: masked copies at a time, where searches and certificates try some; like the batch it is part of what the
       run is (default: auto, by platform, size of the images and memory).
-    preset: what options are that are not given: small: their defaults here; imagenet: --search gradient --per-step 100
+    preset: what options are that are not given: small: their defaults here; imagenet: --search gradient --per-step 10
+      --step-share 0.1 --memory 0.95 (the last two unless --per-step is given: --per-step 100 is the paper's search)
       --threshold 0.9 --certificate alone --save both --mask-fraction 0.1 (default: auto, imagenet for classifiers of
       128 pixels a side or more).
     given: the options of the command line, which a preset leaves as they are; None for settings made in Python, which
@@ -305,9 +318,11 @@ def settings_to_json(config: FindConfig) -> dict[str, Any]:
   for name in ("search", "smallest"):
     search = getattr(config, name)
     settings[name] = None if search is None else {"name": type(search).__name__, **dataclasses.asdict(search)}
-    if search is not None and getattr(search, "memory", 0) is None:
+    if isinstance(search, Gradient):
       # As earlier versions wrote it.
-      del settings[name]["memory"]
+      for later in ("share", "memory"):
+        if getattr(search, later) == getattr(Gradient, later):
+          del settings[name][later]
   # What came of them stands in the other settings.
   del settings["preset"], settings["given"]
   if config.model_function is None:

@@ -59,7 +59,9 @@ def list_faster(job: Job, num_images: int) -> list[str]:
   config = job.config
   search = config.search
   lines = []
-  if isinstance(search, Gradient):
+  if isinstance(search, Gradient) and search.share:
+    lines.append(f"--step-share {min(2 * search.share, 0.5):g}: half as many steps, and larger subsets")
+  elif isinstance(search, Gradient):
     lines.append(f"--per-step {4 * search.per_step}: a quarter of the steps, and larger subsets")
   else:
     lines.append("--search gradient: one gradient a step in place of many trials, and larger subsets")

@@ -46,7 +46,7 @@ IMAGES: dict[str, Any] = {
 }
 FIND = FindConfig(
   **IMAGES,
-  search=Gradient(per_step=4),
+  search=Gradient(per_step=4, share=0.05, memory=0.5),
   smallest=None,
   score="probability",
   target="label",

@@ -27,6 +27,8 @@ EDGE_SEARCHES = [
   jax_sis.Screened(candidates=3, gradient_until=None),
   jax_sis.Screened(candidates=500, gradient_until=500),
   *(jax_sis.Gradient(per_step=k) for k in (4, 12, 20)),
+  jax_sis.Gradient(share=0.4),
+  jax_sis.Gradient(per_step=2, share=0.25, memory=0.7),
   *(jax_sis.Exact(chunk_size=size) for size in (1, 500)),
 ]
 
@@ -39,7 +41,8 @@ def reference_orders(problems: list[reference.Problem], search: BackwardSearch) 
     settings = search.candidates, search.gradient_until, search.gradient_per_step
     selections = [reference.screened(problem, *settings) for problem in problems]
   else:
-    selections = [reference.gradient(problem, search.per_step) for problem in problems]
+    settings = search.per_step, search.share, search.memory or 0.0
+    selections = [reference.gradient(problem, *settings) for problem in problems]
   return np.stack([found.rank() for found in selections]), np.stack([found.confidences() for found in selections])
 
 
@@ -695,6 +698,18 @@ def test_counts_of_a_search_must_be_positive_integers(value: Any):
     return
   with refuses(f"Exact.chunk_size must be an integer of at least 1, got {value!r}."):
     jax_sis.Exact(chunk_size=value)
+
+
+@pytest.mark.parametrize("name", ["share", "memory"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_shares_of_a_search_must_be_below_one(name: str, value: float):
+  with refuses(f"Gradient.{name} must be at least 0 and below 1, got {value!r}."):
+    jax_sis.Gradient(**{name: value})
+
+
+def test_steps_in_proportion_take_many_features_at_first_and_few_at_the_end():
+  (phase,) = jax_sis.Gradient(per_step=10, share=0.05).phases(224 * 224)
+  assert (len(phase.sizes), phase.sizes[:4], phase.sizes[-3:]) == (130, (0, 7, 17, 27), (45285, 47668, 50176))
 
 
 def test_numpy_inputs_are_taken_as_they_are():

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import shlex
+from typing import Any
 
 import pytest
 import tiny_classifier
@@ -14,23 +15,24 @@ from jax_sis.core.searches import Gradient
 from jax_sis.data.imagenet_classes import imagenet_class_names
 from jax_sis.results import folder
 from jax_sis.runs import find, long_runs, setup
-from jax_sis.runs.config import FindConfig
+from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.presets import describe_preset, settle_preset
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 SMALL, LARGE = (127, 224, 3), (128, 160, 3)
-ALL = "--search gradient --per-step 100 --threshold 0.9 --certificate alone --save both --mask-fraction 0.1"
+STEPS = "--per-step 10 --step-share 0.1 --memory 0.95 "
+ALL = f"--search gradient {STEPS}--threshold 0.9 --certificate alone --save both --mask-fraction 0.1"
 
 
 def parse(line: str) -> FindConfig:
   return parsing.parse("find", main.load_command("find"), shlex.split(line))[0]
 
 
-def test_the_preset_is_the_papers_search_and_leaves_small_classifiers_alone():
+def test_the_preset_is_fast_on_photographs_and_leaves_small_classifiers_alone():
   asked = parse("")
   assert settle_preset(asked, SMALL) is asked
   settled = settle_preset(asked, LARGE)
-  assert (settled.search, settled.smallest) == (Gradient(per_step=100), None)
+  assert (settled.search, settled.smallest) == (Gradient(per_step=10, share=0.1, memory=0.95), None)
   assert (settled.threshold, settled.certificate, settled.mask_fractions) == (0.9, "alone", (0.1,))
   assert settled.saves_order
   assert settled.out == asked.out
@@ -46,6 +48,8 @@ def test_the_preset_is_the_papers_search_and_leaves_small_classifiers_alone():
     ("", ALL),
     ("--threshold 0.99", ALL.replace("--threshold 0.9 ", "")),
     ("--threshold=0.99 --per_step 1 --certificate full", "--search gradient --save both --mask-fraction 0.1"),
+    ("--per-step 100", ALL.replace(STEPS, "")),
+    ("--memory 0", ALL.replace("--memory 0.95 ", "")),
     ("--search smallest", "--threshold 0.9 --certificate alone"),
     ("--search exact", "--threshold 0.9 --certificate alone --save both --mask-fraction 0.1"),
     ("--thorough", ALL.replace("--search gradient ", "")),
@@ -65,6 +69,21 @@ def test_options_that_are_given_stay_and_the_others_are_said(line: str, taken: s
   # The command that errors and `status` show asks for the same.
   again = settle_preset(parse(settled.command_in(settled.out).removeprefix("jax-sis find")), LARGE)
   assert dataclasses.replace(again, preset=None) == dataclasses.replace(settled, preset=None)
+
+
+@pytest.mark.parametrize(
+  ("search", "stored"),
+  [
+    # As versions before the share and the memory wrote it.
+    (Gradient(per_step=4), {"name": "Gradient", "per_step": 4}),
+    (Gradient(share=0.1, memory=0.0), {"name": "Gradient", "per_step": 1, "share": 0.1, "memory": 0.0}),
+  ],
+)
+def test_a_run_stores_the_steps_of_its_search_and_reads_them_again(search: Gradient, stored: dict[str, Any]):
+  config = FindConfig(search=search)
+  settings = settings_to_json(config)
+  assert settings["search"] == stored
+  assert settings_from_json(settings) == config
 
 
 def test_a_run_of_more_than_an_hour_says_how_long_and_what_is_faster(
@@ -106,7 +125,7 @@ def test_the_photographs_are_searched_as_the_preset_says(
   store = results.open(tmp_path / "out")
   assert store.read_text("id") == ["chameleon", "koala", "german_shepherd", "bison", "tripod", "espresso"]
   assert store.spec["data"]["data"] == "imagenet sample"
-  assert store.spec["search"]["per_step"] == 100
+  assert store.spec["search"] == {"name": "Gradient", "per_step": 10, "share": 0.1, "memory": 0.95}
   assert store.read("mask_fraction_0.1").reshape(6, -1).sum(1).tolist() == [1639] * 6
   with pytest.raises(ValueError, match=r"--threshold 0\.99"):
     find.find(parse(f"{line} --threshold 0.99"))

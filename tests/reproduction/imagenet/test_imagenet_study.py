@@ -19,7 +19,9 @@ from jax_sis.data import images
 from jax_sis.reproduction import program
 from jax_sis.reproduction.config import ReproduceConfig
 from jax_sis.reproduction.imagenet import asking, outcome, reading
+from jax_sis.reproduction.imagenet.setting import make_search
 from jax_sis.reproduction.imagenet.stages import PhotographsStage, make_stages
+from jax_sis.runs.presets import settle_preset
 from jax_sis.statistics.matching import match_by_confidence
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
@@ -134,6 +136,13 @@ def test_a_mask_of_one_crop_is_shown_in_another_crop_at_the_same_place():
       there = (row - 2, column + 5 - 5)
       inside = 0 <= there[0] < 16 and 0 <= there[1] < 20
       assert moved[row, column] == (inside and mask[there])
+
+
+@pytest.mark.parametrize("is_random_class", [False, True])
+def test_the_search_is_the_papers_whatever_find_takes_for_photographs(is_random_class: bool):
+  config = make_search(is_random_class=is_random_class)
+  assert config.search == jax_sis.Gradient(per_step=100)
+  assert settle_preset(config, (224, 224, 3)) is config
 
 
 def test_the_study_does_not_depend_on_where_its_photographs_lie(tmp_path: pathlib.Path):
