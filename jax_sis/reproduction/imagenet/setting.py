@@ -14,7 +14,7 @@ PURPOSE = (
 FRACTION, THRESHOLD, LOWER_THRESHOLD = 0.1, 0.9, 0.5
 PER_STEP = 100
 # Images searched for a random class, of those that the classifier is sure of: the claims are about these.
-NUM_RANDOM_CLASS = 64
+NUM_RANDOM_CLASS = 32
 # Subsets of each kind whose leaks are looked at.
 NUM_CONTROLLED = 100
 NOT_RUN = (
