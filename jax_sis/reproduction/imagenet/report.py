@@ -34,14 +34,7 @@ def make_report(
       tables.COMPARED_HEADER,
       tables.compared_rows(outcomes),
     ),
-    table_section(
-      "From one classifier to another",
-      "transfer",
-      "Of the images that both see as the same class: how often one keeps it when it is shown what the other needs. "
-      "The other's pixels moved elsewhere keep the mask's shape and lose its place.",
-      tables.SHOWN_HEADER,
-      tables.shown_rows(outcomes),
-    ),
+    transfer_section(outcomes),
     subset_sections.leak_section([leak for outcome in outcomes for leak in outcome.leaks]),
     not_run_section(content),
     provenance_section(content),
@@ -70,6 +63,31 @@ def table_section(heading: str, name: str, answer: str, header: Sequence[str], r
   return page.section(
     heading, name=name, answer=answer, blocks=[page.table(BRACKETS, header, rows, num_text_columns=2)]
   )
+
+
+def transfer_section(outcomes: Sequence[Outcome]) -> Element | None:
+  found = [one for outcome in outcomes for one in outcome.shown_to]
+  answers = [
+    f"Shown the 10 % that {one.chooser} needs, {one.label} keeps the class that both see on {one.kept['needed']:.0%} "
+    f"of the images, on {one.kept['own']:.0%} shown its own."
+    for one in found
+  ]
+  section = table_section(
+    "From one classifier to another",
+    "transfer",
+    " ".join(answers),
+    tables.SHOWN_HEADER,
+    tables.shown_rows(outcomes),
+  )
+  if section is not None:
+    section.append(
+      page.paragraph(
+        "By chance two choices of 10 % have 10 % of their pixels in common. Pixels moved elsewhere keep the mask's "
+        "shape and lose its place.",
+        kind="soft",
+      )
+    )
+  return section
 
 
 def sizes_section(outcomes: Sequence[Outcome]) -> Element:

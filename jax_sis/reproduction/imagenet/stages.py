@@ -166,6 +166,7 @@ class AskingStage(StudyStage):
 
   file: ClassVar[str]
   format: ClassVar[str]
+  shown: ClassVar[Mapping[str, str]]
   classifier: str
   runs: Mapping[str, str]
 
@@ -174,7 +175,7 @@ class AskingStage(StudyStage):
     return {"data": DATA, "classifier": self.classifier, **self.runs}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    return {"fraction": FRACTION}
+    return {"fraction": FRACTION, "shown": list(self.shown)}
 
   def machine(self) -> dict[str, Any]:
     return describe_machine(on_images.LIBRARIES)
@@ -197,6 +198,7 @@ class PartsStage(AskingStage):
   program: ClassVar[str] = "parts"
   file: ClassVar[str] = asking.PARTS_FILE
   format: ClassVar[str] = asking.PARTS_FORMAT
+  shown: ClassVar[Mapping[str, str]] = asking.PARTS
 
   def ask(self, inputs: Mapping[str, pathlib.Path]) -> dict[str, Any]:
     return asking.ask_parts(inputs["orders"], inputs["random_class"], inputs["classifier"])
@@ -209,6 +211,7 @@ class ShownToStage(AskingStage):
   program: ClassVar[str] = "shown to"
   file: ClassVar[str] = asking.TRANSFER_FILE
   format: ClassVar[str] = asking.TRANSFER_FORMAT
+  shown: ClassVar[Mapping[str, str]] = asking.SHOWN_TO
 
   def ask(self, inputs: Mapping[str, pathlib.Path]) -> dict[str, Any]:
     return asking.ask_of_others(inputs["chooser"], inputs["orders"], inputs["classifier"])
