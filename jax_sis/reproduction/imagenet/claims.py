@@ -73,7 +73,7 @@ def border_claims(outcome: Outcome) -> list[Claim]:
 
 
 def wrong_claims(outcome: Outcome) -> list[Claim]:
-  """At equal confidence, do wrong predictions rest on smaller subsets?"""
+  """At equal confidence, do wrong predictions rest on smaller subsets? Not where there are none to compare."""
   return [
     Claim(
       claim=f"{outcome.label}: at the same confidence, wrong predictions rest on smaller sufficient subsets "
@@ -84,5 +84,5 @@ def wrong_claims(outcome: Outcome) -> list[Claim]:
       difference=one.matched.difference,
     )
     for one in outcome.compared
-    if one.what.startswith("size")
+    if one.what.startswith("size") and one.matched.num_wrong
   ]
