@@ -314,9 +314,11 @@ class Clock:
 
 
 def estimate_seconds(left: Sequence[StudyStage], done: Mapping[str, Done]) -> float:
-  """How long these stages take at the speed of the finished ones."""
-  work_done = sum(one.stage.work for one in done.values())
-  seconds_done = sum(one.seconds for one in done.values())
+  """How long these stages take at the speed of the finished ones that such devices as these did."""
+  kinds = {device.device_kind for device in jax.local_devices()}
+  of_these = [one for one in done.values() if set(one.record["devices"]) == kinds]
+  work_done = sum(one.stage.work for one in of_these)
+  seconds_done = sum(one.seconds for one in of_these)
   speed = seconds_done / work_done if work_done else SECONDS_PER_GRADIENT
   return speed * sum(stage.work for stage in left)
 

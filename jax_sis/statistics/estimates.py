@@ -111,8 +111,20 @@ def mean_of(values: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
 
 
 def difference_of(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
-  """The mean of first minus second, which are finite numbers or truth values of the same images in the same order."""
-  return mean_of(np.asarray(first, np.float64) - np.asarray(second, np.float64), seed=seed)
+  """The mean of first minus second, which are finite numbers or truth values of the same images in the same order.
+
+  Where truth values differ alike on every image, all resamples are alike, too, and the interval is that of Wilson for
+  the share of images that are so.
+  """
+  differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+  are_truths = all(np.asarray(values).dtype == bool for values in (first, second))
+  if are_truths and len(differences) >= MIN_IMAGES and (differences == differences[0]).all():
+    others = share_of_count(0, len(differences)).numbers[-1]
+    value = float(differences[0])
+    return Estimate(
+      value=value, low=max(value - others, -1.0), high=min(value + others, 1.0), num_images=len(differences)
+    )
+  return mean_of(differences, seed=seed)
 
 
 def no_mean(reason: str, num_images: int = 0) -> Estimate:

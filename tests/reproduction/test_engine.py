@@ -72,6 +72,13 @@ def make_chain(first: str = "a", last: str = "c") -> list[StudyStage]:
   ]
 
 
+def test_time_is_estimated_by_what_such_devices_as_these_did(tmp_path: pathlib.Path):
+  done = run_stages(make_chain(), tmp_path, None)
+  slow = {name: dataclasses.replace(one, seconds=10.0) for name, one in done.items()}
+  fast = dataclasses.replace(slow["first"], seconds=0.001, record={**slow["first"].record, "devices": ["another"]})
+  assert engine.estimate_seconds([done["third"].stage], {**slow, "first": fast}) == pytest.approx(10.0)
+
+
 def num_runs(done: Done) -> int:
   return len((done.folder / "runs").read_text().splitlines())
 

@@ -16,6 +16,7 @@ from jax_sis.statistics.estimates import (
   ALL_ALIKE,
   Estimate,
   bootstrap_mean,
+  difference_of,
   mean_of,
   median_interval,
   no_mean,
@@ -99,6 +100,18 @@ def test_truth_values_give_shares():
   assert estimate.value == pytest.approx(0.1)
   _, low, high = estimate.numbers
   assert 0.02 < low < 0.1 < high < 0.18
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, False), (True, True), (False, True)])
+def test_truth_values_that_all_differ_alike_leave_room_for_images_that_do_not(first: bool, second: bool):
+  found = difference_of(np.full(20, first), np.full(20, second))
+  room = share_of_count(0, 20).high
+  assert room is not None and found.num_images == 20
+  value = first - second
+  assert (found.low, found.value, found.high) == (max(value - room, -1), value, min(value + room, 1))
+  # Numbers may be alike by their nature, and too few images give no interval.
+  assert difference_of(np.full(20, 1.0), np.zeros(20)).low == 1
+  assert difference_of(np.ones(3, bool), np.zeros(3, bool)).low is None
 
 
 def test_the_seed_decides_the_interval():

@@ -25,8 +25,11 @@ PARTS = {
   "inside": "all but the border",
   "pixels": "10 % at random",
   "squares": "10 % in squares at random",
+  "many_pixels": "the border's area at random",
   "nothing": "nothing",
 }
+# The parts that hold as many pixels at random as these do.
+AS_MANY = {"needed": "pixels", "squares": "pixels", "border": "many_pixels", "centre": "many_pixels"}
 # The 10 % that a class at random needs most.
 RANDOM_CLASS = "random_class"
 SHOWN_TO = {
@@ -70,12 +73,19 @@ def make_parts(searched: Searched) -> dict[str, Bool[np.ndarray, "N H W"]]:
   needed = searched.masks(fraction=FRACTION)
   border, centre = regions.make_border(size), regions.make_centre(size)
   whole = {"border": border, "centre": centre, "inside": ~border, "nothing": np.zeros(size, bool)}
+  drawn = {
+    "pixels": (regions.draw_pixels, num_pixels),
+    "squares": (regions.draw_squares, num_pixels),
+    "many_pixels": (regions.draw_pixels, int(border.sum())),
+  }
   found = {
     "needed": needed,
     "needed_border": needed & border,
     "needed_inside": needed & ~border,
-    "pixels": np.stack([regions.draw_pixels(size, num_pixels, name=name) for name in searched.ids]),
-    "squares": np.stack([regions.draw_squares(size, num_pixels, name=name) for name in searched.ids]),
+    **{
+      what: np.stack([draw_fn(size, count, name=name) for name in searched.ids])
+      for what, (draw_fn, count) in drawn.items()
+    },
     **{name: np.broadcast_to(mask, (num_images, *size)) for name, mask in whole.items()},
   }
   return {name: found[name] for name in PARTS}

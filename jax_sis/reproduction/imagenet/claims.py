@@ -14,19 +14,35 @@ def make_claims(outcomes: Sequence[Outcome]) -> list[Claim]:
 
 
 def part_claims(outcome: Outcome) -> list[Claim]:
-  """Do few pixels keep the class that the whole image has?"""
+  """Do few pixels keep the class that the whole image has, and does the border?"""
   parts = {part.what: part for part in outcome.parts if part.images == CONFIDENT}
   if not parts:
     return []
-  needed, pixels = parts["needed"], parts["pixels"]
+  needed, border = parts["needed"], parts["border"]
+  assert needed.over_as_many is not None and border.over_as_many is not None and border.over_centre is not None
+  kept = {what: f"{part.kept:.1%}" for what, part in parts.items()}
   return [
     Claim(
       claim=f"{outcome.label}: 10 % of the pixels alone keep the class.",
       rule=f"keep: more than {100 * FAR:g} points more often than 10 % at random",
-      verdict=judge(needed.over_pixels, FAR),
-      found=f"{needed.kept:.1%} with those needed most, {pixels.kept:.1%} with 10 % at random; images {CONFIDENT}.",
-      difference=needed.over_pixels,
-    )
+      verdict=judge(needed.over_as_many, FAR),
+      found=f"{kept['needed']} with those needed most, {kept['pixels']} with 10 % at random; images {CONFIDENT}.",
+      difference=needed.over_as_many,
+    ),
+    Claim(
+      claim=f"{outcome.label}: the border alone keeps the class.",
+      rule="keep: more often than as many pixels at random",
+      verdict=judge(border.over_as_many, 0.0),
+      found=f"{kept['border']} with the border, {kept['many_pixels']} with as many at random; images {CONFIDENT}.",
+      difference=border.over_as_many,
+    ),
+    Claim(
+      claim=f"{outcome.label}: it does so more often than the centre (a control, not in the paper).",
+      rule="more often: the share with the border alone minus that with a centre of its area, paired, is above zero",
+      verdict=judge(border.over_centre, 0.0),
+      found=f"{kept['border']} with the border, {kept['centre']} with the centre; images {CONFIDENT}.",
+      difference=border.over_centre,
+    ),
   ]
 
 
@@ -57,7 +73,7 @@ def border_claims(outcome: Outcome) -> list[Claim]:
 
 
 def wrong_claims(outcome: Outcome) -> list[Claim]:
-  """At equal confidence, do wrong predictions rest on smaller subsets?"""
+  """At equal confidence, do wrong predictions rest on smaller subsets? Not where there are none to compare."""
   return [
     Claim(
       claim=f"{outcome.label}: at the same confidence, wrong predictions rest on smaller sufficient subsets "
@@ -68,5 +84,5 @@ def wrong_claims(outcome: Outcome) -> list[Claim]:
       difference=one.matched.difference,
     )
     for one in outcome.compared
-    if one.what.startswith("size")
+    if one.what.startswith("size") and one.matched.num_wrong
   ]

@@ -78,7 +78,8 @@ class Part:
     images: which images.
     area: the mean share of the image that is shown.
     kept: the share that keeps the class of the whole image.
-    over_pixels: that minus the share with as many pixels at random, paired.
+    over_as_many: that minus the share with as many pixels at random, paired; None where these are not shown.
+    over_centre: of the border, that minus the share with the centre, paired; None of other parts.
     right: the share that is classified rightly, of the images with a label.
     confidence: the mean in the class of the whole image.
   """
@@ -87,7 +88,8 @@ class Part:
   images: str
   area: float
   kept: Estimate
-  over_pixels: Estimate
+  over_as_many: Estimate | None
+  over_centre: Estimate | None
   right: Estimate
   confidence: Estimate
 
@@ -269,13 +271,15 @@ def read_parts(searched: Searched, answer: Mapping[str, Any]) -> list[Part]:
   for images, rows in choose_images(searched).items():
     labelled = rows & (searched.label != NO_LABEL)
     for name, said in answer["said"].items():
+      as_many = asking.AS_MANY.get(name)
       found.append(
         Part(
           what=name,
           images=images,
           area=float(area[name][rows].mean()) if rows.any() else 0.0,
           kept=share_of(kept[name][rows]),
-          over_pixels=difference_of(kept[name][rows], kept["pixels"][rows]),
+          over_as_many=difference_of(kept[name][rows], kept[as_many][rows]) if as_many else None,
+          over_centre=difference_of(kept[name][rows], kept["centre"][rows]) if name == "border" else None,
           right=share_of(np.array(said["predicted"])[labelled] == searched.label[labelled]),
           confidence=mean_of(np.array(said["confidence"])[rows]),
         )

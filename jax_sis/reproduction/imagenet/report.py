@@ -9,7 +9,7 @@ from jax_sis.reproduction import subset_sections
 from jax_sis.reproduction.claims import Claim
 from jax_sis.reproduction.engine import describe_seconds
 from jax_sis.reproduction.imagenet import tables
-from jax_sis.reproduction.imagenet.outcome import CONFIDENT, Outcome
+from jax_sis.reproduction.imagenet.outcome import CONFIDENT, Border, Outcome
 from jax_sis.reproduction.report import describe_claim, not_run_section, provenance_section
 
 Rows = list[list[str]]
@@ -34,14 +34,7 @@ def make_report(
       tables.COMPARED_HEADER,
       tables.compared_rows(outcomes),
     ),
-    table_section(
-      "From one classifier to another",
-      "transfer",
-      "Of the images that both see as the same class: how often one keeps it when it is shown what the other needs. "
-      "The other's pixels moved elsewhere keep the mask's shape and lose its place.",
-      tables.SHOWN_HEADER,
-      tables.shown_rows(outcomes),
-    ),
+    transfer_section(outcomes),
     subset_sections.leak_section([leak for outcome in outcomes for leak in outcome.leaks]),
     not_run_section(content),
     provenance_section(content),
@@ -70,6 +63,31 @@ def table_section(heading: str, name: str, answer: str, header: Sequence[str], r
   return page.section(
     heading, name=name, answer=answer, blocks=[page.table(BRACKETS, header, rows, num_text_columns=2)]
   )
+
+
+def transfer_section(outcomes: Sequence[Outcome]) -> Element | None:
+  found = [one for outcome in outcomes for one in outcome.shown_to]
+  answers = [
+    f"Shown the 10 % that {one.chooser} needs, {one.label} keeps the class that both see on {one.kept['needed']:.0%} "
+    f"of the images, on {one.kept['own']:.0%} shown its own."
+    for one in found
+  ]
+  section = table_section(
+    "From one classifier to another",
+    "transfer",
+    " ".join(answers),
+    tables.SHOWN_HEADER,
+    tables.shown_rows(outcomes),
+  )
+  if section is not None:
+    section.append(
+      page.paragraph(
+        "By chance two choices of 10 % have 10 % of their pixels in common. Pixels moved elsewhere keep the mask's "
+        "shape and lose its place.",
+        kind="soft",
+      )
+    )
+  return section
 
 
 def sizes_section(outcomes: Sequence[Outcome]) -> Element:
@@ -104,11 +122,26 @@ def border_section(outcomes: Sequence[Outcome], pictures: Mapping[str, bytes]) -
     "Where the 10 % needed most lie",
     name="border",
     answer=f"In {outcomes[0].label} {first.share:.1%} of them lie in the border, the outer 11 of 224 pixels, which "
-    f"holds {first.even:.1%} of the area; for a class at random {tables.show(first.random_class, '.1%')}.",
+    f"holds {first.even:.1%} of the area. {describe_random_class(first)}",
     blocks=[
       page.table(BRACKETS, tables.BORDER_HEADER, tables.border_rows(outcomes), num_text_columns=2),
       page.beside(maps),
     ],
+  )
+
+
+def describe_random_class(border: Border) -> str:
+  """Whether the border has to do with the class, in words."""
+  if border.random_class is None or border.over_random_class is None:
+    return "For a class at random it is not known yet."
+  told = {
+    1: "So the border holds more of the class's own evidence than of a search's habits",
+    0: "No difference is shown: that the border is preferred says nothing of the class",
+    -1: "So the border is preferred less for the class that is seen",
+  }[border.over_random_class.is_beyond()]
+  return (
+    f"For a class at random it is {border.random_class:.1%}, on {border.random_class.num_images} images spread over "
+    f"those {CONFIDENT}. {told}."
   )
 
 

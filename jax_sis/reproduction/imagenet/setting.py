@@ -13,8 +13,8 @@ PURPOSE = (
 # The paper's own: 10 % subsets, and sufficient ones at 0.9. Beside these, sizes at a threshold that more images reach.
 FRACTION, THRESHOLD, LOWER_THRESHOLD = 0.1, 0.9, 0.5
 PER_STEP = 100
-# Images searched for a random class, which doubles the time: every fourth of 250.
-NUM_RANDOM_CLASS = 64
+# Images searched for a random class, of those that the classifier is sure of: the claims are about these.
+NUM_RANDOM_CLASS = 32
 # Subsets of each kind whose leaks are looked at.
 NUM_CONTROLLED = 100
 NOT_RUN = (
@@ -37,7 +37,7 @@ class Study:
     fraction: the share of the pixels that subsets show.
     threshold: the confidence of the sufficient subsets.
     lower_threshold: another one, at which their sizes are given too.
-    num_random_class: images that are searched for a class at random.
+    num_random_class: images of the threshold or more that are searched for a class at random, at most.
     num_controlled: subsets of each kind whose leaks are looked at.
     not_run: what of the paper the study leaves out, with the reason.
   """

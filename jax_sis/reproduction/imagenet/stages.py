@@ -11,13 +11,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from jax_sis import results
 from jax_sis.classifiers import on_images
 from jax_sis.data import folders
 from jax_sis.reproduction.asking_stages import ControlStage
 from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_answer, hash_file
-from jax_sis.reproduction.imagenet import asking
-from jax_sis.reproduction.imagenet.setting import FRACTION, NUM_CONTROLLED, NUM_RANDOM_CLASS, Stages, make_search
+from jax_sis.reproduction.imagenet import asking, reading
+from jax_sis.reproduction.imagenet.reading import Searched
+from jax_sis.reproduction.imagenet.setting import (
+  FRACTION,
+  NUM_CONTROLLED,
+  NUM_RANDOM_CLASS,
+  THRESHOLD,
+  Stages,
+  make_search,
+)
 from jax_sis.reproduction.stages import DATA, DATA_FILE, FindStage, StudyStage, write_json
 from jax_sis.runs.config import FindConfig
 from jax_sis.studies.controls.config import ControlsConfig
@@ -117,11 +124,11 @@ class OrdersStage(FindStage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomClassStage(OrdersStage):
-  """Searches some of the images of another search, for a class at random.
+  """Searches images of another search that are sure of their class, for a class at random.
 
   Attributes:
     orders: the stage of that search.
-    num_images: how many, spread over it.
+    num_images: how many at most, spread over them.
   """
 
   orders: str
@@ -132,14 +139,20 @@ class RandomClassStage(OrdersStage):
     return {**super().inputs, "orders": self.orders}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    return {**super().settings(data_dir), "num_images": self.num_images}
+    return {**super().settings(data_dir), "num_images": self.num_images, "confidence": THRESHOLD}
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
-    store = results.open(inputs["orders"])
-    ids = store.read_text("id", store.done_images())
-    places = np.unique(np.linspace(0, len(ids) - 1, min(self.num_images, len(ids))).astype(int))
-    config = dataclasses.replace(self.config, ids=tuple(ids[place] for place in places))
+    ids = choose_confident(reading.read_searched(inputs["orders"]), self.num_images)
+    config = dataclasses.replace(self.config, ids=ids)
     OrdersStage.run(dataclasses.replace(self, config=config), folder, inputs, None)
+
+
+def choose_confident(searched: Searched, num_images: int) -> tuple[str, ...]:
+  """The images of THRESHOLD or more, at most so many, spread over them; of all images where none reaches it."""
+  confident = np.flatnonzero(searched.confidence >= THRESHOLD)
+  rows = confident if len(confident) else np.arange(len(searched))
+  places = np.unique(np.linspace(0, len(rows) - 1, min(num_images, len(rows))).astype(int))
+  return tuple(searched.ids[row] for row in rows[places])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,6 +166,7 @@ class AskingStage(StudyStage):
 
   file: ClassVar[str]
   format: ClassVar[str]
+  shown: ClassVar[Mapping[str, str]]
   classifier: str
   runs: Mapping[str, str]
 
@@ -161,7 +175,7 @@ class AskingStage(StudyStage):
     return {"data": DATA, "classifier": self.classifier, **self.runs}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    return {"fraction": FRACTION}
+    return {"fraction": FRACTION, "shown": list(self.shown)}
 
   def machine(self) -> dict[str, Any]:
     return describe_machine(on_images.LIBRARIES)
@@ -184,6 +198,7 @@ class PartsStage(AskingStage):
   program: ClassVar[str] = "parts"
   file: ClassVar[str] = asking.PARTS_FILE
   format: ClassVar[str] = asking.PARTS_FORMAT
+  shown: ClassVar[Mapping[str, str]] = asking.PARTS
 
   def ask(self, inputs: Mapping[str, pathlib.Path]) -> dict[str, Any]:
     return asking.ask_parts(inputs["orders"], inputs["random_class"], inputs["classifier"])
@@ -196,6 +211,7 @@ class ShownToStage(AskingStage):
   program: ClassVar[str] = "shown to"
   file: ClassVar[str] = asking.TRANSFER_FILE
   format: ClassVar[str] = asking.TRANSFER_FORMAT
+  shown: ClassVar[Mapping[str, str]] = asking.SHOWN_TO
 
   def ask(self, inputs: Mapping[str, pathlib.Path]) -> dict[str, Any]:
     return asking.ask_of_others(inputs["chooser"], inputs["orders"], inputs["classifier"])
@@ -253,7 +269,7 @@ def place_search(names: Stages, *, is_random_class: bool = False) -> FindConfig:
 def make_random_class(names: Stages, num_images: int) -> RandomClassStage:
   return RandomClassStage(
     name=names.random_class,
-    title=f"what {names.label} needs of {num_images} of them for a class at random",
+    title=f"what {names.label} needs for a class at random, of at most {num_images} that it is sure of",
     work=WORK_A_GRADIENT * STEPS * num_images,
     config=place_search(names, is_random_class=True),
     orders=names.orders,

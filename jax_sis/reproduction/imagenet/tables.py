@@ -32,7 +32,7 @@ PART_HEADER = (
   "images",
   "area, %",
   "class kept, %",
-  "minus 10 % at random",
+  "minus as many at random",
   "right, %",
   "confidence",
 )
@@ -97,7 +97,7 @@ def part_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
       f"{part.images}, {part.kept.num_images}",
       f"{100 * part.area:.1f}",
       show_percent(part.kept),
-      "" if part.what == "pixels" else show_percent(part.over_pixels, "+.1f"),
+      show_percent(part.over_as_many, "+.1f", nothing=""),
       show_percent(part.right),
       show(part.confidence, ".3f"),
     ]
@@ -161,7 +161,7 @@ def csv_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
       "num_images": part.kept.num_images,
       "area": part.area,
       **plain_numbers("kept", part.kept),
-      **plain_numbers("over_pixels", part.over_pixels),
+      **plain_numbers("over_as_many", part.over_as_many),
       **plain_numbers("right", part.right),
       **plain_numbers("confidence", part.confidence),
     }

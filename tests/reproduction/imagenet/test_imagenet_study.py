@@ -1,5 +1,6 @@
 """The study of photographs: its figures beside plain NumPy, and the whole of it in a tiny form."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -20,7 +21,7 @@ from jax_sis.reproduction import program
 from jax_sis.reproduction.config import ReproduceConfig
 from jax_sis.reproduction.imagenet import asking, outcome, reading
 from jax_sis.reproduction.imagenet.setting import make_search
-from jax_sis.reproduction.imagenet.stages import PhotographsStage, make_stages
+from jax_sis.reproduction.imagenet.stages import PhotographsStage, choose_confident, make_stages
 from jax_sis.runs.presets import settle_preset
 from jax_sis.statistics.matching import match_by_confidence
 
@@ -87,9 +88,10 @@ def test_parts_are_judged_by_the_class_of_the_whole_image_and_by_the_label(searc
   assert part.kept.count == sum(border[i] == whole[i] for i in rows)
   assert part.right.count == sum(border[i] == searched.label[i] for i in rows)
   assert part.area == 0.75
-  pixels = said["pixels"]["predicted"]
-  differences = [(border[i] == whole[i]) - (pixels[i] == whole[i]) for i in rows]
-  assert part.over_pixels.value == pytest.approx(np.mean(differences))
+  for difference, other in ((part.over_as_many, "many_pixels"), (part.over_centre, "centre")):
+    differences = [(border[i] == whole[i]) - (said[other]["predicted"][i] == whole[i]) for i in rows]
+    assert difference is not None and difference.value == pytest.approx(np.mean(differences))
+  assert parts[outcome.ALL, "inside"].over_as_many is None
   assert part.confidence.value == 0.25
 
 
@@ -111,6 +113,21 @@ def test_parts_cover_what_they_say(searched: reading.Searched, needed: np.ndarra
   np.testing.assert_array_equal(parts["inside"], ~parts["border"])
   assert not parts["nothing"].any()
   assert set(parts["pixels"].sum((1, 2)).tolist()) == set(parts["squares"].sum((1, 2)).tolist()) == {2}
+  assert set(parts["many_pixels"].sum((1, 2)).tolist()) == {parts["border"][0].sum()}
+
+
+def test_a_random_class_is_searched_for_on_images_that_are_sure_of_theirs(searched: reading.Searched):
+  sure = [name for name, confidence in zip(searched.ids, searched.confidence, strict=True) if confidence >= 0.9]
+  assert choose_confident(searched, 1000) == tuple(sure)
+  some = choose_confident(searched, 3)
+  assert (some[0], some[-1], len(some)) == (sure[0], sure[-1], 3)
+  unsure = dataclasses.replace(searched, confidence=np.full(len(searched), 0.5))
+  assert choose_confident(unsure, 1000) == tuple(searched.ids)
+
+
+def test_parts_are_shown_again_where_there_are_others(tiny_checkpoint: str):
+  made = {stage.name: stage.settings(None) for stage in make_stages(str(SAMPLE), (tiny_checkpoint,))}
+  assert made["tiny-parts"]["shown"] == list(asking.PARTS)
 
 
 def test_a_classifier_is_shown_what_a_mask_keeps_and_the_baseline_elsewhere():
