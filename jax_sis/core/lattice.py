@@ -94,7 +94,7 @@ class Lattice(PerImage):
       index: which image.
     """
     numbers = np.flatnonzero(np.asarray(self.minimal(question)[index]))
-    masks = np.asarray(lattice_bits.unpack(numbers, self.shapley.shape[1]))
+    masks = lattice_bits.unpack(numbers, self.shapley.shape[1])
     return masks[np.argsort(masks.sum(1), kind="stable")].reshape(-1, *self.grid)
 
   def smallest(self, question: Question) -> Subsets:
@@ -307,11 +307,9 @@ def find_minimal(
     is_sufficient = jax.nn.sigmoid(of_target) >= threshold
     # What is kept as m is masked has the number M - 1 - m.
     is_contrastive = ((lead < 0) & (lead <= -margin))[::-1]
-    answers = is_sufficient, is_contrastive, is_sufficient & is_contrastive
-    return {
-      f"minimal_{question}": lattice_bits.find_minimal(is_one)
-      for question, is_one in zip(QUESTIONS, answers, strict=True)
-    }
+    answers = jnp.stack([is_sufficient, is_contrastive, is_sufficient & is_contrastive])
+    minimal = jax.vmap(lattice_bits.find_minimal)(answers)
+    return {f"minimal_{question}": minimal[place] for place, question in enumerate(QUESTIONS)}
 
   return jax.lax.map(find, (of_target, lead, threshold, margin))
 

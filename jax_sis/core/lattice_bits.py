@@ -1,14 +1,16 @@
 """Functions on the 2 ** F masks of F features, of one image, by transforms over the digits of their numbers.
 
-Mask m keeps feature f where the digit 2 ** f of m is 1. A transform pairs each mask without a feature with that with
+Mask m keeps feature f where the digit 2 ** f of m is 1. A transform looks from each mask with a feature at that without
 it, feature after feature: F * 2 ** F operations in all.
 """
 
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 
 def count_features(num_masks: int) -> int:
@@ -16,10 +18,9 @@ def count_features(num_masks: int) -> int:
   return num_masks.bit_length() - 1
 
 
-def unpack(numbers: Int[Array | np.ndarray, "N"], num_features: int) -> Bool[Array, "N F"]:
-  """The masks of these numbers."""
-  digits = jnp.arange(num_features, dtype=jnp.int32)
-  return (jnp.asarray(numbers).astype(jnp.int32)[:, None] >> digits[None]) & 1 == 1
+def unpack(numbers: Int[Array | np.ndarray, "N"], num_features: int) -> Any:
+  """The masks of these numbers, `[N, F]`, of JAX's arrays or NumPy's as those are."""
+  return numbers[:, None] >> np.arange(num_features, dtype=np.int32)[None] & 1 == 1
 
 
 def pack(masks: Bool[np.ndarray, "N F"]) -> Int[np.ndarray, "N"]:
@@ -32,28 +33,29 @@ def count_kept(num_masks: int) -> Int[np.ndarray, "M"]:
   return np.bitwise_count(np.arange(num_masks)).astype(np.int32)
 
 
-def split(values: Shaped[Array, "M"], feature: int) -> tuple[Shaped[Array, "A C"], Shaped[Array, "A C"]]:
-  """The values of the masks without a feature, and those of the same masks with it."""
-  pairs = values.reshape(-1, 2, 1 << feature)
-  return pairs[:, 0], pairs[:, 1]
-
-
 def find_minimal(is_one: Bool[Array, "M"]) -> Bool[Array, "M"]:
   """Which of the sets have no proper subset among them."""
-  # Whether the set or a subset of it is one; and whether a proper subset is.
-  has_one, has_smaller = is_one, jnp.zeros_like(is_one)
-  for feature in range(count_features(is_one.size)):
-    without, beside = split(has_one, feature)
-    smaller_without, smaller_beside = split(has_smaller, feature)
-    has_one = jnp.stack([without, beside | without], axis=1).reshape(-1)
-    has_smaller = jnp.stack([smaller_without, smaller_beside | without], axis=1).reshape(-1)
+  numbers = jnp.arange(is_one.size, dtype=jnp.int32)
+
+  def look_without(feature: Int[Array, ""], seen: tuple[Array, Array]) -> tuple[Array, Array]:
+    # Whether the set or a subset of it is one, by features before this one; and whether a proper subset is.
+    has_one, has_smaller = seen
+    digit = jnp.int32(1) << feature
+    without = (numbers & digit > 0) & has_one[numbers & ~digit]
+    return has_one | without, has_smaller | without
+
+  _, has_smaller = jax.lax.fori_loop(0, count_features(is_one.size), look_without, (is_one, jnp.zeros_like(is_one)))
   return is_one & ~has_smaller
 
 
 def find_gains(values: Float[Array, "M"]) -> Float[Array, "F N"]:
   """The change of the value as a feature is added, for each feature and each of the M / 2 masks without it."""
-  pairs = [split(values, feature) for feature in range(count_features(values.size))]
-  return jnp.stack([(beside - without).reshape(-1) for without, beside in pairs])
+  num_features = count_features(values.size)
+  features = jnp.arange(num_features, dtype=jnp.int32)[:, None]
+  others = jnp.arange(values.size // 2, dtype=jnp.int32)[None]
+  # The digits of the other features, with a 0 put in between.
+  without = (others >> features << features + 1) | (others & (1 << features) - 1)
+  return values[without | 1 << features] - values[without]
 
 
 def share_falling(gains: Float[Array, "F N"]) -> Float[Array, ""]:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Shaped
 
 from jax_sis.classifiers.on_images import ClassifierOnImages
+from jax_sis.core import lattice_bits
 from jax_sis.core.lattice import check_num_features, run_lattice
 from jax_sis.core.problem import Problem
 from jax_sis.core.subsets import Status, Subsets
@@ -76,21 +77,20 @@ def check_lattice(rows: Rows, spec: Mapping[str, Any]) -> Iterator[tuple[str, st
   """The fields, rules and which images break them: masks are the smallest that the log-odds and leads allow."""
   log_odds, lead, status = rows["lattice_log_odds"], rows["lattice_lead"], rows["optimum_status"]
   places = np.arange(len(status))
-  weights = 1 << np.arange(rows[CONTRASTIVE_MASK].shape[1])
-  num_kept = np.bitwise_count(np.arange(log_odds.shape[1])).astype(np.int32)
+  num_kept = lattice_bits.count_kept(log_odds.shape[1])
   has_finite = np.isfinite(log_odds).all(1) & np.isfinite(lead).all(1)
   optimum, is_ok = rows[OWN_MASKS["optimum"]], (status == Status.OK) & has_finite
   with np.errstate(over="ignore"):
     confidence = 1 / (1 + np.exp(-log_odds.astype(np.float64)))
   has_smaller = ((confidence > spec["threshold"] + ROUNDING) & (num_kept[None] < optimum.sum(1)[:, None])).any(1)
-  is_wrong = is_ok & (has_smaller | (confidence[places, optimum @ weights] < spec["threshold"] - ROUNDING))
+  is_wrong = is_ok & (has_smaller | (confidence[places, lattice_bits.pack(optimum)] < spec["threshold"] - ROUNDING))
   yield OWN_MASKS["optimum"], "must be the smallest that log-odds allow", is_wrong
   contrastive = rows[CONTRASTIVE_MASK]
   is_there = rows["lattice_contrastive_size"] > 0
   yield "lattice_contrastive_size", "must be that of the mask", rows["lattice_contrastive_size"] != contrastive.sum(1)
   is_lost = lead[:, ::-1] < 0
   fewest = np.where(is_lost, num_kept[None], len(num_kept)).min(1)
-  is_wrong = has_finite & is_there & ((fewest != contrastive.sum(1)) | ~is_lost[places, contrastive @ weights])
+  is_wrong = has_finite & is_there & ((fewest != contrastive.sum(1)) | ~is_lost[places, lattice_bits.pack(contrastive)])
   yield CONTRASTIVE_MASK, "must be the smallest that loses the class", is_wrong
   change = log_odds[:, -1] - log_odds[:, 0]
   is_wrong = has_finite & ~np.isclose(rows["lattice_shapley"].sum(1), change, atol=1e-3, rtol=1e-4)

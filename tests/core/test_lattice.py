@@ -103,18 +103,18 @@ def test_minimal_sets_of_random_functions_are_those_of_brute_force(found: Lattic
 
 @pytest.mark.parametrize("question", ["sufficient", "contrastive"])
 def test_the_smallest_sets_are_the_clearest_of_those_with_the_fewest_features(found: Lattice, question: Any):
-  smallest = found.smallest(question)
+  smallest = jax.tree.map(np.asarray, vars(found.smallest(question)))
   odds, lead = np.asarray(found.log_odds), np.asarray(found.lead)
   for i in range(NUM_FUNCTIONS):
     sets = found.sets(question, i)
-    if smallest.status[i] != Status.OK:
+    if smallest["status"][i] != Status.OK:
       assert len(sets) == 0 or sets.sum() == 0
       continue
     fewest = sets[sets.sum(1) == sets.sum(1).min()]
     numbers = fewest @ (1 << np.arange(NUM_FEATURES))
     best = odds[i, numbers].argmax() if question == "sufficient" else lead[i, 255 - numbers].argmin()
-    np.testing.assert_array_equal(smallest.mask[i], fewest[best])
-    np.testing.assert_allclose(smallest.confidence[i], 1 / (1 + np.exp(-odds[i, numbers[best]])), rtol=1e-5)
+    np.testing.assert_array_equal(smallest["mask"][i], fewest[best])
+    np.testing.assert_allclose(smallest["confidence"][i], 1 / (1 + np.exp(-odds[i, numbers[best]])), rtol=1e-5)
 
 
 def test_shapley_and_banzhaf_values_are_those_of_their_definitions(found: Lattice):
@@ -168,6 +168,7 @@ def test_it_is_read_at_another_threshold_as_if_it_had_been_asked():
   check_same(found.at(threshold=0.4, margin=0.3), asked)
 
 
+@pytest.mark.slow
 def test_neither_chunks_nor_devices_change_it():
   found, inputs, params = on_images()
   others = [jax_sis.lattice(toys.predict_tanh, params, inputs, grid=(3, 3), threshold=0.6, chunk_size=7)]
@@ -182,6 +183,7 @@ def test_neither_chunks_nor_devices_change_it():
     np.testing.assert_array_equal(other.minimal_contrastive, found.minimal_contrastive)
 
 
+@pytest.mark.slow
 def test_all_masks_of_an_image_see_the_same_draws():
   _, inputs, params = on_images()
   noise = completions.Noise(num_draws=3)
@@ -206,6 +208,7 @@ def test_images_without_an_answer_say_why():
   assert baseline_sufficient.smallest("sufficient").status.tolist() == [Status.BASELINE_SUFFICIENT]
 
 
+@pytest.mark.slow
 def test_probabilities_may_be_what_is_divided():
   inputs, params = jnp.ones((1, 2)), toys.linear_params([2.0, 1.0])
   found = jax_sis.lattice(toys.predict_linear, params, inputs, grid=(2,), score="probability")
