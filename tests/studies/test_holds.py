@@ -23,6 +23,7 @@ from jax_sis.classifiers import Classifier, checkpoint
 from jax_sis.cli import main
 from jax_sis.core.completions import Blur, Images, Noise
 from jax_sis.core.drawing import Purpose
+from jax_sis.core.features import Grid
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.studies.holds import judge, program, report, summaries
 from jax_sis.studies.holds.config import ATTRIBUTIONS, CONDITIONS, HoldsConfig
@@ -110,7 +111,7 @@ def view_all(name: str, image: np.ndarray, rank: np.ndarray, pool: np.ndarray) -
   # The number of the empty mask is 0.
   fill_keys = number_keys(jax.random.fold_in(make_key(name), 0), jnp.arange(num_draws))
   fills = [
-    np.asarray(jax.vmap(completion.draw, in_axes=(0, None, None))(fill_keys, jnp.asarray(image), (4, 4, 1)))
+    np.asarray(jax.vmap(completion.draw, in_axes=(0, None, None))(fill_keys, jnp.asarray(image), Grid((4, 4, 1))))
     for completion in (Images(pool=jnp.asarray(pool)), Noise(), Blur())
   ]
   mixed_keys = number_keys(make_key(name), jnp.arange(num_draws))
