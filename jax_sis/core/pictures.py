@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from jax_sis.core import masking
-from jax_sis.core.certify import explain_status
+from jax_sis.core.certificate_words import explain_status
 from jax_sis.core.order import NOT_RANKED, FeatureOrder, rank_to_heat
 from jax_sis.core.subsets import Status, Subsets
 
