@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from jax_sis.core import masking
-from jax_sis.core.certify import explain_status
+from jax_sis.core.certificate_words import explain_status
 from jax_sis.core.features import Grid
 from jax_sis.core.label_maps import LabelMap, check_label_map
 from jax_sis.core.linear import Linear

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 
 from jax_sis import results
 from jax_sis.core.bounds import hold_together
-from jax_sis.core.certify import REASONS, describe_alone, describe_certificate
+from jax_sis.core.certificate_words import REASONS, describe_alone, describe_certificate
 from jax_sis.core.subsets import Status
 from jax_sis.results.answer import encode_csv, encode_json
 from jax_sis.results.schema import (

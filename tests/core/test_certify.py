@@ -14,7 +14,7 @@ import toys
 
 import jax_sis
 from jax_sis import Status
-from jax_sis.core.certify import REASONS
+from jax_sis.core.certificate_words import REASONS
 
 NUM_FEATURES = 12
 THRESHOLD = 0.7

@@ -24,10 +24,8 @@ ALONE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-  ("question", "certificate"),
-  [("both", "full"), pytest.param("contrastive", "alone", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("question", "certificate"), [("both", "full"), ("contrastive", "alone")])
 def test_find_stores_what_is_asked(
   question: Any, certificate: Any, tiny_checkpoint: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -46,12 +44,26 @@ def test_find_stores_what_is_asked(
   told = rows[int(np.flatnonzero(is_ok)[0])].answers[question].certificate
   assert told.startswith({"both": "sufficient and contrastive, ", "contrastive": "contrastive"}[question])
   assert verify(str(tmp_path / "run"), num_sampled=1)
-  # What does not fit together is found.
-  for name, changed in ((f"{question}_lost_by", lost_by * 0), (f"{question}_is_sufficient", ~is_ok[is_ok])):
-    wrong = fields[name].copy()
-    wrong[is_ok] = changed
-    found = invariants.check_sufficient({**fields, name: wrong}, question, store.spec)
-    assert found[0].field == f"{question}_is_sufficient" and (found[0].is_broken == is_ok).all()
+
+
+def test_what_does_not_fit_together_is_found():
+  # Answered, not by the margin, not alone, no subset.
+  lost_by, alone = np.array([0.7, 0.4, 0.7, np.nan], np.float32), np.array([0.95, 0.95, 0.5, np.nan], np.float32)
+  status = np.array([Status.OK] * 3 + [Status.NOT_REACHED], np.int8)
+  spec = {"threshold": THRESHOLD, "margin": MARGIN}
+
+  def broken(kind: str, is_sufficient: list[bool], lost_by: Any = lost_by) -> dict[str, list[bool]]:
+    fields = {"status": status, "certified_confidence": alone, "lost_by": lost_by, "is_sufficient": is_sufficient}
+    rows = {f"{kind}_{name}": np.asarray(values) for name, values in fields.items()}
+    found = invariants.check_sufficient(rows, kind, spec)
+    return {one.field.removeprefix(f"{kind}_"): one.is_broken.tolist() for one in found if one.is_broken.any()}
+
+  assert not broken("both", [True, False, False, False])
+  assert not broken("contrastive", [True, False, True, False])
+  assert broken("both", [True, True, True, False]) == {"is_sufficient": [False, True, True, False]}
+  assert broken("contrastive", [True, False, True, False], np.where(status == 0, lost_by, 0)) == {
+    "lost_by": [False, False, False, True]
+  }
 
 
 def test_settings_keep_the_question_and_leave_out_the_common_one():
