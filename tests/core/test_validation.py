@@ -1,8 +1,10 @@
 """What users bring in the place of a classifier, a search or an argument: taken where it is clear, else refused."""
 
+import functools
 import re
 import types
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import equinox
@@ -23,7 +25,12 @@ pytestmark = pytest.mark.usefixtures("without_type_checks")
 IMAGES, PARAMS = toys.images_and_params(30)
 # Of no type, to be called wrongly.
 calls: Any = jax_sis
-ORDER = jax_sis.backselect(toys.predict_tanh, PARAMS, IMAGES)
+
+
+@functools.cache
+def plain_order() -> jax_sis.FeatureOrder:
+  """By the defaults; not made where tests are only collected, as every process of a session does."""
+  return jax_sis.backselect(toys.predict_tanh, PARAMS, IMAGES)
 
 
 def refuses(message: str) -> Any:
@@ -105,7 +112,7 @@ def test_every_command_refuses_probabilities():
 
 def test_logs_of_probabilities_are_logits():
   order = backselect(lambda params, inputs: jnp.log(predict_softmax(params, inputs)))
-  np.testing.assert_array_equal(order.rank, ORDER.rank)
+  np.testing.assert_array_equal(order.rank, plain_order().rank)
 
 
 def test_probabilities_are_not_looked_for_where_values_are_traced():
@@ -145,28 +152,28 @@ class NoModel(equinox.Module):
 
 
 @pytest.mark.parametrize(
-  ("module", "named"),
+  ("make_fn", "named"),
   [
-    (NnxModel(), "flax.nnx module NnxModel; predict_fn, params = jax_sis.classifiers.adapters.from_nnx(module)"),
+    (NnxModel, "flax.nnx module NnxModel; predict_fn, params = jax_sis.classifiers.adapters.from_nnx(module)"),
     (
-      linen.Dense(3),
+      lambda: linen.Dense(3),
       "flax.linen module Dense; predict_fn, params = jax_sis.classifiers.adapters.from_linen(module, va",
     ),
     (
-      equinox.nn.MLP(24, 3, 4, 1, key=jax.random.key(0)),
+      lambda: equinox.nn.MLP(24, 3, 4, 1, key=jax.random.key(0)),
       "equinox module MLP; predict_fn, params = jax_sis.classifiers.adapters.from_equinox(module)",
     ),
-    (NoModel(jnp.ones(3)), "equinox module NoModel; "),
+    (lambda: NoModel(jnp.ones(3)), "equinox module NoModel; "),
   ],
 )
-def test_a_module_in_the_place_of_a_function_is_told_its_adapter(module: Any, named: str):
+def test_a_module_in_the_place_of_a_function_is_told_its_adapter(make_fn: Callable[[], Any], named: str):
   with refuses(f"predict_fn must be a function (params, inputs) -> logits, got the {named}"):
-    backselect(module)
+    backselect(make_fn())
 
 
 def test_a_function_compiled_by_equinox_is_no_module():
   order = backselect(equinox.filter_jit(toys.predict_tanh))
-  np.testing.assert_array_equal(order.rank, ORDER.rank)
+  np.testing.assert_array_equal(order.rank, plain_order().rank)
 
 
 # Searches and answers of the wrong kind.
@@ -203,14 +210,14 @@ SUBSETS = "subsets must be Subsets, as sufficient_subsets(order, threshold) give
       "threshold must be one number for smallest_subsets, got shape (3,); sufficient_subsets(order, threshold) takes "
       "one for each image.",
     ),
-    (lambda *given: calls.certify(*given, ORDER), SUBSETS),
-    (lambda *given: calls.minimise(*given, ORDER), SUBSETS),
+    (lambda *given: calls.certify(*given, plain_order()), SUBSETS),
+    (lambda *given: calls.minimise(*given, plain_order()), SUBSETS),
     (
-      lambda *_: calls.sufficient_subsets(0.5, ORDER),
+      lambda *_: calls.sufficient_subsets(0.5, plain_order()),
       "order must be a FeatureOrder, as backselect gives, got float.",
     ),
     (
-      lambda *_: calls.insertion_area(calls.keep_fraction(ORDER, 0.5)),
+      lambda *_: calls.insertion_area(calls.keep_fraction(plain_order(), 0.5)),
       "order must be a FeatureOrder, as backselect gives, got Subsets.",
     ),
   ],
