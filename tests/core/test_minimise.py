@@ -175,7 +175,8 @@ def jax_sis_shortest_prefix(params: Any, images: Any, order: Any, subsets: Any) 
   from jax_sis.core.minimise import shortest_prefix
   from jax_sis.core.problem import check_answered
 
-  return shortest_prefix(check_answered(toys.predict_tanh, params, images, order), order, subsets)
+  problem = check_answered(toys.predict_tanh, params, images, order)
+  return shortest_prefix(problem, order, subsets, subsets.threshold)
 
 
 @pytest.mark.slow

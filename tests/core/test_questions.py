@@ -145,7 +145,7 @@ def test_a_forward_order_holds_its_question(question: Any):
   assert subsets.mask[0].tolist() == [True] * 3 + [False] * 5
   minimal = jax_sis.minimise(predict_linear, WEIGHTS, whole(), subsets)
   assert minimal.mask.tolist() == subsets.mask.tolist() and float(minimal.lost_by[0]) == pytest.approx(0.6)
-  with pytest.raises(ValueError, match=f'threshold must be left out for an order of question="{question}"'):
+  with pytest.raises(ValueError, match=f"threshold must be left out for an order of question={question!r}"):
     jax_sis.sufficient_subsets(order, THRESHOLD)
   for refused in (lambda: jax_sis.keep_fraction(order, 0.5), lambda: jax_sis.insertion_area(order)):
     with pytest.raises(ValueError, match='order must be of question="sufficient"'):
@@ -216,14 +216,15 @@ def test_the_question_is_saved(tmp_path: Any):
   jax_sis.save(tmp_path / "found.npz", found)
   loaded = jax_sis.load(tmp_path / "found.npz")
   assert [one.question for one in loaded] == [subsets.question] * 2
-  assert jax.tree.all(jax.tree.map(jnp.array_equal, loaded, found))
+  for stored, expected in zip(jax.tree.leaves(loaded), jax.tree.leaves(found), strict=True):
+    np.testing.assert_array_equal(stored, expected)
   assert "both with a margin of 0.5" in repr(loaded[0])
 
 
 @pytest.mark.parametrize(
   ("question", "margin", "score", "text"),
   [
-    ("why", 1.0, "log_odds", "question must be one of sufficient, contrastive, both, got why."),
+    ("why", 1.0, "log_odds", "question must be one of sufficient, contrastive, both, got 'why'."),
     ("both", 0.0, "log_odds", "margin must be above 0 and finite, in log-odds, got 0.0"),
     ("both", "much", "log_odds", "margin must be one number, log-odds above 0, got 'much'."),
     ("sufficient", 2.0, "log_odds", 'margin must come with question="contrastive" or "both", got 2.0'),

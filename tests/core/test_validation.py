@@ -103,6 +103,7 @@ def test_every_command_refuses_probabilities():
     params=PARAMS,
     class_names=("cat", "dog", "ship"),
     precision="highest",
+    grid=(4, 3, 1),
   )
   ClassifierOnImages.check_classifier(opened)
   opened.predict_fn = predict_softmax
