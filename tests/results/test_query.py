@@ -181,7 +181,7 @@ def test_a_query_without_numbers_is_at_the_runs_threshold():
     ({"threshold": 0.5, "fraction": 0.5}, "threshold and fraction must not both be given, got 0.5 and 0.5."),
     ({"threshold": 1.0}, "threshold must be a probability strictly between 0 and 1, got 1.0."),
     ({"fraction": 0.0}, "fraction must be above 0 and at most 1, got 0.0."),
-    ({"kind": "all", "threshold": 0.5}, "kind must be one of sis, smallest, robust, got 'all'."),
+    ({"kind": "all", "threshold": 0.5}, "kind must be one of sis, smallest, robust, optimum, got 'all'."),
   ],
 )
 def test_a_query_of_no_subset_is_refused(options: dict[str, Any], message: str):
