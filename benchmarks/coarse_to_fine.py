@@ -157,11 +157,11 @@ def draw(path: pathlib.Path, records: list[dict[str, Any]]) -> None:
     yscale="log",
     xlabel="CPU seconds an image",
     ylabel=f"mean share of the pixels that suffices for {THRESHOLD:g}",
-    title=f"Sufficient subsets of EfficientNet-Lite0 on {num_images} photographs of 224x224 pixels: how small, how "
-    "fast\n"
+    title=f"Sufficient subsets of EfficientNet-Lite0, {num_images} photographs of 224x224 pixels: how small, how fast\n"
     "blue: the gradient of each step alone; green: with memory; red: smallest evidence; boxes: on squares",
   )
   axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+  axes.xaxis.set_minor_formatter(ticker.FormatStrFormatter("%g"))
   axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g %%"))
   axes.yaxis.set_minor_formatter(ticker.FormatStrFormatter("%g %%"))
   axes.grid(visible=True, which="both", alpha=0.25)

@@ -703,8 +703,9 @@ def test_counts_of_a_search_must_be_positive_integers(value: Any):
 @pytest.mark.parametrize("name", ["share", "memory"])
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
 def test_shares_of_a_search_must_be_below_one(name: str, value: float):
+  options: dict[str, Any] = {name: value}
   with refuses(f"Gradient.{name} must be at least 0 and below 1, got {value!r}."):
-    jax_sis.Gradient(**{name: value})
+    jax_sis.Gradient(**options)
 
 
 def test_steps_in_proportion_take_many_features_at_first_and_few_at_the_end():
