@@ -134,14 +134,13 @@ def run_minimise(problem: Problem, subsets: Subsets, order: FeatureOrder | None,
   problem = problem.in_log_odds()
   kept = subsets.kept
   is_ok = subsets.status == Status.OK
-  threshold = problem.mark(subsets.threshold)
   if order is not None:
-    prefix = shortest_prefix(problem, order, subsets, threshold)
+    prefix = shortest_prefix(problem, order, subsets)
     kept = jnp.where(is_ok[:, None], prefix, kept)
   state = run_local_search(
     problem,
     state=start(kept, jnp.where(is_ok, Mode.PRUNE, Mode.DONE), kept.shape[1]),
-    threshold=threshold,
+    threshold=problem.mark(subsets.threshold),
     settings=settings,
   )
   return read_smallest(state, subsets, problem)
@@ -167,12 +166,10 @@ def read_smallest(state: LocalState, subsets: Subsets, problem: Problem) -> Subs
   )
 
 
-def shortest_prefix(
-  problem: Problem, order: FeatureOrder, subsets: Subsets, threshold: Float[Array, "B"]
-) -> Bool[Array, "B F"]:
+def shortest_prefix(problem: Problem, order: FeatureOrder, subsets: Subsets) -> Bool[Array, "B F"]:
   """The shortest prefix of the order that passes, of those longer than the next smaller size that was evaluated."""
   sizes = jnp.asarray(order.sizes, jnp.int32)
-  num_kept = subsets.kept.sum(1, dtype=jnp.int32)
+  threshold, num_kept = problem.mark(subsets.threshold), subsets.kept.sum(1, dtype=jnp.int32)
   below = jnp.where(sizes[None] < num_kept[:, None], sizes[None], 0).max(1)
   longest_step = max((after - before for before, after in itertools.pairwise(order.sizes)), default=1)
 

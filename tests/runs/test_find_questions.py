@@ -15,13 +15,7 @@ from jax_sis.runs.table import make_rows
 from jax_sis.runs.verify import verify
 
 MARGIN = 0.5
-ALONE: dict[str, Any] = {
-  "search": None,
-  "saved": "order",
-  "mask_thresholds": (),
-  "mask_fractions": (),
-  "margin": MARGIN,
-}
+NO_ORDER: dict[str, Any] = {"search": None, "saved": "order", "mask_thresholds": (), "mask_fractions": ()}
 
 
 @pytest.mark.slow
