@@ -424,7 +424,7 @@ def test_the_masks_of_cifar_take_less_than_ten_megabytes():
     ({"run": "a", "random_seed": 0}, "PixelSubset must have either run or random_seed, got run='a' and random_seed=0."),
     ({"run": "a", "fraction": 0}, "PixelSubset.fraction must be above 0 and at most 1, got 0."),
     ({"run": "a", "threshold": 1.0}, "PixelSubset.threshold must be a probability strictly between 0 and 1, got 1.0."),
-    ({"run": "a", "answer": "all"}, "PixelSubset.answer must be one of sis, smallest, robust, got 'all'."),
+    ({"run": "a", "answer": "all"}, "PixelSubset.answer must be one of sis, smallest, robust, optimum, got 'all'."),
     ({"run": "a", "fill": float("nan")}, "PixelSubset.fill must be finite, got nan."),
     (
       {"run": "a", "fraction": 0.1, "threshold": 0.9},
