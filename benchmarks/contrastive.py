@@ -86,7 +86,7 @@ def judge_in_float64(predict_fn: Any, params: Any, inputs: Any, kept: Any, targe
     return np.asarray(jax.nn.sigmoid(log_odds(shown, targets))), np.asarray(lost_by(hidden, targets))
 
 
-def run_units(folder: pathlib.Path, classifier: Any, inputs: Any, question: str, ids: list[int]) -> None:
+def run_units(folder: pathlib.Path, classifier: Any, inputs: Any, question: Any, ids: list[int]) -> None:
   """Searches what is not there yet."""
   for start in range(0, len(ids), UNIT):
     some = ids[start : start + UNIT]
@@ -159,7 +159,7 @@ def report(
       f"({matched.num_wrong} wrong, {matched.num_right} right)"
     )
     certified = np.array([rows[one]["is_minimal"] for one in places])
-    print(f"  certified and 1-minimal: {share_of(certified).percent():.1f} %")
+    print(f"  certified and 1-minimal: {share_of(certified).percent:.1f} %")
 
 
 def main() -> None:

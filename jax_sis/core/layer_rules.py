@@ -113,8 +113,13 @@ def is_same_window(one: Masked, other: Masked) -> bool:
 def add_shifted(equation: Any, one: Masked, other: Masked) -> Masked:
   """The sum of shifted slices, as far as they are there."""
   assert one.shift is not None and other.shift is not None
-  counts = zip(one.shift[1:], other.shift[1:], strict=True)
-  shift = Shift(one.shift.source, *(count + more for count, more in counts))
+  mine, more = one.shift, other.shift
+  shift = Shift(
+    source=mine.source,
+    num_slices=mine.num_slices + more.num_slices,
+    num_there=mine.num_there + more.num_there,
+    num_inside=mine.num_inside + more.num_inside,
+  )
   return Masked(
     value=bind(equation, [one.hide(), other.hide()]),
     mask=jnp.maximum(one.mask, other.mask),

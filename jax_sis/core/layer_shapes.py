@@ -25,10 +25,15 @@ def bind(equation: Any, values: Values) -> Any:
 def transpose(equation: Any, inputs: Values) -> list[Any]:
   (image,) = inputs
   order = equation.params["permutation"]
-  parts = (one if one is None else one.transpose(order) for one in (image.value, image.mask, image.inside))
-  value, mask, inside = parts
-  roles = "".join(image.roles[axis] for axis in order)
-  return [Masked(value=value, mask=mask, inside=inside, roles=roles, is_hidden=image.is_hidden)]
+  moved = dataclasses.replace(
+    image,
+    value=image.value.transpose(order),
+    mask=image.mask.transpose(order),
+    inside=None if image.inside is None else image.inside.transpose(order),
+    roles="".join(image.roles[axis] for axis in order),
+    shift=None,
+  )
+  return [moved]
 
 
 def broadcast(equation: Any, inputs: Values) -> list[Any] | None:
@@ -70,11 +75,11 @@ def reshape(equation: Any, inputs: Values) -> list[Any] | None:
 def reshape_mask(image: Masked, roles: str, value: Array) -> Masked:
   """The value of these axes, with the mask in the same ones."""
 
-  def move(array: Array) -> Array:
+  def move(array: Any) -> Any:
     sizes = dict(zip(image.roles, array.shape, strict=True))
     return array.reshape([1 if role in "1c" else sizes[role] for role in roles])
 
-  inside: Any = None if image.inside is None else move(image.inside)
+  inside = None if image.inside is None else move(image.inside)
   return Masked(value=value, mask=move(image.mask), inside=inside, roles=roles, is_hidden=image.is_hidden)
 
 

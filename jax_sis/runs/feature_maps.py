@@ -98,7 +98,7 @@ def open_maps(
   """
   if config.features is None:
     return None
-  asked = {"from": config.features}
+  asked: dict[str, Any] = {"from": config.features}
   if config.features == SUPERPIXELS:
     asked["segments"] = config.segments
   if stored is not None and "features" in stored:

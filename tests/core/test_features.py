@@ -128,10 +128,8 @@ def test_a_map_of_equal_blocks_gives_the_numbers_of_the_grid():
   images, params = toys.images_and_params(5, shape=(4, 6, 2))
   blocks = reference.feature_map((2, 3, 1), (4, 6, 1))[..., 0]
   for search in (jax_sis.Gradient(), jax_sis.Exact()):
-    grid, labelled = (
-      jax_sis.backselect(toys.predict_tanh, params, images, search=search, **shape)
-      for shape in ({"grid": (2, 3, 1)}, {"features": blocks})
-    )
+    grid = jax_sis.backselect(toys.predict_tanh, params, images, search=search, grid=(2, 3, 1))
+    labelled = jax_sis.backselect(toys.predict_tanh, params, images, search=search, features=blocks)
     np.testing.assert_array_equal(labelled.rank, grid.rank)
     np.testing.assert_array_equal(labelled.confidence, grid.confidence)
 

@@ -189,11 +189,13 @@ def depthwise(params: Any, inputs: Any, *, is_own: bool) -> Any:
 
 
 def padded_pool(hidden: Any) -> Any:
-  return linen.max_pool(hidden, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+  padding: Any = ((1, 1), (1, 1))
+  return linen.max_pool(hidden, (3, 3), strides=(2, 2), padding=padding)
 
 
 def mean_pool(hidden: Any) -> Any:
-  return linen.avg_pool(hidden, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+  padding: Any = ((1, 1), (1, 1))
+  return linen.avg_pool(hidden, (3, 3), strides=(2, 2), padding=padding)
 
 
 Maps = Callable[[Any, Any], Any]

@@ -61,7 +61,10 @@ def test_subsets_remember_their_removal(tmp_path) -> None:
     ({"removal": "tokens", "grid": (4, 4, 3)}, "whole positions of images"),
     ({"removal": "tokens", "predict_fn": predict}, "has no presence_fn; give jax_sis.with_presence"),
     ({"removal": "tokens", "predict_fn": jax_sis.with_presence(predict, predict_less)}, "logits of shape"),
-    ({"removal": "tokens", "predict_fn": jax_sis.with_presence(predict, predict)}, "presence_fn must accept"),
+    (
+      {"removal": "tokens", "predict_fn": jax_sis.with_presence(predict, cast("Any", predict))},
+      "presence_fn must accept",
+    ),
   ],
 )
 def test_what_does_not_fit_is_refused(options, message) -> None:

@@ -38,6 +38,7 @@ def test_a_run_by_value_is_stored_as_it_was():
 
 
 def test_nothing_is_shown_where_pixels_are_absent():
-  for name, value in (("completion", CompletionSettings(kind="noise")), ("baseline", 0.5)):
+  options: dict[str, Any] = {"completion": CompletionSettings(kind="noise"), "baseline": 0.5}
+  for name, value in options.items():
     with pytest.raises(ValueError, match=f"--{name} must not come with --removal layer"):
       FindConfig(out="out", removal="layer", **{name: value})
