@@ -94,7 +94,8 @@ def run_units(folder: pathlib.Path, classifier: Any, inputs: Any, question: Any,
     if path.exists():
       continue
     padded = [*some, *some[-1:] * (UNIT - len(some))]
-    rows = search(*classifier, jnp.asarray(inputs[padded]), question)[: len(some)]
+    predict_fn, params = classifier
+    rows = search(predict_fn, params, jnp.asarray(inputs[padded]), question)[: len(some)]
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps([{"id": one, **row} for one, row in zip(some, rows, strict=True)]))
     unfinished.replace(path)
@@ -113,7 +114,8 @@ def judge_rows(rows: dict[int, dict[str, Any]], classifier: Any, inputs: Any) ->
   for place, one in enumerate(ids):
     kept[place, rows[one]["kept"]] = True
   targets = np.array([rows[one]["target"] for one in ids])
-  confidence, lead = judge_in_float64(*classifier, inputs[ids], kept.reshape(-1, 32, 32), targets)
+  predict_fn, params = classifier
+  confidence, lead = judge_in_float64(predict_fn, params, inputs[ids], kept.reshape(-1, 32, 32), targets)
   for place, one in enumerate(ids):
     rows[one] |= {"confidence": float(confidence[place]), "lost_by": float(lead[place])}
 

@@ -176,7 +176,7 @@ def jax_sis_shortest_prefix(params: Any, images: Any, order: Any, subsets: Any) 
   from jax_sis.core.problem import check_answered
 
   problem = check_answered(toys.predict_tanh, params, images, order)
-  return shortest_prefix(problem, order, subsets, subsets.threshold)
+  return shortest_prefix(problem, order, subsets)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Removal inside the network: which classifiers, images and other settings it goes with, and where it is kept."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,7 @@ def predict_less(weights: Array, inputs: Array, present: Array) -> Array:
   return predict_present(weights, inputs, present)[:, :1]
 
 
+NO_PRESENCE: Any = predict
 MEAN_OF_PRESENT = jax_sis.with_presence(predict, predict_present)
 ORDER = jax_sis.backselect(MEAN_OF_PRESENT, WEIGHTS, IMAGES, removal="tokens")
 
@@ -61,10 +63,7 @@ def test_subsets_remember_their_removal(tmp_path) -> None:
     ({"removal": "tokens", "grid": (4, 4, 3)}, "whole positions of images"),
     ({"removal": "tokens", "predict_fn": predict}, "has no presence_fn; give jax_sis.with_presence"),
     ({"removal": "tokens", "predict_fn": jax_sis.with_presence(predict, predict_less)}, "logits of shape"),
-    (
-      {"removal": "tokens", "predict_fn": jax_sis.with_presence(predict, cast("Any", predict))},
-      "presence_fn must accept",
-    ),
+    ({"removal": "tokens", "predict_fn": jax_sis.with_presence(predict, NO_PRESENCE)}, "presence_fn must accept"),
   ],
 )
 def test_what_does_not_fit_is_refused(options, message) -> None:

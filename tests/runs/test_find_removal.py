@@ -1,6 +1,7 @@
 """`find --removal layer`, and what reads such a run: verify, status and the controls."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
