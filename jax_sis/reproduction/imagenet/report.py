@@ -136,7 +136,7 @@ def describe_random_class(border: Border) -> str:
     return "For a class at random it is not known yet."
   told = {
     1: "So the border holds more of the class's own evidence than of a search's habits",
-    0: "No difference is shown: that the border is preferred says nothing of the class",
+    0: "No difference is shown, so that the border is no evidence of the class",
     -1: "So the border is preferred less for the class that is seen",
   }[border.over_random_class.is_beyond()]
   return (
@@ -150,13 +150,17 @@ def parts_section(outcomes: Sequence[Outcome], pictures: Mapping[str, bytes]) ->
   if not found:
     return None
   kept = {part.what: part.kept for part in found[0].parts if part.images == CONFIDENT}
+  of_random = found[0].random_class
   picture = page.Picture(png=pictures["parts.png"], alt="How often each part keeps the class, as in the table below.")
   return page.section(
     "What each part says by itself",
     name="parts",
     answer=f"{found[0].label} keeps the class on {kept['needed']:.0%} of the images of which it is shown the 10 % "
     f"needed most, on {kept['border']:.0%} shown the border alone, {kept['centre']:.0%} a centre of that area, "
-    f"{kept['pixels']:.0%} 10 % at random.",
+    f"{kept['pixels']:.0%} 10 % at random."
+    + (
+      "" if of_random is None else f" The 10 % found for a class at random make it say that on {of_random.reached:.0%}."
+    ),
     blocks=[
       page.figure(picture, f"Images {CONFIDENT}; bars are 95 % intervals."),
       page.table(BRACKETS, tables.PART_HEADER, tables.part_rows(found), num_text_columns=3),
