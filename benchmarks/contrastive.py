@@ -86,7 +86,7 @@ def judge_in_float64(predict_fn: Any, params: Any, inputs: Any, kept: Any, targe
     return np.asarray(jax.nn.sigmoid(log_odds(shown, targets))), np.asarray(lost_by(hidden, targets))
 
 
-def run_units(folder: pathlib.Path, classifier: Any, inputs: Any, question: str, ids: list[int]) -> None:
+def run_units(folder: pathlib.Path, classifier: tuple[Any, Any], inputs: Any, question: str, ids: list[int]) -> None:
   """Searches what is not there yet."""
   for start in range(0, len(ids), UNIT):
     some = ids[start : start + UNIT]
@@ -106,7 +106,7 @@ def read_rows(folder: pathlib.Path, question: str) -> dict[int, dict[str, Any]]:
   return {row["id"]: row for path in files for row in json.loads(path.read_text())}
 
 
-def judge_rows(rows: dict[int, dict[str, Any]], classifier: Any, inputs: Any) -> None:
+def judge_rows(rows: dict[int, dict[str, Any]], classifier: tuple[Any, Any], inputs: Any) -> None:
   """Adds to each row what float64 says of its subset."""
   ids = list(rows)
   kept = np.zeros((len(ids), 1024), bool)
@@ -119,7 +119,7 @@ def judge_rows(rows: dict[int, dict[str, Any]], classifier: Any, inputs: Any) ->
 
 
 def report(
-  folder: pathlib.Path, classifier: Any, inputs: Any, confident: list[int], pairs: list[int], whole: Any
+  folder: pathlib.Path, classifier: tuple[Any, Any], inputs: Any, confident: list[int], pairs: list[int], whole: Any
 ) -> None:
   """Tells of what is there."""
   confidence, is_right = whole
@@ -159,7 +159,7 @@ def report(
       f"({matched.num_wrong} wrong, {matched.num_right} right)"
     )
     certified = np.array([rows[one]["is_minimal"] for one in places])
-    print(f"  certified and 1-minimal: {share_of(certified).percent():.1f} %")
+    print(f"  certified and 1-minimal: {share_of(certified).percent:.1f} %")
 
 
 def main() -> None:
