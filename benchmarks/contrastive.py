@@ -86,7 +86,11 @@ def judge_in_float64(predict_fn: Any, params: Any, inputs: Any, kept: Any, targe
     return np.asarray(jax.nn.sigmoid(log_odds(shown, targets))), np.asarray(lost_by(hidden, targets))
 
 
+<<<<<<< HEAD
 def run_units(folder: pathlib.Path, classifier: Any, inputs: Any, question: Any, ids: list[int]) -> None:
+=======
+def run_units(folder: pathlib.Path, classifier: tuple[Any, Any], inputs: Any, question: str, ids: list[int]) -> None:
+>>>>>>> wt-contrast
   """Searches what is not there yet."""
   for start in range(0, len(ids), UNIT):
     some = ids[start : start + UNIT]
@@ -107,7 +111,7 @@ def read_rows(folder: pathlib.Path, question: str) -> dict[int, dict[str, Any]]:
   return {row["id"]: row for path in files for row in json.loads(path.read_text())}
 
 
-def judge_rows(rows: dict[int, dict[str, Any]], classifier: Any, inputs: Any) -> None:
+def judge_rows(rows: dict[int, dict[str, Any]], classifier: tuple[Any, Any], inputs: Any) -> None:
   """Adds to each row what float64 says of its subset."""
   ids = list(rows)
   kept = np.zeros((len(ids), 1024), bool)
@@ -121,7 +125,7 @@ def judge_rows(rows: dict[int, dict[str, Any]], classifier: Any, inputs: Any) ->
 
 
 def report(
-  folder: pathlib.Path, classifier: Any, inputs: Any, confident: list[int], pairs: list[int], whole: Any
+  folder: pathlib.Path, classifier: tuple[Any, Any], inputs: Any, confident: list[int], pairs: list[int], whole: Any
 ) -> None:
   """Tells of what is there."""
   confidence, is_right = whole
