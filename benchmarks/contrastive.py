@@ -86,11 +86,7 @@ def judge_in_float64(predict_fn: Any, params: Any, inputs: Any, kept: Any, targe
     return np.asarray(jax.nn.sigmoid(log_odds(shown, targets))), np.asarray(lost_by(hidden, targets))
 
 
-<<<<<<< HEAD
-def run_units(folder: pathlib.Path, classifier: Any, inputs: Any, question: Any, ids: list[int]) -> None:
-=======
 def run_units(folder: pathlib.Path, classifier: tuple[Any, Any], inputs: Any, question: str, ids: list[int]) -> None:
->>>>>>> wt-contrast
   """Searches what is not there yet."""
   for start in range(0, len(ids), UNIT):
     some = ids[start : start + UNIT]
