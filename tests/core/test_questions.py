@@ -223,7 +223,7 @@ def test_the_question_is_saved(tmp_path: Any):
 @pytest.mark.parametrize(
   ("question", "margin", "score", "text"),
   [
-    ("why", 1.0, "log_odds", "question must be one of sufficient, contrastive, both, got why."),
+    ("why", 1.0, "log_odds", "question must be one of sufficient, contrastive, both, got 'why'."),
     ("both", 0.0, "log_odds", "margin must be above 0 and finite, in log-odds, got 0.0"),
     ("both", "much", "log_odds", "margin must be one number, log-odds above 0, got 'much'."),
     ("sufficient", 2.0, "log_odds", 'margin must come with question="contrastive" or "both", got 2.0'),
