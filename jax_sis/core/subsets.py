@@ -164,7 +164,7 @@ def read_answers(order: FeatureOrder, threshold: Any) -> Subsets:
   assert order.question is not None
   if threshold is not None:
     raise ValueError(
-      f"threshold must be left out for an order of question={order.question.kind!r}, which was searched at its own, "
+      f'threshold must be left out for an order of question="{order.question.kind}", which was searched at its own, '
       f"got {threshold!r}."
     )
   first, status = find_sufficient(order.confidence, PASS_MARK, is_complete=False)

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,42 @@ from jax_sis.runs.table import make_rows
 from jax_sis.runs.verify import verify
 
 MARGIN = 0.5
+# With all masked it says nothing, so that every class can be lost.
+MODEL = """
+import numpy as np
+
+from jax_sis.classifiers import ImageModel, Normalisation
+from jax_sis.data.cifar_c import CLASS_NAMES
+
+def predict(params, images):
+  return images.reshape(images.shape[0], -1) @ params
+
+def load():
+  return ImageModel(
+    predict_fn=predict,
+    params=0.05 * np.random.default_rng(0).normal(size=(3072, 10)).astype(np.float32),
+    input_shape=(32, 32, 3),
+    normalisation=Normalisation(mean=(0.5, 0.45, 0.4), std=(0.25, 0.25, 0.25)),
+    class_names=CLASS_NAMES,
+  )
+"""
 NO_ORDER: dict[str, Any] = {"search": None, "saved": "order", "mask_thresholds": (), "mask_fractions": ()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("question", "certificate"), [("both", "full"), ("contrastive", "alone")])
 def test_find_stores_what_is_asked(
-  question: Any, certificate: Any, tiny_checkpoint: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+  question: str,
+  certificate: str,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+  monkeypatch: pytest.MonkeyPatch,
 ):
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  (tmp_path / "mine.py").write_text(MODEL)
   options = {"question": question, "margin": MARGIN, "certificate": certificate, "gallery": 2, **NO_ORDER}
-  store = find_tiny(tmp_path / "run", tiny_checkpoint, **options)
+  options |= {"checkpoint": None, "model_function": f"{tmp_path / 'mine.py'}:load"}
+  store = find_tiny(tmp_path / "run", **options)
   printed = capsys.readouterr().out
   assert "another class is ahead by 0.5 in log-odds" in printed and f"{question}: " in printed
   assert store.spec["question"] == question and store.spec["margin"] == MARGIN
