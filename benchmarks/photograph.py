@@ -1,6 +1,6 @@
 """The picture at the top of the README: photographs, and the pixels of each that suffice.
 
-    jax-sis find --checkpoint imagenet --out photos
+    jax-sis find --checkpoint imagenet --per-step 100 --out photos
     python benchmarks/photograph.py photos --out docs/photograph.png
 
 A line for each photograph of the run that `--show` names: the photograph, its sufficient input subset on the greyed
