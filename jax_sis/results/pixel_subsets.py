@@ -19,7 +19,7 @@ from jax_sis.data.normalisation import Normalisation
 from jax_sis.results import schema
 from jax_sis.results.masks_file import RunMasks, read_masks
 from jax_sis.results.query import PixelSubset
-from jax_sis.results.spec import find_differences
+from jax_sis.results.spec import find_differences, refuse_label_maps
 
 # Of what the images are, all else must agree: how many there are is seen from their ids.
 NOT_COMPARED = frozenset({"num_images", "ids"})
@@ -180,10 +180,7 @@ def join_run(
     "data": spec["data"],
     "run": hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest(),
   }
-  if "features" in spec:
-    raise ValueError(
-      f"the subset must be one of pixels or squares, but the features of {masks.location!r} are label maps."
-    )
+  refuse_label_maps(spec, masks.location, "the subset")
   grid = masking.check_grid(tuple(spec["grid"]), image_shape)
   return make_masks(subset, ids, packed, grid=grid, image_shape=image_shape, description=description)
 

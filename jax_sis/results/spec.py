@@ -163,3 +163,21 @@ def find_free(folder: Folder) -> str:
   """Where a run may begin beside this folder: it and the next number that no run has."""
   names = (f"{folder.location.rstrip('/')}-{number}" for number in itertools.count(2))
   return next(name for name in names if open_folder(name).read(SPEC_FILE) is None)
+
+
+def refuse_label_maps(run: Mapping[str, Any], location: str, what: str = "RUN_DIR") -> None:
+  """For what is about pixels and squares alone.
+
+  Args:
+    run: the specification of a run of `find`.
+    location: where the run is.
+    what: the argument that names it.
+
+  Raises:
+    ValueError: the run's features are label maps.
+  """
+  if "features" in run:
+    raise ValueError(
+      f"{what} must be a run on pixels or squares, but the features of {location!r} are label maps; find --patch makes "
+      "squares."
+    )

@@ -18,6 +18,10 @@ from jax_sis.classifiers.on_images import open_on_images
 from jax_sis.runs import export, find, verify
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.feature_maps import MAPS_FILE, number_maps, open_kept, read_maps
+from jax_sis.studies.controls.config import ControlsConfig
+from jax_sis.studies.controls.program import controls
+from jax_sis.studies.holds.asked import open_runs
+from jax_sis.studies.holds.config import HoldsConfig
 
 THRESHOLD = 0.6
 
@@ -70,6 +74,10 @@ def test_a_run_on_label_maps_is_stored_verified_and_drawn(asked: dict[str, Any],
   for row, kept, one in zip(rows, np.asarray(subsets.kept), make_maps(5), strict=True):
     names = np.unique(one)
     assert row[mask] == " ".join(str(names[feature]) for feature in np.flatnonzero(kept))
+  run_dir = str(tmp_path / "run")
+  for ask in (lambda: controls(ControlsConfig(run_dir=run_dir)), lambda: open_runs(HoldsConfig(run_dirs=(run_dir,)))):
+    with pytest.raises(ValueError, match="RUN_DIR must be a run on pixels or squares"):
+      ask()
   # The run's own copy counts, and a damaged one is refused.
   kept = (tmp_path / "run" / MAPS_FILE).read_bytes()
   (tmp_path / "run" / MAPS_FILE).write_bytes(number_maps(make_maps(5) // 4, {}).encode())

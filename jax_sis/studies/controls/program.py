@@ -18,6 +18,7 @@ from jax_sis.results import folder
 from jax_sis.results.answer import hash_spec
 from jax_sis.results.query import own_queries
 from jax_sis.results.schema import KIND_TITLES, KINDS, QUESTION_KINDS, has_order
+from jax_sis.results.spec import refuse_label_maps
 from jax_sis.runs.setup import Job, make_job_again, make_spec, read_inputs
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import all_versions
@@ -92,7 +93,12 @@ def controls(config: ControlsConfig) -> dict[str, Any]:
 
 
 def open_job(store: results.Results, config: ControlsConfig) -> Job:
-  """The run's classifier and data as they are now. Raises ValueError if the classifier is not the run's."""
+  """The run's classifier and data as they are now.
+
+  Raises:
+    ValueError: the classifier is not the run's, or the run's features are label maps.
+  """
+  refuse_label_maps(store.spec, store.folder.location)
   job = make_job_again(
     store,
     checkpoint=config.checkpoint,

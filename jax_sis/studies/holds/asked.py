@@ -13,6 +13,7 @@ from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results.answer import hash_spec
 from jax_sis.results.schema import has_order
+from jax_sis.results.spec import refuse_label_maps
 from jax_sis.results.store import Results
 from jax_sis.runs import pools
 from jax_sis.runs.setup import Job, make_job_again, read_inputs
@@ -94,6 +95,7 @@ def open_runs(config: HoldsConfig) -> list[Run]:
     Run(label=label, store=store, sha256=hash_spec(store.folder)) for label, store in zip(labels, stores, strict=True)
   ]
   for run in runs:
+    refuse_label_maps(run.store.spec, run.store.folder.location)
     if "rank" not in run.store.fields:
       raise ValueError(
         f"RUN_DIR must hold orders, but {run.store.folder.location!r} has none; find keeps them with --save order or "
