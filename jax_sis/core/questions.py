@@ -14,8 +14,7 @@ from jax_sis.core.scores import log_odds, lost_by
 from jax_sis.core.types import ScoreName
 
 QuestionName = Literal["sufficient", "contrastive", "both"]
-# The other class is then e times as probable as the target: no rounding of a device brings the class back, and sizes
-# depend on it little (docs/contrastive.md).
+# The other class is then e times as probable as the target: no rounding of a device brings the class back.
 DEFAULT_MARGIN = 1.0
 # What the sigmoid of a question's score is where the question is answered: the score is 0 at what is asked.
 PASS_MARK = 0.5
