@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import os
@@ -11,7 +12,7 @@ import pathlib
 import re
 import sys
 import traceback
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import jax
@@ -233,6 +234,14 @@ def import_module(name: str) -> ModuleType:
     raise ValueError(f"--model: {name} could not be imported, since it raised {tell(error)}.") from error
 
 
+class SourceLoader(importlib.machinery.SourceFileLoader):
+  """Reads the file, and not what Python keeps compiled: for one of the same size and second that would be the old one."""
+
+  def get_code(self, fullname: str) -> CodeType:
+    path = self.get_filename(fullname)
+    return self.source_to_code(self.get_data(path), path)
+
+
 def import_file(name: str) -> ModuleType:
   """Runs a file as a module, beside which it finds its neighbours."""
   path = pathlib.Path(name).absolute()
@@ -241,7 +250,7 @@ def import_file(name: str) -> ModuleType:
   prepend_path(str(path.parent))
   # No other module has such a name.
   own_name = re.sub(r"\W", "_", str(path))
-  spec = importlib.util.spec_from_file_location(own_name, path)
+  spec = importlib.util.spec_from_file_location(own_name, path, loader=SourceLoader(own_name, str(path)))
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
   sys.modules[own_name] = module

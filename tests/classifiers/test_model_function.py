@@ -1,5 +1,6 @@
 """The classifier that a user's function makes: what is taken, and what is said of anything else."""
 
+import os
 import pathlib
 import re
 import sys
@@ -215,3 +216,11 @@ def test_the_documented_models_are_what_they_say(folder: pathlib.Path, repositor
   model = load_model("documented:load")
   assert len(model.class_names) == 10
   assert model.predict_fn(model.params, jnp.ones((2, 32, 32, 3))).shape == (2, 10)
+
+
+def test_a_file_that_was_changed_within_the_second_is_read_again(tmp_path: pathlib.Path):
+  file = tmp_path / "mine.py"
+  for number in (1, 2):
+    file.write_text(f"NUMBER = {number}\n")
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    assert model_function.import_file(str(file)).NUMBER == number
