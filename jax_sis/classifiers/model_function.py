@@ -235,7 +235,7 @@ def import_module(name: str) -> ModuleType:
 
 
 class SourceLoader(importlib.machinery.SourceFileLoader):
-  """Reads the file, and not what Python keeps compiled: for one of the same size and second that would be the old one."""
+  """Reads the file, and not what Python keeps compiled, which is an old one's of the same size and second, too."""
 
   def get_code(self, fullname: str) -> CodeType:
     path = self.get_filename(fullname)
