@@ -218,7 +218,10 @@ def test_the_documented_models_are_what_they_say(folder: pathlib.Path, repositor
   assert model.predict_fn(model.params, jnp.ones((2, 32, 32, 3))).shape == (2, 10)
 
 
-def test_a_file_that_was_changed_within_the_second_is_read_again(tmp_path: pathlib.Path):
+def test_a_file_that_was_changed_within_the_second_is_read_again(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+  monkeypatch.setattr(sys, "dont_write_bytecode", False)
   file = tmp_path / "mine.py"
   for number in (1, 2):
     file.write_text(f"NUMBER = {number}\n")
