@@ -306,6 +306,7 @@ def search(params: Any, images: Any) -> tuple[jax_sis.FeatureOrder, jax_sis.Subs
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 def test_searches_work_under_jit_vmap_and_pmap():
   params = as_dtype(NET, jnp.float32)
   images = jnp.asarray(np.random.default_rng(0).normal(size=(8, SIZE, SIZE, 3)), jnp.float32)

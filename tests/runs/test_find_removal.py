@@ -16,6 +16,7 @@ from jax_sis.studies.controls.program import controls
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("allow_rank_promotion")
 def test_a_run_is_found_verified_and_controlled(tiny_checkpoint: str, tmp_path: pathlib.Path, capsys):
   # The controls refuse a subset whose confidence they do not find again.
   store = find_tiny(tmp_path / "run", tiny_checkpoint, removal="layer", **GRADIENT)
@@ -26,7 +27,7 @@ def test_a_run_is_found_verified_and_controlled(tiny_checkpoint: str, tmp_path: 
   answer = controls(ControlsConfig(run_dir=str(tmp_path / "run"), num_wrong_class=2))
   rows = {row["name"]: row for row in answer["kinds"]["sis"]["controls"]}
   assert set(rows) == set(NAMES)
-  assert rows["subset"]["is_sufficient"]["value"] == 1
+  assert rows["subset"]["is_sufficient"]["share"] == 1
   # With everything absent, all images look alike.
   assert np.isfinite(rows["empty"]["confidence"])
 
