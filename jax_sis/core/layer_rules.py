@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -247,7 +247,7 @@ def multiply(equation: Any, inputs: Values) -> list[Any] | None:
 def scan(equation: Any, inputs: Values) -> list[Any] | None:
   """The same layers again and again; what they hand on must go on knowing what is missing, or go on without."""
   params = equation.params
-  num_consts, num_handed = params["num_consts"], params["num_carry"]
+  num_consts, num_handed = count_parts(params)
   consts, rest = inputs[:num_consts], inputs[num_consts:]
   first, slices = [hand_on(one) for one in rest[:num_handed]], list(rest[num_handed:])
 
@@ -262,7 +262,17 @@ def scan(equation: Any, inputs: Values) -> list[Any] | None:
     return None
   options = {name: params[name] for name in ("length", "reverse", "unroll")}
   handed, stacked = lax.scan(run_once, first, slices, **options)
-  return [*handed, *stacked]
+  outputs = [*handed, *stacked]
+  return outputs if len(outputs) == len(equation.outvars) else None
+
+
+def count_parts(params: Mapping[str, Any]) -> tuple[int, int]:
+  """How many inputs of a scan are the same in all rounds, and how many are handed on."""
+  if "num_consts" in params:
+    return params["num_consts"], params["num_carry"]
+  # From JAX 0.12 on.
+  consts, handed, _ = params["ft_in"].unpack()
+  return len(list(consts)), len(list(handed))
 
 
 def hand_on(one: Any) -> Any:
