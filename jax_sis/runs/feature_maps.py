@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Shaped, UInt16
+from jaxtyping import Int, Shaped, UInt32
 from PIL import Image
 
 from jax_sis import results
@@ -36,7 +36,7 @@ class FeatureMaps:
     description: what they are, for the run's specification.
   """
 
-  labels: UInt16[np.ndarray, "N H W"]
+  labels: UInt32[np.ndarray, "N H W"]
   named: Int[np.ndarray, "N F"]
   description: dict[str, Any]
 
@@ -74,15 +74,16 @@ class FeatureMaps:
 
 def number_maps(maps: Shaped[np.ndarray, "N H W"], asked: Mapping[str, Any]) -> FeatureMaps:
   """Maps of the user's numbers, which `asked` describes."""
-  names = [np.unique(one) for one in maps]
+  names, numbered = zip(*(np.unique(one, return_inverse=True) for one in maps), strict=True)
   most = max(map(len, names))
   named = np.stack([np.pad(one.astype(np.int64), (0, most - len(one)), constant_values=-1) for one in names])
-  labels = np.stack([np.searchsorted(name, one) for name, one in zip(names, maps, strict=True)]).astype(np.uint16)
+  # As many labels as pixels are possible, which 16 bits may not hold.
+  labels = np.stack(numbered).reshape(maps.shape).astype(np.uint32)
   return describe_maps(labels, named, asked)
 
 
 def describe_maps(
-  labels: UInt16[np.ndarray, "N H W"], named: Int[np.ndarray, "N F"], asked: Mapping[str, Any]
+  labels: UInt32[np.ndarray, "N H W"], named: Int[np.ndarray, "N F"], asked: Mapping[str, Any]
 ) -> FeatureMaps:
   content = hashlib.sha256(np.ascontiguousarray(labels).tobytes() + np.ascontiguousarray(named).tobytes())
   return FeatureMaps(labels=labels, named=named, description={**asked, "sha256": content.hexdigest()})

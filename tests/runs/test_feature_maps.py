@@ -131,6 +131,13 @@ def save(folder: pathlib.Path, values: np.ndarray, suffix: str = ".npy") -> path
   return path
 
 
+def test_each_pixel_may_be_a_feature_of_its_own():
+  one = np.arange(300 * 300).reshape(1, 300, 300)
+  maps = number_maps(7 + 2 * one, {})
+  np.testing.assert_array_equal(maps.labels, one)
+  assert maps.named[0, -1] == 7 + 2 * one.max()
+
+
 def test_settings_that_do_not_go_with_maps_are_refused():
   with pytest.raises(ValueError, match=r"^--patch must not come with --features"):
     FindConfig(features="superpixels", patch=2)
