@@ -2,33 +2,45 @@
 
 import functools
 import zlib
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jax_sis.classifiers import frozen
 from jax_sis.classifiers.on_images import ClassifierOnImages
 from jax_sis.core.attribution import attribute
 from jax_sis.core.attribution_methods import AttributionMethod, GradCam
-from jax_sis.core.types import Params, ScoreName
+from jax_sis.core.backselect import backselect
+from jax_sis.core.searches import BackwardSearch
+from jax_sis.core.types import Params, ScoreName, Targets
+
+Made = TypeVar("Made")
 
 
 class Attribution(NamedTuple):
-  """An attribution of the class that is predicted."""
+  """An attribution as a study's scores: the larger, the more a feature is needed."""
 
   method: AttributionMethod
   score: ScoreName = "log_odds"
   baseline: float = 0.0
 
   def __call__(
-    self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
+    self,
+    images: ClassifierOnImages,
+    params: Params,
+    inputs: Float[Array, "B H W C"],
+    numbers: Int[Array, "B"],
+    targets: Targets = None,
   ) -> Float[Array, "B F"]:
-    """Its scores; `numbers` as `hash_id` gives them."""
+    """Its scores for a class, by default the one predicted; `numbers` as `hash_id` gives them."""
     return attribute(
       images.predict_fn,
       params,
       inputs,
+      targets,
       method=self.method,
       baseline=self.baseline,
       score=self.score,
@@ -37,15 +49,38 @@ class Attribution(NamedTuple):
     )
 
 
+class Search(NamedTuple):
+  """The order of a backward search as scores."""
+
+  search: BackwardSearch
+
+  def __call__(
+    self,
+    images: ClassifierOnImages,
+    params: Params,
+    inputs: Float[Array, "B H W C"],
+    numbers: Int[Array, "B"],
+    targets: Targets = None,
+  ) -> Float[Array, "B F"]:
+    """As those of an Attribution."""
+    order = backselect(images.predict_fn, params, inputs, targets, search=self.search, grid=images.grid)
+    return -order.rank.astype(jnp.float32)
+
+
 class Random(NamedTuple):
   """What chance gives, by the image's number."""
 
   seed: int
 
   def __call__(
-    self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
+    self,
+    images: ClassifierOnImages,
+    params: Params,
+    inputs: Float[Array, "B H W C"],
+    numbers: Int[Array, "B"],
+    targets: Targets = None,
   ) -> Float[Array, "B F"]:
-    """As those of an Attribution."""
+    """As those of an Attribution, the same for all classes."""
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(self.seed)))(numbers)
     return jax.vmap(lambda key: jax.random.uniform(key, (images.num_features,)))(keys)
 
@@ -54,6 +89,19 @@ def split_for_grad_cam(images: ClassifierOnImages) -> GradCam:
   """Raises ValueError if the classifier cannot be split."""
   features_fn, head_fn = frozen.split(images.predict_fn, images.params)
   return GradCam(features_fn=features_fn, head_fn=head_fn)
+
+
+def make_allowed(
+  makers: Mapping[str, Callable[[], Made]], names: Sequence[str]
+) -> tuple[dict[str, Made], dict[str, str]]:
+  """What is made of those of these names that the classifier allows, and of the others the reason."""
+  made, left_out = {}, {}
+  for name in names:
+    try:
+      made[name] = makers[name]()
+    except ValueError as error:
+      left_out[name] = str(error).rstrip(".")
+  return made, left_out
 
 
 def hash_id(name: str) -> int:

@@ -16,16 +16,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from jax_sis import results
-from jax_sis.classifiers.attributions import Attribution, Random, hash_id, split_for_grad_cam
+from jax_sis.classifiers.attributions import Attribution, Random, Search, hash_id, make_allowed, split_for_grad_cam
 from jax_sis.classifiers.on_images import ClassifierOnImages, describe_set, open_image_set
 from jax_sis.core.attribution import order_by_scores
 from jax_sis.core.attribution_methods import GradientTimesInput, IntegratedGradients, Occlusion, Rise
-from jax_sis.core.backselect import backselect
 from jax_sis.core.curves import deletion_area, deletion_confidence, insertion_area
 from jax_sis.core.forward import forward_select
 from jax_sis.core.minimise import minimise
 from jax_sis.core.scores import log_odds, predict_logits
-from jax_sis.core.searches import BackwardSearch, Gradient, Screened
+from jax_sis.core.searches import Gradient, Screened
 from jax_sis.core.smallest import QUICK
 from jax_sis.core.subsets import Status, sufficient_subsets
 from jax_sis.core.types import Params, PredictFn
@@ -93,18 +92,6 @@ def make_spec(images: ClassifierOnImages, config: AttributionsConfig) -> dict[st
   }
 
 
-class Search(NamedTuple):
-  """A backward search as a method."""
-
-  search: BackwardSearch
-
-  def __call__(
-    self, images: ClassifierOnImages, params: Params, inputs: Float[Array, "B H W C"], numbers: Int[Array, "B"]
-  ) -> Float[Array, "B F"]:
-    order = backselect(images.predict_fn, params, inputs, search=self.search, grid=images.grid)
-    return -order.rank.astype(jnp.float32)
-
-
 class Smallest(NamedTuple):
   """The smallest evidence of `jax-sis find`, which comes without an order."""
 
@@ -141,12 +128,7 @@ def make_methods(images: ClassifierOnImages, config: AttributionsConfig) -> tupl
     "rise_log_odds": lambda: Attribution(Rise(seed=config.seed)),
     "random": lambda: Random(config.seed),
   }
-  methods, left_out = {}, {}
-  for name in config.methods:
-    try:
-      methods[name] = makers[name]()
-    except ValueError as error:
-      left_out[name] = str(error).rstrip(".")
+  methods, left_out = make_allowed(makers, config.methods)
   if not methods:
     raise ValueError(f"--methods must name one that this classifier allows: {'; '.join(left_out.values())}.")
   return methods, left_out

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_sis import results
-from jax_sis.classifiers.attributions import Attribution, Random, hash_id, split_for_grad_cam
+from jax_sis.classifiers.attributions import Attribution, Random, hash_id, make_allowed, split_for_grad_cam
 from jax_sis.classifiers.on_images import describe_set
 from jax_sis.core.attribution import rank_scores
 from jax_sis.core.attribution_methods import GradientTimesInput, IntegratedGradients, Rise
@@ -122,12 +122,8 @@ def make_attributions(config: HoldsConfig, job: Job) -> tuple[dict[str, Scores],
     "rise": lambda: Attribution(Rise(seed=config.seed), "probability", job.config.baseline),
     "random": lambda: Random(config.seed),
   }
-  made, left_out = {}, []
-  for name in config.attributions:
-    try:
-      made[name] = makers[name]()
-    except ValueError as error:
-      left_out.append(f"{ATTRIBUTIONS[name]} ({str(error).rstrip('.')})")
+  made, reasons = make_allowed(makers, config.attributions)
+  left_out = [f"{ATTRIBUTIONS[name]} ({reason})" for name, reason in reasons.items()]
   if config.pool is None and "images" in config.conditions:
     left_out.append("unseen images (--pool names images to draw from)")
   return made, left_out

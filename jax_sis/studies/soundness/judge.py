@@ -1,30 +1,23 @@
 """What a device computes: for each class an order of the features, and the confidence in that class along it."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_sis.classifiers.attributions import Random, split_for_grad_cam
+from jax_sis.classifiers.attributions import Attribution, Random, Search
 from jax_sis.classifiers.on_images import ClassifierOnImages
-from jax_sis.core.attribution import attribute, order_by_scores
-from jax_sis.core.attribution_methods import AttributionMethod, GradientTimesInput, IntegratedGradients
-from jax_sis.core.backselect import backselect
+from jax_sis.core.attribution import order_by_scores
 from jax_sis.core.scores import predict_logits
-from jax_sis.core.searches import Gradient
 from jax_sis.core.types import Params
-from jax_sis.studies.soundness.config import SoundnessConfig
 
 # Of a class, the mean confidence is taken over this many equal steps of size, and the smallest size that reaches the
 # threshold looked for among so many.
 AREA_STEPS, SIZE_STEPS = 32, 128
 # Where no size reaches the threshold.
 NO_SIZE = -1
-
-ScoreFn = Callable[[Params, Float[Array, "B H W C"], Int[Array, "B"], Int[Array, "B"]], Float[Array, "B F"]]
 
 
 def spread_sizes(num_features: int, num_steps: int) -> tuple[int, ...]:
@@ -33,59 +26,19 @@ def spread_sizes(num_features: int, num_steps: int) -> tuple[int, ...]:
   return tuple(dict.fromkeys(sizes))
 
 
-def choose_score_fn(images: ClassifierOnImages, config: SoundnessConfig, name: str) -> ScoreFn:
-  """A function of `(params, inputs, targets, numbers)` whose largest scores are needed most.
-
-  Raises:
-    ValueError: the classifier does not allow this order.
-  """
-
-  def search(
-    params: Params, inputs: Float[Array, "B H W C"], targets: Int[Array, "B"], numbers: Int[Array, "B"]
-  ) -> Float[Array, "B F"]:
-    del numbers
-    found = Gradient(per_step=config.per_step)
-    order = backselect(images.predict_fn, params, inputs, targets, search=found, grid=images.grid)
-    return -order.rank.astype(inputs.dtype)
-
-  def score_by(method: AttributionMethod) -> ScoreFn:
-    def score(
-      params: Params, inputs: Float[Array, "B H W C"], targets: Int[Array, "B"], numbers: Int[Array, "B"]
-    ) -> Float[Array, "B F"]:
-      del numbers
-      return attribute(images.predict_fn, params, inputs, targets, method=method, grid=images.grid)
-
-    return score
-
-  def draw(
-    params: Params, inputs: Float[Array, "B H W C"], targets: Int[Array, "B"], numbers: Int[Array, "B"]
-  ) -> Float[Array, "B F"]:
-    del targets
-    return Random(config.seed)(images, params, inputs, numbers)
-
-  makers: dict[str, Callable[[], ScoreFn]] = {
-    "gradient": lambda: search,
-    "gradient_x_input": lambda: score_by(GradientTimesInput()),
-    "integrated_gradients": lambda: score_by(IntegratedGradients()),
-    "grad_cam": lambda: score_by(split_for_grad_cam(images)),
-    "random": lambda: draw,
-  }
-  return makers[name]()
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judge:
   """Asks an order about each of an image's likeliest classes.
 
   Attributes:
     images: the classifier and its images.
-    score_fn: what makes the order.
+    scores: what makes the order.
     num_classes: how many classes.
     threshold: the confidence that a subset must reach.
   """
 
   images: ClassifierOnImages
-  score_fn: ScoreFn
+  scores: Search | Attribution | Random
   num_classes: int
   threshold: float
 
@@ -105,7 +58,7 @@ class Judge:
     in_area = np.isin(sizes[1:], areas)[None]
 
     def judge_class(targets: Int[Array, "B"]) -> tuple[Float[Array, "B"], Int[Array, "B"]]:
-      scores = self.score_fn(params, inputs, targets, numbers)
+      scores = self.scores(self.images, params, inputs, numbers, targets)
       order = order_by_scores(
         self.images.predict_fn, params, inputs, scores, targets, sizes=sizes, grid=self.images.grid
       )

@@ -6,20 +6,22 @@ features are of that class (completeness and soundness, Gupta et al. 2022, arXiv
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from jax_sis import results
-from jax_sis.classifiers.attributions import hash_id
+from jax_sis.classifiers.attributions import Attribution, Random, Search, hash_id, make_allowed, split_for_grad_cam
 from jax_sis.classifiers.on_images import ClassifierOnImages, describe_set, open_image_set
+from jax_sis.core.attribution_methods import GradientTimesInput, IntegratedGradients
+from jax_sis.core.searches import Gradient
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.studies.soundness import report
 from jax_sis.studies.soundness.config import ORDERS, SoundnessConfig
-from jax_sis.studies.soundness.judge import NO_SIZE, Judge, choose_score_fn
+from jax_sis.studies.soundness.judge import NO_SIZE, Judge
 from jax_sis.studies.soundness.summaries import Asked
 
 FORMAT = "jax_sis.soundness/1"
@@ -90,15 +92,18 @@ def make_judges(
   Raises:
     ValueError: the classifier allows none of them.
   """
-  judges, left_out = {}, {}
-  for name in config.orders:
-    try:
-      score_fn = choose_score_fn(images, config, name)
-    except ValueError as error:
-      left_out[name] = str(error).rstrip(".")
-      continue
-    judge = Judge(images=images, score_fn=score_fn, num_classes=num_classes, threshold=config.threshold)
-    judges[name] = images.make_program(judge)
+  makers: Mapping[str, Callable[[], Search | Attribution | Random]] = {
+    "gradient": lambda: Search(Gradient(per_step=config.per_step)),
+    "gradient_x_input": lambda: Attribution(GradientTimesInput()),
+    "integrated_gradients": lambda: Attribution(IntegratedGradients()),
+    "grad_cam": lambda: Attribution(split_for_grad_cam(images)),
+    "random": lambda: Random(config.seed),
+  }
+  made, left_out = make_allowed(makers, config.orders)
+  judges = {
+    name: images.make_program(Judge(images=images, scores=scores, num_classes=num_classes, threshold=config.threshold))
+    for name, scores in made.items()
+  }
   if not judges:
     raise ValueError(f"--orders must name one that this classifier allows: {'; '.join(left_out.values())}.")
   return judges, left_out
