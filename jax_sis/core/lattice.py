@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,14 @@ from jax_sis.core.completions import Completion
 from jax_sis.core.drawing import repeat_images
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.problem import Problem, check_problem
-from jax_sis.core.scores import at_least_float32, log_odds
+from jax_sis.core.questions import QUESTIONS, QuestionName
+from jax_sis.core.scores import log_odds, lost_by
 from jax_sis.core.subsets import Status, Subsets, count_statuses
 from jax_sis.core.types import PredictFn, ScoreName, Targets
 
 # 2 ** 16 masks of a ResNet-20 take a minute of one CPU core; an accelerator does 16 times as many in that time.
 MOST_FEATURES_ON_CPU = 16
 MOST_FEATURES = 20
-
-Question = Literal["sufficient", "contrastive", "both"]
 
 
 @jax.tree_util.register_dataclass
@@ -81,12 +80,12 @@ class Lattice(PerImage):
     """The softmax probability of the target on each mask."""
     return jax.nn.sigmoid(self.log_odds)
 
-  def minimal(self, question: Question) -> Bool[Array, "B M"]:
+  def minimal(self, question: QuestionName) -> Bool[Array, "B M"]:
     """Which masks are the minimal sets of a question: "sufficient", "contrastive" or "both"."""
     validation.require_one_of("question", question, QUESTIONS)
     return getattr(self, f"minimal_{question}")
 
-  def sets(self, question: Question, index: int) -> Bool[np.ndarray, "N ..."]:
+  def sets(self, question: QuestionName, index: int) -> Bool[np.ndarray, "N ..."]:
     """All minimal sets of one image, in the grid's shape, the smallest first.
 
     Args:
@@ -97,7 +96,7 @@ class Lattice(PerImage):
     masks = lattice_bits.unpack(numbers, self.shapley.shape[1])
     return masks[np.argsort(masks.sum(1), kind="stable")].reshape(-1, *self.grid)
 
-  def smallest(self, question: Question) -> Subsets:
+  def smallest(self, question: QuestionName) -> Subsets:
     """The set of the fewest features of each image; of several, the one that answers most clearly.
 
     Its mask is True in the set itself, and the confidence that with the set alone kept, whatever the question. The
@@ -137,9 +136,6 @@ class Lattice(PerImage):
       rows.append([*cells, f"{falling[i]:.1%}"])
     header = ("image", "target", "fewest sufficient", "minimal sets", "white", "fewest contrastive", "minimal sets", "")
     return (*header, "falling pairs"), rows
-
-
-QUESTIONS: tuple[Question, ...] = ("sufficient", "contrastive", "both")
 
 
 @on_any_mesh
@@ -281,19 +277,12 @@ def evaluate_masks(problem: Problem, *, chunk_size: int) -> tuple[Float[Array, "
     # The draws of one mask are those of all, so that a feature's gain is not that of other draws.
     logits = problem.predict(masks, drawn_at=jnp.zeros_like(masks)).logits
     targets = repeat_images(problem.targets, at_once)
-    values = log_odds(logits, targets), lead_of_target(logits, targets)
+    values = log_odds(logits, targets), -lost_by(logits, targets)
     return jax.tree.map(lambda array: array.reshape(num_images, at_once), values)
 
   firsts = jnp.arange(0, num_masks, at_once, dtype=jnp.int32)
   chunks = jax.lax.map(evaluate_chunk, firsts)
   return jax.tree.map(lambda array: jnp.moveaxis(array, 0, 1).reshape(num_images, num_masks), chunks)
-
-
-def lead_of_target(logits: Float[Array, "N K"], targets: Int[Array, "N"]) -> Float[Array, "N"]:
-  """The target's logit minus the largest of the others."""
-  logits = at_least_float32(logits)
-  is_target = jnp.arange(logits.shape[1], dtype=targets.dtype)[None] == targets[:, None]
-  return jnp.where(is_target, logits, 0).sum(1) - jnp.where(is_target, -jnp.inf, logits).max(1)
 
 
 @jax.jit
@@ -315,7 +304,7 @@ def find_minimal(
 
 
 @functools.partial(jax.jit, static_argnames="question")
-def choose_smallest(lattice: Lattice, minimal: Bool[Array, "B M"], *, question: Question) -> Subsets:
+def choose_smallest(lattice: Lattice, minimal: Bool[Array, "B M"], *, question: QuestionName) -> Subsets:
   """`Lattice.smallest`, of the minimal sets of the question."""
   num_masks = minimal.shape[1]
   is_contrastive = question == "contrastive"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax_sis.core.scores import log_odds, lost_by
 from jax_sis.core.types import ScoreName
 
 QuestionName = Literal["sufficient", "contrastive", "both"]
+QUESTIONS: tuple[QuestionName, ...] = get_args(QuestionName)
 # The other class is then e times as probable as the target: no rounding of a device brings the class back.
 DEFAULT_MARGIN = 1.0
 # What the sigmoid of a question's score is where the question is answered: the score is 0 at what is asked.
@@ -76,7 +77,7 @@ def check_question(question: Any, threshold: float, margin: Any, score: ScoreNam
     ValueError: there is no such question, the margin is no positive number or without use, or the score is another.
   """
   validation.check_kind("question", question, str, "sufficient, contrastive or both")
-  validation.require_one_of("question", question, ("sufficient", "contrastive", "both"))
+  validation.require_one_of("question", question, QUESTIONS)
   if not validation.is_concrete(margin):
     raise ValueError("margin must be a number when a search is traced, got a traced array; close over it.")
   if np.ndim(margin) or isinstance(margin, bool) or not isinstance(margin, int | float | np.number | jax.Array):

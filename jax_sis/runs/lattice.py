@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Bool, Shaped
 
 from jax_sis.classifiers.on_images import ClassifierOnImages
@@ -80,8 +81,7 @@ def check_lattice(rows: Rows, spec: Mapping[str, Any]) -> Iterator[tuple[str, st
   num_kept = lattice_bits.count_kept(log_odds.shape[1])
   has_finite = np.isfinite(log_odds).all(1) & np.isfinite(lead).all(1)
   optimum, is_ok = rows[OWN_MASKS["optimum"]], (status == Status.OK) & has_finite
-  with np.errstate(over="ignore"):
-    confidence = 1 / (1 + np.exp(-log_odds.astype(np.float64)))
+  confidence = scipy.special.expit(log_odds.astype(np.float64))
   has_smaller = ((confidence > spec["threshold"] + ROUNDING) & (num_kept[None] < optimum.sum(1)[:, None])).any(1)
   is_wrong = is_ok & (has_smaller | (confidence[places, lattice_bits.pack(optimum)] < spec["threshold"] - ROUNDING))
   yield OWN_MASKS["optimum"], "must be the smallest that log-odds allow", is_wrong
