@@ -10,6 +10,7 @@ seconds an image for those that are both, and under two for the others.
 """
 
 import argparse
+import csv
 import json
 import pathlib
 from typing import Any
@@ -125,11 +126,17 @@ def report(
 ) -> None:
   """Tells of what is there."""
   confidence, is_right = whole
+  table = [("question", "id", "is_right", "whole", "pixels", "is_certified", "alone", "lost_by")]
   for question in QUESTIONS:
     rows = read_rows(folder, question)
     if not rows:
       continue
     judge_rows(rows, classifier, inputs)
+    table += [
+      (question, one, int(is_right[one]), f"{confidence[one]:.6f}", len(row["kept"]), int(row["is_minimal"]))
+      + (f"{row['confidence']:.6f}", f"{row['lost_by']:.4f}")
+      for one, row in sorted(rows.items())
+    ]
     found = [row for row in rows.values() if row["status"] == 0]
     holds = [
       (question == "contrastive" or row["confidence"] >= THRESHOLD)
@@ -162,6 +169,8 @@ def report(
     )
     certified = np.array([rows[one]["is_minimal"] for one in places])
     print(f"  certified and 1-minimal: {share_of(certified).percent:.1f} %")
+  with (folder / "subsets.csv").open("w", newline="") as file:
+    csv.writer(file, lineterminator="\n").writerows(table)
 
 
 def main() -> None:
@@ -178,9 +187,9 @@ def main() -> None:
   confident = np.flatnonzero(confidence >= THRESHOLD)[: options.confident].tolist()
   pairs = choose_pairs(confidence, is_right, options.compared)
   if not options.report:
-    for question in QUESTIONS:
-      run_units(options.out, (predict_fn, params), inputs, question, confident)
-    run_units(options.out, (predict_fn, params), inputs, "both", pairs)
+    for ids in (confident, pairs):
+      for question in QUESTIONS:
+        run_units(options.out, (predict_fn, params), inputs, question, ids)
   report(options.out, (predict_fn, params), inputs, confident, pairs, (confidence, is_right))
 
 
