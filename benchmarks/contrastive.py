@@ -133,8 +133,10 @@ def report(
       continue
     judge_rows(rows, classifier, inputs)
     table += [
-      (question, one, int(is_right[one]), f"{confidence[one]:.6f}", len(row["kept"]), int(row["is_minimal"]))
-      + (f"{row['confidence']:.6f}", f"{row['lost_by']:.4f}")
+      (
+        *(question, one, int(is_right[one]), f"{confidence[one]:.6f}"),
+        *(len(row["kept"]), int(row["is_minimal"]), f"{row['confidence']:.6f}", f"{row['lost_by']:.4f}"),
+      )
       for one, row in sorted(rows.items())
     ]
     found = [row for row in rows.values() if row["status"] == 0]

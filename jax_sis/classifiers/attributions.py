@@ -3,17 +3,18 @@
 import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from jax_sis.classifiers import frozen
 from jax_sis.classifiers.on_images import ClassifierOnImages
 from jax_sis.core.attribution import attribute
 from jax_sis.core.attribution_methods import AttributionMethod, GradCam
 from jax_sis.core.backselect import backselect
+from jax_sis.core.completions import Distribution
 from jax_sis.core.searches import BackwardSearch
 from jax_sis.core.types import Params, ScoreName, Targets
 
@@ -50,9 +51,11 @@ class Attribution(NamedTuple):
 
 
 class Search(NamedTuple):
-  """The order of a backward search as scores."""
+  """The order of a backward search as scores; under a completion with draws of the seed and the image's number."""
 
   search: BackwardSearch
+  completion: Distribution | None = None
+  seed: int = 0
 
   def __call__(
     self,
@@ -63,7 +66,10 @@ class Search(NamedTuple):
     targets: Targets = None,
   ) -> Float[Array, "B F"]:
     """As those of an Attribution."""
-    order = backselect(images.predict_fn, params, inputs, targets, search=self.search, grid=images.grid)
+    drawn: dict[str, Any] = {}
+    if self.completion is not None:
+      drawn = {"completion": self.completion, "keys": make_keys(self.seed, numbers)}
+    order = backselect(images.predict_fn, params, inputs, targets, search=self.search, grid=images.grid, **drawn)
     return -order.rank.astype(jnp.float32)
 
 
@@ -81,8 +87,12 @@ class Random(NamedTuple):
     targets: Targets = None,
   ) -> Float[Array, "B F"]:
     """As those of an Attribution, the same for all classes."""
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(self.seed)))(numbers)
-    return jax.vmap(lambda key: jax.random.uniform(key, (images.num_features,)))(keys)
+    return jax.vmap(lambda key: jax.random.uniform(key, (images.num_features,)))(make_keys(self.seed, numbers))
+
+
+def make_keys(seed: int, numbers: Int[Array, "B"]) -> Key[Array, "B"]:
+  """A key for each image, by its number."""
+  return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
 
 
 def split_for_grad_cam(images: ClassifierOnImages) -> GradCam:

@@ -216,6 +216,7 @@ soundness.png. The same command again goes on with an unfinished run, and so doe
     tables={
       "orders": {
         "gradient": "gradient search, --per-step pixels a step",
+        "gradient_images": "the same with other images where pixels are masked, 8 draws a step (only where named)",
         "gradient_x_input": "one gradient at the whole image, times the image",
         "integrated_gradients": "Sundararajan et al. 2017, 64 gradients",
         "grad_cam": "Selvaraju et al. 2017; left out where the classifier has no one last feature map, as ensembles",

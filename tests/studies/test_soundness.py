@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import re
+import zlib
 from typing import Any
 
 import jax
@@ -60,6 +61,16 @@ def run(where: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tupl
   return out, ask(out, where)
 
 
+def look_along(predict_fn: Any, params: Any, inputs: Any, rank: Any, target: int) -> list[float]:
+  """The confidence in a class on the first squares of an order, on the mean colour, size by size."""
+  along = []
+  for size in range(1, 17):
+    kept = np.kron(np.asarray(rank).reshape(4, 4) < size, np.ones((8, 8)))[None, ..., None]
+    logits = predict_fn(params, inputs * kept.astype(np.float32))
+    along.append(float(jax.nn.softmax(logits)[0, target]))
+  return along
+
+
 def test_areas_and_sizes_are_those_of_a_plain_loop(run: tuple[pathlib.Path, dict[str, Any]], where: dict[str, str]):
   _, answer = run
   classifier = checkpoint.load_classifier(where["checkpoint"])
@@ -77,11 +88,7 @@ def test_areas_and_sizes_are_those_of_a_plain_loop(run: tuple[pathlib.Path, dict
       order = jax_sis.backselect(
         predict_fn, params, inputs, int(target), search=jax_sis.Gradient(per_step=2), grid=(4, 4, 1)
       )
-      along = []
-      for size in range(1, 17):
-        kept = np.kron(np.asarray(order.rank[0]).reshape(4, 4) < size, np.ones((8, 8)))[None, ..., None]
-        logits = predict_fn(params, inputs * kept.astype(np.float32))
-        along.append(float(jax.nn.softmax(logits)[0, target]))
+      along = look_along(predict_fn, params, inputs, order.rank[0], target)
       assert image["area"][place] == pytest.approx(np.mean(along), abs=1e-5)
       expected = next((size for size, confidence in enumerate(along, 1) if confidence >= THRESHOLD), None)
       assert image["size"][place] == expected
@@ -146,10 +153,41 @@ def test_sizes_are_spread_evenly():
   ("options", "message"),
   [
     (["--classes", "1"], "--classes must be 2 at least, the predicted one and another, got 1."),
-    (["--orders", "lime"], "--orders must be of gradient, gradient_x_input, .*, got lime."),
+    (["--orders", "lime"], "--orders must be of gradient, gradient_images, .*, got lime."),
     (["--orders", "random", "random"], "--orders must name each order once"),
   ],
 )
 def test_wrong_settings_are_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]):
   assert main.main(["soundness", *options]) == 2
   assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def test_an_order_found_with_other_images_behind_is_read_on_the_mean_colour_as_others_are(
+  tmp_path: pathlib.Path, where: dict[str, str]
+):
+  answer = ask(tmp_path / "out", {**where, "data": "sample"}, orders=("gradient_images",), num_images=24)
+  classifier = checkpoint.load_classifier(where["checkpoint"])
+  predict_fn, params = frozen.freeze(classifier.module)
+  pictures = np.unique([np.asarray(Image.open(path)) for path in SAMPLE_DIR.glob("*/*.png")], axis=0)
+  found = answer["orders"]["gradient_images"]["images"][0]
+  path = next(SAMPLE_DIR.glob(f"*/{found['id']}.png"))
+  inputs = jnp.asarray(classifier.normalisation.apply(np.asarray(Image.open(path))[None]))
+  target = classifier.class_names.index(found["classes"][0])
+  search = {"search": jax_sis.Gradient(per_step=2), "grid": (4, 4, 1)}
+  order = jax_sis.backselect(
+    predict_fn,
+    params,
+    inputs,
+    target,
+    completion=jax_sis.completions.Images(pool=classifier.normalisation.apply(pictures), num_draws=8),
+    keys=jax.random.fold_in(jax.random.key(0), zlib.crc32(found["id"].encode()) & 0x7FFFFFFF)[None],
+    **search,
+  )
+  along = look_along(predict_fn, params, inputs, order.rank[0], target)
+  assert found["area"][0] == pytest.approx(np.mean(along), abs=1e-5)
+  assert (order.rank != jax_sis.backselect(predict_fn, params, inputs, target, **search).rank).any()
+
+
+def test_other_images_are_refused_where_there_are_too_few(tmp_path: pathlib.Path, where: dict[str, str]):
+  with pytest.raises(ValueError, match="must be 8 different ones"):
+    ask(tmp_path / "out", where, orders=("gradient_images",))

@@ -9,11 +9,15 @@ from jax_sis.runtime.command_line import Option, command_line, name_folder
 
 ORDERS = {
   "gradient": "SIS, gradient",
+  "gradient_images": "SIS, gradient, other images behind",
   "gradient_x_input": "gradient x input",
   "integrated_gradients": "integrated gradients",
   "grad_cam": "Grad-CAM",
   "random": "random order",
 }
+# Its steps take as many gradients each as there are draws.
+DEFAULT_ORDERS = tuple(name for name in ORDERS if name != "gradient_images")
+NUM_DRAWS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class SoundnessConfig(ImageSetConfig):
 
   out: Folder = ""
   num_images: Annotated[int, Option(name="images")] = 64
-  orders: Annotated[tuple[str, ...], Option(metavar="NAME [NAME ...]")] = tuple(ORDERS)
+  orders: Annotated[tuple[str, ...], Option(metavar="NAME [NAME ...]")] = DEFAULT_ORDERS
   num_classes: Annotated[int, Option(name="classes")] = 10
   per_step: int = 16
   batch_size: BatchSize = 4

@@ -15,12 +15,13 @@ from jax_sis import results
 from jax_sis.classifiers.attributions import Attribution, Random, Search, hash_id, make_allowed, split_for_grad_cam
 from jax_sis.classifiers.on_images import ClassifierOnImages, describe_set, open_image_set
 from jax_sis.core.attribution_methods import GradientTimesInput, IntegratedGradients
+from jax_sis.core.completions import Images
 from jax_sis.core.searches import Gradient
 from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.studies.soundness import report
-from jax_sis.studies.soundness.config import ORDERS, SoundnessConfig
+from jax_sis.studies.soundness.config import NUM_DRAWS, ORDERS, SoundnessConfig
 from jax_sis.studies.soundness.judge import NO_SIZE, Judge
 from jax_sis.studies.soundness.summaries import Asked
 
@@ -92,8 +93,10 @@ def make_judges(
   Raises:
     ValueError: the classifier allows none of them.
   """
+  search = Gradient(per_step=config.per_step)
   makers: Mapping[str, Callable[[], Search | Attribution | Random]] = {
-    "gradient": lambda: Search(Gradient(per_step=config.per_step)),
+    "gradient": lambda: Search(search),
+    "gradient_images": lambda: Search(search, draw_images(images, config), config.seed),
     "gradient_x_input": lambda: Attribution(GradientTimesInput()),
     "integrated_gradients": lambda: Attribution(IntegratedGradients()),
     "grad_cam": lambda: Attribution(split_for_grad_cam(images)),
@@ -107,6 +110,22 @@ def make_judges(
   if not judges:
     raise ValueError(f"--orders must name one that this classifier allows: {'; '.join(left_out.values())}.")
   return judges, left_out
+
+
+def draw_images(images: ClassifierOnImages, config: SoundnessConfig) -> Images:
+  """What masked pixels show instead of a colour: the other images that are asked about.
+
+  Raises:
+    ValueError: of these images too few can be read.
+  """
+  batches = images.read(range(min(len(images.source), config.num_images)))
+  readable = [batch["image"][batch["error"] == ""] for batch in batches]
+  pool = images.normalise(np.unique(np.concatenate(readable), axis=0))
+  if len(pool) < NUM_DRAWS:
+    raise ValueError(
+      f"--images must be {NUM_DRAWS} different ones at least for other images to show behind pixels, got {len(pool)}"
+    )
+  return Images(pool=pool, num_draws=NUM_DRAWS)
 
 
 def ask_missing(
