@@ -9,7 +9,7 @@ from jax_sis.runtime.command_line import Option, command_line, name_folder
 
 ORDERS = {
   "gradient": "SIS, gradient",
-  "gradient_images": "SIS, gradient, other images behind",
+  "gradient_images": "SIS, other images",
   "gradient_x_input": "gradient x input",
   "integrated_gradients": "integrated gradients",
   "grad_cam": "Grad-CAM",
