@@ -378,7 +378,8 @@ def test_an_unknown_architecture_is_refused():
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
-def test_an_ensemble_averages_what_it_says(average: Average):
+def test_an_ensemble_averages_what_it_says(average: Average, monkeypatch: pytest.MonkeyPatch):
+  monkeypatch.setitem(classifiers.ARCHITECTURES, "resnet20", resnet.ResNetConfig(blocks=(1, 1), widths=(4, 8)))
   members = [classifiers.build("resnet20", num_classes=3, seed=seed) for seed in range(3)]
   config = EnsembleConfig(members=("resnet20",) * 3, average=average)
   ensemble = Ensemble(members, config)

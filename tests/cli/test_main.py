@@ -207,11 +207,9 @@ def test_bench_prints_a_line_a_batch_size():
   assert all(float(line.split()[1]) > 0 for line in lines[3:])
 
 
-def test_bench_refuses_a_batch_of_none():
-  command = [sys.executable, "-m", "jax_sis", "bench", "--batch", "0"]
-  finished = subprocess.run(command, capture_output=True, text=True, check=False)
-  assert finished.returncode == 2
-  assert finished.stderr == "jax-sis bench: --batch must be positive, got 0.\n"
+def test_bench_refuses_a_batch_of_none(capsys: pytest.CaptureFixture[str]):
+  assert main.main(["bench", "--batch", "0"]) == 2
+  assert capsys.readouterr().err == "jax-sis bench: --batch must be positive, got 0.\n"
 
 
 @pytest.mark.parametrize(
@@ -256,6 +254,7 @@ def test_options_on_pixels_that_make_no_sense_are_refused(
   assert capsys.readouterr().err.startswith(f"jax-sis evaluate: {message}")
 
 
+# In a process of its own, since the command sets the number of CPU devices.
 def test_a_subset_of_no_run_is_refused(tmp_path: pathlib.Path):
   command = [sys.executable, "-m", "jax_sis", "evaluate", "--subset", "nowhere", "--out", str(tmp_path / "out")]
   finished = subprocess.run(command, capture_output=True, text=True, check=False)

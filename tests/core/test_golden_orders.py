@@ -14,6 +14,7 @@ from jax_sis.data.normalisation import Normalisation
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("allow_rank_promotion")]
 
+ARE_NETWORKS_LARGE = True
 # The published network's own, see shared/README.md.
 NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 NUM_FEATURES = 32 * 32

@@ -62,10 +62,11 @@ def test_evaluations_are_counted(tmp_path: pathlib.Path, search: Any, num_gradie
   assert forecast.count_evaluations(opened) == (num_gradients, num_trials)
 
 
-def test_draws_multiply_the_evaluations_and_certificates_come_after(tmp_path: pathlib.Path):
+def test_draws_multiply_the_evaluations_and_certificates_come_after(tmp_path: pathlib.Path, tiny_checkpoint: str):
   noise = CompletionSettings(kind="noise", num_draws=8, num_tried=2, num_tested=50)
   search = Screened(candidates=4, gradient_until=None)
-  config = FindConfig(out=str(tmp_path), **{**SETTINGS, "search": search, "completion": noise})
+  options = {**SETTINGS, "checkpoint": tiny_checkpoint, "search": search, "completion": noise}
+  config = FindConfig(out=str(tmp_path), **options)
   opened = setup.make_job(config, folder.open_folder(tmp_path))
   num_trials = 2 * (13 * 4 + 3 + 2 + 1)
   # Sixteen sizes at most, and the measurement.

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from typing import Any
 
@@ -23,6 +22,7 @@ from tiny_runs import GRADIENT, PATCH, THRESHOLD, find_tiny
 import jax_sis
 from jax_sis import results
 from jax_sis.classifiers import checkpoint, frozen
+from jax_sis.cli import main
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.runs import workers
 from jax_sis.studies.controls import program
@@ -261,16 +261,9 @@ def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str
     ControlsConfig(run_dir="out", **options)
 
 
-def test_the_command_says_what_is_wrong_in_a_line(tmp_path: pathlib.Path):
-  finished = subprocess.run(
-    [sys.executable, "-m", "jax_sis", "controls", str(tmp_path)],
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=100,
-  )
-  assert finished.returncode == 2
-  assert finished.stderr == (
+def test_the_command_says_what_is_wrong_in_a_line(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path):
+  assert main.main(["controls", str(tmp_path)]) == 2
+  assert capsys.readouterr().err == (
     f"jax-sis controls: directory must hold the results of a run (spec.json), got {str(tmp_path)!r}.\n"
   )
 
