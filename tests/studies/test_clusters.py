@@ -8,11 +8,11 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from jax_sis.cli import main
 from jax_sis.results.schema import NO_CLASS
 from jax_sis.studies.clusters import demo, program, spectral
 from jax_sis.studies.clusters.config import ClustersConfig, ShortcutConfig
@@ -117,24 +117,30 @@ def test_masking_and_pasting_are_those_of_a_plain_loop(tiny_run: pathlib.Path, t
   config = ClustersConfig(run_dir=str(tiny_run), out=str(tmp_path), **SETTINGS)
   opened = open_run(config)
   asker = program.make_asker(config, opened)
-  inputs, targets = opened.read_images(np.arange(8)), opened.targets[:8]
+  # Not those that are predicted, of which there is one.
+  inputs, targets = opened.read_images(np.arange(8)), np.arange(8)
   region = np.zeros(16, bool)
   region[[5, 6, 9]] = True
   others = np.roll(inputs, 1, axis=0)
   moved = asker.move(region, 8)
   assert (moved.sum(1) == 3).all() and not (moved == region).all(1).any()
 
-  def ask(kept: np.ndarray, images: Any, behind: Any) -> np.ndarray:
+  def ask(kept: np.ndarray, images: Any, behind: Any) -> tuple[np.ndarray, np.ndarray]:
     pixels = kept.reshape(-1, 4, 4, 1).repeat(8, 1).repeat(8, 2)
-    return np.asarray(opened.job.predict_fn(opened.job.params, np.where(pixels, images, behind))).argmax(1) == targets
+    shown = jnp.asarray(np.where(pixels, images, behind), jnp.float32)
+    logits = np.asarray(opened.job.predict_fn(opened.job.params, shown), np.float64)
+    is_target = np.arange(10) == targets[:, None]
+    return logits.argmax(1) == targets, logits[is_target] - np.log(np.exp(logits).sum(1, where=~is_target))
 
-  here, there = np.broadcast_to(region, moved.shape), moved
-  effect = asker.paste(region, inputs, others, targets)
-  assert effect.turned.count == ask(here, inputs, others).sum()
-  assert effect.elsewhere.count == ask(there, inputs, others).sum()
-  effect = asker.mask(region, inputs, targets)
-  assert effect.turned.count == (~ask(~here, inputs, np.float32(0))).sum()
-  assert effect.elsewhere.count == (~ask(~there, inputs, np.float32(0))).sum()
+  for effect, sign, kept, behind in (
+    (asker.paste(region, inputs, others, targets), 1, (np.tile(region, (8, 1)), moved), others),
+    (asker.mask(region, inputs, targets), -1, (np.tile(~region, (8, 1)), ~moved), np.float32(0)),
+  ):
+    (here, odds_here), (there, odds_there) = (ask(one, inputs, behind) for one in kept)
+    turned = (here, there) if sign > 0 else (~here, ~there)
+    assert [effect.turned.count, effect.elsewhere.count] == [one.sum() for one in turned]
+    assert effect.log_odds.value == pytest.approx(sign * (odds_here - odds_there).mean(), abs=1e-3)
+    assert effect.log_odds.value != pytest.approx(0, abs=1e-2)
 
 
 def test_a_run_goes_on_without_a_word_and_refuses_another(
@@ -169,17 +175,17 @@ def test_more_images_are_sampled_and_labels_are_not_needed(tiny_run: pathlib.Pat
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    (["--kind", "robust"], "--kind robust must be subsets that .* holds; it holds .*mask_fraction_0.25"),
-    (["--classes", "unicorn"], "--classes must name classes of the classifier, one each, got 'unicorn'."),
-    (["--classes", "cat", "--together"], "--together must come without --classes, got cat."),
-    (["--region", "1.5"], "--region must lie between 0 and 1, got 1.5."),
+    ({"kind": "robust"}, "--kind robust must be subsets that .* holds; it holds .*mask_fraction_0.25"),
+    ({"is_together": False, "classes": ("unicorn",)}, "--classes must name classes of the classifier.* got 'unicorn'."),
+    ({"classes": ("cat",)}, "--together must come without --classes, got cat."),
+    ({"region": 1.5}, "--region must lie between 0 and 1, got 1.5."),
   ],
 )
 def test_what_does_not_fit_is_refused(
-  options: list[str], message: str, tiny_run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+  options: dict[str, Any], message: str, tiny_run: pathlib.Path, tmp_path: pathlib.Path
 ):
-  assert main.main(["clusters", str(tiny_run), "--out", str(tmp_path / "out"), *options]) == 2
-  assert re.search(message, " ".join(capsys.readouterr().err.split()))
+  with pytest.raises(ValueError, match=message):
+    open_run(ClustersConfig(run_dir=str(tiny_run), out=str(tmp_path), **{**SETTINGS, **options}))
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def clusters(config: ClustersConfig) -> dict[str, Any]:
     f"{opened.job.data_name} in {config.run_dir}, {opened.query}.",
     flush=True,
   )
-  with Progress("clusters", total=len(opened.groups), unit="class") as progress:
+  with Progress("clusters", total=len(opened.groups), unit="group") as progress:
     found = find_all(config, opened, lambda: progress.advance(1))
   return report.write_report(folder, found, opened, spec=spec, seed=config.seed, command=config.command)
 
