@@ -5,6 +5,7 @@ from jax_sis.cli.parsing import BEGINS_ANEW, KEEPS_NOTHING, Command
 from jax_sis.runtime import devices
 from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.attributions.config import AttributionsConfig
+from jax_sis.studies.clusters.config import ClustersConfig, ShortcutConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.holds.config import HoldsConfig
@@ -29,6 +30,20 @@ def run_attributions(config: AttributionsConfig) -> None:
   from jax_sis.studies.attributions import program
 
   program.attributions(config)
+
+
+def run_clusters(config: ClustersConfig) -> None:
+  get_devices_ready(config.num_devices)
+  from jax_sis.studies.clusters import program
+
+  program.clusters(config)
+
+
+def run_shortcut(config: ShortcutConfig) -> None:
+  get_devices_ready(config.num_devices)
+  from jax_sis.studies.clusters import demo
+
+  demo.shortcut(config)
 
 
 def run_disjoint(config: DisjointConfig) -> None:
@@ -234,5 +249,40 @@ soundness.png. The same command again goes on with an unfinished run, and so doe
       "output": "out",
       "device": DEVICE,
     },
+  ),
+  "clusters": Command(
+    settings=(ClustersConfig,),
+    run_fn=run_clusters,
+    description="""\
+What do the subsets of a class have in common, and does that alone carry the class? Clusters the subsets of each class
+that a run of find has found by where they lie (spectral relevance analysis, SpRAy, Lapuschkin et al. 2019). The place
+that most subsets of a cluster keep, its region, is masked in its own images, and pasted into images of other classes,
+beside the same shape elsewhere: a shortcut that has a place turns them, and the object's parts do not.
+
+It prints a table of the clusters, those first whose region turns most images, and its reading, and writes clusters.json
+(all numbers with intervals), clusters.csv (a line an image) and clusters.png. Labels are not needed. The same command
+again goes on with an unfinished run, and so does one that names more classes.
+""",
+    examples=(
+      "clusters runs/sis",
+      "clusters runs/sis --classes horse ship --fraction 0.03 --out runs/clusters",
+      "clusters runs/photographs --together",
+    ),
+    groups={
+      "image": "classes is_together max_images checkpoint model_function data_dir",
+      "cluster": "kind fraction region num_judged seed",
+      "output": "out",
+      "device": DEVICE,
+    },
+  ),
+  "demo shortcut": Command(
+    settings=(ShortcutConfig,),
+    run_fn=run_shortcut,
+    description="""\
+Is a shortcut that is known found? Wires a detector of a small tag into the embedded classifier, puts the tag on a
+quarter of some horses of CIFAR-10's test split, and runs find and clusters on them. It prints how well the cluster of
+the tagged horses is told from the others, and writes images, run and clusters into a folder.
+""",
+    examples=("demo shortcut --data-dir DATA",),
   ),
 }
