@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
   "patch": 8,
   "batch_size": 4,
   "num_devices": 2,
-  "classes": ("airplane", "ship"),
+  "classes": ("automobile", "dog"),
 }
 
 
@@ -73,7 +73,7 @@ def test_what_is_said_of_images_is_what_the_classifier_says(
 ):
   out, answer = run
   images = open_on_images(ComponentsConfig(checkpoint=tiny_checkpoint, **SETTINGS), batch_size=4)
-  assert [one["name"] for one in answer["classes"]] == ["airplane", "ship"]
+  assert [one["name"] for one in answer["classes"]] == ["automobile", "dog"]
   with np.load(out / "features" / "00000000.npz") as archive:
     features, labels, places = archive["features"], archive["label"], archive["place"]
   module = checkpoint.load_classifier(tiny_checkpoint).module
@@ -126,9 +126,9 @@ def test_a_killed_run_goes_on(run: tuple[pathlib.Path, dict[str, Any]], tiny_che
   first["images"][0]["unseen_has"] = 0.125
   (tmp_path / LINES_FILE).write_bytes(json.dumps(first).encode() + b"\n" + lines[1][:30])
   resumed = ask(tmp_path, tiny_checkpoint)["evidence"]
-  assert resumed["airplane #1"]["images"][0]["unseen_has"] == 0.125
-  assert resumed["ship #1"]["images"][0]["features"] == answer["evidence"]["ship #1"]["images"][0]["features"]
-  with pytest.raises(ValueError, match=re.escape("holds another run (completion mean there, images here)")):
+  assert resumed["automobile #1"]["images"][0]["unseen_has"] == 0.125
+  assert resumed["dog #1"]["images"][0]["features"] == answer["evidence"]["dog #1"]["images"][0]["features"]
+  with pytest.raises(ValueError, match=re.escape("holds another run (completion 'mean' there, 'images' here)")):
     ask(tmp_path, tiny_checkpoint, completion="images")
 
 
@@ -143,14 +143,14 @@ def test_a_marked_component_is_taken_away_by_a_classifier_as_any_other(
   labels = tmp_path / "marks.json"
   labels.write_text(json.dumps(marks))
   fixed_answer = ask(out, tiny_checkpoint, labels=str(labels))
-  assert fixed_answer["fix"]["removed"] == ["ship #1"]
+  assert fixed_answer["fix"]["removed"] == ["dog #1"]
   fixed = checkpoint.load_classifier(out / "fixed")
   predict_fn, params = frozen.freeze(fixed.module)
   images = open_on_images(ComponentsConfig(checkpoint=tiny_checkpoint, **SETTINGS), batch_size=4)
   inputs = jnp.asarray(images.normalise(np.stack([images.source[place]["image"] for place in range(24)])))
   features_fn, head_fn = (frozen.FrozenPart(images.predict_fn.graphdef, part) for part in ("penultimate", "read_out"))  # pyright: ignore
   features = np.asarray(features_fn(images.params, inputs))
-  number = CLASS_NAMES.index("ship")
+  number = CLASS_NAMES.index("dog")
   module = checkpoint.load_classifier(tiny_checkpoint).module
   labelled = np.array([images.source[place]["label"] for place in range(24)])
   kernel, bias = np.asarray(module.head.kernel[...])[:, number], float(module.head.bias[...][number])
@@ -179,7 +179,7 @@ def test_labels_of_another_classifier_are_refused(
   wrong = [
     ({**marks, "of": {**marks["of"], "model": {"name": "tiny", "sha256": "0"}}}, "is of others (model differs)"),
     ({**marks, "components": [{"class": "cat", "component": 1, "is_spurious": True}]}, "marks cat #1"),
-    ({**marks, "components": [{"class": "ship", "component": 1, "is_spurious": "yes"}]}, "must be true or false"),
+    ({**marks, "components": [{"class": "dog", "component": 1, "is_spurious": "yes"}]}, "must be true or false"),
   ]
   for content, message in wrong:
     path.write_text(json.dumps(content))
