@@ -42,6 +42,7 @@ COMMANDS = {
   "holds": ("studies", "see on which backgrounds the first pixels of an order keep the class"),
   "soundness": ("studies", "see whether the first pixels of an order speak for one class alone"),
   "demo shortcut": ("studies", "plant a shortcut and see whether it is found"),
+  "components": ("studies", "see what a class's logit is made of, and remove what is spurious"),
   "report": ("runs", "write what a run shows as one HTML file"),
   "evaluate": ("classifiers", "measure accuracy, calibration and robustness"),
   "bench": ("classifiers", "measure this machine's throughput"),

@@ -6,6 +6,7 @@ from jax_sis.runtime import devices
 from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.clusters.config import ClustersConfig, ShortcutConfig
+from jax_sis.studies.components.config import ComponentsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.holds.config import HoldsConfig
@@ -65,6 +66,13 @@ def run_soundness(config: SoundnessConfig) -> None:
   from jax_sis.studies.soundness import program
 
   program.soundness(config)
+
+
+def run_components(config: ComponentsConfig) -> None:
+  get_devices_ready(config.num_devices)
+  from jax_sis.studies.components import program
+
+  program.components(config)
 
 
 COMMANDS = {
@@ -271,6 +279,39 @@ again goes on with an unfinished run, and so does one that names more classes.
     groups={
       "image": "classes is_together max_images checkpoint model_function data_dir",
       "cluster": "kind fraction region num_judged seed",
+      "output": "out",
+      "device": DEVICE,
+    },
+  ),
+  "components": Command(
+    settings=(ComponentsConfig,),
+    run_fn=run_components,
+    description="""\
+What is a class's logit made of, and which part of it is not the object? The features of a class, weighted by how much
+each counts for it, have principal components that sum to its logit (class-wise neural PCA, Neuhaus et al. 2023). Of
+each: its share of the logit's variance; the images of the class and of others in which it is largest; what raising it
+alone does; how few pixels raise it, and whether the classifier calls these the class, with controls of their shape.
+
+It prints a table and its reading, and writes components.json (all numbers), components.csv (a line a component),
+components.html (the images) and labels.json, in which a person sets is_spurious to true. Given again, the same command
+goes on with an unfinished run, reads the labels, and writes the classifier without the marked components into the
+folder `fixed` (SpuFix), which every --checkpoint takes, and what that does to its accuracy.
+""",
+    tables={
+      "search": {
+        "smallest": "the smallest evidence, as find looks for it",
+        "gradient": "gradient search, --per-step pixels a step",
+        "screened": "gradient and forward passes choose (slow)",
+      }
+    },
+    examples=(
+      "components --data cifar10 --split train --data-dir DATA",
+      "components --data cifar10 --split train --data-dir DATA --classes airplane ship --searched 4 --out runs/sky",
+      "components --checkpoint runs/mine/classifier --data photos/ --resize --components 5 --completion images",
+    ),
+    groups={
+      "image": f"{IMAGE} ids classes",
+      "search": "num_components labels num_searched num_images search per_step completion threshold patch seed",
       "output": "out",
       "device": DEVICE,
     },

@@ -26,6 +26,7 @@ from jax_sis.runtime.command_line import command_line
 from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.clusters.config import ClustersConfig, ShortcutConfig
+from jax_sis.studies.components.config import ComponentsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.holds.config import HoldsConfig
@@ -123,6 +124,10 @@ WRITTEN: list[tuple[Any, ...]] = [
   )),
   ("clusters", ClustersConfig(run_dir="a", is_together=True)),
   ("demo shortcut", ShortcutConfig(data_dir="d", out="o", num_images=30, num_others=5, num_devices=1, seed=3)),
+  ("components", ComponentsConfig(
+    **IMAGES, seed=6, classes=("cat", "sea boat"), num_components=4, labels="my marks.json", num_searched=3,
+    num_images=6, search="gradient", per_step=2, completion="images",
+  )),
   ("holds", HoldsConfig(
     run_dirs=("a", "b"), out="o", labels=("one", "input dropout"), attributions=(), conditions=("noise", "images"),
     pool="p", pool_split="train", num_pool=9, num_images=3, num_draws=4, num_added=2, sizes=(1, 4), rate=0.5,
