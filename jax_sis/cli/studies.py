@@ -8,6 +8,7 @@ from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.holds.config import HoldsConfig
+from jax_sis.studies.ranking.config import RankingConfig
 from jax_sis.studies.soundness.config import SoundnessConfig
 
 
@@ -43,6 +44,13 @@ def run_holds(config: HoldsConfig) -> None:
   from jax_sis.studies.holds import program
 
   program.holds(config)
+
+
+def run_ranking(config: RankingConfig) -> None:
+  get_devices_ready(config.num_devices)
+  from jax_sis.studies.ranking import program
+
+  program.ranking(config)
 
 
 def run_soundness(config: SoundnessConfig) -> None:
@@ -230,6 +238,33 @@ soundness.png. The same command again goes on with an unfinished run, and so doe
     groups={
       "image": f"{IMAGE} ids num_images",
       "search": "orders num_classes threshold per_step patch seed",
+      "output": "out",
+      "device": DEVICE,
+    },
+  ),
+  "ranking": Command(
+    settings=(RankingConfig,),
+    run_fn=run_ranking,
+    description="""\
+Does the classifier rely on what is around the object? Ranks the images of each class by what their border, or another
+region, alone says of the class (log-odds), and compares how often the images at the two ends are right as a whole. A
+spuriosity ranking (Moayeri et al., NeurIPS 2023) does so by features that people have called spurious.
+
+What stands in the place of the rest matters: on the mean colour a classifier may take any border for one class. So take
+--removal layer for networks of convolutions, or --completion images.
+
+It prints the gap of each class and of all data sets in one table, and its reading. It writes ranking.json (all numbers
+with intervals, the ids at the ends), ranking.csv (a line an image), ranking.png (the gaps) and ends.png (images at the
+ends). The same command again goes on with an unfinished run, and so does one that names more data sets.
+""",
+    examples=(
+      "ranking --data cifar10 --data-dir DATA --removal layer",
+      "ranking --data cifar10 --data-dir DATA --completion images --pool cifar10 --pool-split train",
+      "ranking --data cifar10 --data-dir DATA --beside cifar10.1_v6_data.npy --region square:8,8,16",
+    ),
+    groups={
+      "image": f"{IMAGE} ids num_images beside",
+      "ranking": "region removal completion pool pool_split num_pooled num_draws ends seed",
       "output": "out",
       "device": DEVICE,
     },

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt32
 
 from jax_sis import results
-from jax_sis.classifiers.on_images import ClassifierOnImages, open_images
+from jax_sis.classifiers.on_images import ClassifierOnImages, ImagesAsked, open_images
 from jax_sis.core.completions import check_completion
 from jax_sis.core.features import Grid
 from jax_sis.data import batches
@@ -74,7 +74,7 @@ def open_pools(images: ClassifierOnImages, config: FindConfig, stored: Mapping[s
   return pools
 
 
-def open_pool(config: FindConfig, images: ClassifierOnImages, name: str, split: str | None) -> Any:
+def open_pool(config: ImagesAsked, images: ClassifierOnImages, name: str, split: str | None) -> Any:
   """Images of this name as a source; ValueError if nothing has it."""
   try:
     return open_images(config, images.classifier, name, split)
