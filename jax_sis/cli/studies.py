@@ -8,6 +8,7 @@ from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.holds.config import HoldsConfig
+from jax_sis.studies.labels.config import LabelsConfig
 from jax_sis.studies.ranking.config import RankingConfig
 from jax_sis.studies.soundness.config import SoundnessConfig
 
@@ -44,6 +45,13 @@ def run_holds(config: HoldsConfig) -> None:
   from jax_sis.studies.holds import program
 
   program.holds(config)
+
+
+def run_labels(config: LabelsConfig) -> None:
+  get_devices_ready(config.num_devices)
+  from jax_sis.studies.labels import program
+
+  program.labels(config)
 
 
 def run_ranking(config: RankingConfig) -> None:
@@ -265,6 +273,35 @@ ends). The same command again goes on with an unfinished run, and so does one th
     groups={
       "image": f"{IMAGE} ids num_images beside",
       "ranking": "region removal completion pool pool_split num_pooled num_draws ends seed",
+      "output": "out",
+      "device": DEVICE,
+    },
+  ),
+  "labels": Command(
+    settings=(LabelsConfig,),
+    run_fn=run_labels,
+    description="""\
+Which labels are wrong, and can subsets tell? Asks a classifier that was not trained on the images how probable each
+label is, and which class each image is confidently of (confident learning, Northcutt et al. 2021). Says how well that
+finds label errors: some that are planted, those that people voted for, or labels that people gave by themselves. With
+runs of find, it says whether the size of a subset adds anything to the label's probability, and whether it goes with
+people's disagreement.
+
+It prints a table for each of these and its reading. It writes labels.json (all numbers with intervals, the confident
+joint, the labels in doubt), labels.csv (a line an image), candidates.png (the labels most in doubt) and logits.npy
+(float32 [N, K]). The same command again goes on with an unfinished run, and so does one that asks more of the same
+images.
+""",
+    examples=(
+      "labels --data cifar10 --data-dir DATA",
+      "labels --data cifar10 --data-dir DATA --votes cifar10_mturk.json --runs runs/sis --at 0.9",
+      "labels --data cifar10 --data-dir DATA --human cifar10h-counts.npy --runs runs/sis",
+      "labels --data cifar10 --data-dir DATA --split train --human human.npz --people random_label1 random_label2",
+    ),
+    groups={
+      "image": f"{IMAGE} ids num_images",
+      "labels": "planted votes human people seed",
+      "size": "runs kind at",
       "output": "out",
       "device": DEVICE,
     },

@@ -28,6 +28,7 @@ from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.holds.config import HoldsConfig
+from jax_sis.studies.labels.config import LabelsConfig
 from jax_sis.studies.ranking.config import RankingConfig
 from jax_sis.studies.soundness.config import SoundnessConfig
 
@@ -128,6 +129,10 @@ WRITTEN: list[tuple[Any, ...]] = [
     num_draws=4, ends=0.2,
   )),
   ("ranking", RankingConfig(out="o", removal="layer")),
+  ("labels", LabelsConfig(
+    **{name: value for name, value in IMAGES.items() if name not in ("patch", "threshold")}, seed=6, num_images=3,
+    planted=0.1, votes="v.json", human="h.npz", people=("a", "b"), runs=("a", "b c"), kind="smallest", at=0.5,
+  )),
   ("report", ReportConfig(
     run_dir="r", out="r.html", analysis="a", title="What's left", gallery=0, checkpoint="c", model_function="m:f",
     data_dir="d",
