@@ -239,6 +239,7 @@ def draw_candidates(doubts: Doubts) -> bytes:
     )
     probability = doubts.own.confident.probability[place]
     cells.append(Cell(picture=picture, caption=f"{doubts.ids[place]}\n{label}, {probability:.2g}\n{suggested}?"))
+  cells += [Cell(picture=None)] * (-len(cells) % NUM_COLUMNS)
   lines = [cells[start : start + NUM_COLUMNS] for start in range(0, len(cells), NUM_COLUMNS)]
   note = "Below each name, the label with its probability, and the class that the image is confidently counted as."
   return finish(draw_lines([""] * NUM_COLUMNS, lines or ["No label is in doubt."], note=note))
