@@ -134,8 +134,8 @@ WRITTEN: list[tuple[Any, ...]] = [
     planted=0.1, votes="v.json", human="h.npz", people=("a", "b"), runs=("a", "b c"), kind="smallest", at=0.5,
   )),
   ("report", ReportConfig(
-    run_dir="r", out="r.html", analysis="a", soundness="s", title="What's left", gallery=0, checkpoint="c", model_function="m:f",
-    data_dir="d",
+    run_dir="r", out="r.html", analysis="a", soundness="s", title="What's left", gallery=0, checkpoint="c",
+    model_function="m:f", data_dir="d",
   )),
   ("evaluate", EVALUATE),
   ("bench", BenchOptions(

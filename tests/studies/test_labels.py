@@ -179,7 +179,7 @@ def test_planted_errors_are_a_share_of_the_labels_and_always_others():
 
 def test_label_arrays_are_counted_by_person_and_joined_by_order_or_id(tmp_path: pathlib.Path):
   ids = ["t_2", "t_10", "t_1"]
-  arrays = {"first": np.array([0, 1, 2]), "second": np.array([0, 1, 1]), "clean": np.array([3, 3, 3])}
+  arrays: dict[str, Any] = {"first": np.array([0, 1, 2]), "second": np.array([0, 1, 1]), "clean": np.array([3, 3, 3])}
   np.savez(tmp_path / "in_order.npz", **arrays)
   in_order = people.read_human(str(tmp_path / "in_order.npz"), ("first", "second"), ids, ["t_10", "t_2"], 4)
   assert in_order.tolist() == [[0, 1, 1, 0], [0, 2, 0, 0]]

@@ -242,4 +242,6 @@ def draw_candidates(doubts: Doubts) -> bytes:
   cells += [Cell(picture=None)] * (-len(cells) % NUM_COLUMNS)
   lines = [cells[start : start + NUM_COLUMNS] for start in range(0, len(cells), NUM_COLUMNS)]
   note = "Below each name, the label with its probability, and the class that the image is confidently counted as."
-  return finish(draw_lines([""] * NUM_COLUMNS, lines or ["No label is in doubt."], note=note))
+  return finish(
+    draw_lines(["labels most in doubt", *[""] * (NUM_COLUMNS - 1)], lines or ["No label is in doubt."], note=note)
+  )

@@ -123,9 +123,10 @@ def rank_data(
     ends: the share of a class that is an end.
     first: what it is compared with.
   """
-  by_class = collections.defaultdict(list)
+  by_class: dict[int, list[Judged]] = collections.defaultdict(list)
   for image in images:
-    by_class[image.label].append(image)
+    if image.label is not None:
+      by_class[image.label].append(image)
   classes = tuple(
     rank_class(class_names[label], by_class[label], ends=ends) for label in sorted(by_class) if len(by_class[label]) > 1
   )
