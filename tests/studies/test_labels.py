@@ -80,8 +80,8 @@ def test_votes_people_and_sizes_are_joined_by_id(
   assert 0 < sum(kept.values()) <= NUM_IMAGES
   for name, row in rows.items():
     assert row["size in tiny_run"] == (str(expected[name]) if kept[name] else "")
-  assert [one["num_wrong"] for one in answer["found"]] == [6, 1, 4]
-  assert [one["run"] for one in answer["added"]] == ["tiny_run"] * 3
+  assert [one["num_wrong"] for one in answer["found"]] == [6, 1, 1, 4]
+  assert [one["run"] for one in answer["added"]] == ["tiny_run"] * 4
   assert answer["human"]["mean"]["mean"] == pytest.approx(
     np.mean(
       [1 - counts[label] / counts.sum() for counts, label in zip(sources["counts"], sources["given"], strict=True)]
@@ -111,7 +111,7 @@ def test_a_killed_run_goes_on_and_is_asked_more(
   assert again[0, 0] == 99.0
   np.testing.assert_array_equal(again[10:], np.load(out / program.LOGITS_FILE)[10:])
   assert [one["title"] for one in resumed["found"]] == ["planted, 25%", "human labels"]
-  assert resumed["found"][1]["num_wrong"] == answer["found"][2]["num_wrong"]
+  assert resumed["found"][1]["num_wrong"] == answer["found"][3]["num_wrong"]
 
 
 def test_the_confident_joint_is_that_of_a_plain_loop():

@@ -155,6 +155,8 @@ def ask(
   if config.votes is not None:
     votes = people.read_votes(config.votes, ids, given)
     truths.append(dataclasses.replace(own, title="votes", is_known=votes.is_asked, is_wrong=votes.is_wrong))
+    # Candidates are those that some classifier doubted: among them p(label) says less than among all.
+    truths.append(dataclasses.replace(truths[-1], title="votes, rest right", is_known=everywhere))
   human = None
   runs = sizes.read_runs(config, images, ids, [one["digest"] for one in asked])
   if config.human is not None:
@@ -177,7 +179,9 @@ def ask(
     truths=tuple(truths),
     found=tuple(summaries.judge_truth(truth) for truth in truths),
     runs=tuple(runs),
-    added=tuple(summaries.judge_sizes(truth, run, seed=config.seed) for truth in truths for run in runs),
+    added=tuple(
+      summaries.judge_sizes(truth, run, seed=config.seed) for truth, run in summaries.pair_differing(truths, runs)
+    ),
     human=human,
     left_out=left_out,
   )

@@ -24,9 +24,9 @@ from jax_sis.studies.labels.summaries import NUM_FOLDS, NUM_REPEATS, Added, Agre
 WIDTH = 120
 MAX_NAMED = 5
 NUM_SHOWN, NUM_COLUMNS = 24, 4
-FOUND_FORMAT = "{:<16} {:>7} {:>7} {:>21} {:>20} {:>20}"
+FOUND_FORMAT = "{:<18} {:>7} {:>7} {:>21} {:>20} {:>20}"
 FOUND_HEADER = ("truth", "images", "errors", "AUC of p(label)", "precision, %", "recall, %")
-ADDED_FORMAT = "{:<16} {:<20} {:>7} {:>7} {:>8} {:>18} {:>18} {:>18} {:>22}"
+ADDED_FORMAT = "{:<18} {:<18} {:>7} {:>7} {:>8} {:>18} {:>18} {:>18} {:>22}"
 ADDED_HEADER = ("truth", "sizes of", "images", "errors", "without", "p(label)", "size", "both", "added by size")
 AGREEMENT_FORMAT = "{:<36} {:>7} {:>24} {:>24}"
 AGREEMENT_HEADER = ("with people's disagreement", "images", "rank correlation", "beyond p(label)")
@@ -112,7 +112,7 @@ def make_added_table(added: Sequence[Added]) -> str:
   lines += [
     ADDED_FORMAT.format(
       one.title,
-      one.run[:20],
+      one.run[:18],
       f"{one.probability.num_images:,}",
       f"{one.num_wrong:,}",
       f"{one.num_without:,}",
@@ -165,11 +165,14 @@ def describe_tables(doubts: Doubts) -> str:
     "of the labels in doubt by the confident joint, among the images of which the truth is known; errors that the data "
     "set had before any were planted count as none."
   ]
+  if any(truth.title == "votes" for truth in doubts.truths):
+    sentences.append("Votes are on images that were in doubt before; with the rest right, all other labels count so.")
   if doubts.added:
     sentences.append(
       "Sizes: an image without a subset counts as all its features (without). Both: a logistic regression on the "
-      f"log-odds of the label and the logarithm of the size, asked about unseen folds ({NUM_FOLDS}, {NUM_REPEATS} "
-      "times); added is that minus the same with the log-odds alone. These intervals take the regressions as given."
+      "label's log-odds, their square, whether there is a subset, and the logarithm of its size, asked about unseen "
+      f"folds ({NUM_FOLDS}, {NUM_REPEATS} times); added is that minus the same without the size. These intervals take "
+      "the regressions as given."
     )
   if doubts.human is not None:
     sentences.append(

@@ -1,6 +1,7 @@
 """How well label errors are found, what subset sizes add to that, and how both go with people's disagreement."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
@@ -65,8 +66,9 @@ class Added:
     num_without: images without a subset, whose size is that of the whole image.
     probability: the area under the curve of the label's probability.
     size: that of the size, the larger the likelier an error; below 1/2, the smaller.
-    both: that of a logistic regression on the log-odds and the logarithm of the size, on unseen folds.
-    added: that minus a regression on the log-odds alone, on the same folds.
+    both: that of a logistic regression on the log-odds, their square, whether there is a subset, and the logarithm of
+      its size, on unseen folds. Whether there is one says again how probable a class is.
+    added: that minus a regression without the size, on the same folds.
   """
 
   title: str
@@ -114,8 +116,9 @@ def judge_sizes(truth: Truth, run: RunSizes, *, seed: int) -> Added:
   both = added = no_mean(TOO_FEW, int(some.sum()))
   if min(is_wrong.sum(), (~is_wrong).sum()) >= MIN_IMAGES:
     folds = {"num_folds": NUM_FOLDS, "num_repeats": NUM_REPEATS, "seed": seed}
-    alone = predict_unseen(log_odds[:, None], is_wrong, **folds)
-    together = predict_unseen(np.column_stack([log_odds, size]), is_wrong, **folds)
+    without_size = np.column_stack([log_odds, log_odds**2, run.has_subset[some]])
+    alone = predict_unseen(without_size, is_wrong, **folds)
+    together = predict_unseen(np.column_stack([without_size, size]), is_wrong, **folds)
     both, added = auc_of(together, is_wrong), auc_difference(together, alone, is_wrong)
   return Added(
     title=truth.title,
@@ -127,6 +130,19 @@ def judge_sizes(truth: Truth, run: RunSizes, *, seed: int) -> Added:
     both=both,
     added=added,
   )
+
+
+def pair_differing(truths: Sequence[Truth], runs: Sequence[RunSizes]) -> list[tuple[Truth, RunSizes]]:
+  """Each truth with each run, without those that say of a run's images what another truth has said."""
+  pairs, said = [], set()
+  for truth in truths:
+    for run in runs:
+      some = truth.is_known & run.is_known
+      words = (run.title, some.tobytes(), truth.is_wrong[some].tobytes(), truth.log_odds[some].tobytes())
+      if words not in said:
+        said.add(words)
+        pairs.append((truth, run))
+  return pairs
 
 
 def find_disagreement(counts: Float[np.ndarray, "N K"], labels: Int[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
