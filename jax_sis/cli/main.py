@@ -43,6 +43,8 @@ COMMANDS = {
   "soundness": ("studies", "see whether the first pixels of an order speak for one class alone"),
   "demo shortcut": ("studies", "plant a shortcut and see whether it is found"),
   "components": ("studies", "see what a class's logit is made of, and remove what is spurious"),
+  "ranking": ("studies", "rank the images of a class by what their border alone says of it"),
+  "labels": ("studies", "look for label errors, and see whether subset sizes add to that"),
   "report": ("runs", "write what a run shows as one HTML file"),
   "evaluate": ("classifiers", "measure accuracy, calibration and robustness"),
   "bench": ("classifiers", "measure this machine's throughput"),
