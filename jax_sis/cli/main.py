@@ -50,6 +50,7 @@ COMMANDS = {
   "bench": ("classifiers", "measure this machine's throughput"),
   "train": ("classifiers", "train a classifier from a configuration file"),
   "reproduce": ("reproduce", "run the paper's study of CIFAR-10, or that of photographs"),
+  "audit": ("reproduce", "say on one page whether a classifier can be trusted"),
   "checkpoint import": ("classifiers", "make a classifier of PyTorch's weights"),
   "checkpoint ensemble": ("classifiers", "make one classifier of several"),
   "data prepare": ("data", "make a TFDS data set from the original CIFAR archive"),

@@ -138,4 +138,11 @@ def embedded_with_tag() -> ImageModel:
     input_shape=classifier.input_shape,
     normalisation=classifier.normalisation,
     class_names=classifier.class_names,
+    features_fn=predict_fn.features,
+    head_fn=read_out,
   )
+
+
+def read_out(params: Params, features: Float[Array, "B D"]) -> Float[Array, "B K"]:
+  """The last layer of a TaggedPredictor."""
+  return features @ params["kernel"] + params["bias"][None]
