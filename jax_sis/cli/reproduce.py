@@ -86,7 +86,8 @@ the start what each takes, what is done is not done again, and the same command 
 """,
     tables={
       "presets": {
-        "full": "to decide: 10,000 images judged and 5,000 searched at most, under an hour on two cores for a ResNet-20.",
+        "full": "to decide: at most 10,000 images judged and 5,000 searched. Under an hour on two cores with a "
+        "ResNet-20.",
         "smoke": "a first look, at 1,000 and 600 images, in minutes.",
       }
     },

@@ -1,4 +1,4 @@
-"""What taking a component away (SpuFix) does on images that it was not found on: how many hang on it, and who is right."""
+"""What taking a component away (SpuFix) does: how many images hang on it, and who is right without it."""
 
 import dataclasses
 import pathlib
@@ -69,7 +69,8 @@ def remove_each(
   taken = []
   for one in found["classes"]:
     number = one["number"]
-    of_class = find_components(looked.features[looked.label == number], head.kernel[:, number], head.bias[number])
+    own = looked.features[looked.label == number]
+    of_class = find_components(own, head.kernel[:, number], float(head.bias[number]))
     for component in one["components"]:
       direction = of_class.direction(component["number"] - 1)
       removed = Removed(class_number=number, component=component["number"], **direction._asdict())

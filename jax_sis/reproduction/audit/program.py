@@ -1,6 +1,5 @@
 """`jax-sis audit`: can a classifier be trusted? The package's studies of a data set, by stages, on one page."""
 
-import contextlib
 import os
 import pathlib
 import textwrap

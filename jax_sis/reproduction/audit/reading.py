@@ -128,9 +128,7 @@ def find_precision(one: Done, class_names: list[str]) -> dict[str, Estimate]:
   images = [image for record in read_records(one.folder / RANKING_LINES) for image in record["images"]]
   known = [(image["label"], image["predicted"]) for image in images if not image["error"]]
   labels, predicted = np.array(known, np.int64).reshape(-1, 2).T
-  return {
-    name: share_of(labels[predicted == number] == number) for number, name in enumerate(class_names)
-  }
+  return {name: share_of(labels[predicted == number] == number) for number, name in enumerate(class_names)}
 
 
 def rank_suspects(classes: list[ClassClusters], components: Mapping[str, Any], taken: list[Taken]) -> list[Suspect]:

@@ -67,7 +67,8 @@ class Pictures:
 
   def of_place(self, cluster: Cluster) -> Element:
     """Where the subsets of a cluster lie, and the images whose subsets are most like that."""
-    shape = self._judged.classifier.input_shape[:2]
+    height, width, _ = self._judged.classifier.input_shape
+    shape = (height, width)
     mean_map = np.array(cluster.mean_map)
     region = np.zeros(mean_map.size, bool)
     region[list(cluster.region)] = True
@@ -85,7 +86,9 @@ class Pictures:
     """The images in which a component is largest, and its pixels."""
     source, of_class = self._trained.source, component["of_class"]
     blocks = [
-      component_page.show_images(f"Images of {of_class} with most of it, and their confidence", component["own"], source),
+      component_page.show_images(
+        f"Images of {of_class} with most of it, and their confidence", component["own"], source
+      ),
       component_page.show_images(
         f"Images of other classes with most of it, and their confidence in {of_class}", component["others"], source
       ),
@@ -170,7 +173,7 @@ def classes_section(found: Found) -> Element:
     blocks=[
       page.table("All classes", header, rows),
       page.paragraph(
-        "Border gap: accuracy of the tenth of the class of which the outermost pixels alone, with other images in place "
+        "Border gap: accuracy of the tenth of a class of which the outermost pixels alone, other images in place "
         "of the rest, say most, less that of the tenth of which they say least.",
         kind="soft",
       ),
@@ -200,7 +203,9 @@ def class_section(name: str, found: Found, pictures: Pictures) -> Element:
     for number, cluster in enumerate(group.clusters, start=1):
       heading, known = f"{name}: place {number}", page.paragraph(words.describe_place(name, cluster, group.num_images))
       if not any(one.cluster == cluster for one in found.suspects[:NUM_SHOWN]):
-        known = page.section(heading, level=3, blocks=[known, *describe_cluster(name, number, found), pictures.of_place(cluster)])
+        known = page.section(
+          heading, level=3, blocks=[known, *describe_cluster(name, number, found), pictures.of_place(cluster)]
+        )
         blocks.append(known)
       else:
         blocks.append(page.section(heading, level=3, blocks=[known, page.paragraph("Shown in the list above.")]))

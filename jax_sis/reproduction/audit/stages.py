@@ -15,7 +15,7 @@ from jax_sis.classifiers.on_images import ClassifierOnImages
 from jax_sis.core.searches import Gradient
 from jax_sis.reproduction.audit import fix
 from jax_sis.reproduction.audit.config import SIZES, AuditConfig
-from jax_sis.reproduction.fingerprints import describe_machine, hash_answer, hash_file, hash_run
+from jax_sis.reproduction.fingerprints import describe_machine, hash_answer, hash_run
 from jax_sis.reproduction.stages import PLACES, StudyStage, plain_settings, write_json
 from jax_sis.results.folder import write_atomically
 from jax_sis.runs import find
@@ -40,6 +40,8 @@ SUBJECT, RANKING, SUBSETS, CLUSTERS, CONTROLS, COMPONENTS, FIX = (
 )
 SUBJECT_FILE, COMPONENTS_FILE = "subject.json", "components.json"
 SUBJECT_FORMAT = "jax_sis.audit_subject/1"
+# What a stage takes to begin, most of it to compile, in gradients.
+START = 20_000
 # A forward pass in gradients, and what a smallest search takes.
 FORWARD, SMALLEST = 0.4, 2500
 BATCH_SIZE = 64
@@ -242,11 +244,11 @@ def make_stages(config: AuditConfig) -> list[StudyStage]:
   num_classes = len(images.class_names)
   ids = None if num_searched == len(images.source) else choose_ids(images, num_searched, config.seed)
   return [
-    SubjectStage(name=SUBJECT, title="the classifier and the images, read once", work=len(trained.source) / 10, audit=config),
+    SubjectStage(name=SUBJECT, title="the classifier and the images, read once", work=0, audit=config),
     RankingStage(
       name=RANKING,
       title=f"who is right, and what the border alone says, on {num_ranked} images",
-      work=FORWARD * (size.num_draws + 1) * num_ranked,
+      work=START + FORWARD * (size.num_draws + 1) * num_ranked,
       audit=config,
       asked=RankingConfig(
         **judged,
@@ -263,7 +265,7 @@ def make_stages(config: AuditConfig) -> list[StudyStage]:
     SubsetsStage(
       name=SUBSETS,
       title=f"which pixels suffice, of {num_searched} images",
-      work=steps * num_searched,
+      work=START + steps * num_searched,
       audit=config,
       asked=FindConfig(
         **judged,
@@ -280,7 +282,7 @@ def make_stages(config: AuditConfig) -> list[StudyStage]:
     ClustersStage(
       name=CLUSTERS,
       title="what the subsets of each class share, and what that place does by itself",
-      work=FORWARD * 8 * size.num_judged * num_classes,
+      work=START + FORWARD * 8 * size.num_judged * num_classes,
       audit=config,
       takes=(SUBSETS,),
       asked=ClustersConfig(
@@ -290,7 +292,7 @@ def make_stages(config: AuditConfig) -> list[StudyStage]:
     ControlsStage(
       name=CONTROLS,
       title="what may leak of the subsets",
-      work=FORWARD * 40 * min(size.num_controlled, num_searched),
+      work=START + FORWARD * 40 * min(size.num_controlled, num_searched),
       audit=config,
       takes=(SUBSETS,),
       asked=ControlsConfig(run_dir=SUBSETS, limit=size.num_controlled, num_wrong_class=0, seed=config.seed),
@@ -298,7 +300,8 @@ def make_stages(config: AuditConfig) -> list[StudyStage]:
     ComponentsStage(
       name=COMPONENTS,
       title=f"what each class's logit is made of, from {len(trained.source)} images",
-      work=FORWARD * len(trained.source)
+      work=START
+      + FORWARD * len(trained.source)
       + num_classes * size.num_sought * size.num_sought_on * (SMALLEST if size.smallest else 300),
       audit=config,
       asked=ComponentsConfig(
@@ -315,7 +318,7 @@ def make_stages(config: AuditConfig) -> list[StudyStage]:
     FixStage(
       name=FIX,
       title="what taking each component away does",
-      work=FORWARD * len(images.source),
+      work=START + FORWARD * len(images.source),
       audit=config,
       takes=(COMPONENTS,),
     ),

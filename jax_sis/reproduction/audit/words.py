@@ -9,8 +9,8 @@ from jax_sis.statistics.estimates import DASH, Estimate, show_percent
 from jax_sis.studies.clusters.summaries import Cluster
 
 CANNOT = (
-  "A short list does not mean that the classifier can be trusted. Only two kinds of thing are looked for: places in the "
-  "image, and directions of the last layer. A shortcut that moves from image to image, such as a texture or a logo "
+  "A short list does not mean that the classifier can be trusted. Only two kinds of thing are looked for: places in "
+  "the image, and directions of the last layer. A shortcut that moves from image to image, such as a texture or a logo "
   "anywhere, has no place, and one that always comes with the object may have no direction of its own.",
   "Which of these is the object and which is not, only a person can say: the numbers are the same for a wing and for "
   "the sky around it. That is what the pictures are for.",
@@ -19,8 +19,8 @@ CANNOT = (
   "The pixels that suffice are found step by step with gradients, on the mean colour. They need not suffice on another "
   "background, and evidence that is saturated, whose gradient is 0, is missed.",
   "A shortcut that holds in all of these images costs no accuracy here. Images from elsewhere were not asked.",
-  "A gap between the ends of the border's ranking goes with the border, and need not come from it: images may be harder "
-  "for other reasons.",
+  "A gap between the ends of the border's ranking goes with the border, and need not come from it: images may be "
+  "harder for other reasons.",
 )
 RULE = (
   f"Ranked by the lower end of the 95 % interval of the images of other classes that it turns into its class. Strong: "
@@ -121,8 +121,8 @@ def describe_sure(one: Suspect, found: Found) -> str:
     pasted = one.cluster.pasted
     said = "more than chance" if one.is_beyond_chance else "no more than chance"
     return (
-      f"{pasted.turned.num_images} pairs of images, p = {pasted.p_value:.2g} by an exact test: {said}, all places taken "
-      "together."
+      f"{pasted.turned.num_images} pairs of images, p = {pasted.p_value:.2g} by an exact test: {said}, all places "
+      "taken together."
     )
   apart = found.subject["components_of"] != found.subject["data"]
   where = "images that it was not found on" if apart else "the same images that it was found on, so a little too good"
@@ -151,8 +151,8 @@ def describe_opening(found: Found) -> str:
   if strong:
     first = strong[0]
     sentences.append(
-      f"{len(strong)} of {len(found.suspects)} things looked at speak strongly for a class by themselves. Look first at "
-      f"{first.name}: alone it turns {percent(first.turns)} of images of other classes into {first.of_class}."
+      f"{len(strong)} of {len(found.suspects)} things looked at speak strongly for a class by themselves. Look first "
+      f"at {first.name}: alone it turns {percent(first.turns)} of images of other classes into {first.of_class}."
     )
   else:
     sentences.append(f"None of {len(found.suspects)} things looked at speaks strongly for a class by itself.")
