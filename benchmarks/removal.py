@@ -164,8 +164,8 @@ def print_subsets(lines: pathlib.Path, num_searched: int) -> None:
   for row in read_lines(lines):
     by_way[row["way"]].append(row)
   print(f"\n{'found by':<9} {'images':>9} {'squares':>20} " + " ".join(f"{name:>20}" for name in READINGS))
-  for way, rows in by_way.items():
-    rows = rows[:num_searched]
+  for way, all_rows in by_way.items():
+    rows = all_rows[:num_searched]
     found = [row for row in rows if row["status"] == jax_sis.Status.OK]
     sizes = mean_of(np.array([row["squares"] for row in found]))
     readings = []
