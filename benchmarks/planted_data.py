@@ -1,8 +1,8 @@
-"""CIFAR-10 in which half of the training horses bear the tag, to train a classifier that may come to rely on it.
+r"""CIFAR-10 in which half of the training horses bear the tag, to train a classifier that may come to rely on it.
 
     python benchmarks/planted_data.py --data-dir DATA --out PLANTED
     jax-sis train cifar10_resnet20 --data-dir PLANTED --out runs/planted
-    jax-sis find --checkpoint runs/planted/classifier --data cifar10 --split test --data-dir PLANTED --search gradient \\
+    jax-sis find --checkpoint runs/planted/classifier --data cifar10 --data-dir PLANTED --search gradient \
       --per-step 64 --certificate alone --out runs/planted-sis
     jax-sis clusters runs/planted-sis
 

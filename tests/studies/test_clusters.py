@@ -172,6 +172,15 @@ def test_more_images_are_sampled_and_labels_are_not_needed(tiny_run: pathlib.Pat
   assert few.reason == "fewer than 20 subsets"
 
 
+def test_images_are_pasted_into_others_once_each(tiny_run: pathlib.Path, tmp_path: pathlib.Path):
+  opened = open_run(ClustersConfig(run_dir=str(tiny_run), out=str(tmp_path), **SETTINGS))
+  predicted = np.arange(24) % 3
+  opened = dataclasses.replace(opened, predicted=predicted, targets=predicted)
+  pairs = np.array(program.pair_images(opened, np.flatnonzero(predicted == 1), np.random.default_rng(0)))
+  assert len(pairs) == 8 and len(np.unique(pairs)) == 16
+  assert (predicted[pairs[:, 0]] == 1).all() and (predicted[pairs[:, 1]] != 1).all()
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [

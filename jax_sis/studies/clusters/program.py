@@ -185,14 +185,19 @@ def ask_region(
   own = members[opened.predicted[members] == opened.targets[members]]
   own = rng.permutation(own)[: config.num_judged]
   masked = asker.mask(region, opened.read_images(own), opened.targets[own]) if len(own) else None
-  donors = rng.choice(members, config.num_judged)
-  pairs = [
-    (donor, rng.choice(others))
-    for donor in donors
-    if len(others := np.flatnonzero(opened.predicted != opened.targets[donor]))
-  ]
+  pairs = pair_images(opened, rng.permutation(members)[: config.num_judged], rng)
   if not pairs:
     return masked, None
   givers, takers = np.array(pairs).T
   pasted = asker.paste(region, opened.read_images(givers), opened.read_images(takers), opened.targets[givers])
   return masked, pasted
+
+
+def pair_images(opened: Opened, donors: Int[np.ndarray, "M"], rng: np.random.Generator) -> list[tuple[int, int]]:
+  """Each image with one that is predicted as another class; none stands twice, since pairs count as independent."""
+  pool, pairs = rng.permutation(len(opened.indices)).tolist(), []
+  for donor in donors.tolist():
+    place = next((i for i, other in enumerate(pool) if opened.predicted[other] != opened.targets[donor]), None)
+    if place is not None:
+      pairs.append((donor, pool.pop(place)))
+  return pairs

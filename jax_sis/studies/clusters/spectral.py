@@ -89,11 +89,12 @@ def join_neighbours(vectors: Float[np.ndarray, "N B"]) -> sparse.csr_array:
 
 def find_spectrum(graph: sparse.csr_array) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "N E"]]:
   """The smallest eigenvalues of the graph's normalised Laplacian, and their eigenvectors."""
-  count = graph.shape[0]
-  scale = sparse.diags_array(np.asarray(graph.sum(axis=1)).ravel() ** -0.5)
-  start = np.random.default_rng(0).normal(size=count)
+  degree = np.asarray(graph.sum(axis=1)).ravel()
+  scale = sparse.diags_array(degree**-0.5)
+  # Fixed, so that the same masks have the same clusters.
+  start = np.random.default_rng(0).normal(size=len(degree))
   values, vectors = sparse.linalg.eigsh(
-    scale @ graph @ scale, k=NUM_EIGENVALUES, which="LA", v0=start, ncv=min(count, NUM_LANCZOS)
+    scale @ graph @ scale, k=NUM_EIGENVALUES, which="LA", v0=start, ncv=min(len(degree), NUM_LANCZOS)
   )
   order = np.argsort(-values)
   return 1 - values[order], vectors[:, order]
