@@ -118,8 +118,8 @@ WRITTEN: list[tuple[Any, ...]] = [
   ("disjoint", DisjointConfig(**IMAGES, seed=6, num_images=3, per_step=2, max_subsets=4, is_minimised=True)),
   ("soundness", SoundnessConfig(**IMAGES, seed=6, num_images=3, per_step=2, num_classes=4, orders=("random",))),
   ("components", ComponentsConfig(
-    **IMAGES, seed=6, classes=("cat", "sea boat"), num_components=4, labels="my marks.json", num_searched=3,
-    num_images=6, search="gradient", per_step=2, completion="images",
+    **IMAGES, seed=6, classes=("cat", "sea boat"), validation="p", validation_split="s", num_components=4,
+    labels="my marks.json", num_searched=3, num_images=6, search="gradient", per_step=2, completion="images",
   )),
   ("holds", HoldsConfig(
     run_dirs=("a", "b"), out="o", labels=("one", "input dropout"), attributions=(), conditions=("noise", "images"),
