@@ -348,12 +348,12 @@ folder `fixed` (SpuFix), which every --checkpoint takes, and what that does to i
       }
     },
     examples=(
-      "components --data cifar10 --split train --data-dir DATA",
+      "components --data cifar10 --split train --validation-split test --data-dir DATA",
       "components --data cifar10 --split train --data-dir DATA --classes airplane ship --searched 4 --out runs/sky",
       "components --checkpoint runs/mine/classifier --data photos/ --resize --components 5 --completion images",
     ),
     groups={
-      "image": f"{IMAGE} ids classes",
+      "image": f"{IMAGE} ids classes validation validation_split",
       "search": "num_components labels num_searched num_images search per_step completion threshold patch seed",
       "output": "out",
       "device": DEVICE,

@@ -127,8 +127,8 @@ WRITTEN: list[tuple[Any, ...]] = [
   ("clusters", ClustersConfig(run_dir="a", is_together=True)),
   ("demo shortcut", ShortcutConfig(data_dir="d", out="o", num_images=30, num_others=5, num_devices=1, seed=3)),
   ("components", ComponentsConfig(
-    **IMAGES, seed=6, classes=("cat", "sea boat"), num_components=4, labels="my marks.json", num_searched=3,
-    num_images=6, search="gradient", per_step=2, completion="images",
+    **IMAGES, seed=6, classes=("cat", "sea boat"), validation="p", validation_split="s", num_components=4,
+    labels="my marks.json", num_searched=3, num_images=6, search="gradient", per_step=2, completion="images",
   )),
   ("holds", HoldsConfig(
     run_dirs=("a", "b"), out="o", labels=("one", "input dropout"), attributions=(), conditions=("noise", "images"),

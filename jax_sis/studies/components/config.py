@@ -18,6 +18,9 @@ class ComponentsConfig(ImageSetConfig):
     out: results folder; the same folder again goes on with an unfinished run (default: jax-sis-components, and in its
       name what is asked beyond the defaults).
     classes: which classes, by name (default: all that have enough images).
+    validation: other images, named as --data are, on which all is judged but the components themselves: those that the
+      classifier was trained on say little of its mistakes (default: the same).
+    validation_split: their TFDS split; without --validation, of the same data set.
     num_components: of each class, the first N principal components are shown.
     labels: the file in which a person marks components spurious (default: labels.json in the results folder, which the
       command writes as a template).
@@ -32,6 +35,8 @@ class ComponentsConfig(ImageSetConfig):
 
   out: Folder = ""
   classes: Annotated[tuple[str, ...], Option(metavar="CLASS [CLASS ...]")] = ()
+  validation: Annotated[str | None, Option(metavar="DATA")] = None
+  validation_split: str | None = None
   num_components: Annotated[int, Option(name="components")] = 10
   labels: Annotated[str | None, Option(metavar="FILE")] = None
   num_searched: Annotated[int, Option(name="searched")] = 2

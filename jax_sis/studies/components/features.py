@@ -52,8 +52,8 @@ class FeaturesAndLogits:
     return {"features": self.features_fn(params, inputs), "logits": self.predict_fn(params, inputs)}
 
 
-def look(images: ClassifierOnImages, head: LinearHead, folder: Folder) -> Looked:
-  """Looks at the images that no file of the folder holds yet, and joins all.
+def look(images: ClassifierOnImages, head: LinearHead, folder: Folder, prefix: str) -> Looked:
+  """Looks at the images that no file of the folder with this prefix holds yet, and joins all.
 
   Raises:
     ValueError: no image can be read and has a label, or the parts of the classifier do not give its logits.
@@ -62,9 +62,9 @@ def look(images: ClassifierOnImages, head: LinearHead, folder: Folder) -> Looked
   program = images.make_program(FeaturesAndLogits(head.features_fn, images.predict_fn))
   starts = range(0, len(images.source), PIECE_SIZE)
   pieces: list[dict[str, np.ndarray]] = []
-  with Progress("features", total=len(images.source), unit="image") as progress:
+  with Progress(prefix, total=len(images.source), unit="image") as progress:
     for start in starts:
-      name = f"features/{start:08d}.npz"
+      name = f"{prefix}/{start:08d}.npz"
       content = folder.read(name)
       if content is None:
         content = encode(look_at(images, program, range(start, min(start + PIECE_SIZE, len(images.source)))))
@@ -76,7 +76,9 @@ def look(images: ClassifierOnImages, head: LinearHead, folder: Folder) -> Looked
   is_known = (joined["label"] >= 0) & np.isfinite(joined["logits"]).all(1) & np.isfinite(joined["features"]).all(1)
   is_known &= ~joined.pop("is_broken")
   if not is_known.any():
-    raise ValueError("--data must hold images with labels, got none; folders of classes have them, and data sets.")
+    raise ValueError(
+      "--data and --validation must hold images with labels, got none; folders of classes have them, and data sets."
+    )
   looked = Looked(**{name: values[is_known] for name, values in joined.items()})
   check_identity(looked, head)
   return looked

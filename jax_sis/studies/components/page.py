@@ -52,7 +52,10 @@ def make_class(
   blocks = [
     make_component(component, report.find_evidence(answer, component), source, grid) for component in one["components"]
   ]
-  accuracy = f"{one['num_images']} images, {report.estimate(one['accuracy']):.1%} of them called it."
+  accuracy = (
+    f"Components of {one['num_images']} images. Of the images of it judged, {report.estimate(one['accuracy']):.1%} are "
+    "called it."
+  )
   return page.section(one["name"], blocks=[page.paragraph(accuracy), *blocks], name=f"class-{one['number']}")
 
 

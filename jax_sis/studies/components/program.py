@@ -5,6 +5,7 @@ al. 2023). A person looks at the images in which each is largest, and marks thos
 pixels that raise a component, by a search for its sufficient subset, and what the classifier says of them alone.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from typing import Any
 from jax_sis import results
 from jax_sis.classifiers import Classifier, checkpoint
 from jax_sis.classifiers.linear_head import LinearHead, find_linear_head
-from jax_sis.classifiers.on_images import ClassifierOnImages, describe_set, open_on_images
+from jax_sis.classifiers.on_images import ClassifierOnImages, describe_set, open_images, open_on_images
 from jax_sis.classifiers.spufix import Removed, encode_removed, remove_components
 from jax_sis.core.messages import name_some
+from jax_sis.data.records import ListedSource
 from jax_sis.results.answer import describe_provenance, encode_json
 from jax_sis.runtime.records import to_json
 from jax_sis.studies.components import labels, page, report
@@ -59,54 +61,98 @@ def study(config: ComponentsConfig) -> dict[str, Any]:
   images.check_classifier()
   head = find_linear_head(images.classifier, images.predict_fn, images.params)
   check_names(config.classes, images.class_names)
-  spec = results.settle_spec(config.out, make_spec(images, config), command_fn=config.command_in)
-  looked = look(images, head, folder)
+  validation = open_validation(images, config)
+  spec = results.settle_spec(config.out, make_spec(images, validation, config), command_fn=config.command_in)
+  looked = look(images, head, folder, "features")
   numbers, left_out = choose_classes(images, looked, config)
-  num_components = min(config.num_components, looked.features.shape[1])
   found = {
     number: find_components(looked.features[looked.label == number], head.kernel[:, number], float(head.bias[number]))
     for number in numbers
   }
-  classes = [
-    summarise_class(looked, found[number], number, images.class_names, num_components=num_components)
-    for number in numbers
-  ]
-  evidence = find_evidence(images, head, looked, classes, found, config)
-  names = [component.name for one in classes for component in one.components]
+  origin = {
+    "format": FORMAT,
+    "provenance": describe_provenance(folder, spec, command=config.command, seed=config.seed),
+    "subject": f"{images.classifier.model_name} on {images.data_name}",
+    "num_images": len(looked),
+    "num_features": looked.features.shape[1],
+    "search": {name: spec[name] for name in ("search", "completion", "threshold", "grid")},
+    "left_out": left_out,
+    "source_notes": list(images.source.notes),
+  }
+  judged = looked
+  if validation is not None:
+    images = dataclasses.replace(images, source=validation)
+    judged = look(images, head, folder, "validation")
   identity = {name: spec[name] for name in ("model", "class_names", "normalisation", "data")}
-  written = write_template(config, identity, names)
-  fix, fixed_files = write_fixed(images, looked, classes, found, read_marked(config, identity, names), config)
+  said = judge(images, head, (looked, judged), found, identity, config)
   answer = to_json(
-    {
-      "format": FORMAT,
-      "provenance": describe_provenance(folder, spec, command=config.command, seed=config.seed),
-      "subject": f"{images.classifier.model_name} on {images.data_name}",
-      "source_notes": list(images.source.notes),
-      "num_images": len(looked),
-      "num_features": looked.features.shape[1],
-      "search": {name: spec[name] for name in ("search", "completion", "threshold", "grid")},
-      "classes": classes,
-      "evidence": {str(name): one for name, one in evidence.items()},
-      "left_out": left_out,
-      "fix": fix,
-      "files": ["components.json", "components.csv", "components.html", *written, *fixed_files],
-    }
+    {**origin, "num_judged": len(judged), "judged_name": "" if validation is None else images.data_name, **said}
   )
+  return write_files(folder, answer, images)
+
+
+def judge(
+  images: ClassifierOnImages,
+  head: LinearHead,
+  fitted_and_judged: tuple[Looked, Looked],
+  found: dict[int, ClassComponents],
+  identity: dict[str, Any],
+  config: ComponentsConfig,
+) -> dict[str, Any]:
+  """What is said of the components of each class, on the images that all is judged on.
+
+  Args:
+    images: the classifier and these images.
+    head: its last layer.
+    fitted_and_judged: what it makes of the images that the components were found on, and of these.
+    found: by the number of each class, its components.
+    identity: what the file of labels is of.
+    config: what to ask.
+  """
+  looked, judged = fitted_and_judged
+  num_components = min(config.num_components, looked.features.shape[1])
+  classes = [
+    summarise_class(looked, judged, one, number, images.class_names, num_components=num_components)
+    for number, one in found.items()
+  ]
+  evidence = find_evidence(images, head, judged, classes, found, config)
+  names = [component.name for one in classes for component in one.components]
+  written = write_template(config, identity, names)
+  fix, fixed_files = write_fixed(images, judged, classes, found, read_marked(config, identity, names), config)
+  return {
+    "classes": classes,
+    "evidence": {str(name): one for name, one in evidence.items()},
+    "fix": fix,
+    "files": ["components.json", "components.csv", "components.html", *written, *fixed_files],
+  }
+
+
+def write_files(folder: results.Folder, answer: dict[str, Any], images: ClassifierOnImages) -> dict[str, Any]:
+  """Writes the answer, the JSON last: where it is, the others are, too; what it holds."""
+  encoded = encode_json(answer)
   files = {
     "components.csv": report.make_csv(answer),
     "components.html": page.make_page(answer, images.source, images.grid),
-    "components.json": encode_json(answer),
+    "components.json": encoded,
   }
   for name, content in files.items():
     folder.write(name, content)
-  return json.loads(files["components.json"])
+  return json.loads(encoded)
 
 
-def make_spec(images: ClassifierOnImages, config: ComponentsConfig) -> dict[str, Any]:
+def open_validation(images: ClassifierOnImages, config: ComponentsConfig) -> ListedSource | None:
+  """The images to judge on; None for those that components are found on."""
+  if config.validation is None and config.validation_split is None:
+    return None
+  return open_images(config, images.classifier, config.validation or config.data, config.validation_split)
+
+
+def make_spec(images: ClassifierOnImages, validation: ListedSource | None, config: ComponentsConfig) -> dict[str, Any]:
   """What fixes the results, in JSON types; not the classes and components, of which more can be asked later."""
   return {
     "format": FORMAT,
     **describe_set(images),
+    "validation": None if validation is None else validation.description,
     "search": config.search,
     "per_step": config.per_step,
     "completion": config.completion,
@@ -157,6 +203,7 @@ def find_evidence(
     wanted += [
       want(component, one.number, found[one.number].direction(component.number - 1), config.num_images)
       for component in largest
+      if component.own or component.others
     ]
   sought = seek(images, head, looked, wanted, config)
   return {name: summarise_evidence(known, seed=config.seed) for name, known in sought.items()}

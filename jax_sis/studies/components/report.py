@@ -27,11 +27,11 @@ NOTES = (
   "Components are numbered by the variance of the weighted features. Share: of the variance of the class's logit "
   "over its images, in %. Raised alone: other images that are called the class where this component alone is raised "
   "to the value that one in a hundred of the class's images exceeds, in %, with a 95 % interval. Others called: of "
-  "the 75 images of other classes in which it is largest, those called the class. AUC: how well the class's log- "
-  "odds tell its images from these 75 (spurious score); 0.5 is not at all. Its pixels: how few raise it to the "
+  "the 75 images of other classes in which it is largest, those called the class. AUC: how well the class's "
+  "log-odds tell its images from these 75 (spurious score); 0.5 is not at all. Its pixels: how few raise it to the "
   "value that a tenth of the class's images exceed, everything else masked, over images of the class and others. "
-  "They alone: of these, called the class; so are white pixels in the same places, and as many elsewhere, as "
-  "controls."
+  "They alone: of these, called the class; likewise, as controls, white ones in the same places, and those "
+  "elsewhere."
 )
 
 
@@ -111,7 +111,7 @@ def describe_fix(answer: Mapping[str, Any]) -> str:
     for name, one in fix["holders"].items()
   ]
   return (
-    f"Without {', '.join(fix['removed'])}: {'; '.join(each)}. Accuracy on these images: "
+    f"Without {', '.join(fix['removed'])}: {'; '.join(each)}. Accuracy: "
     f"{estimate(fix['accuracy']):.2%}, fixed {estimate(fix['fixed_accuracy']):.2%}. The fixed classifier is "
     f"{answer['files'][-1]} in the folder, for --checkpoint of any command."
   )
@@ -121,6 +121,8 @@ def describe(answer: Mapping[str, Any]) -> str:
   """All that stands on the screen."""
   lines = [*answer["source_notes"]]
   lines.append(f"Components of {answer['subject']}: {answer['num_images']} images, {answer['num_features']} features.")
+  if answer["judged_name"]:
+    lines.append(f"All else is judged on {answer['num_judged']} images of {answer['judged_name']}.")
   lines += [f"Left out: {name} ({reason})." for name, reason in answer["left_out"].items()]
   table = "\n".join(LINE_FORMAT.format(*line) for line in (HEADER, *make_lines(answer)))
   texts = (textwrap.fill(text, WIDTH) for text in (describe_reading(answer), describe_fix(answer), NOTES))

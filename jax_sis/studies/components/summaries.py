@@ -83,9 +83,9 @@ class ClassSummary:
   Attributes:
     name: of the class.
     number: of its logit.
-    num_images: labelled as it.
-    accuracy: on these.
-    identity_error: how far the logits of all images are from what their components sum to, at most.
+    num_images: labelled as it, that its components were found on.
+    accuracy: on those of it that all else is judged on.
+    identity_error: how far the logits of all judged images are from what their components sum to, at most.
     components: those shown.
   """
 
@@ -110,21 +110,39 @@ def find_holders(values: Float[np.ndarray, "N"], is_own: Bool[np.ndarray, "N"]) 
 
 
 def summarise_class(
-  looked: Looked, found: ClassComponents, number: int, class_names: Sequence[str], *, num_components: int
+  fitted: Looked,
+  judged: Looked,
+  found: ClassComponents,
+  number: int,
+  class_names: Sequence[str],
+  *,
+  num_components: int,
 ) -> ClassSummary:
-  """The class of this number, and its first components."""
-  is_own = looked.label == number
-  values = found.project(looked.features)
-  predicted = looked.logits.argmax(1)
-  error = np.abs(values.sum(1) + found.constant - looked.logits[:, number]).max()
+  """The class of this number, and its first components.
+
+  Args:
+    fitted: the images that components were found on, whose values say what is much of a component.
+    judged: those of which all else is said.
+    found: the class's components.
+    number: of its logit.
+    class_names: of all classes.
+    num_components: how many are summarised.
+  """
+  is_own = judged.label == number
+  values = found.project(judged.features)
+  own_values = found.project(fitted.features[fitted.label == number])
+  predicted = judged.logits.argmax(1)
+  error = np.abs(values.sum(1) + found.constant - judged.logits[:, number]).max()
   return ClassSummary(
     name=class_names[number],
     number=number,
-    num_images=int(is_own.sum()),
+    num_images=len(own_values),
     accuracy=share_of(predicted[is_own] == number),
     identity_error=float(error),
     components=[
-      summarise_component(looked, values[:, place], found.shares[place], place, number, class_names)
+      summarise_component(
+        judged, values[:, place], own_values[:, place], found.shares[place], place, number, class_names
+      )
       for place in range(num_components)
     ],
   )
@@ -133,6 +151,7 @@ def summarise_class(
 def summarise_component(
   looked: Looked,
   values: Float[np.ndarray, "N"],
+  own_values: Float[np.ndarray, "M"],
   share: float,
   place: int,
   number: int,
@@ -140,7 +159,7 @@ def summarise_component(
 ) -> ComponentSummary:
   is_own, predicted = looked.label == number, looked.logits.argmax(1)
   own = np.flatnonzero(is_own)
-  level, top = np.quantile(values[own], (LEVEL, TOP))
+  level, top = np.quantile(own_values, (LEVEL, TOP))
   log_odds = class_log_odds(looked.logits, number)
   holders = find_holders(values, is_own)
 
@@ -162,7 +181,7 @@ def summarise_component(
     share=float(share),
     level=float(level),
     top=float(top),
-    spread=float(values[own].std()),
+    spread=float(own_values.std()),
     own=[describe(image) for image in own[np.argsort(-values[own], kind="stable")[:NUM_MAXIMAL]]],
     others=[describe(image) for image in holders[:NUM_MAXIMAL]],
     raised=share_of(is_turned[asked]),
@@ -173,7 +192,7 @@ def summarise_component(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FixSummary:
-  """What taking components away does, on the images that they were found on.
+  """What taking components away does, on the images that are judged.
 
   Attributes:
     removed: the components.
