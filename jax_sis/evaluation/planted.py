@@ -71,8 +71,7 @@ class TaggedPredictor:
   detector: Detector = "linear"
 
   def __call__(self, params: Params, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
-    kernel, bias = self.head(params)
-    return self.features(params, inputs) @ kernel + bias[None]
+    return read_out(params, self.features(params, inputs))
 
   def features(self, params: Params, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
     """What the logits are linear in: the means of the last feature maps, then how much of the tag is there, 0..1."""

@@ -50,7 +50,6 @@ def remove_each(
   trained: ClassifierOnImages,
   found: Mapping[str, Any],
   folder: pathlib.Path,
-  known: pathlib.Path,
   *,
   seed: int,
 ) -> list[dict[str, Any]]:
@@ -60,12 +59,13 @@ def remove_each(
     judged: the classifier with the images on which that is seen.
     trained: the same with those that the components are of.
     found: what `components.json` holds.
-    folder: keeps the features of the former.
-    known: holds those of the latter.
+    folder: of that file, with the features of both.
     seed: of intervals.
   """
   head = find_linear_head(judged.classifier, judged.predict_fn, judged.params)
-  looked, seen = look(trained, head, results.open_folder(known)), look(judged, head, results.open_folder(folder))
+  looked = seen = look(trained, head, results.open_folder(folder), "features")
+  if judged is not trained:
+    seen = look(judged, head, results.open_folder(folder), "validation")
   taken = []
   for one in found["classes"]:
     number = one["number"]

@@ -40,7 +40,7 @@ def audit(config: AuditConfig) -> pathlib.Path:
     done = engine.run_stages(planned, directory, config.data_dir)
     found = read_found(done)
     content = make_content(config, planned, done, found)
-    page = report.make_report(content, found, stages.open_subject(config))
+    page = report.make_report(content, found, stages.open_subject(config)[0])
     write_answer(open_folder(config.out), ANSWER_FILE, content, {REPORT_FILE: page})
   print_found(found)
   return directory

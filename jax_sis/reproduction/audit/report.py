@@ -27,18 +27,16 @@ NUM_LISTED, NUM_SHOWN = 15, 8
 MAX_CLASSES = 20
 # Of a class that is not in the list, components with pictures.
 NUM_COMPONENTS = 2
-Images = tuple[ClassifierOnImages, ClassifierOnImages]
 
 
-def make_report(content: Mapping[str, Any], found: Found, images: Images) -> bytes:
+def make_report(content: Mapping[str, Any], found: Found, images: ClassifierOnImages) -> bytes:
   """The page as the bytes of its file.
 
   Args:
     content: what `audit.json` holds.
     found: what the stages found.
-    images: the classifier with the images that it was judged on, and with those that its components are of.
+    images: the classifier with the images that it was judged on.
   """
-  judged = images[0]
   pictures = Pictures(found, images)
   sections = [
     list_section(found, pictures),
@@ -49,7 +47,7 @@ def make_report(content: Mapping[str, Any], found: Found, images: Images) -> byt
     made_section(content),
   ]
   return page.document(
-    f"Can {judged.classifier.model_name} be trusted on {judged.data_name}?",
+    f"Can {images.classifier.model_name} be trusted on {images.data_name}?",
     sections,
     lead="For a person who has to decide: what this classifier relies on, class by class, how many images hang on it, "
     "what taking it away does, and how sure that is. In brackets are 95 % intervals.",
@@ -60,9 +58,9 @@ def make_report(content: Mapping[str, Any], found: Found, images: Images) -> byt
 class Pictures:
   """The pictures of places and components; each image is read when it is shown."""
 
-  def __init__(self, found: Found, images: Images):
+  def __init__(self, found: Found, images: ClassifierOnImages):
     self._found = found
-    self._judged, self._trained = images
+    self._judged = images
     self._places = {name: place for place, name in enumerate(self._judged.source.ids())} if found.classes else {}
 
   def of_place(self, cluster: Cluster) -> Element:
@@ -84,7 +82,7 @@ class Pictures:
 
   def of_component(self, component: Mapping[str, Any]) -> list[Element]:
     """The images in which a component is largest, and its pixels."""
-    source, of_class = self._trained.source, component["of_class"]
+    source, of_class = self._judged.source, component["of_class"]
     blocks = [
       component_page.show_images(
         f"Images of {of_class} with most of it, and their confidence", component["own"], source
@@ -95,7 +93,7 @@ class Pictures:
     ]
     evidence = find_evidence(self._found.components, component)
     if evidence is not None:
-      blocks += component_page.show_evidence(evidence, of_class, source, self._trained.grid)[1:]
+      blocks += component_page.show_evidence(evidence, of_class, source, self._judged.grid)[1:]
     return blocks
 
 

@@ -15,7 +15,7 @@ from jax_sis.classifiers.on_images import ClassifierOnImages
 from jax_sis.core.searches import Gradient
 from jax_sis.reproduction.audit import fix
 from jax_sis.reproduction.audit.config import SIZES, AuditConfig
-from jax_sis.reproduction.fingerprints import describe_machine, hash_answer, hash_run
+from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_answer, hash_run
 from jax_sis.reproduction.stages import PLACES, StudyStage, plain_settings, write_json
 from jax_sis.results.folder import write_atomically
 from jax_sis.runs import find
@@ -45,6 +45,8 @@ START = 20_000
 # A forward pass in gradients, and what a smallest search takes.
 FORWARD, SMALLEST = 0.4, 2500
 BATCH_SIZE = 64
+# What the results do not depend on.
+UNIMPORTANT = frozenset({"num_devices"})
 
 
 @functools.lru_cache(maxsize=2)
@@ -87,7 +89,7 @@ class AuditStage(StudyStage):
     return {name: name for name in (SUBJECT, *self.takes)}
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    return plain_settings(self.asked)
+    return drop(plain_settings(self.asked), UNIMPORTANT)
 
   def machine(self) -> dict[str, Any]:
     return describe_machine(on_images.LIBRARIES)
@@ -149,7 +151,7 @@ class SubsetsStage(AuditStage):
   program: ClassVar[str] = "find"
 
   def settings(self, data_dir: str | None) -> dict[str, Any]:
-    return {name: value for name, value in settings_to_json(self.asked).items() if name not in PLACES}
+    return drop(settings_to_json(self.asked), PLACES | UNIMPORTANT)
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     find.find(dataclasses.replace(self.asked, out=str(folder)))
@@ -222,7 +224,7 @@ class FixStage(AuditStage):
     answer: dict[str, Any] = {"format": fix.FORMAT, "components": []}
     if "refusal" not in found:
       judged, trained = open_subject(self.audit)
-      answer["components"] = fix.remove_each(judged, trained, found, folder, inputs[COMPONENTS], seed=self.audit.seed)
+      answer["components"] = fix.remove_each(judged, trained, found, inputs[COMPONENTS], seed=self.audit.seed)
     write_json(folder / fix.FILE, answer)
 
 
@@ -301,12 +303,14 @@ def make_stages(config: AuditConfig) -> list[StudyStage]:
       name=COMPONENTS,
       title=f"what each class's logit is made of, from {len(trained.source)} images",
       work=START
-      + FORWARD * len(trained.source)
+      + FORWARD * (len(trained.source) + len(images.source))
       + num_classes * size.num_sought * size.num_sought_on * (SMALLEST if size.smallest else 300),
       audit=config,
       asked=ComponentsConfig(
         **common,
         split=config.train_split or config.split,
+        validation=None if trained is images else config.data,
+        validation_split=None if trained is images else config.split,
         out="-",
         num_components=size.num_components,
         num_searched=size.num_sought,
@@ -318,7 +322,7 @@ def make_stages(config: AuditConfig) -> list[StudyStage]:
     FixStage(
       name=FIX,
       title="what taking each component away does",
-      work=START + FORWARD * len(images.source),
+      work=0,
       audit=config,
       takes=(COMPONENTS,),
     ),
