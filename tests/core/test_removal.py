@@ -56,6 +56,18 @@ def test_subsets_remember_their_removal(tmp_path) -> None:
   assert jax_sis.certify(MEAN_OF_PRESENT, WEIGHTS, IMAGES, subsets, removal="value").is_reproduced.all()
 
 
+def test_lattices_and_orders_by_scores_are_read_with_features_absent() -> None:
+  options: Any = {"grid": (2, 2), "removal": "tokens"}
+  found = jax_sis.lattice(MEAN_OF_PRESENT, WEIGHTS, IMAGES, threshold=0.6, **options)
+  scores = jnp.array([[4.0, 1.0, 3.0, 2.0]])
+  order = jax_sis.order_by_scores(MEAN_OF_PRESENT, WEIGHTS, IMAGES, jnp.broadcast_to(scores, (2, 4)), **options)
+  # Features 0 and 2, the left half, are mask 5.
+  expected = jax.nn.softmax(IMAGES[:, :, :2].mean((1, 2)) @ WEIGHTS)[jnp.arange(2), order.target]
+  np.testing.assert_allclose(found.confidence[:, 5], expected, rtol=1e-5)
+  np.testing.assert_allclose(order.confidence[:, 2], expected, rtol=1e-5)
+  assert found.smallest("both").removal == order.removal == "tokens"
+
+
 def predict_pair(weight: Array, inputs: Array, present: Array) -> Array:
   """Two positions together speak for class 0, and nothing else says anything."""
   del inputs
