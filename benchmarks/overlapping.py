@@ -27,7 +27,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--images", type=int, default=3, help="how many (default: %(default)s)")
   parser.add_argument("--subsets", type=int, default=4, help="of each image (default: %(default)s)")
-  parser.add_argument("--max-overlap", type=float, default=0.3, help="of any two (default: %(default)s)")
+  parser.add_argument("--max-overlap", type=float, default=0.5, help="of any two (default: %(default)s)")
   parser.add_argument("--out", required=True, type=pathlib.Path, help="the picture")
   options = parser.parse_args()
   sample = open_on_images(FindConfig(out="unused"), batch_size=1)
@@ -51,7 +51,8 @@ def main() -> None:
     alike = [2 * (kept[one, i] & kept[other, i]).sum() / (sizes[one] + sizes[other]) for one, other in pairs]
     print(f"image {i}: {sizes.tolist()} pixels, alike by {max(alike, default=0):.3f} at most")
   columns = {f"subset {number}": subsets for number, subsets in enumerate(collection, 1)}
-  figure = jax_sis.show(pixels, {**columns, "in how many": kept.sum(0)})
+  found = {**columns, "in how many": kept.sum(0)}
+  figure = jax_sis.show(pixels, found, class_names=sample.class_names)
   options.out.write_bytes(finish(figure))
 
 

@@ -170,6 +170,7 @@ def test_the_smallest_sets_are_certified_as_what_they_are(question: Any):
   certificate = jax_sis.certify(toys.predict_tanh, params, inputs, smallest)
   np.testing.assert_array_equal(certificate.answers, is_ok)
   np.testing.assert_array_equal(certificate.is_minimal, is_ok)
+  assert certificate.lost_by is not None and smallest.lost_by is not None
   np.testing.assert_allclose(certificate.lost_by, smallest.lost_by, atol=1e-5)
   assert f"{question} with a margin of 0.01" in repr(smallest)
 
