@@ -18,7 +18,7 @@ from jax_sis.core.features import Grid
 from jax_sis.core.masking import make_grid
 from jax_sis.core.removal import check_removal
 from jax_sis.core.types import Params, PredictFn, Removal
-from jax_sis.data import batches, sources
+from jax_sis.data import batches, sources, tfds
 from jax_sis.data.class_names import distinct_names
 from jax_sis.data.config import ImageSetConfig
 from jax_sis.data.images import Framing
@@ -51,7 +51,7 @@ class ImagesAsked(Protocol):
 
   @property
   def data(self) -> str:
-    """`sample`, an image file, a folder of images, or a TFDS name."""
+    """`sample`, an image file, a folder of images, an .npy of them, or a TFDS name."""
     ...
 
   @property
@@ -273,11 +273,15 @@ def open_on_images(
 def open_images(
   config: ImagesAsked, classifier: Classifier | LoadedModel, data: str, split: str | None
 ) -> sources.ListedSource:
-  """Images of this name, read as those of the settings are for this classifier; ValueError as for `open_source`."""
+  """Images of this name, read as those of the settings are for this classifier; ValueError as for `open_source`.
+
+  Where they are other files than those of the settings, the TFDS folder there is not meant for them.
+  """
+  are_other_files = data != config.data and split is None and tfds.are_files(data, config.data_dir)
   return sources.open_source(
     data,
     split=split,
-    data_dir=config.data_dir,
+    data_dir=None if are_other_files else config.data_dir,
     class_names=classifier.class_names,
     input_shape=classifier.input_shape,
     framing=choose_framing(classifier, data, is_resized=config.resize),

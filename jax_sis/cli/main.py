@@ -40,6 +40,8 @@ COMMANDS = {
   "disjoint": ("studies", "count the disjoint sufficient subsets of each image"),
   "holds": ("studies", "see on which backgrounds the first pixels of an order keep the class"),
   "soundness": ("studies", "see whether the first pixels of an order speak for one class alone"),
+  "ranking": ("studies", "rank the images of a class by what their border alone says of it"),
+  "labels": ("studies", "look for label errors, and see whether subset sizes add to that"),
   "report": ("runs", "write what a run shows as one HTML file"),
   "evaluate": ("classifiers", "measure accuracy, calibration and robustness"),
   "bench": ("classifiers", "measure this machine's throughput"),

@@ -130,6 +130,7 @@ where the run had them; without them, it says so, too.
       "report jax-sis-results",
       "controls runs/sis && jax-sis report runs/sis --out sis.html --gallery 12",
       "report runs/sis --analysis jax-sis-analysis --checkpoint CLASSIFIER --data-dir DATA",
+      "report runs/sis --soundness jax-sis-soundness",
     ),
     after_interrupt=KEEPS_NOTHING,
   ),

@@ -1,4 +1,4 @@
-"""Images in: TFDS data sets, image files and the embedded sample -> fixed-size batches, without TensorFlow.
+"""Images in: TFDS data sets, image files, arrays and the embedded sample -> fixed-size batches, without TensorFlow.
 
 Every source gives random access to one record per image: its id, 8-bit pixels, a label if one is known, and the
 reason if the image cannot be used. One bad image never stops the others.
@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 
 from jax_sis.core.messages import make_printable
 from jax_sis.data import folders, tfds
+from jax_sis.data.arrays import SUFFIX, ArraySource
 from jax_sis.data.class_names import are_imagenet, find_classes
 from jax_sis.data.imagenet_classes import imagenet_class_names, imagenet_wnids
 from jax_sis.data.images import Colour, Framing, fit, parse_colour, read_image
@@ -235,7 +236,7 @@ def open_source(
   mean_colour: Colour,
   background: str | None = None,
 ) -> ListedSource:
-  """The source that `data` names: `sample`, an image file, a folder of images, or a TFDS data set.
+  """The source that `data` names: `sample`, an image file, a folder of images, an array, or a TFDS data set.
 
   A TFDS data set may name classes of which the classifier knows the numbers only.
 
@@ -267,7 +268,12 @@ def open_source(
       raise ValueError(f"--background is for image files, but --data {data} is a TFDS data set; leave it out.")
     split = tfds.DEFAULT_SPLIT if split is None else split
     return TfdsSource(data, split, data_dir=data_dir, class_names=class_names, input_shape=input_shape, framing=framing)
-  source = open_path(open_files, pathlib.Path(data), class_names)
+  path = pathlib.Path(data)
+  if path.suffix == SUFFIX and path.is_file():
+    if background is not None:
+      raise ValueError(f"--background is for image files, but --data {data} is an array; leave it out.")
+    return ArraySource(path, class_names=class_names, input_shape=input_shape, framing=framing)
+  source = open_path(open_files, path, class_names)
   colour = f"RGB {open_files.keywords['background']}{', the mean colour' if background is None else ''}"
   reading = (
     "Image files are read upright (EXIF), of several frames the first, greyscale and CMYK ones as RGB, transparent "
@@ -315,7 +321,7 @@ def open_path(open_files: Callable[..., FileSource], path: pathlib.Path, class_n
   """The images of a file or folder, with their labels, see `label_files`."""
   if not path.exists():
     raise ValueError(
-      f"--data must be an existing image file or folder, a TFDS data set or {SAMPLE!r}, got {str(path)!r}."
+      f"--data must be an existing image file, folder or .npy, a TFDS data set or {SAMPLE!r}, got {str(path)!r}."
     )
   listing = folders.Listing(paths=[path]) if path.is_file() else folders.list_images(path)
   root = path.parent if path.is_file() else path

@@ -36,8 +36,7 @@ def is_meant(
   """
   path = pathlib.Path(name)
   if split is not None or data_dir is not None:
-    is_below = path.is_dir() and path.name != name and not (find_root(data_dir) / dataset_of(name)).exists()
-    if is_below or path.is_file() or not NAME.fullmatch(name):
+    if are_files(name, data_dir) or not NAME.fullmatch(name):
       raise ValueError(
         f"--data-dir and --split are for TFDS data sets, but {argument} names files, {name!r}; leave them out, or name "
         "a data set."
@@ -60,6 +59,13 @@ def is_meant(
       f"--data-dir {shlex.quote(str(whole.parent))}."
     )
   return False
+
+
+def are_files(name: str, data_dir: str | os.PathLike[str] | None) -> bool:
+  """Whether this is a file, or a folder that cannot be taken for a data set in this TFDS folder."""
+  path = pathlib.Path(name)
+  is_below = path.is_dir() and path.name != name and not (find_root(data_dir) / dataset_of(name)).exists()
+  return is_below or path.is_file()
 
 
 def find_root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:

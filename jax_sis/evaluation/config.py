@@ -22,7 +22,8 @@ class EvaluateConfig:
     model_function: instead of a folder, a function of yours that returns a `jax_sis.classifiers.ImageModel`:
       package.module:function or file.py:function, looked for from the current folder.
     data: `sample` (embedded CIFAR-10 test images; for classifiers of 128 pixels a side or more, photographs), a folder
-      with a folder of images for each class or a file of labels, or a TFDS name such as cifar10.
+      with a folder of images for each class or a file of labels, an .npy with labels beside it, or a TFDS name such as
+      cifar10.
     split: the TFDS split, for example `test[:64]`, which counts in the order that the data set is stored in and TFDS
       shuffles (default: test).
     data_dir: the folder that holds the TFDS data set (default: TFDS's own). It and --split say that --data is one.

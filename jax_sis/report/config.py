@@ -17,6 +17,8 @@ class ReportConfig:
     run_dir: the run's folder, what find calls --out.
     out: the file (default: report.html in RUN_DIR).
     analysis: the folder that jax-sis analyse wrote of this run, whose numbers are shown (default: it is analysed here).
+    soundness: the folder that jax-sis soundness wrote of this classifier, which is shown beside the sizes (default: not
+      shown, since it costs a search a class).
     title: the title of the page (default: it names the model and the data).
     gallery: of each kind of subset, the images with the N smallest and the N largest are shown.
     checkpoint: the classifier's folder (default: where the run had it).
@@ -27,6 +29,7 @@ class ReportConfig:
   run_dir: RunFolder
   out: Annotated[str | None, Option(metavar="FILE")] = None
   analysis: OptionalFolder = None
+  soundness: OptionalFolder = None
   title: str | None = None
   gallery: int = 6
   checkpoint: OptionalFolder = None

@@ -1,11 +1,12 @@
 """`jax-sis report`: the report of a run, written."""
 
 import dataclasses
+from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from jax_sis import results
 from jax_sis.display import page
-from jax_sis.report import backgrounds, controls, findings, gallery, lattice, opening, origin, sizes
+from jax_sis.report import backgrounds, controls, findings, gallery, lattice, opening, origin, sizes, soundness
 from jax_sis.report.config import ReportConfig
 from jax_sis.report.inputs import Inputs, read_inputs
 from jax_sis.report.words import name_data, tell_count
@@ -23,16 +24,17 @@ def report(config: ReportConfig) -> str:
     Where the file is.
 
   Raises:
-    ValueError: there is no run, nothing of it is finished, or the analysis is not of this run as it is now.
+    ValueError: there is no run, nothing of it is finished, or what --analysis or --soundness names is not of it.
     StorageError: the run cannot be read, or the file not be written.
   """
   store = results.open(config.run_dir)
   folder, name = split_path(config, store.folder)
   results.check_writable(folder, "RUN_DIR" if config.out is None else "--out")
+  found = None if config.soundness is None else soundness.read_soundness(store, config.soundness)
   num_images = 0 if config.analysis is not None else len(store.done_images())
   with Progress("analysis", total=num_images, unit="image") as progress:
     inputs = read_inputs(store, analysis_dir=config.analysis, seed=SEED, advance_fn=progress.advance)
-  folder.write(name, make_report(inputs, config))
+  folder.write(name, make_report(inputs, config, found))
   for answer in inputs.kinds:
     print(sizes.describe_headline(inputs, answer))
   if inputs.controls is None:
@@ -74,7 +76,7 @@ def read_shown(inputs: Inputs, *, num_images: int, **places: str | None) -> Show
   return Shown(extremes=extremes, example=example, images=images)
 
 
-def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
+def make_report(inputs: Inputs, config: ReportConfig, found: soundness.Soundness | None) -> bytes:
   model, data = inputs.spec["model"]["name"], name_data(inputs)
   shown = read_shown(
     inputs,
@@ -90,17 +92,17 @@ def make_report(inputs: Inputs, config: ReportConfig) -> bytes:
       "their 95% intervals in brackets.",
       kind="soft",
     ),
-    *make_sections(inputs, shown),
+    *make_sections(inputs, shown, [] if found is None else soundness.make_blocks(found)),
     origin.make_section(inputs, command=config.command),
   ]
   title = config.title or f"Sufficient input subsets: {model} on {data}"
   return page.document(title, blocks, opening=opening.make_opening(inputs, shown.example, shown.images))
 
 
-def make_sections(inputs: Inputs, shown: Shown) -> list[Element]:
-  """What the run shows, but for the opening."""
+def make_sections(inputs: Inputs, shown: Shown, beside_sizes: Sequence[Element] = ()) -> list[Element]:
+  """What the run shows, but for the opening; `beside_sizes` is said of other studies beside the sizes."""
   return [
-    sizes.make_section(inputs),
+    sizes.make_section(inputs, beside_sizes),
     *lattice.make_sections(inputs),
     backgrounds.make_section(inputs),
     findings.make_positions(inputs),

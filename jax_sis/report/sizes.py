@@ -31,7 +31,8 @@ MAX_FOLDED_CLASSES = 100
 PLAIN_HEADER = ("images", "with a subset [95%]", "mean size [95%]", "of the image", "median [95%]", "5% to 95%")
 
 
-def make_section(inputs: Inputs) -> Element:
+def make_section(inputs: Inputs, beside: Sequence[Element] = ()) -> Element:
+  """The section; `beside` stands behind the tables of all sizes."""
   first = inputs.kinds[0]
   blocks = []
   # What is said of several kinds of subset in the same words stands once, below the last of them.
@@ -42,7 +43,7 @@ def make_section(inputs: Inputs) -> Element:
   blocks += [] if len(notes) > 1 else notes.values()
   blocks.append(page.paragraph(describe_certificates(inputs)))
   blocks.append(page.paragraph(describe_search_limits(inputs), kind="soft"))
-  blocks += [make_sizes_table(inputs), make_status_table(inputs)]
+  blocks += [make_sizes_table(inputs), make_status_table(inputs), *beside]
   blocks += [make_of_kind(inputs, answer) for answer in inputs.kinds if sizes_of(inputs.analysis, answer)]
   return page.section(
     "What the model needs, and how little that is", answer=describe_headline(inputs, first), blocks=blocks, name="sizes"

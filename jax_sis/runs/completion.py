@@ -26,8 +26,8 @@ class CompletionSettings:
       the masked pixels as they are; mixture: images, noise, blur or the mean colour. Pixels are ranked by the
       geometric mean of the probabilities over the draws, and confidences are the mean. The order is certified on draws
       that it was not found by, in place of --certificate, and there is no smallest evidence.
-    pool: for images and mixture, other images: whatever --data takes, or an .npy of 8-bit pixels [N, H, W, C]. Half of
-      them are for the search, half for its certificates.
+    pool: for images and mixture, other images: whatever --data takes. Half of them are for the search, half
+      for its certificates.
     pool_split: the TFDS split of --pool.
     num_pooled: images of the pool that are taken, at most.
     num_draws: draws at each step of the search, fresh ones at each.

@@ -100,7 +100,8 @@ class FindConfig:
     model_function: instead of a folder, a function of yours that returns a `jax_sis.classifiers.ImageModel`:
       package.module:function or file.py:function, looked for from the current folder.
     data: `sample` (embedded CIFAR-10 test images; for classifiers of 128 pixels a side or more, photographs), an image
-      file, a folder of images, or a TFDS name such as cifar10.
+      file, a folder of images, an .npy of 8-bit pixels [N, H, W, C] with labels in `NAME_labels.npy` (of
+      `NAME_data.npy`, too) or `labels.npy` beside it, or a TFDS name such as cifar10.
     split: the TFDS split, for example `test[:64]`, which counts in the order that the data set is stored in and TFDS
       shuffles (default: test).
     data_dir: the folder that holds the TFDS data set (default: TFDS's own). It and --split say that --data is one.

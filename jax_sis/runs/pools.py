@@ -5,7 +5,6 @@ Which image is for what depends on the seed and the images' ids. No image stands
 
 import dataclasses
 import hashlib
-import pathlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,18 +14,15 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt32
 
 from jax_sis import results
-from jax_sis.classifiers.on_images import ClassifierOnImages, open_images
+from jax_sis.classifiers.on_images import ClassifierOnImages, ImagesAsked, open_images
 from jax_sis.core.completions import check_completion
 from jax_sis.core.features import Grid
-from jax_sis.core.messages import first_line
 from jax_sis.data import batches
-from jax_sis.data.labels import NO_LABEL
-from jax_sis.data.records import ImageSource, Record
+from jax_sis.data.records import ImageSource
 from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import FindConfig
 
 IMAGES_READ_AT_ONCE = 64
-NUMPY_FILE = ".npy"
 # What is said of a pool's source.
 DESCRIBED = ("data", "split", "version", "crop")
 
@@ -51,37 +47,6 @@ class Pools:
   def arrays(self) -> dict[str, np.ndarray]:
     """What the program on the devices takes."""
     return {"searched": self.searched, "tested": self.tested}
-
-
-class ArraySource:
-  """An .npy file of 8-bit pixels, numbered from 0; see `sources.ImageSource`.
-
-  Raises:
-    ValueError: it cannot be read, or holds something else.
-  """
-
-  class_names: tuple[str, ...] = ()
-
-  def __init__(self, path: pathlib.Path, input_shape: tuple[int, ...]):
-    try:
-      self._images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-      raise ValueError(f"{str(path)!r} cannot be read ({first_line(error)})") from error
-    if self._images.dtype != np.uint8 or self._images.shape[1:] != input_shape:
-      raise ValueError(
-        f"{str(path)!r} must hold 8-bit pixels [N, {', '.join(map(str, input_shape))}], as the classifier takes them, "
-        f"got {self._images.dtype}{list(self._images.shape)}"
-      )
-    self.description: dict[str, str | int | bool] = {"data": str(path), "num_images": len(self._images)}
-
-  def __len__(self) -> int:
-    return len(self._images)
-
-  def __getitem__(self, index: int) -> Record:
-    return Record(index=index, id=str(index), image=np.array(self._images[index]), label=NO_LABEL, error="")
-
-  def ids(self) -> list[str]:
-    return [str(index) for index in range(len(self))]
 
 
 def open_pools(images: ClassifierOnImages, config: FindConfig, stored: Mapping[str, Any] | None) -> Pools | None:
@@ -109,14 +74,12 @@ def open_pools(images: ClassifierOnImages, config: FindConfig, stored: Mapping[s
   return pools
 
 
-def open_pool(config: FindConfig, images: ClassifierOnImages, name: str, split: str | None) -> Any:
+def open_pool(config: ImagesAsked, images: ClassifierOnImages, name: str, split: str | None) -> Any:
   """Images of this name as a source; ValueError if nothing has it."""
   try:
-    if name.endswith(NUMPY_FILE):
-      return ArraySource(pathlib.Path(name), images.classifier.input_shape)
     return open_images(config, images.classifier, name, split)
   except ValueError as error:
-    raise ValueError(f"--pool must name images as --data does, or an .npy of them: {error}") from error
+    raise ValueError(f"--pool must name images as --data does: {error}") from error
 
 
 def read_pools(

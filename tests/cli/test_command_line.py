@@ -28,6 +28,8 @@ from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.holds.config import HoldsConfig
+from jax_sis.studies.labels.config import LabelsConfig
+from jax_sis.studies.ranking.config import RankingConfig
 from jax_sis.studies.soundness.config import SoundnessConfig
 
 IMAGES: dict[str, Any] = {
@@ -121,9 +123,19 @@ WRITTEN: list[tuple[Any, ...]] = [
     pool="p", pool_split="train", num_pool=9, num_images=3, num_draws=4, num_added=2, sizes=(1, 4), rate=0.5,
     batch_size=2, num_devices=1, seed=7, checkpoint="c", model_function="m:f", data_dir="d",
   )),
+  ("ranking", RankingConfig(
+    **{name: value for name, value in IMAGES.items() if name not in ("patch", "threshold")}, seed=6, num_images=3,
+    beside=("a.npy", "b"), region="square:1,2,3", completion="images", pool="p", pool_split="train", num_pooled=9,
+    num_draws=4, ends=0.2,
+  )),
+  ("ranking", RankingConfig(out="o", removal="layer")),
+  ("labels", LabelsConfig(
+    **{name: value for name, value in IMAGES.items() if name not in ("patch", "threshold")}, seed=6, num_images=3,
+    planted=0.1, votes="v.json", human="h.npz", people=("a", "b"), runs=("a", "b c"), kind="smallest", at=0.5,
+  )),
   ("report", ReportConfig(
-    run_dir="r", out="r.html", analysis="a", title="What's left", gallery=0, checkpoint="c", model_function="m:f",
-    data_dir="d",
+    run_dir="r", out="r.html", analysis="a", soundness="s", title="What's left", gallery=0, checkpoint="c",
+    model_function="m:f", data_dir="d",
   )),
   ("evaluate", EVALUATE),
   ("bench", BenchOptions(

@@ -207,7 +207,9 @@ def test_an_empty_folder_is_refused(tmp_path: pathlib.Path):
 
 @pytest.mark.parametrize("name", ["no/such/folder", "missing.png"])
 def test_a_missing_path_is_refused(name: str):
-  with pytest.raises(ValueError, match=re.escape("--data must be an existing image file or folder, a TFDS data set")):
+  with pytest.raises(
+    ValueError, match=re.escape("--data must be an existing image file, folder or .npy, a TFDS data set")
+  ):
     open_source(name)
 
 

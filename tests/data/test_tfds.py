@@ -93,7 +93,7 @@ def test_the_sample_has_no_split_and_is_not_a_folder_here():
 def test_a_configuration_is_part_of_a_name():
   with pytest.raises(ValueError, match="'imagenet_resized/32x32', split 'validation', could not be opened"):
     open_source("imagenet_resized/32x32", split="validation")
-  with pytest.raises(ValueError, match="--data must be an existing image file or folder"):
+  with pytest.raises(ValueError, match=r"--data must be an existing image file, folder or \.npy"):
     open_source("photos/mistyped")
 
 

@@ -1,0 +1,40 @@
+"""Differences and means of estimates that are of different images, by the intervals that these have already."""
+
+import math
+from collections.abc import Sequence
+
+from jax_sis.statistics.estimates import NO_IMAGES, Estimate, no_mean
+
+
+def difference_of_shares(first: Estimate, second: Estimate) -> Estimate:
+  """A share minus that of other images, with an interval of the two intervals that stays within -1 and 1.
+
+  Source: Newcombe 1998, Interval estimation for the difference between independent proportions, method 10.
+  """
+  num_images = first.num_images + second.num_images
+  if first.value is None or second.value is None:
+    return no_mean(NO_IMAGES, num_images)
+  value, low, high = first.numbers
+  other, other_low, other_high = second.numbers
+  return Estimate(
+    value=value - other,
+    low=value - other - math.hypot(value - low, other_high - other),
+    high=value - other + math.hypot(high - value, other - other_low),
+    num_images=num_images,
+  )
+
+
+def mean_of_groups(estimates: Sequence[Estimate]) -> Estimate:
+  """The mean of estimates of different images, each of the same weight; those without a value are left out.
+
+  Source: Zou and Donner 2008, Construction of confidence limits about effect measures, whose limits of a sum are those
+  of its parts, each at its own distance.
+  """
+  numbers = [estimate.numbers for estimate in estimates if estimate.value is not None]
+  num_images = sum(estimate.num_images for estimate in estimates if estimate.value is not None)
+  if not numbers:
+    return no_mean(NO_IMAGES, num_images)
+  mean = sum(value for value, _, _ in numbers) / len(numbers)
+  below = math.hypot(*(value - low for value, low, _ in numbers)) / len(numbers)
+  above = math.hypot(*(high - value for value, _, high in numbers)) / len(numbers)
+  return Estimate(value=mean, low=mean - below, high=mean + above, num_images=num_images)
