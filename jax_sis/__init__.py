@@ -95,7 +95,8 @@ def show(images: Any, found: Any, *, class_names: Sequence[str] | None = None, m
   """Draws images beside what was found of them; a notebook shows it, and its `savefig` writes it.
 
   What a subset does not keep is painted in a colour that its pixels do not have, and which the picture names. Orders
-  and attributions are heat maps, yellow (or red) where a feature is needed most.
+  and attributions are heat maps, yellow (or red) where a feature is needed most. Features of a label map are drawn as
+  lines on the image.
 
   Args:
     images: `[B, H, W, C]` of one or three channels, or `[B, H, W]`; bytes, numbers in 0..1, or any others, which are
@@ -116,4 +117,10 @@ def show(images: Any, found: Any, *, class_names: Sequence[str] | None = None, m
   pixels = pictures.to_pixels(images)
   columns = pictures.make_columns(found, pixels.shape, class_names)
   shown = [(heading, values[:max_images], captions) for heading, values, captions in columns]
-  return draw_columns(pixels[:max_images], shown, num_left_out=max(0, len(pixels) - max_images))
+  labels = pictures.find_labels(found, pixels.shape)
+  return draw_columns(
+    pixels[:max_images],
+    shown,
+    labels=None if labels is None else labels[:max_images],
+    num_left_out=max(0, len(pixels) - max_images),
+  )

@@ -27,7 +27,7 @@ from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.order import FeatureOrder
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.trials import sort_keys
-from jax_sis.core.types import PredictFn, ScoreName, Targets
+from jax_sis.core.types import PredictFn, Removal, ScoreName, Targets
 
 
 @on_any_mesh
@@ -44,6 +44,8 @@ def attribute(
   image_ids: Int[Array, "B"] | Int[np.ndarray, "B"] | None = None,
 ) -> Float[Array, "B F"]:
   """How much the classifier's answer is said to need each feature, by a method that is no search.
+
+  Methods mask by value: none takes `removal`, but `order_by_scores` reads what they say under any.
 
   It can be called under `jit`, `vmap` and `pmap`, as `backselect` can.
 
@@ -96,6 +98,7 @@ def order_by_scores(
   baseline: float | Shaped[Array, "..."] | np.ndarray = 0.0,
   grid: tuple[int, ...] | None = None,
   score: ScoreName = "log_odds",
+  removal: Removal = "value",
   chunk_size: int | None = None,
 ) -> FeatureOrder:
   """Ranks features by scores, whatever they come from, and evaluates the classifier on the subsets of that order.
@@ -119,6 +122,7 @@ def order_by_scores(
     baseline: as for `attribute`.
     grid: as for `attribute`.
     score: what the scores were made of; it does not enter here, but is kept with the order.
+    removal: how masked features are removed as the order is read, as for `backselect`.
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
       what suits the platform, see `chunks.py`.
 
@@ -130,7 +134,7 @@ def order_by_scores(
   """
   check_chunk_size("chunk_size", chunk_size)
   problem = check_problem(
-    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=None, score=score
+    predict_fn, params, inputs, targets, baseline=baseline, grid=grid, available=None, score=score, removal=removal
   )
   return run_order_by_scores(
     problem,

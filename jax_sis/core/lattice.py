@@ -18,10 +18,10 @@ from jax_sis.core.completions import Completion
 from jax_sis.core.drawing import repeat_images
 from jax_sis.core.meshes import on_any_mesh
 from jax_sis.core.problem import Problem, check_problem
-from jax_sis.core.questions import QUESTIONS, QuestionName
+from jax_sis.core.questions import QUESTIONS, Question, QuestionName
 from jax_sis.core.scores import log_odds, lost_by
 from jax_sis.core.subsets import Status, Subsets, count_statuses
-from jax_sis.core.types import PredictFn, ScoreName, Targets
+from jax_sis.core.types import PredictFn, Removal, ScoreName, Targets
 
 # 2 ** 16 masks of a ResNet-20 take a minute of one CPU core; an accelerator does 16 times as many in that time.
 MOST_FEATURES_ON_CPU = 16
@@ -49,13 +49,14 @@ class Lattice(PerImage):
     banzhaf: the exact Banzhaf value: the mean change of the score, over all masks without it, as a feature is added.
     falling: the share of the pairs of a mask and a feature that it lacks where the score falls as the feature is added.
     target: the class in question.
-    threshold: the probability of sufficient sets.
-    margin: of contrastive sets, in log-odds.
     finite: False where a logit was NaN or infinite; the values of such an image mean nothing.
     baseline: what masked features show; where that was a distribution, what they are painted in.
     keys: under a distribution, the data of the images' keys; else None.
+    threshold: the probability of sufficient sets.
+    margin: of contrastive sets, in log-odds.
     grid: the mask's shape.
     score: what the Shapley and Banzhaf values are of.
+    removal: how masked features are removed, as for `backselect`.
   """
 
   log_odds: Float[Array, "B M"]
@@ -67,13 +68,14 @@ class Lattice(PerImage):
   banzhaf: Float[Array, "B F"]
   falling: Float[Array, "B"]
   target: Int[Array, "B"]
-  threshold: Float[Array, "B"]
-  margin: Float[Array, "B"]
   finite: Bool[Array, "B"]
   baseline: Float[Array, "B ..."]
   keys: UInt32[Array, "B N"] | None = None
+  threshold: float = dataclasses.field(metadata={"static": True})
+  margin: float = dataclasses.field(metadata={"static": True})
   grid: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   score: ScoreName = dataclasses.field(metadata={"static": True})
+  removal: Removal = dataclasses.field(default="value", metadata={"static": True})
 
   @property
   def confidence(self) -> Float[Array, "B M"]:
@@ -99,9 +101,11 @@ class Lattice(PerImage):
   def smallest(self, question: QuestionName) -> Subsets:
     """The set of the fewest features of each image; of several, the one that answers most clearly.
 
-    Its mask is True in the set itself, and the confidence that with the set alone kept, whatever the question. The
-    status says why there is none: BELOW_THRESHOLD where no set is sufficient, or the class is lost on the whole input;
-    NOT_REACHED where no set is contrastive, or both; BASELINE_SUFFICIENT where nothing need be kept.
+    Its mask is True in the set itself, and the confidence that with the set alone kept, whatever the question. Of
+    contrastive sets and both, `lost_by` is by how much another class leads without it, and the question is that of
+    `smallest_subsets`, with the lattice's margin, so that `certify` and `minimise` ask it again. The status says why
+    there is none: BELOW_THRESHOLD where no set is sufficient, or the class is lost on the whole input; NOT_REACHED
+    where no set is contrastive, or both; BASELINE_SUFFICIENT where nothing need be kept.
 
     Args:
       question: "sufficient", "contrastive" or "both".
@@ -110,11 +114,10 @@ class Lattice(PerImage):
 
   def at(self, *, threshold: float | None = None, margin: float | None = None) -> "Lattice":
     """The same lattice read at another threshold, or with another margin, without the classifier."""
-    checked = self.threshold if threshold is None else validation.check_static_threshold(threshold, "Lattice.at")
-    thresholds = jnp.broadcast_to(jnp.asarray(checked, self.threshold.dtype), self.threshold.shape)
-    margins = self.margin if margin is None else jnp.full_like(self.margin, check_margin(margin))
-    minimal = find_minimal(self.log_odds, self.lead, thresholds, margins)
-    return dataclasses.replace(self, threshold=thresholds, margin=margins, **minimal)
+    threshold = self.threshold if threshold is None else validation.check_static_threshold(threshold, "Lattice.at")
+    margin = self.margin if margin is None else check_margin(margin)
+    minimal = find_minimal(self.log_odds, self.lead, *at_each(self.log_odds, threshold, margin))
+    return dataclasses.replace(self, threshold=threshold, margin=margin, **minimal)
 
   def _describe(self) -> str:
     numbers = [f"{int(np.sum(np.asarray(self.minimal(question)))):,} {question}" for question in QUESTIONS]
@@ -152,6 +155,7 @@ def lattice(
   score: ScoreName = "log_odds",
   completion: Completion | None = None,
   keys: Key[Array, "B"] | None = None,
+  removal: Removal = "value",
   chunk_size: int | None = None,
 ) -> Lattice:
   """Evaluates every subset of a few features: all minimal sets, the smallest of all, exact Shapley values.
@@ -184,6 +188,7 @@ def lattice(
     score: what Shapley and Banzhaf values are of, "log_odds" or "probability".
     completion: as for `backselect`; all masks of an image see the same draws.
     keys: as for `backselect`.
+    removal: as for `backselect`.
     chunk_size: masked copies to evaluate at a time, over all images together; by default 128 on a CPU, thousands on an
       accelerator.
 
@@ -207,6 +212,7 @@ def lattice(
     score=score,
     completion=completion,
     keys=keys,
+    removal=removal,
   )
   check_num_features(problem.grid, find_platform(problem.inputs))
   chunk_size = settle_chunk_size(chunk_size, problem.inputs, on_cpu=COPIES_ALONE_ON_CPU)
@@ -238,7 +244,6 @@ def check_num_features(
 def run_lattice(problem: Problem, *, threshold: float, margin: float, chunk_size: int) -> Lattice:
   """`lattice` on a checked problem."""
   of_target, lead = evaluate_masks(problem, chunk_size=chunk_size)
-  thresholds, margins = (jnp.full_like(of_target, value, shape=of_target.shape[:1]) for value in (threshold, margin))
 
   def value_features(image: Float[Array, "M"]) -> dict[str, Array]:
     gains = lattice_bits.find_gains(image if problem.score == "log_odds" else jax.nn.sigmoid(image))
@@ -250,17 +255,23 @@ def run_lattice(problem: Problem, *, threshold: float, margin: float, chunk_size
   return Lattice(
     log_odds=of_target,
     lead=lead,
-    **find_minimal(of_target, lead, thresholds, margins),
+    **find_minimal(of_target, lead, *at_each(of_target, threshold, margin)),
     **jax.lax.map(value_features, of_target),
     target=problem.targets,
-    threshold=thresholds,
-    margin=margins,
+    threshold=threshold,
+    margin=margin,
     finite=(jnp.isfinite(of_target) & jnp.isfinite(lead)).all(1),
     baseline=problem.baseline,
     keys=problem.key_data,
     grid=problem.grid,
     score=problem.score,
+    removal=problem.removal,
   )
+
+
+def at_each(of_target: Float[Array, "B M"], threshold: float, margin: float) -> list[Float[Array, "B"]]:
+  """What is asked of each image, as an array."""
+  return [jnp.full_like(of_target, value, shape=of_target.shape[:1]) for value in (threshold, margin)]
 
 
 def evaluate_masks(problem: Problem, *, chunk_size: int) -> tuple[Float[Array, "B M"], Float[Array, "B M"]]:
@@ -319,14 +330,21 @@ def choose_smallest(lattice: Lattice, minimal: Bool[Array, "B M"], *, question: 
   status = jnp.where(lattice.finite, status, Status.NON_FINITE).astype(jnp.int8)
   is_ok = status == Status.OK
   mask = lattice_bits.unpack(best, lattice_bits.count_features(num_masks)) & is_ok[:, None]
-  confidence = jax.nn.sigmoid(jnp.take_along_axis(alone, best[:, None], axis=1)[:, 0])
+  confidence, lead = (jnp.take_along_axis(of_masks, best[:, None], axis=1)[:, 0] for of_masks in (alone, without))
+  asked = None
+  if question != "sufficient":
+    asked = Question(kind=question, threshold=lattice.threshold, margin=lattice.margin)
+  threshold = lattice.threshold if asked is None else asked.asked_alone
   return Subsets(
     mask=mask.reshape(-1, *lattice.grid),
     num_kept=mask.sum(1, dtype=jnp.int32),
-    confidence=jnp.where(is_ok, confidence, jnp.nan),
+    confidence=jnp.where(is_ok, jax.nn.sigmoid(confidence), jnp.nan),
     target=lattice.target,
-    threshold=lattice.threshold,
+    threshold=jnp.full_like(confidence, threshold),
     status=status,
     baseline=lattice.baseline,
     keys=lattice.keys,
+    removal=lattice.removal,
+    lost_by=None if asked is None else jnp.where(is_ok, lead, jnp.nan),
+    question=asked,
   )

@@ -59,6 +59,16 @@ def make_columns(found: Any, shape: tuple[int, ...], class_names: Sequence[str] 
   return [(name, *make_column(one, shape, class_names)) for name, one in named.items()]
 
 
+def find_labels(found: Any, shape: tuple[int, ...]) -> Shaped[np.ndarray, "B H W"] | None:
+  """The labels of the pixels of images of this shape, where something that was found is of a label map: the first."""
+  parts = list(found.values()) if isinstance(found, Mapping) else found if isinstance(found, list | tuple) else [found]
+  maps = [one.features for one in parts if isinstance(one, FeatureOrder | Subsets)]
+  labels = next(
+    (np.asarray(one.labels) for one in maps if isinstance(one, LabelMap) and one.holds_whole_positions), None
+  )
+  return None if labels is None else np.broadcast_to(labels[..., 0], shape[:3])
+
+
 def name_kind(found: Any) -> str:
   return {FeatureOrder: "order", Subsets: "subset"}.get(type(found), "attribution")
 

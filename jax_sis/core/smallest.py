@@ -8,19 +8,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int8, Key, Shaped
 
 from jax_sis.core import validation
+from jax_sis.core.backselect import run_backward
+from jax_sis.core.chunks import settle_chunk_size
 from jax_sis.core.completions import Completion
 from jax_sis.core.features import Shape
 from jax_sis.core.forward import grow, read_growth
-from jax_sis.core.local_search import Exchanges
+from jax_sis.core.local_search import Exchanges, LocalSettings
 from jax_sis.core.meshes import on_any_mesh
-from jax_sis.core.minimise import DEFAULT_SETTINGS, check_exchanges, read_smallest
+from jax_sis.core.minimise import DEFAULT_SETTINGS, check_exchanges, read_smallest, run_minimise
 from jax_sis.core.problem import Problem, check_problem
 from jax_sis.core.questions import DEFAULT_MARGIN, PASS_MARK, QuestionName, check_question
 from jax_sis.core.scores import log_odds, lost_by
-from jax_sis.core.searches import Forward
+from jax_sis.core.searches import Forward, Screened
 from jax_sis.core.subsets import Status, Subsets, explain_unsearched, sufficient_subsets
 from jax_sis.core.types import PredictFn, Removal, ScoreName, Targets
 
@@ -41,6 +43,11 @@ QUICK = Effort(Forward(candidates=DEFAULT_SETTINGS.candidates), DEFAULT_SETTINGS
 
 
 THOROUGH = Effort(Forward(candidates=256), ((2, 8), (4, 16), (6, 16)))
+
+# Of absent features one alone often says nothing, so that growth does not get on; docs/removal.md has the figures. What
+# has not grown to the threshold by so many features is searched for backwards.
+GROWN_INSIDE = 32
+BACKWARDS = Screened(candidates=16, gradient_until=256, gradient_per_step=8)
 
 
 @on_any_mesh
@@ -71,6 +78,9 @@ def smallest_subsets(
   (`forward_select`). Then features are dropped and exchanged (`minimise`) until nothing that is tried gives a smaller
   subset. No single feature can be dropped from the result; that no smaller subset exists, only `certify` can say, for
   very small ones. Each image goes through this at its own speed.
+
+  Where removed features are absent (`removal`), a sufficient subset that does not grow is instead what a backward
+  search leaves, which is then made smaller in the same way.
 
   It can be called under `jit`, `vmap` and `pmap`, as `backselect` can.
 
@@ -106,7 +116,7 @@ def smallest_subsets(
   Returns:
     A subset for each image, or an empty one with its reason in `status`: BELOW_THRESHOLD where all available features
     together do not reach the threshold, or the class is not predicted on the whole input and cannot be lost;
-    NOT_REACHED where `effort.forward.max_features` do not.
+    NOT_REACHED where `effort.forward.max_features` do not (sufficient subsets of absent features may be larger).
 
   Raises:
     ValueError: as for `backselect`, or a setting is out of range.
@@ -162,7 +172,14 @@ def search_smallest(
   """
   threshold = search.threshold if problem.question is None else PASS_MARK
   suffices = confidence >= threshold
-  subsets = run_smallest(problem.restrict(suffices[:, None]), search=search, exchanges=exchanges)
+  asked = problem.restrict(suffices[:, None])
+  if problem.removal == "value" or problem.question is not None:
+    subsets = run_smallest(asked, search=search, exchanges=exchanges)
+  else:
+    growth = dataclasses.replace(search, max_features=min(search.max_features, GROWN_INSIDE))
+    subsets = run_smallest(asked, search=growth, exchanges=exchanges)
+    is_stuck = suffices & (subsets.status == Status.NOT_REACHED)
+    subsets = search_backwards(asked, subsets, is_stuck, search=search, exchanges=exchanges)
   if problem.question is not None:
     # A class that is lost on the whole input is lost without any subset.
     status = jnp.where(suffices, subsets.status, Status.NOT_REACHED).astype(subsets.status.dtype)
@@ -180,3 +197,43 @@ def run_smallest(problem: Problem, *, search: Forward, exchanges: Exchanges) -> 
   order = read_growth(state, problem)
   subsets = sufficient_subsets(order, search.threshold if problem.question is None else None)
   return read_smallest(state, subsets, problem)
+
+
+@functools.partial(jax.jit, static_argnames=("search", "exchanges"))
+def search_backwards(
+  problem: Problem, subsets: Subsets, is_stuck: Bool[Array, "B"], *, search: Forward, exchanges: Exchanges
+) -> Subsets:
+  """What a backward search leaves of the images whose subsets did not grow, made smaller; the others as they are."""
+  chunk_size = settle_chunk_size(search.chunk_size, problem.inputs)
+  num_lanes = min(max(chunk_size // BACKWARDS.candidates, 1), problem.num_images)
+  backwards = dataclasses.replace(BACKWARDS, chunk_size=chunk_size).phases(problem.num_features)
+
+  def search_lanes(
+    carry: tuple[Bool[Array, "B"], Bool[Array, "B F"], Int8[Array, "B"]],
+  ) -> tuple[Bool[Array, "B"], Bool[Array, "B F"], Int8[Array, "B"]]:
+    is_left, kept, status = carry
+    lanes = jnp.argsort(~is_left, stable=True)[:num_lanes]
+    order = run_backward(problem.take(lanes).restrict(is_left[lanes, None]), phases=backwards)
+    found = sufficient_subsets(order, search.threshold)
+    is_new = is_left[lanes]
+    kept = kept.at[lanes].set(jnp.where(is_new[:, None], found.kept, kept[lanes]))
+    status = status.at[lanes].set(jnp.where(is_new, found.status, status[lanes]))
+    return is_left.at[lanes].set(False), kept, status
+
+  carry = is_stuck, jnp.zeros_like(problem.available), subsets.status
+  _, kept, status = jax.lax.while_loop(lambda carry: carry[0].any(), search_lanes, carry)
+  found = dataclasses.replace(
+    subsets,
+    mask=kept.reshape(subsets.mask.shape),
+    status=jnp.where(is_stuck, status, Status.NOT_REACHED).astype(status.dtype),
+  )
+  settings = LocalSettings(candidates=search.candidates, chunk_size=chunk_size, is_pruned=True, exchanges=exchanges)
+  smaller = run_minimise(problem, found, None, settings=settings)
+  choose = functools.partial(jnp.where, is_stuck)
+  return dataclasses.replace(
+    subsets,
+    mask=jnp.where(is_stuck.reshape(-1, *[1] * len(problem.grid)), smaller.mask, subsets.mask),
+    num_kept=choose(smaller.num_kept, subsets.num_kept),
+    confidence=choose(smaller.confidence, subsets.confidence),
+    status=choose(smaller.status, subsets.status),
+  )

@@ -114,14 +114,23 @@ def draw_columns(
   images: UInt8[np.ndarray, "B H W C"],
   columns: Sequence[tuple[str, Shaped[np.ndarray, "B H W c"], Sequence[str]]],
   *,
+  labels: Shaped[np.ndarray, "B H W"] | None = None,
   num_left_out: int = 0,
 ) -> Figure:
-  """Draws images beside columns of masks and of numbers, each with a heading and a caption an image."""
+  """Draws images beside columns of masks and of numbers, each with a heading and a caption an image.
+
+  Args:
+    images: the pixels.
+    columns: headings, what is drawn, and captions.
+    labels: of the pixels, where features are of any shape: the images are shown with the borders of these.
+    num_left_out: how many images are not shown.
+  """
   masks = [values for _, values, _ in columns if values.dtype == bool]
   colour = choose_colour(images, masks)
   lines = []
   for i, image in enumerate(images):
-    cells = [Cell(picture=painting.to_rgb(image), caption=f"image {i}")]
+    picture = painting.to_rgb(image) if labels is None else painting.draw_borders(image, labels[i])
+    cells = [Cell(picture=picture, caption=f"image {i}")]
     for _, values, captions in columns:
       if values.dtype == bool:
         cells += show_subset(image, values[i] if values[i].any() else None, captions[i], colour)

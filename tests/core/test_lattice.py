@@ -46,17 +46,17 @@ def found(tables: np.ndarray) -> Lattice:
     return arrays_of(jax_sis.lattice(predict_from_table, table, inputs, 0, **options))
 
   arrays = jax.jit(jax.vmap(find))(tables)
-  return join_batches(arrays, grid=(NUM_FEATURES,))
+  return join_batches(arrays, grid=(NUM_FEATURES,), threshold=THRESHOLD, margin=MARGIN)
 
 
 def arrays_of(lattice: Lattice) -> dict[str, Any]:
-  return {name: array for name, array in vars(lattice).items() if name not in ("keys", "grid", "score")}
+  return {name: array for name, array in vars(lattice).items() if isinstance(array, jax.Array)}
 
 
-def join_batches(arrays: dict[str, Any], *, grid: tuple[int, ...]) -> Lattice:
+def join_batches(arrays: dict[str, Any], **static: Any) -> Lattice:
   """One lattice of the images of several batches, `[N, B, ...]`."""
   joined = {name: jnp.asarray(array).reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
-  return Lattice(**joined, grid=grid, score="log_odds")
+  return Lattice(**joined, **static, score="log_odds")
 
 
 def find_minimal(is_one: np.ndarray) -> np.ndarray:
@@ -161,6 +161,20 @@ def test_all_masks_of_a_grid_are_evaluated():
   assert certificate.is_minimal.sum() == 2
 
 
+@pytest.mark.parametrize("question", ["contrastive", "both"])
+def test_the_smallest_sets_are_certified_as_what_they_are(question: Any):
+  found, inputs, params = on_images()
+  smallest = found.at(margin=0.01).smallest(question)
+  is_ok = smallest.status == Status.OK
+  assert is_ok.any()
+  certificate = jax_sis.certify(toys.predict_tanh, params, inputs, smallest)
+  np.testing.assert_array_equal(certificate.answers, is_ok)
+  np.testing.assert_array_equal(certificate.is_minimal, is_ok)
+  assert certificate.lost_by is not None and smallest.lost_by is not None
+  np.testing.assert_allclose(certificate.lost_by, smallest.lost_by, atol=1e-5)
+  assert f"{question} with a margin of 0.01" in repr(smallest)
+
+
 def test_it_is_read_at_another_threshold_as_if_it_had_been_asked():
   found, inputs, params = on_images()
   asked = jax_sis.lattice(toys.predict_tanh, params, inputs, grid=(3, 3), threshold=0.4, margin=0.3)
@@ -176,7 +190,7 @@ def test_neither_chunks_nor_devices_change_it():
   def find(image: Any) -> dict[str, Any]:
     return arrays_of(jax_sis.lattice(toys.predict_tanh, params, image, grid=(3, 3), threshold=0.6))
 
-  others.append(join_batches(jax.pmap(find)(inputs[:, None]), grid=found.grid))
+  others.append(join_batches(jax.pmap(find)(inputs[:, None]), grid=found.grid, threshold=0.6, margin=0.0))
   for other in others:
     np.testing.assert_allclose(other.log_odds, found.log_odds, atol=1e-5)
     np.testing.assert_array_equal(other.minimal_both, found.minimal_both)

@@ -9,6 +9,7 @@ import pytest
 
 import jax_sis
 from jax_sis.core.pictures import find_grid, make_columns, to_pixels
+from jax_sis.display.pixels import BORDER
 
 IMAGES = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
 
@@ -61,6 +62,22 @@ def test_orders_attributions_and_collections_are_columns(order: jax_sis.FeatureO
   assert len(jax_sis.show(IMAGES, [subsets, order, scores]).axes[0].images) == 6
   flat = dataclasses.replace(order, grid=(2, 2))
   np.testing.assert_array_equal(make_columns(flat, (2, 4, 4, 1))[0][1], heat)
+
+
+def test_the_features_of_a_label_map_are_lines_on_the_image(order: jax_sis.FeatureOrder):
+  labels = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 3, 3, 3], [2, 3, 3, 3]])
+  features = jax_sis.features.make_label_map(labels, IMAGES.shape)
+  order = dataclasses.replace(order, grid=features.shape, features=features)
+  pictures = jax_sis.show(IMAGES, {"mine": np.zeros((2, 16)), "order": order}).axes[0].images
+  drawn = np.asarray(pictures[0].get_array())
+  factor = len(drawn) // 4
+  is_line = (drawn == BORDER).all(-1)
+  # The last line of a feature's pixels, on the left and above the border.
+  assert is_line[factor - 1, 2 * factor - 1] and is_line[3 * factor, factor - 1] and is_line[2 * factor - 1, 0]
+  assert not is_line[: 2 * factor - 1, : 2 * factor - 1].any() and not is_line[2 * factor :, factor:].any()
+  np.testing.assert_array_equal(
+    np.asarray(jax_sis.show(IMAGES, np.zeros((2, 16))).axes[0].images[0].get_array()), IMAGES[0]
+  )
 
 
 def test_images_are_bytes_shares_or_stretched():

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,6 +54,40 @@ def test_subsets_remember_their_removal(tmp_path) -> None:
     jax_sis.certify(MEAN_OF_PRESENT, WEIGHTS, IMAGES, dataclasses.replace(subsets, removal="value"))
   # Asked of another removal, there is nothing to reproduce.
   assert jax_sis.certify(MEAN_OF_PRESENT, WEIGHTS, IMAGES, subsets, removal="value").is_reproduced.all()
+
+
+def test_lattices_and_orders_by_scores_are_read_with_features_absent() -> None:
+  options: Any = {"grid": (2, 2), "removal": "tokens"}
+  found = jax_sis.lattice(MEAN_OF_PRESENT, WEIGHTS, IMAGES, threshold=0.6, **options)
+  scores = jnp.array([[4.0, 1.0, 3.0, 2.0]])
+  order = jax_sis.order_by_scores(MEAN_OF_PRESENT, WEIGHTS, IMAGES, jnp.broadcast_to(scores, (2, 4)), **options)
+  # Features 0 and 2, the left half, are mask 5.
+  expected = jax.nn.softmax(IMAGES[:, :, :2].mean((1, 2)) @ WEIGHTS)[jnp.arange(2), order.target]
+  np.testing.assert_allclose(found.confidence[:, 5], expected, rtol=1e-5)
+  np.testing.assert_allclose(order.confidence[:, 2], expected, rtol=1e-5)
+  assert found.smallest("both").removal == order.removal == "tokens"
+
+
+def predict_pair(weight: Array, inputs: Array, present: Array) -> Array:
+  """Two positions together speak for class 0, and nothing else says anything."""
+  del inputs
+  flat = present.reshape(len(present), -1)
+  together = weight * (flat[:, 40] * flat[:, 50] - 0.5)
+  return jnp.stack([together, jnp.zeros_like(together), jnp.zeros_like(together)], axis=1)
+
+
+def predict_whole(weight: Array, inputs: Array) -> Array:
+  return predict_pair(weight, inputs, jnp.ones_like(inputs[..., 0]))
+
+
+def test_what_does_not_grow_is_searched_for_backwards() -> None:
+  predict_fn = jax_sis.with_presence(predict_whole, predict_pair)
+  images, weight = jnp.zeros((2, 8, 8, 3)), jnp.float32(8)
+  subsets = jax_sis.smallest_subsets(predict_fn, weight, images, [0, 1], threshold=0.9, removal="tokens")
+  # The other class does not suffice on the whole image, and has nothing to search for.
+  assert subsets.status.tolist() == [jax_sis.Status.OK, jax_sis.Status.BELOW_THRESHOLD]
+  assert np.flatnonzero(subsets.kept[0]).tolist() == [40, 50] and not subsets.kept[1].any()
+  np.testing.assert_allclose(subsets.confidence[0], jax.nn.softmax(jnp.array([4.0, 0, 0]))[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

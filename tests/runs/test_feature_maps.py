@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import sys
 import types
 from typing import Any
 
@@ -15,6 +16,7 @@ from tiny_runs import GRADIENT
 import jax_sis
 from jax_sis import results
 from jax_sis.classifiers.on_images import open_on_images
+from jax_sis.display.pixels import BORDER
 from jax_sis.runs import export, find, verify
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.feature_maps import MAPS_FILE, number_maps, open_kept, read_maps
@@ -84,6 +86,32 @@ def test_a_run_on_label_maps_is_stored_verified_and_drawn(asked: dict[str, Any],
   with pytest.raises(ValueError, match=r"features\.npz' must be the label maps that the run began with"):
     verify.verify(str(tmp_path / "run"), num_devices=1)
   (tmp_path / "run" / MAPS_FILE).write_bytes(kept)
+
+
+@pytest.mark.slow
+def test_a_run_makes_its_superpixels_once(
+  asked: dict[str, Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+  pytest.importorskip("skimage")
+  config = FindConfig(out=str(tmp_path / "run"), **{**asked, "features": "superpixels", "segments": 30})
+  with jax.numpy_rank_promotion("allow"):
+    find.find(config)
+    # What the run keeps is enough from here on.
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    find.find(config)
+    assert verify.verify(str(tmp_path / "run"), num_devices=1)
+    monkeypatch.undo()
+    (batch,) = open_on_images(config, batch_size=5).read(range(5))
+  store = results.open(tmp_path / "run")
+  maps = open_kept(store)
+  assert maps is not None
+  np.testing.assert_array_equal(maps.labels, jax_sis.features.superpixels(batch["image"][:5], 30))
+  assert (store.spec["features"]["from"], store.spec["features"]["segments"]) == ("superpixels", 30)
+  assert store.spec["grid"] == [maps.num_existing.max(), 1, 1]
+  num_ranked = (store.read("rank") < maps.num_existing[:, None]).sum(1)
+  np.testing.assert_array_equal(num_ranked, maps.num_existing)
+  picture = np.asarray(Image.open(tmp_path / "run/gallery.png").convert("RGB"))
+  assert (picture == BORDER).all(-1).any()
 
 
 # What maps are read for: two images of four by three pixels.

@@ -145,13 +145,13 @@ def describe_reading(doubts: Doubts) -> str:
     f"{len(doubts.candidates):,} of {num_images:,} labels are in doubt by confident learning, which takes "
     f"{confident.share_wrong:.1%} of all for wrong; a classifier's own errors are among these."
   ]
-  for one in doubts.added:
-    if one.added.value is None:
-      continue
-    verdict = {1: "adds", -1: "takes away", 0: "adds nothing beyond chance"}[one.added.is_beyond()]
+  compared = [one for one in doubts.added if one.added.value is not None]
+  if compared:
+    telling = [f"{one.run} by {one.title} ({one.added:+.3f})" for one in compared if one.added.is_beyond() > 0]
+    named = f": {name_some(telling, most=MAX_NAMED)}" if telling else ""
     sentences.append(
-      f"By {one.title}, the size in {one.run} {verdict}: the area under the curve of p(label) changes by "
-      f"{one.added:+.3f}."
+      f"Subset size adds to the area under the curve of p(label) beyond chance in {len(telling)} of {len(compared)} "
+      f"comparisons{named}."
     )
   if doubts.human is not None:
     sentences.append(f"People say another class than the label in {doubts.human.mean:.1%} of their answers.")
