@@ -16,6 +16,7 @@ from jax_sis.core.searches import Exact, Forward, Gradient, Screened
 from jax_sis.core.smallest import THOROUGH
 from jax_sis.evaluation.config import EvaluateConfig
 from jax_sis.report.config import ReportConfig
+from jax_sis.reproduction.audit.config import AuditConfig
 from jax_sis.reproduction.config import ReproduceConfig
 from jax_sis.results.query import PixelSubset
 from jax_sis.results.subset_options import SubsetOptions
@@ -125,6 +126,11 @@ WRITTEN: list[tuple[Any, ...]] = [
     batch_size=2, num_devices=1, seed=7, checkpoint="c", model_function="m:f", data_dir="d",
   )),
   ("clusters", ClustersConfig(run_dir="a", is_together=True)),
+  ("audit", AuditConfig(
+    checkpoint="runs/a b", data="cifar10", split="test[:9]", train_split="train", data_dir="DATA", resize=True,
+    background="#00ff00", out="o", size="smoke", num_devices=2, seed=3,
+  ), StagesOptions(is_plan=True)),
+  ("audit", AuditConfig(model_function="m:f", data="photos"), StagesOptions()),
   ("demo shortcut", ShortcutConfig(data_dir="d", out="o", num_images=30, num_others=5, num_devices=1, seed=3)),
   ("components", ComponentsConfig(
     **IMAGES, seed=6, classes=("cat", "sea boat"), validation="p", validation_split="s", num_components=4,

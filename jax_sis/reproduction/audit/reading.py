@@ -12,14 +12,17 @@ from jax_sis.reproduction.audit import stages
 from jax_sis.reproduction.audit.fix import Taken
 from jax_sis.reproduction.engine import Done
 from jax_sis.runtime.records import read_record, read_records
-from jax_sis.statistics.estimates import Estimate, share_of
+from jax_sis.statistics.estimates import Estimate, mean_of, share_of
 from jax_sis.studies.clusters.program import LINES_FILE as CLUSTER_LINES
 from jax_sis.studies.clusters.summaries import ClassClusters, Cluster, rank_clusters
+from jax_sis.studies.components.report import find_evidence
 from jax_sis.studies.ranking.program import LINES_FILE as RANKING_LINES
 from jax_sis.studies.ranking.summaries import ClassRanking, DataRanking
 
 # What turns so many other images into its class for sure is called strong, and what turns fewer, weak.
 STRONG, WEAK = 0.1, 0.02
+# Of the pixels, how many are a few.
+FEW = 1 / 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,8 @@ class Suspect:
   Attributes:
     of_class: the class.
     number: of the cluster or the component, from 1.
-    turns: the share of images of other classes that it makes the class: of a place, less the share that the same shape
-      makes it elsewhere; of a component, where it alone is raised to what one in a hundred of the class has.
+    turns: the share of images of other classes that it makes the class: of a place, pasted into them, less the share
+      that the same shape from elsewhere makes it; of a component, the pixels that raise it, where they are few.
     cluster: of a place, all that is known of it.
     is_beyond_chance: of a place, whether that is more than chance, over all places; None of a component.
     component: of a component, what `components.json` holds of it.
@@ -52,7 +55,7 @@ class Suspect:
   @property
   def least(self) -> float:
     """The lower end of what it turns, by which suspects are ranked."""
-    return next((end for end in (self.turns.low, self.turns.value) if end is not None), -1.0)
+    return -1.0 if self.turns.low is None else self.turns.low
 
   @property
   def strength(self) -> str:
@@ -112,7 +115,7 @@ def read_found(done: Mapping[str, Done]) -> Found:
     controls=None if controls is None else read_record(Controls, controls, "controls.json"),
     components=components,
     taken=taken,
-    suspects=rank_suspects(classes, components, taken),
+    suspects=rank_suspects(classes, components, taken, shares_of(subject)),
   )
 
 
@@ -131,8 +134,46 @@ def find_precision(one: Done, class_names: list[str]) -> dict[str, Estimate]:
   return {name: share_of(labels[predicted == number] == number) for number, name in enumerate(class_names)}
 
 
-def rank_suspects(classes: list[ClassClusters], components: Mapping[str, Any], taken: list[Taken]) -> list[Suspect]:
-  """Places and components, first what surely turns most images of other classes."""
+def shares_of(subject: Mapping[str, Any]) -> dict[str, float]:
+  """The share of the judged images that are of each class."""
+  counts = subject["num_images_judged"]
+  return {name: count / max(sum(counts.values()), 1) for name, count in counts.items()}
+
+
+def turn_by_few(evidence: Mapping[str, Any], share: float, num_features: int, *, seed: int) -> Estimate:
+  """The share of images of other classes that a few pixels that raise a component make the class.
+
+  Args:
+    evidence: what is known of the pixels; an image on which there are none, or not few, counts as 0.
+    share: of the class among the images that the pixels are put into, all of which are called it.
+    num_features: of an image.
+    seed: of the interval.
+  """
+  turned = [
+    (image["unseen_is_class"] - share) / (1 - share) if 0 < len(image["features"]) <= FEW * num_features else 0.0
+    for image in evidence["images"]
+  ]
+  return mean_of(np.maximum(turned, 0.0), seed=seed)
+
+
+def rank_suspects(
+  classes: list[ClassClusters],
+  components: Mapping[str, Any],
+  taken: list[Taken],
+  shares: Mapping[str, float],
+  *,
+  seed: int = 0,
+) -> list[Suspect]:
+  """Places, and components whose pixels were found, first what surely turns most images of other classes.
+
+  Args:
+    classes: the clusters.
+    components: what `components.json` holds.
+    taken: what taking components away does.
+    shares: of each class among the images, fewer than all.
+    seed: of intervals.
+  """
+  num_features = int(np.prod(components.get("search", {"grid": ()})["grid"]))
   found = [
     Suspect(
       of_class=one.name,
@@ -149,11 +190,12 @@ def rank_suspects(classes: list[ClassClusters], components: Mapping[str, Any], t
     Suspect(
       of_class=component["of_class"],
       number=component["number"],
-      turns=read_record(Estimate, component["raised"], "components.json"),
+      turns=turn_by_few(evidence, shares[component["of_class"]], num_features, seed=seed),
       component=component,
       taken=by_name.get((component["of_class"], component["number"])),
     )
     for one in components.get("classes", ())
     for component in one["components"]
+    if (evidence := find_evidence(components, component)) is not None
   ]
   return sorted(found, key=lambda suspect: (-suspect.least, suspect.name))

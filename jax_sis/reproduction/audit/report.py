@@ -72,7 +72,12 @@ class Pictures:
     region[list(cluster.region)] = True
     edges = enlarge(region.reshape(mean_map.shape), shape)
     heat = beside.paint_heat(enlarge(mean_map, shape)[..., None])
-    shown = [("where they lie", page.Picture(png=pixels.encode_png(heat), alt="How often each pixel is kept."))]
+    shown = [
+      (
+        "where they lie",
+        page.Picture(png=pixels.encode_png(heat), alt="How often each pixel is kept.", is_pixelated=True),
+      )
+    ]
     for name in cluster.nearest:
       record = self._judged.source[self._places[name]]
       marked = pixels.draw_borders(record["image"], edges.astype(np.int32))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jax_sis.reproduction.audit.reading import STRONG, WEAK, Found, Suspect
+from jax_sis.reproduction.audit.reading import FEW, STRONG, WEAK, Found, Suspect
 from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import DASH, Estimate, show_percent
 from jax_sis.studies.clusters.summaries import Cluster
@@ -14,8 +14,8 @@ CANNOT = (
   "anywhere, has no place, and one that always comes with the object may have no direction of its own.",
   "Which of these is the object and which is not, only a person can say: the numbers are the same for a wing and for "
   "the sky around it. That is what the pictures are for.",
-  "Raising a component happens in the last layer, and perhaps no image can do as much. It says what would suffice, not "
-  "what happens: beside it stands how many images do hang on it.",
+  "Pasting a place or a few pixels, and raising a component in the last layer, make images that are none. They say "
+  "what would suffice, not what happens: beside it stands how many images do hang on it.",
   "The pixels that suffice are found step by step with gradients, on the mean colour. They need not suffice on another "
   "background, and evidence that is saturated, whose gradient is 0, is missed.",
   "A shortcut that holds in all of these images costs no accuracy here. Images from elsewhere were not asked.",
@@ -23,9 +23,11 @@ CANNOT = (
   "harder for other reasons.",
 )
 RULE = (
-  f"Ranked by the lower end of the 95 % interval of the images of other classes that it turns into its class. Strong: "
-  f"that is {STRONG:.0%} or more; weak: below {WEAK:.0%}; middling: between. A place whose effect could be chance, all "
-  "places taken together, is within chance. The first of a long list looks larger than it is."
+  "Ranked by the lower end of the 95 % interval of the images of other classes that it turns into its class: a place "
+  "by being pasted into them, beyond what the same shape from elsewhere does; a component by the pixels that raise it, "
+  f"where these are few, at most {FEW:.0%}. Strong: that is {STRONG:.0%} or more; weak: below {WEAK:.0%}; middling: "
+  "between. A place whose effect could be chance, all places taken together, is within chance. The first of a long "
+  "list looks larger than it is."
 )
 
 
@@ -102,16 +104,23 @@ def describe_alone(one: Suspect, evidence: Mapping[str, Any] | None) -> str:
       f"Pasted into images of other classes, this place makes {percent(pasted.turned)} of them {one.of_class}, and "
       f"the same shape from elsewhere {percent(pasted.elsewhere)}."
     )
-  text = f"Raised by itself in the last layer, it makes {percent(one.turns)} of images of other classes {one.of_class}."
-  if evidence is None or evidence["smallest"] is None:
-    return text
+  assert evidence is not None and one.component is not None
   alone, white, moved = (read_record(Estimate, evidence["is_class"][view]) for view in ("alone", "white", "moved"))
-  unseen = read_record(Estimate, evidence["unseen_is_class"])
+  raised = read_record(Estimate, one.component["raised"])
   return (
-    f"{text} {evidence['smallest']} to {evidence['largest']} pixels are enough to raise it, and they alone are called "
-    f"{one.of_class} on {alone.count} of {alone.num_images} images; white ones in their place on {white.count}, the "
-    f"same shape elsewhere on {moved.count}, and on other images as background in {percent(unseen)}."
+    f"{name_sizes(evidence)} pixels raise it. Put into images of other classes they make {percent(one.turns)} of them "
+    f"{one.of_class}, where more than {FEW:.0%} of the pixels, or none, count as nothing. On the mean colour they are "
+    f"called {one.of_class} on {alone.count} of {alone.num_images} images, white ones in their place on {white.count}, "
+    f"and the same shape elsewhere on {moved.count}. If it is raised in the last layer to what one in a hundred images "
+    f"of {one.of_class} has, "
+    f"{percent(raised)} of other images become {one.of_class}."
   )
+
+
+def name_sizes(evidence: Mapping[str, Any]) -> str:
+  """`3 to 5`."""
+  ends = dict.fromkeys((evidence["smallest"], evidence["largest"]))
+  return " to ".join(map(str, ends))
 
 
 def describe_sure(one: Suspect, found: Found) -> str:
@@ -127,8 +136,8 @@ def describe_sure(one: Suspect, found: Found) -> str:
   apart = found.subject["components_of"] != found.subject["data"]
   where = "images that it was not found on" if apart else "the same images that it was found on, so a little too good"
   return (
-    f"The shares are of {one.turns.num_images} images; taking it away was tried on {where}. "
-    "Its pixels were looked for on a few images only."
+    f"Its pixels were looked for on {one.turns.num_images} images, each put into 64 others, which is few; taking it "
+    f"away was tried on {where}."
   )
 
 

@@ -13,7 +13,7 @@ import pytest
 from jax_sis.reproduction.audit import fix, program, reading, report, stages
 from jax_sis.reproduction.audit.config import SIZES, AuditConfig, Size
 from jax_sis.runtime.records import to_json
-from jax_sis.statistics.estimates import Estimate, difference_of, share_of_count
+from jax_sis.statistics.estimates import difference_of, mean_of, share_of_count
 from jax_sis.studies.clusters.config import ShortcutConfig
 from jax_sis.studies.clusters.demo import write_images
 from jax_sis.studies.clusters.summaries import ClassClusters, Cluster, Effect
@@ -61,20 +61,40 @@ def make_cluster(count: int, p_value: float) -> Cluster:
   )
 
 
-def make_component(name: str, raised: Estimate) -> dict[str, Any]:
+def make_components(**turned: list[float]) -> dict[str, Any]:
+  """A component of each class, of which two pixels of each image make this share of unseen images the class."""
   shown = [{"id": "a", "place": 0, "label": "dog", "confidence": 0.5}]
-  return {"of_class": name, "number": 1, "share": 0.9, "raised": to_json(raised), "own": shown, "others": shown}
+  image = {**shown[0], "features": [0, 1], "confidence": {"alone": 0.5}}
+  raised, views = to_json(share_of_count(1, 10)), ("alone", "white", "moved", "nothing")
+  component = {"number": 1, "share": 0.9, "raised": raised, "own": shown, "others": shown}
+  evidence = {
+    "smallest": 2,
+    "largest": 3,
+    "num_asked": 9,
+    "is_class": {view: to_json(share_of_count(4, 8)) for view in views},
+  }
+  return {
+    "classes": [{"components": [{**component, "of_class": name}]} for name in turned],
+    "evidence": {
+      f"{name} #1": {
+        **evidence,
+        "unseen_is_class": to_json(mean_of(np.array(shares))),
+        "images": [{**image, "unseen_is_class": share} for share in shares],
+      }
+      for name, shares in turned.items()
+    },
+    "search": {"grid": [40, 1, 1]},
+  }
 
 
 @pytest.fixture
 def found() -> reading.Found:
-  """Of two classes: a place that turns 60 of 100, one that turns none, and a component that turns 900 of 1,000."""
+  """Of two classes: a place that turns 60 of 100, one that turns none, and a component that turns nine tenths."""
   clusters = [
     ClassClusters(name="horse", num_images=60, clusters=(make_cluster(60, 1e-9), make_cluster(0, 1.0))),
     ClassClusters(name="dog", num_images=3, reason="fewer than 10 subsets"),
   ]
-  one = {"name": "dog", "number": 1, "components": [make_component("dog", share_of_count(900, 1000))]}
-  components = {"classes": [one], "evidence": {}}
+  components = make_components(dog=[0.95] * 6)
   subject = {"class_names": ["horse", "dog"], "components_of": "train", "data": "test"}
   counts = {f"num_images_{name}": {"horse": 60, "dog": 3} for name in ("judged", "components")}
   return reading.Found(
@@ -85,7 +105,7 @@ def found() -> reading.Found:
     controls=None,
     components=components,
     taken=[],
-    suspects=reading.rank_suspects(clusters, components, []),
+    suspects=reading.rank_suspects(clusters, components, [], {"dog": 0.5}),
   )
 
 
@@ -95,10 +115,12 @@ def test_what_surely_turns_most_images_comes_first(found: reading.Found):
     ("horse: place 1", "strong"),
     ("horse: place 2", "within chance"),
   ]
-  # A share of few images is less sure than a smaller one of many.
-  few = [{"name": "cat", "components": [make_component("cat", share_of_count(4, 4))]}]
-  ranked = reading.rank_suspects([], {"classes": [*few, *found.components["classes"]]}, [])
-  assert [one.of_class for one in ranked] == ["dog", "cat"]
+  # Without an interval nothing is sure, and many pixels say little.
+  both = make_components(cat=[1.0] * 4, dog=[0.2] * 6, deer=[1.0] * 6)
+  for image in both["evidence"]["deer #1"]["images"]:
+    image["features"] = list(range(3))
+  ranked = reading.rank_suspects([], both, [], dict.fromkeys(("cat", "dog", "deer"), 0.0))
+  assert [(one.of_class, one.strength) for one in ranked] == [("dog", "strong"), ("deer", "weak"), ("cat", "weak")]
 
 
 def test_what_taking_a_component_away_does_by_hand():
@@ -124,7 +146,7 @@ def test_the_page_answers_every_question_of_each_suspect(found: reading.Found):
   refused = dataclasses.replace(found, components={**found.components, "refusal": "its logits are not linear"})
   text = report.make_report(content, refused, images).decode()
   assert all(text.count(f"<dt>{question}</dt>") == len(found.suspects) for question in QUESTIONS)
-  assert "Look first at dog: component 1: alone it turns 90.0 % [88.0, 91.7] of images of other classes" in text
+  assert "Look first at dog: component 1: alone it turns 90.0 % [90.0, 90.0] of images of other classes" in text
   assert "Of its 30 images that is 7 to 12." in text
   assert "its logits are not linear" in text
   assert "What its subsets share is not known: fewer than 10 subsets." in text
