@@ -8,6 +8,7 @@ from flax import nnx
 
 from jax_sis.classifiers.convnext import ConvNext, ConvNextConfig
 from jax_sis.classifiers.ensemble import Average, Ensemble, EnsembleConfig
+from jax_sis.classifiers.fixed import FixConfig, Fixed
 from jax_sis.classifiers.frozen import FrozenParams, FrozenPart, FrozenPredictor, freeze, split
 from jax_sis.classifiers.inception import Inception, InceptionConfig
 from jax_sis.classifiers.mobile import MobileConfig, MobileNet
@@ -29,6 +30,8 @@ __all__ = [
   "ConvNextConfig",
   "Ensemble",
   "EnsembleConfig",
+  "FixConfig",
+  "Fixed",
   "Framing",
   "FrozenParams",
   "FrozenPart",
@@ -106,7 +109,7 @@ class Classifier:
   """A trained module and what is needed to use it.
 
   Attributes:
-    model_name: a key of ARCHITECTURES, or the name of an ensemble.
+    model_name: a key of ARCHITECTURES, or the name of an ensemble or of a fixed classifier.
     module: the trained module.
     class_names: a name for each logit.
     normalisation: how its input is made from pixels.
@@ -114,6 +117,7 @@ class Classifier:
     framing: what to show of an image of another size.
     recipe: the name of a known recipe that its input is made by, see `recipes`; None for inputs of its own.
     ensemble: what an ensemble is made of; None for a single network.
+    fix: which components were removed from its logits; None for none.
   """
 
   model_name: str
@@ -124,6 +128,7 @@ class Classifier:
   framing: Framing = WHOLE_FRAMING
   recipe: str | None = None
   ensemble: EnsembleConfig | None = None
+  fix: FixConfig | None = None
 
 
 def build(model_name: str, *, num_classes: int, seed: int = 0) -> Any:

@@ -17,7 +17,8 @@ from flax import nnx
 
 from jax_sis import classifiers
 from jax_sis.classifiers import Classifier, imagenet
-from jax_sis.classifiers.ensemble import EnsembleConfig
+from jax_sis.classifiers.ensemble import Ensemble, EnsembleConfig
+from jax_sis.classifiers.fixed import FixConfig, Fixed
 from jax_sis.classifiers.state_dicts import name_damaged
 from jax_sis.core.messages import first_line
 from jax_sis.data.images import read_framing
@@ -117,6 +118,7 @@ def save_classifier(directory: str | os.PathLike[str], classifier: classifiers.C
     **classifier.framing.describe(),
     **({} if classifier.recipe is None else {"recipe": classifier.recipe}),
     "ensemble": classifier.ensemble and dataclasses.asdict(classifier.ensemble),
+    **({} if classifier.fix is None else {"fix": dataclasses.asdict(classifier.fix)}),
   }
   variables = jax.device_get(pure_variables(classifier.module))
   check_numbers(variables, "the classifier", advice="train it again or take earlier weights")
@@ -151,7 +153,7 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
   description = read_description(directory)
   try:
     # Shapes only: initial values would take seconds, and be overwritten.
-    module, ensemble = build_abstract(description)
+    module = build_abstract(description)
     normalisation = Normalisation(
       mean=tuple(description["normalisation"]["mean"]), std=tuple(description["normalisation"]["std"])
     )
@@ -186,7 +188,8 @@ def load_classifier(directory: str | os.PathLike[str]) -> classifiers.Classifier
     input_shape=input_shape,
     framing=framing,
     recipe=description.get("recipe"),
-    ensemble=ensemble,
+    ensemble=module.config if isinstance(module, Ensemble) else None,
+    fix=module.config if isinstance(module, Fixed) else None,
   )
 
 
@@ -209,13 +212,17 @@ def check_numbers(variables: dict[str, Any], what: str, *, advice: str) -> None:
     raise ValueError(f"{what} must hold finite weights, but {damaged}; {advice}.")
 
 
-def build_abstract(description: dict[str, Any]) -> tuple[Any, EnsembleConfig | None]:
-  """The module of a description, with shapes in place of arrays, and its EnsembleConfig if it is an ensemble."""
-  model_name, num_classes = description["model"], len(description["class_names"])
+def build_abstract(description: dict[str, Any]) -> Any:
+  """The module of a description, with shapes in place of arrays."""
+  num_classes = len(description["class_names"])
+  if description.get("fix"):
+    parts = {name: tuple(part) if isinstance(part, list) else part for name, part in description["fix"].items()}
+    fix = FixConfig(**parts)
+    return Fixed(classifiers.build_abstract(fix.base, num_classes=num_classes), fix)
   if not description.get("ensemble"):
-    return classifiers.build_abstract(model_name, num_classes=num_classes), None
+    return classifiers.build_abstract(description["model"], num_classes=num_classes)
   config = EnsembleConfig(members=tuple(description["ensemble"]["members"]), average=description["ensemble"]["average"])
-  return nnx.eval_shape(lambda: classifiers.build_ensemble(config, num_classes=num_classes)), config
+  return nnx.eval_shape(lambda: classifiers.build_ensemble(config, num_classes=num_classes))
 
 
 def read_description(directory: pathlib.Path) -> dict[str, Any]:

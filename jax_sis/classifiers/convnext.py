@@ -82,5 +82,5 @@ class ConvNext(ConvNet):
         hidden = block(hidden)
     return hidden
 
-  def classify(self, features: Float[Array, "B h w D"]) -> Float[Array, "B K"]:
-    return self.head(self.head_norm(features.mean((1, 2))))
+  def pool(self, features: Float[Array, "B h w D"]) -> Float[Array, "B D"]:
+    return self.head_norm(features.mean((1, 2)))

@@ -56,3 +56,7 @@ class Ensemble(nnx.Module):
       return logits.mean(0)
     # By logarithms, so that no small probability is rounded to zero.
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(len(self.members))
+
+  def penultimate(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B E"]:
+    """Raises ValueError."""
+    raise ValueError("the members of an ensemble have features of their own; ask each of them.")

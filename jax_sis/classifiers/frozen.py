@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jax_sis.classifiers.fixed import Fixed
 from jax_sis.classifiers.layers import ConvNet, ConvNorm, PreNorm
 from jax_sis.core.types import PredictFn
 
@@ -52,7 +53,7 @@ class FrozenPart:
   """One of the two functions that make up a frozen network, with the same arrays."""
 
   graphdef: nnx.GraphDef
-  method: Literal["features", "classify"]
+  method: Literal["features", "classify", "penultimate", "read_out"]
 
   def __call__(self, params: FrozenParams, inputs: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
     return getattr(nnx.merge(self.graphdef, params), self.method)(inputs)
@@ -70,7 +71,7 @@ def split(predict_fn: PredictFn, params: FrozenParams) -> tuple[FrozenPart, Froz
   if not isinstance(predict_fn, FrozenPredictor):
     raise ValueError(f"predict_fn must be what `freeze` returned, got {type(predict_fn).__name__}.")
   module = nnx.merge(predict_fn.graphdef, params)
-  if not isinstance(module, ConvNet):
+  if not isinstance(module.base if isinstance(module, Fixed) else module, ConvNet):
     raise ValueError(
       f"predict_fn must be one convolutional network, got {type(module).__name__}, which has no feature maps of its "
       "own; split each member of an ensemble."

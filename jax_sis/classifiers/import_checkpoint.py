@@ -210,6 +210,8 @@ def join_ensemble(
   for directory, member in zip(directories, members, strict=True):
     if member.ensemble is not None:
       raise ValueError(f"members must be single classifiers, but {str(directory)!r} is an ensemble; name its members.")
+    if member.fix is not None:
+      raise ValueError(f"members must not have components removed, but {str(directory)!r} has; name its base.")
     for field in ("class_names", "input_shape", "normalisation", "framing"):
       if getattr(member, field) != getattr(first, field):
         raise ValueError(

@@ -81,7 +81,10 @@ def same_padding(
 
 
 class ConvNet(nnx.Module):
-  """A network in two parts: feature maps, and logits from their means."""
+  """A network in two parts: feature maps, and logits from their means.
+
+  Or, where the last layer is linear, `penultimate` and `read_out`.
+  """
 
   head: nnx.Linear
 
@@ -94,7 +97,19 @@ class ConvNet(nnx.Module):
 
   def classify(self, features: Float[Array, "B h w D"]) -> Float[Array, "B K"]:
     """Logits from feature maps."""
-    return self.head(features.mean((1, 2)))
+    return self.read_out(self.pool(features))
+
+  def pool(self, features: Float[Array, "B h w D"]) -> Float[Array, "B E"]:
+    """Of feature maps, the numbers that the head is a linear function of; ValueError where it is none."""
+    return features.mean((1, 2))
+
+  def penultimate(self, inputs: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
+    """The numbers that the logits are a linear function of; ValueError where there are none."""
+    return self.pool(self.features(inputs))
+
+  def read_out(self, penultimate: Float[Array, "B E"]) -> Float[Array, "B K"]:
+    """Logits from these numbers."""
+    return self.head(penultimate)
 
 
 class PreNorm(nnx.Module):

@@ -167,9 +167,7 @@ class MobileNet(ConvNet):
         hidden = block(hidden)
     return activate(self.last(hidden))
 
-  def classify(self, features: Float[Array, "B h w D"]) -> Float[Array, "B K"]:
-    """Logits from the means of feature maps."""
+  def pool(self, features: Float[Array, "B h w D"]) -> Float[Array, "B E"]:
+    """The means of feature maps, through the hidden layer where there is one."""
     means = features.mean((1, 2))
-    if self.hidden is not None:
-      means = ACTIVATIONS[self.config.activation](self.hidden(means))
-    return self.head(means)
+    return means if self.hidden is None else ACTIVATIONS[self.config.activation](self.hidden(means))

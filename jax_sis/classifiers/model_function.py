@@ -12,12 +12,14 @@ import pathlib
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from types import CodeType, ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from jax_sis.core import validation
 from jax_sis.core.messages import first_line, name_some
@@ -52,6 +54,9 @@ class ImageModel:
     normalisation: how inputs are made from 8-bit pixels; mean 0 and std 1 leave `pixel / 255`.
     class_names: a name for each logit; none for their numbers.
     crop: with --resize, the share of the shorter side that is shown of an image of another size.
+    features_fn: `(params, inputs) -> features [B, E]`, what the last layer is a linear function of, for commands that
+      look into the classifier (`jax-sis components`).
+    head_fn: `(params, features) -> logits [B, K]`, that last layer.
 
   Raises:
     ValueError: one of these is not that.
@@ -63,6 +68,8 @@ class ImageModel:
   normalisation: Normalisation
   class_names: tuple[str, ...] = ()
   crop: float = 1.0
+  features_fn: Callable[[Params, Array], Array] | None = None
+  head_fn: Callable[[Params, Array], Array] | None = None
 
   def __post_init__(self) -> None:
     for name in ("input_shape", "class_names"):

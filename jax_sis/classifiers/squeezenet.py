@@ -70,6 +70,9 @@ class SqueezeNet(ConvNet):
     """The means of maps of the classes, rectified."""
     return jax.nn.relu(self.head(features)).mean((1, 2))
 
+  def pool(self, features: Float[Array, "B h w D"]) -> Float[Array, "B E"]:
+    raise ValueError("the logits of SqueezeNet are means of rectified maps, which are no linear function of features.")
+
 
 def pool(inputs: Float[Array, "B H W C"]) -> Float[Array, "B P Q C"]:
   """The maximum of 3x3 windows of stride 2, the last of which may reach beyond the edge, as in Caffe and torchvision.

@@ -46,5 +46,5 @@ class Vgg(ConvNet):
         hidden = jax.nn.relu(conv(hidden))
     return hidden
 
-  def classify(self, features: Float[Array, "B h w D"]) -> Float[Array, "B K"]:
-    return super().classify(max_pool(features, 2, stride=2))
+  def pool(self, features: Float[Array, "B h w D"]) -> Float[Array, "B D"]:
+    return super().pool(max_pool(features, 2, stride=2))

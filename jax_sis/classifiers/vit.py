@@ -143,12 +143,18 @@ class ViT(nnx.Module):
     What the inputs hold at pixels that are not there changes nothing. In a token of which others are there, they show
     0, the mean colour.
     """
+    return self.classify(self.encode_present(inputs, present))
+
+  def encode_present(
+    self, inputs: Float[Array, "B S S 3"], present: Float[Array, "B S S"] | None
+  ) -> Float[Array, "B T D"]:
+    """The tokens after the last norm, of images of which all pixels or some are there."""
     if present is None:
-      return self.classify(self.encode(self.embed(inputs)))
+      return self.encode(self.embed(inputs))
     there = present[..., None]
     # Not by the product alone, which leaves what is not finite.
     shown = jnp.where(there > 0, inputs, 0) * there
-    return self.classify(self.encode(self.embed(shown), self.log_presence(present)))
+    return self.encode(self.embed(shown), self.log_presence(present))
 
   def log_presence(self, present: Float[Array, "B S S"]) -> Float[Array, "B T"]:
     """The logarithm of the presence of each token: of a patch, that of the pixel that is there most.
@@ -185,6 +191,17 @@ class ViT(nnx.Module):
     for block in self.blocks:
       tokens = block(tokens, log_presence)
     return self.last_norm(tokens)
+
+  def penultimate(
+    self, inputs: Float[Array, "B S S 3"], present: Float[Array, "B S S"] | None = None
+  ) -> Float[Array, "B E"]:
+    """The class token, and behind it the distillation token, which the logits are a linear function of."""
+    tokens = self.encode_present(inputs, present)
+    return tokens[:, 0] if self.head_distilled is None else tokens[:, :2].reshape(len(tokens), -1)
+
+  def read_out(self, penultimate: Float[Array, "B E"]) -> Float[Array, "B K"]:
+    """Logits from these."""
+    return self.classify(penultimate.reshape(len(penultimate), -1, self.config.width))
 
   def classify(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B K"]:
     """Logits from the class token, and the distillation token."""

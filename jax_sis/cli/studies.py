@@ -5,6 +5,8 @@ from jax_sis.cli.parsing import BEGINS_ANEW, KEEPS_NOTHING, Command
 from jax_sis.runtime import devices
 from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.attributions.config import AttributionsConfig
+from jax_sis.studies.clusters.config import ClustersConfig, ShortcutConfig
+from jax_sis.studies.components.config import ComponentsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.holds.config import HoldsConfig
@@ -31,6 +33,20 @@ def run_attributions(config: AttributionsConfig) -> None:
   from jax_sis.studies.attributions import program
 
   program.attributions(config)
+
+
+def run_clusters(config: ClustersConfig) -> None:
+  get_devices_ready(config.num_devices)
+  from jax_sis.studies.clusters import program
+
+  program.clusters(config)
+
+
+def run_shortcut(config: ShortcutConfig) -> None:
+  get_devices_ready(config.num_devices)
+  from jax_sis.studies.clusters import demo
+
+  demo.shortcut(config)
 
 
 def run_disjoint(config: DisjointConfig) -> None:
@@ -66,6 +82,13 @@ def run_soundness(config: SoundnessConfig) -> None:
   from jax_sis.studies.soundness import program
 
   program.soundness(config)
+
+
+def run_components(config: ComponentsConfig) -> None:
+  get_devices_ready(config.num_devices)
+  from jax_sis.studies.components import program
+
+  program.components(config)
 
 
 COMMANDS = {
@@ -251,6 +274,31 @@ soundness.png. The same command again goes on with an unfinished run, and so doe
       "device": DEVICE,
     },
   ),
+  "clusters": Command(
+    settings=(ClustersConfig,),
+    run_fn=run_clusters,
+    description="""\
+What do the subsets of a class have in common, and does that alone carry the class? Clusters the subsets of each class
+that a run of find has found by where they lie (spectral relevance analysis, SpRAy, Lapuschkin et al. 2019). The place
+that most subsets of a cluster keep, its region, is masked in its own images, and pasted into images of other classes,
+beside the same shape elsewhere: a shortcut that has a place turns them, and the object's parts do not.
+
+It prints a table of the clusters, those first whose region turns most images, and its reading, and writes clusters.json
+(all numbers with intervals), clusters.csv (a line an image) and clusters.png. Labels are not needed. The same command
+again goes on with an unfinished run, and so does one that names more classes.
+""",
+    examples=(
+      "clusters runs/sis",
+      "clusters runs/sis --classes horse ship --fraction 0.03 --out runs/clusters",
+      "clusters runs/photographs --together",
+    ),
+    groups={
+      "image": "classes is_together max_images checkpoint model_function data_dir",
+      "cluster": "kind fraction region num_judged seed",
+      "output": "out",
+      "device": DEVICE,
+    },
+  ),
   "ranking": Command(
     settings=(RankingConfig,),
     run_fn=run_ranking,
@@ -274,6 +322,39 @@ ends). The same command again goes on with an unfinished run, and so does one th
     groups={
       "image": f"{IMAGE} ids num_images beside",
       "ranking": "region removal completion pool pool_split num_pooled num_draws ends seed",
+      "output": "out",
+      "device": DEVICE,
+    },
+  ),
+  "components": Command(
+    settings=(ComponentsConfig,),
+    run_fn=run_components,
+    description="""\
+What is a class's logit made of, and which part of it is not the object? The features of a class, weighted by how much
+each counts for it, have principal components that sum to its logit (class-wise neural PCA, Neuhaus et al. 2023). Of
+each: its share of the logit's variance; the images of the class and of others in which it is largest; what raising it
+alone does; how few pixels raise it, and whether the classifier calls these the class, with controls of their shape.
+
+It prints a table and its reading, and writes components.json (all numbers), components.csv (a line a component),
+components.html (the images) and labels.json, in which a person sets is_spurious to true. Given again, the same command
+goes on with an unfinished run, reads the labels, and writes the classifier without the marked components into the
+folder `fixed` (SpuFix), which every --checkpoint takes, and what that does to its accuracy.
+""",
+    tables={
+      "search": {
+        "smallest": "the smallest evidence, as find looks for it",
+        "gradient": "gradient search, --per-step pixels a step",
+        "screened": "gradient and forward passes choose (slow)",
+      }
+    },
+    examples=(
+      "components --data cifar10 --split train --validation-split test --data-dir DATA",
+      "components --data cifar10 --split train --data-dir DATA --classes airplane ship --searched 4 --out runs/sky",
+      "components --checkpoint runs/mine/classifier --data photos/ --resize --components 5 --completion images",
+    ),
+    groups={
+      "image": f"{IMAGE} ids classes validation validation_split",
+      "search": "num_components labels num_searched num_images search per_step completion threshold patch seed",
       "output": "out",
       "device": DEVICE,
     },
@@ -306,5 +387,15 @@ images.
       "output": "out",
       "device": DEVICE,
     },
+  ),
+  "demo shortcut": Command(
+    settings=(ShortcutConfig,),
+    run_fn=run_shortcut,
+    description="""\
+Is a shortcut that is known found? Wires a detector of a small tag into the embedded classifier, puts the tag on a
+quarter of some horses of CIFAR-10's test split, and runs find and clusters on them. It prints how well the cluster of
+the tagged horses is told from the others, and writes images, run and clusters into a folder.
+""",
+    examples=("demo shortcut --data-dir DATA",),
   ),
 }

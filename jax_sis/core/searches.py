@@ -64,7 +64,8 @@ class Gradient:
   """Batched Gradient SIS: one gradient ranks all features (Carter et al. 2021, section 3 and algorithm 2).
 
   The score is differentiated with respect to the mask, and the `per_step` features whose loss costs least are
-  masked together. With `share` and `memory`, which are not in the papers, it is fast on large images.
+  masked together. With `share` and `memory`, which are not in the papers, it is fast on large images. It is blind to
+  saturated evidence: what is there in full, so that its gradient is 0, goes early (docs/clusters.md); `Screened` tries.
 
   Attributes:
     per_step: features masked a step, or where there is a share, at least. The authors use 1, and 100 on ImageNet.

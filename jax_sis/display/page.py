@@ -78,6 +78,9 @@ tr > th:first-child { position: sticky; left: 0; border-right: 1px solid var(--l
 .card > :first-child { margin: 0 0 0.5rem; font-size: 1.05rem; }
 .pictures { display: flex; gap: 0.5rem; }
 .pictures figure { flex: 1 1 0; margin: 0; }
+.thumbnails { display: grid; gap: 0.5rem; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); }
+.thumbnails figure { margin: 0; }
+.thumbnails figcaption { font-size: 0.875rem; line-height: 1.3; }
 /* Photographs are shown pixel by pixel, below each other where they do not fit beside each other. */
 .photographs { grid-template-columns: 1fr; }
 .photographs .card { display: flex; flex-wrap: wrap; gap: 0 1.5rem; align-items: flex-start; }
@@ -306,6 +309,12 @@ def row(pictures: Mapping[str, Picture]) -> Element:
   """Pictures side by side, each with its name below."""
   shown = [element("figure", image(picture), element("figcaption", name)) for name, picture in pictures.items()]
   return element("div", *shown, **{"class": "pictures"})
+
+
+def thumbnails(pictures: Iterable[tuple[str, Picture]], caption: str) -> Element:
+  """Many small pictures, as many side by side as there is room for, each with its name below; and a caption above."""
+  shown = [element("figure", image(picture), element("figcaption", name)) for name, picture in pictures]
+  return element("figure", element("figcaption", caption), element("div", *shown, **{"class": "thumbnails"}))
 
 
 def cards(blocks: Iterable[Element], *, are_of_photographs: bool = False) -> Element:

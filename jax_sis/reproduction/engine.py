@@ -140,6 +140,8 @@ def list_stages(stages: Sequence[StudyStage], directory: pathlib.Path, data_dir:
       folder = place(directory, description)
       reason = find_reason(stage, folder, description)
       state = f"to do again: {reason}" if reason else "begun" if (folder / BEGUN_FILE).exists() else "to do"
+    if stage.name not in done:
+      state += f", about {describe_seconds(estimate_seconds([stage], done))}"
     print(f"[{number}/{len(stages)}] {stage.name}: {stage.title}. {state[0].upper()}{state[1:]}.")
   left = describe_seconds(estimate_seconds([stage for stage in stages if stage.name not in done], done))
   print(f"{len(done)} of {len(stages)} stages are done; the rest takes about {left} at the speed of these, ", end="")

@@ -175,10 +175,10 @@ def short_hash(text: str) -> str:
 
 def write_option(setting: Setting, value: Any) -> list[str]:
   """The words of one option; none for an option that is off."""
-  if setting.option.is_positional:
-    return list(map(str, value)) if isinstance(value, tuple) else [str(value)]
   if value is None or value is False or (value == () and setting.default == ()):
     return []
+  if setting.option.is_positional:
+    return list(map(str, value)) if isinstance(value, tuple) else [str(value)]
   flag = f"--{setting.name}"
   if setting.option.read_fn is not None:
     return [flag, str(setting.option.metavar)]

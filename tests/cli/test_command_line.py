@@ -25,6 +25,8 @@ from jax_sis.runs.options import BenchOptions, ExportOptions, PlanOptions, Statu
 from jax_sis.runtime.command_line import command_line
 from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.attributions.config import AttributionsConfig
+from jax_sis.studies.clusters.config import ClustersConfig, ShortcutConfig
+from jax_sis.studies.components.config import ComponentsConfig
 from jax_sis.studies.controls.config import ControlsConfig
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.holds.config import HoldsConfig
@@ -118,6 +120,16 @@ WRITTEN: list[tuple[Any, ...]] = [
   ("attributions", AttributionsConfig(**IMAGES, seed=5, num_images=3, methods=("rise", "sis"), per_step=2)),
   ("disjoint", DisjointConfig(**IMAGES, seed=6, num_images=3, per_step=2, max_subsets=4, is_minimised=True)),
   ("soundness", SoundnessConfig(**IMAGES, seed=6, num_images=3, per_step=2, num_classes=4, orders=("random",))),
+  ("clusters", ClustersConfig(
+    run_dir="a", out="o", kind="smallest", fraction=0.1, classes=("cat",), max_images=30, region=0.2, num_judged=5,
+    batch_size=2, num_devices=1, seed=7, checkpoint="c", model_function="m:f", data_dir="d",
+  )),
+  ("clusters", ClustersConfig(run_dir="a", is_together=True)),
+  ("demo shortcut", ShortcutConfig(data_dir="d", out="o", num_images=30, num_others=5, num_devices=1, seed=3)),
+  ("components", ComponentsConfig(
+    **IMAGES, seed=6, classes=("cat", "sea boat"), validation="p", validation_split="s", num_components=4,
+    labels="my marks.json", num_searched=3, num_images=6, search="gradient", per_step=2, completion="images",
+  )),
   ("holds", HoldsConfig(
     run_dirs=("a", "b"), out="o", labels=("one", "input dropout"), attributions=(), conditions=("noise", "images"),
     pool="p", pool_split="train", num_pool=9, num_images=3, num_draws=4, num_added=2, sizes=(1, 4), rate=0.5,

@@ -115,7 +115,7 @@ def test_stages_run_again_only_where_what_they_take_has_other_contents(
   capsys.readouterr()
   run_stages(make_chain(first="A"), tmp_path, None)
   lines = capsys.readouterr().out
-  assert "It runs again: text: 'a' there, 'A' asked." in lines
+  assert "It runs again: text: 'a' there, 'A' asked, about 0 s." in lines
   assert "It runs again: its source 0, first, has other contents." in lines
   assert "It runs again: its source 0, first, has other contents; its source 1, second, has other contents." in lines
 
@@ -256,14 +256,14 @@ def test_the_plan_says_what_is_done_and_does_nothing(tmp_path: pathlib.Path, cap
   lines = capsys.readouterr().out.splitlines()
   assert lines[:3] == [
     "[1/3] first: the first. Done in 0 s.",
-    "[2/3] second: the second. To do.",
-    "[3/3] third: the third. To do, after its inputs.",
+    "[2/3] second: the second. To do, about 0 s.",
+    "[3/3] third: the third. To do, after its inputs, about 0 s.",
   ]
   assert lines[3].startswith("1 of 3 stages are done; the rest takes about 0 s")
   run_stages(make_chain()[:2], tmp_path, None)
   capsys.readouterr()
   engine.list_stages(make_chain(first="A"), tmp_path, None)
-  assert "first: the first. To do again: text: 'a' there, 'A' asked." in capsys.readouterr().out
+  assert "first: the first. To do again: text: 'a' there, 'A' asked, about 0 s." in capsys.readouterr().out
 
 
 SLOW_STAGE = """

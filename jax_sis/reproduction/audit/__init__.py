@@ -1,0 +1,1 @@
+"""One page on whether a classifier can be trusted: `jax-sis audit`."""

@@ -1,0 +1,97 @@
+"""What taking a component away (SpuFix) does: how many images hang on it, and who is right without it."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jax_sis import results
+from jax_sis.classifiers.linear_head import find_linear_head
+from jax_sis.classifiers.on_images import ClassifierOnImages
+from jax_sis.classifiers.spufix import Removed
+from jax_sis.runtime.records import to_json
+from jax_sis.statistics.estimates import Estimate, difference_of, share_of
+from jax_sis.studies.components.features import Looked, look
+from jax_sis.studies.components.principal import find_components
+from jax_sis.studies.components.summaries import fix_logits
+
+FILE = "fix.json"
+FORMAT = "jax_sis.audit_fix/1"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Taken:
+  """What taking one component away does.
+
+  Attributes:
+    of_class: its class.
+    number: of the component.
+    hang: of the images called the class, those that are called another without the component.
+    were_wrong: of these, the ones that were wrong.
+    own: by how much the share of the class's own images that are right changes.
+    false_calls: by how much the share of other images that are called the class changes.
+    accuracy: by how much accuracy on all images changes.
+  """
+
+  of_class: str
+  number: int
+  hang: Estimate
+  were_wrong: Estimate
+  own: Estimate
+  false_calls: Estimate
+  accuracy: Estimate
+
+
+def remove_each(
+  judged: ClassifierOnImages,
+  trained: ClassifierOnImages,
+  found: Mapping[str, Any],
+  folder: pathlib.Path,
+  known: pathlib.Path,
+  *,
+  seed: int,
+) -> list[dict[str, Any]]:
+  """What taking each component away by itself does.
+
+  Args:
+    judged: the classifier with the images on which that is seen.
+    trained: the same with those that the components are of.
+    found: what `components.json` holds.
+    folder: keeps the features of the former.
+    known: holds those of the latter.
+    seed: of intervals.
+  """
+  head = find_linear_head(judged.classifier, judged.predict_fn, judged.params)
+  looked, seen = look(trained, head, results.open_folder(known)), look(judged, head, results.open_folder(folder))
+  taken = []
+  for one in found["classes"]:
+    number = one["number"]
+    own = looked.features[looked.label == number]
+    of_class = find_components(own, head.kernel[:, number], float(head.bias[number]))
+    for component in one["components"]:
+      direction = of_class.direction(component["number"] - 1)
+      removed = Removed(class_number=number, component=component["number"], **direction._asdict())
+      fixed = fix_logits(seen.logits, seen.features, [removed])
+      taken.append(to_json(summarise(seen, fixed, one["name"], number, component["number"], seed=seed)))
+  return taken
+
+
+def summarise(
+  seen: Looked, fixed: Float[np.ndarray, "N K"], of_class: str, class_number: int, number: int, *, seed: int
+) -> Taken:
+  """What these logits, without the component, say beside those that were."""
+  before, after = seen.logits.argmax(1), fixed.argmax(1)
+  is_own, was_called, is_called = seen.label == class_number, before == class_number, after == class_number
+  is_lost = was_called & ~is_called
+  return Taken(
+    of_class=of_class,
+    number=number,
+    hang=share_of(is_lost[was_called]),
+    were_wrong=share_of(before[is_lost] != seen.label[is_lost]),
+    own=difference_of(is_called[is_own], was_called[is_own], seed=seed),
+    false_calls=difference_of(is_called[~is_own], was_called[~is_own], seed=seed),
+    accuracy=difference_of(after == seen.label, before == seen.label, seed=seed),
+  )

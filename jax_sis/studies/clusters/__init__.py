@@ -1,0 +1,1 @@
+"""What the subsets of a class have in common, and what that does alone."""
