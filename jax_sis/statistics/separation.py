@@ -3,8 +3,9 @@
 import dataclasses
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float
+
+from jax_sis.statistics.auc import auc_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,8 @@ def separate(positives: Float[np.ndarray, "P"], negatives: Float[np.ndarray, "N"
   if not len(positives) or not len(negatives):
     return Separation(area=None, precision=None, **counts)
   scores = np.concatenate([positives, negatives])
-  ranks = scipy.stats.rankdata(scores)[: len(positives)]
-  area = (ranks.sum() - len(positives) * (len(positives) + 1) / 2) / (len(positives) * len(negatives))
+  area = auc_of(scores, np.arange(len(scores)) < len(positives)).value
   values, places = np.unique(-scores, return_inverse=True)
   hits = np.bincount(places[: len(positives)], minlength=len(values))
   precision = hits.cumsum() / np.bincount(places, minlength=len(values)).cumsum()
-  return Separation(area=float(area), precision=float((hits * precision).sum() / len(positives)), **counts)
+  return Separation(area=area, precision=float((hits * precision).sum() / len(positives)), **counts)
