@@ -175,8 +175,8 @@ def open_host(config: FindConfig, cwd: str, token: str, num_devices: int) -> "tu
     os.chdir(cwd)
   if results.open_folder(config.out).read(token) is None:
     raise ValueError(
-      f"--out must be a folder that all hosts see, but what was just written into {config.out!r} is not there; name one "
-      "on a file system that they share, by the same path, or in a bucket."
+      f"--out must be a folder that all hosts see, but what was just written into {config.out!r} is not there; "
+      "name one on a file system that they share, by the same path, or in a bucket."
     )
   devices.use_one_cpu_device_per_core(config.num_devices or num_devices)
   devices.use_compilation_cache()

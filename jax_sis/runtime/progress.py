@@ -73,7 +73,7 @@ class Progress:
       self.log(self.describe())
 
   def restart(self, title: str, *, total: int | None = None) -> None:
-    """Starts the main part after preparations: a new title, the clock at zero, and a total that may be known only now."""
+    """Starts the main part after preparations: a new title, the clock at zero, and a total if it is known only now."""
     self._title = title
     self._total = self._total if total is None else total
     self._started = self._last_line = time.perf_counter()
