@@ -150,7 +150,9 @@ def draw(path: pathlib.Path, records: list[dict[str, Any]]) -> None:
     x, y = record["cpu_seconds_per_image"], 100 * np.mean(pixels_of(record)) / record["num_pixels"]
     axes.plot(x, y, "s" if "squares" in name else "o", color=colour)
     note = name if len(record["ids"]) == num_images else f"{name}\n({record['ids'][-1]} alone)"
-    offset, side = ((-6, 3), "right") if x > 10 else ((6, 3), "left")
+    # Fast searches are close to each other: those without memory above, those with it below.
+    below = -12 if "memory" in name else 4
+    offset, side = ((-6, 4), "right") if x > 10 else ((6, below), "left")
     axes.annotate(note, (x, y), offset, textcoords="offset points", fontsize=8, ha=side)
   axes.set(
     xscale="log",
@@ -164,6 +166,7 @@ def draw(path: pathlib.Path, records: list[dict[str, Any]]) -> None:
   axes.xaxis.set_minor_formatter(ticker.FormatStrFormatter("%g"))
   axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g %%"))
   axes.yaxis.set_minor_formatter(ticker.FormatStrFormatter("%g %%"))
+  axes.margins(y=0.12)
   axes.grid(visible=True, which="both", alpha=0.25)
   figure.savefig(path)
 
