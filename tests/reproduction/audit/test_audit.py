@@ -134,6 +134,13 @@ def test_what_taking_a_component_away_does_by_hand():
   assert (taken.own.value, taken.false_calls.value, taken.accuracy.value) == (-0.5, -0.5, 0.0)
 
 
+def test_a_change_has_the_interval_of_a_bootstrap_over_images():
+  after, before = (np.random.default_rng(seed).random(400) < 0.8 for seed in (0, 1))
+  found, expected = fix.change_of(after, before, seed=0), difference_of(after, before)
+  assert found.value == pytest.approx(expected.value)
+  assert found.numbers == pytest.approx(expected.numbers, abs=0.004)
+
+
 def test_the_page_answers_every_question_of_each_suspect(found: reading.Found):
   image = {"image": np.zeros((2, 2, 3), np.uint8), "label": 1}
   source = type("Source", (), {"ids": lambda _: ["a"], "__getitem__": lambda *_: image})()
