@@ -2,7 +2,9 @@
 
     jax-sis train configs/cifar10_vit_cifar.py --data-dir DATA --out runs/cifar10_vit_cifar
 
-Trains on all 50,000 training images; the checkpoint is that of the final epoch, and no test image is looked at.
+Trains on all 50,000 training images; the checkpoint is that of the final epoch, and no test image is looked at. It is
+right on 79.1 % of the test images [78.3, 79.9] after 83 minutes on two cores that did other work beside it, 100 minutes
+of CPU time; an epoch by itself took 3 min 25 s.
 """
 
 from jax_sis.training.config import Augmentation, Stage, TrainConfig, TriangularSchedule

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 from jax_sis.cli.options import DEVICE, IMAGE, get_devices_ready
 from jax_sis.cli.parsing import Command
@@ -25,12 +25,19 @@ class WorkerOptions:
   """How one process of several takes part in a run.
 
   Attributes:
-    shard: do part I of N, counted from 0 (default: as srun, mpirun or a TPU pod started this process; else all).
+    engine: local: this process, on its devices; ray: one worker for the devices of each host of a Ray cluster, as long
+      as there is work; hosts may come, go and die meanwhile.
+    address: HOST:PORT of the head of a running Ray cluster, with --engine ray (default: the one that this machine
+      belongs to, or else one that ends with the command).
+    shard: do part I of N, counted from 0 (default: as a job array or srun of SLURM, mpirun, an Indexed Job of
+      Kubernetes or a TPU pod started this process; else all).
     take_over: when the own part is done, do what other workers have not done yet, be they slow or dead.
     distributed: join the other processes by jax.distributed first, where devices only start together; one dead process
       then ends all.
   """
 
+  engine: Literal["local", "ray"] = "local"
+  address: Annotated[str | None, Option(metavar="HOST:PORT")] = None
   shard: Annotated[str | None, Option(metavar="I/N")] = None
   take_over: bool = False
   distributed: bool = False
@@ -38,9 +45,18 @@ class WorkerOptions:
   def __post_init__(self) -> None:
     if self.shard and self.distributed:
       raise ValueError("--shard and --distributed must not both be given; a distributed job knows its parts.")
+    if self.engine == "ray" and (self.shard or self.take_over or self.distributed):
+      raise ValueError("--engine ray must come without --shard, --take-over and --distributed: it hands out the work.")
+    if self.address and self.engine != "ray":
+      raise ValueError(f"--address must come with --engine ray, got {self.address!r} and --engine {self.engine}.")
 
 
 def run_find(config: FindConfig, options: WorkerOptions) -> None:
+  if options.engine == "ray":
+    from jax_sis.runs import on_ray
+
+    on_ray.find_on_ray(config, options.address)
+    return
   get_devices_ready(config.num_devices)
   from jax_sis.runs import find, workers
 
@@ -94,7 +110,7 @@ rate measured on still others, of the largest subset tested where none is certif
       "find --lattice --patch 8 --data cifar10 --data-dir DATA --split 'test[:64]'",
       "find --completion images --pool DATA/other-photos --draws 32 --rate 0.9 --per-step 8",
     ),
-    groups={**GROUPS, "worker": "shard take_over distributed"},
+    groups={**GROUPS, "worker": "engine address shard take_over distributed"},
   ),
   "plan": Command(
     settings=(FindConfig, PlanOptions),

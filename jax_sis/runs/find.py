@@ -47,12 +47,30 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
     ValueError: a setting is wrong, does not fit the checkpoint or the data, the batch does not fit the memory, images
       have changed since the run searched them, or the results cannot be written.
   """
+  part = shard or ALL_UNITS
+  job, store = begin(config, shard)
+  if len(missing_units(store)):
+    with explain_out_of_memory(job):
+      Worker(job, store, part, is_printed=is_printed(job.num_images)).run(takes_over=takes_over)
+  num_left = store.num_images - len(store.done_images())
+  if num_left:
+    print(f"This worker's part is done; {num_left} images of other workers are not. `jax-sis status` shows them.")
+  else:
+    write_outcome(job, store)
+  return config.out
+
+
+def begin(config: FindConfig, shard: Shard | None) -> tuple[Job, results.Results]:
+  """The run and its store, new or gone on with, for one worker; prints what it is and what is done already.
+
+  Raises:
+    ValueError: as for `find`.
+  """
   folder = results.open_folder(config.out)
   results.check_writable(folder)
   job, store = open_run(config, folder, shard or ALL_UNITS)
   notes = [describe_preset(job.config, job.classifier.input_shape), *job.source.notes]
   print("\n".join([headline(job, store, shard), *filter(None, notes)]), flush=True)
-  is_printed = job.num_images <= MAX_PRINTED_IMAGES
   num_done = len(store.done_images())
   if num_done:
     check_done_images(job, store)
@@ -60,19 +78,16 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
   own = (shard or ALL_UNITS).select(missing_units(store))
   if warning := warn_of_long_run(job, count_images(store, own)):
     print(warning, flush=True)
-  if is_printed:
+  if is_printed(job.num_images):
     print_header(job.search.kinds, job.class_names)
     for _, fields in store.iterate():
       print_rows(make_rows(fields, job.class_names, num_features=job.num_features), job.class_names)
-  if num_done < store.num_images:
-    with explain_out_of_memory(job):
-      Worker(job, store, shard or ALL_UNITS, is_printed=is_printed).run(takes_over=takes_over)
-  num_left = store.num_images - len(store.done_images())
-  if num_left:
-    print(f"This worker's part is done; {num_left} images of other workers are not. `jax-sis status` shows them.")
-  else:
-    write_outcome(job, store)
-  return config.out
+  return job, store
+
+
+def is_printed(num_images: int) -> bool:
+  """Whether a run's table is short enough to be printed."""
+  return num_images <= MAX_PRINTED_IMAGES
 
 
 def check_done_images(job: Job, store: results.Results) -> None:

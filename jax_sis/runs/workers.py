@@ -45,6 +45,9 @@ LAUNCHERS = (
   # Not SLURM_NTASKS, which is also set in batch scripts and salloc shells, which run as one process.
   ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
   ("TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"),
+  # Kubernetes gives a pod of an Indexed Job its index; how many there are, only the manifest can say. Last, since pods
+  # on the machines of a TPU slice have that, too.
+  ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"),
 )
 
 
@@ -78,7 +81,9 @@ def parse_shard(text: str) -> Shard:
 
 
 def find_shard(environ: Mapping[str, str]) -> tuple[Shard, str]:
-  """This process's shard, if Open MPI, SLURM or a TPU pod started it as one of several.
+  """This process's shard, if Open MPI, SLURM, Kubernetes or a TPU pod started it as one of several.
+
+  The tasks of a SLURM array, which SLURM starts apart, may each be several processes.
 
   Args:
     environ: the environment's variables.
@@ -89,6 +94,37 @@ def find_shard(environ: Mapping[str, str]) -> tuple[Shard, str]:
   Raises:
     ValueError: a variable is missing or not a number.
   """
+  shard, origin = find_launched(environ)
+  array = read_array(environ)
+  if array.count == 1:
+    return shard, origin
+  name = "SLURM_ARRAY_TASK_ID of SLURM_ARRAY_TASK_COUNT"
+  nested = Shard(array.index * shard.count + shard.index, array.count * shard.count)
+  return nested, name if shard.count == 1 else f"{name}, and {origin}"
+
+
+def read_array(environ: Mapping[str, str]) -> Shard:
+  """Which task of a SLURM array this is; ValueError if its indices are not evenly spaced."""
+  if "SLURM_ARRAY_TASK_ID" not in environ:
+    return Shard(0, 1)
+  names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "COUNT")]
+  values = [environ.get(name, "") for name in names]
+  for name, value in zip(names, values, strict=True):
+    if not value.isdecimal():
+      raise ValueError(f"{name} must be a whole number, got {value!r}; correct it, or give the shard by --shard I/N.")
+  number, first, last, count = map(int, values)
+  step, rest = divmod(last - first, max(count - 1, 1))
+  index, beside = divmod(number - first, max(step, 1))
+  if rest or beside or not 0 <= index < count:
+    raise ValueError(
+      f"a SLURM array must have evenly spaced indices, such as --array=0-7, got {number} of {count} from {first} to "
+      f"{last}; give the shard by --shard I/N."
+    )
+  return Shard(index, count)
+
+
+def find_launched(environ: Mapping[str, str]) -> tuple[Shard, str]:
+  """As `find_shard`, without arrays."""
   if environ.get("SLURM_PROCID") == "0" and "SLURM_STEP_NUM_TASKS" not in environ:
     # A batch script, which srun did not start.
     environ = {name: value for name, value in environ.items() if name != "SLURM_PROCID"}

@@ -72,12 +72,13 @@ class Progress:
       self._last_line = time.perf_counter()
       self.log(self.describe())
 
-  def restart(self, title: str) -> None:
-    """Starts the main part after preparations, with a new title and the clock at zero."""
+  def restart(self, title: str, *, total: int | None = None) -> None:
+    """Starts the main part after preparations: a new title, the clock at zero, and a total if it is known only now."""
     self._title = title
+    self._total = self._total if total is None else total
     self._started = self._last_line = time.perf_counter()
     if self._bar is not None:
-      self._bar.reset(self._task, description=title, completed=self._start)
+      self._bar.reset(self._task, description=title, total=self._total, completed=self._start)
 
   def log(self, line: str) -> None:
     """Writes one line, above the bar if there is one."""

@@ -98,6 +98,7 @@ EVALUATE = EvaluateConfig(
 # Every command, each option with another value than its default.
 WRITTEN: list[tuple[Any, ...]] = [
   ("find", FIND, WorkerOptions(shard="1/4", take_over=True)),
+  ("find", FIND, WorkerOptions(engine="ray", address="head:6379")),
   *(("find", FindConfig(out="o", **options), WorkerOptions()) for options in FIND_APART),
   ("plan", FIND, PlanOptions(num_workers=64, accelerator="v5e")),
   *(("plan", FindConfig(out="o", **options), PlanOptions()) for options in FIND_APART),

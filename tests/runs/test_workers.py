@@ -86,6 +86,22 @@ def test_a_shard_checks_itself(index: int, count: int):
       "TPU_WORKER_ID of TPU_WORKER_HOSTNAMES",
     ),
     ({"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"}, Shard(0, 1), "one process"),
+    (
+      {"JOB_COMPLETION_INDEX": "6", "JOB_COMPLETIONS": "8"},
+      Shard(6, 8),
+      "JOB_COMPLETION_INDEX of JOB_COMPLETIONS",
+    ),
+    # Pods on a TPU slice with one machine each.
+    (
+      {
+        "JOB_COMPLETION_INDEX": "1",
+        "JOB_COMPLETIONS": "2",
+        "TPU_WORKER_ID": "0",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+      },
+      Shard(1, 2),
+      "JOB_COMPLETION_INDEX of JOB_COMPLETIONS",
+    ),
     # A job with one task on each of a pod's machines.
     (
       {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b"},
@@ -109,6 +125,10 @@ def test_a_launcher_gives_the_shard(environ: dict[str, str], shard: Shard, origi
       {"TPU_WORKER_HOSTNAMES": "a,b"},
       "TPU_WORKER_ID must be set, since TPU_WORKER_HOSTNAMES is; set it, or give the shard by --shard I/N.",
     ),
+    (
+      {"JOB_COMPLETION_INDEX": "0"},
+      "JOB_COMPLETIONS must be set, since JOB_COMPLETION_INDEX is; set it, or give the shard by --shard I/N.",
+    ),
     ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID must be set, since SLURM_STEP_NUM_TASKS is;"),
     ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, "SLURM_STEP_NUM_TASKS must be set, since SLURM_PROCID is;"),
     (
@@ -124,6 +144,32 @@ def test_a_launcher_gives_the_shard(environ: dict[str, str], shard: Shard, origi
 )
 def test_a_launcher_that_says_half_is_refused(environ: dict[str, str], message: str):
   with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+    workers.find_shard(environ)
+
+
+ARRAY = {
+  "SLURM_ARRAY_TASK_ID": "7",
+  "SLURM_ARRAY_TASK_MIN": "1",
+  "SLURM_ARRAY_TASK_MAX": "10",
+  "SLURM_ARRAY_TASK_COUNT": "4",
+}
+
+
+def test_a_task_of_an_array_has_a_shard_and_its_processes_have_parts_of_it():
+  origin = "SLURM_ARRAY_TASK_ID of SLURM_ARRAY_TASK_COUNT"
+  # --array=1-10:3
+  assert workers.find_shard({**BATCH_SCRIPT, "SLURM_NTASKS": "1", **ARRAY}) == (Shard(2, 4), origin)
+  nested = f"{origin}, and SLURM_PROCID of SLURM_STEP_NUM_TASKS"
+  assert workers.find_shard({**THIRD_TASK, **ARRAY}) == (Shard(18, 32), nested)
+  # One that failed, submitted again alone, does what is left.
+  alone = dict.fromkeys(ARRAY, "7") | {"SLURM_ARRAY_TASK_COUNT": "1"}
+  assert workers.find_shard(alone) == (Shard(0, 1), "one process")
+
+
+@pytest.mark.parametrize("changed", [{"ID": "8"}, {"MAX": "9"}, {"ID": "13"}])
+def test_an_array_with_gaps_is_refused(changed: dict[str, str]):
+  environ = ARRAY | {f"SLURM_ARRAY_TASK_{name}": value for name, value in changed.items()}
+  with pytest.raises(ValueError, match=r"a SLURM array must have evenly spaced indices, such as --array=0-7, got "):
     workers.find_shard(environ)
 
 
