@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jax_sis import results
 from jax_sis.classifiers.linear_head import find_linear_head
 from jax_sis.classifiers.on_images import ClassifierOnImages
 from jax_sis.classifiers.spufix import Removed
 from jax_sis.runtime.records import to_json
-from jax_sis.statistics.estimates import Estimate, difference_of, share_of
+from jax_sis.statistics.estimates import MIN_IMAGES, Estimate, difference_of, share_of
 from jax_sis.studies.components.features import Looked, look
 from jax_sis.studies.components.principal import find_components
 from jax_sis.studies.components.summaries import fix_logits
 
 FILE = "fix.json"
 FORMAT = "jax_sis.audit_fix/1"
+NUM_RESAMPLES = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,18 @@ def summarise(
     number=number,
     hang=share_of(is_lost[was_called]),
     were_wrong=share_of(before[is_lost] != seen.label[is_lost]),
-    own=difference_of(is_called[is_own], was_called[is_own], seed=seed),
-    false_calls=difference_of(is_called[~is_own], was_called[~is_own], seed=seed),
-    accuracy=difference_of(after == seen.label, before == seen.label, seed=seed),
+    own=change_of(is_called[is_own], was_called[is_own], seed=seed),
+    false_calls=change_of(is_called[~is_own], was_called[~is_own], seed=seed),
+    accuracy=change_of(after == seen.label, before == seen.label, seed=seed),
   )
+
+
+def change_of(after: Bool[np.ndarray, "N"], before: Bool[np.ndarray, "N"], *, seed: int) -> Estimate:
+  """`difference_of` of the same images, by numbers alone: a resample of truth values is a draw of their counts."""
+  count, gained, lost = len(after), int((after & ~before).sum()), int((before & ~after).sum())
+  if count < MIN_IMAGES or not gained + lost:
+    return difference_of(after, before, seed=seed)
+  parts = np.array([gained, lost, count - gained - lost]) / count
+  drawn = np.random.default_rng(seed).multinomial(count, parts, NUM_RESAMPLES)
+  low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / count, (0.025, 0.975))
+  return Estimate(value=(gained - lost) / count, low=float(low), high=float(high), num_images=count)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_sis.reproduction import engine
-from jax_sis.reproduction.audit import report, stages
+from jax_sis.reproduction.audit import report, stages, words
 from jax_sis.reproduction.audit.config import AuditConfig
 from jax_sis.reproduction.audit.reading import Found, read_found
 from jax_sis.reproduction.engine import Done
@@ -103,4 +103,4 @@ def print_found(found: Found) -> None:
   print("\nLook at these first: by themselves they make so many images of other classes the class, %")
   for place, one in enumerate(found.suspects[:NUM_PRINTED], start=1):
     print(f"  {place}. {one.name:<32} {show_percent(one.turns):>20}  {one.strength}")
-  print(textwrap.fill(report.CANNOT[0], WIDTH), flush=True)
+  print(textwrap.fill(words.CANNOT[0], WIDTH), flush=True)

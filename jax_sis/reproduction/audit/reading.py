@@ -12,7 +12,7 @@ from jax_sis.reproduction.audit import stages
 from jax_sis.reproduction.audit.fix import Taken
 from jax_sis.reproduction.engine import Done
 from jax_sis.runtime.records import read_record, read_records
-from jax_sis.statistics.estimates import Estimate, mean_of, share_of
+from jax_sis.statistics.estimates import Estimate, mean_of, share_of, share_of_count
 from jax_sis.studies.clusters.program import LINES_FILE as CLUSTER_LINES
 from jax_sis.studies.clusters.summaries import ClassClusters, Cluster, rank_clusters
 from jax_sis.studies.components.report import find_evidence
@@ -153,7 +153,12 @@ def turn_by_few(evidence: Mapping[str, Any], share: float, num_features: int, *,
     (image["unseen_is_class"] - share) / (1 - share) if 0 < len(image["features"]) <= FEW * num_features else 0.0
     for image in evidence["images"]
   ]
-  return mean_of(np.maximum(turned, 0.0), seed=seed)
+  found = mean_of(np.maximum(turned, 0.0), seed=seed)
+  if found.low is None or found.value is None or found.low < found.value:
+    return found
+  # All alike: their resamples are, too, and other images may be otherwise.
+  others = share_of_count(0, len(turned)).numbers[-1]
+  return dataclasses.replace(found, low=max(found.value - others, 0.0), high=min(found.value + others, 1.0))
 
 
 def rank_suspects(
@@ -198,4 +203,4 @@ def rank_suspects(
     for component in one["components"]
     if (evidence := find_evidence(components, component)) is not None
   ]
-  return sorted(found, key=lambda suspect: (-suspect.least, suspect.name))
+  return sorted(found, key=lambda suspect: (-suspect.least, -(suspect.turns.value or 0.0), suspect.name))

@@ -12,7 +12,6 @@ from jax_sis.report.controls import make_kind
 from jax_sis.reproduction.audit import words
 from jax_sis.reproduction.audit.config import SIZES
 from jax_sis.reproduction.audit.reading import Found, Suspect
-from jax_sis.reproduction.audit.words import CANNOT
 from jax_sis.reproduction.engine import describe_seconds
 from jax_sis.statistics.estimates import DASH, show_percent
 from jax_sis.studies.clusters.figure import enlarge
@@ -20,13 +19,10 @@ from jax_sis.studies.clusters.summaries import ClassClusters, Cluster
 from jax_sis.studies.components import page as component_page
 from jax_sis.studies.components.report import find_evidence
 
-__all__ = ["CANNOT", "make_report"]
 # Of the list: how many lines it has, and how many of them with pictures.
 NUM_LISTED, NUM_SHOWN = 15, 8
 # Of more classes, those of the list and then the worst.
 MAX_CLASSES = 20
-# Of a class that is not in the list, components with pictures.
-NUM_COMPONENTS = 2
 
 
 def make_report(content: Mapping[str, Any], found: Found, images: ClassifierOnImages) -> bytes:
@@ -199,26 +195,28 @@ def accuracy_of(name: str, found: Found) -> float:
 
 def class_section(name: str, found: Found, pictures: Pictures) -> Element:
   """What a class's subsets share, and what else is known of it that the list does not show."""
-  shown = {id(one.cluster or one.component) for one in found.suspects[:NUM_SHOWN]}
+  shown = {one.name for one in found.suspects[:NUM_SHOWN]}
+  own = [one for one in found.suspects if one.of_class == name]
   group = next((one for one in found.classes if one.name == name), None)
   blocks = [page.paragraph(describe_class(name, found)), *describe_group(name, group)]
-  if group is not None:
-    for number, cluster in enumerate(group.clusters, start=1):
-      heading, known = f"{name}: place {number}", page.paragraph(words.describe_place(name, cluster, group.num_images))
-      if not any(one.cluster == cluster for one in found.suspects[:NUM_SHOWN]):
-        known = page.section(
-          heading, level=3, blocks=[known, *describe_cluster(name, number, found), pictures.of_place(cluster)]
-        )
-        blocks.append(known)
-      else:
-        blocks.append(page.section(heading, level=3, blocks=[known, page.paragraph("Shown in the list above.")]))
-  components = [one for one in found.suspects if one.of_class == name and one.component is not None]
-  for one in sorted(components, key=lambda one: -(one.component or {})["share"])[:NUM_COMPONENTS]:
-    if id(one.component) not in shown:
-      assert one.component is not None
-      texts = [words.describe_hang(one), words.describe_fix(one)]
-      inner = [page.paragraph(text) for text in texts] + pictures.of_component(one.component)
-      blocks.append(page.folded(f"{one.name}: {one.component['share']:.0%} of the logit's variance", inner))
+  for number, cluster in enumerate(() if group is None else group.clusters, start=1):
+    suspect = next((one for one in own if one.cluster is not None and one.number == number), None)
+    told = [page.paragraph(words.describe_place(name, cluster, group.num_images))] if group else []
+    if suspect is not None and suspect.name in shown:
+      told.append(page.paragraph("Shown in the list above."))
+    else:
+      texts = [] if suspect is None else [words.describe_alone(suspect, None), words.describe_hang(suspect)]
+      told += [pictures.of_place(cluster), *map(page.paragraph, texts)]
+    blocks.append(page.section(f"{name}: place {number}", level=3, blocks=told))
+  for one in own:
+    if one.component is not None and one.name not in shown:
+      texts = [
+        words.describe_alone(one, find_evidence(found.components, one.component)),
+        words.describe_hang(one),
+        words.describe_fix(one),
+      ]
+      heading = f"{one.name}: {one.component['share']:.0%} of the logit's variance"
+      blocks.append(page.folded(heading, [*map(page.paragraph, texts), *pictures.of_component(one.component)]))
   return page.section(name, blocks=blocks, name=f"class-{list_number(name, found)}")
 
 
@@ -246,14 +244,6 @@ def describe_group(name: str, group: ClassClusters | None) -> list[Element]:
   return [page.paragraph(f"The pixels needed most of {group.num_images} images called {name} {share}.")]
 
 
-def describe_cluster(name: str, number: int, found: Found) -> list[Element]:
-  """What a place that is not in the list does."""
-  one = next((one for one in found.suspects if one.of_class == name and one.cluster and one.number == number), None)
-  if one is None:
-    return []
-  return [page.paragraph(words.describe_alone(one, None)), page.paragraph(words.describe_hang(one))]
-
-
 def sure_section(content: Mapping[str, Any], found: Found) -> Element:
   """Numbers of images, the controls, and what the intervals leave out."""
   size = SIZES[content["size"]]
@@ -276,7 +266,7 @@ def sure_section(content: Mapping[str, Any], found: Found) -> Element:
 
 
 def cannot_section(found: Found) -> Element:
-  items = [page.element("li", page.paragraph(text)) for text in CANNOT]
+  items = [page.element("li", page.paragraph(text)) for text in words.CANNOT]
   refusal = found.components.get("refusal")
   notes = [page.paragraph(f"This classifier has no components here: {refusal}", kind="note")] if refusal else []
   return page.section("What this cannot say", name="cannot", blocks=[*notes, page.element("ul", *items)])

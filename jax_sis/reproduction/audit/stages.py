@@ -42,8 +42,8 @@ SUBJECT_FILE, COMPONENTS_FILE = "subject.json", "components.json"
 SUBJECT_FORMAT = "jax_sis.audit_subject/1"
 # What a stage takes to begin, most of it to compile, in gradients.
 START = 20_000
-# A forward pass in gradients, and what a smallest search takes.
-FORWARD, SMALLEST = 0.4, 2500
+# In gradients, a forward pass, and a search for the smallest evidence (2.5 s an image on two quiet cores).
+FORWARD, SMALLEST = 0.4, 4500
 BATCH_SIZE = 64
 # What the results do not depend on.
 UNIMPORTANT = frozenset({"num_devices"})
@@ -234,43 +234,59 @@ def make_stages(config: AuditConfig) -> list[StudyStage]:
   Raises:
     ValueError: the classifier or the images cannot be opened.
   """
-  size = SIZES[config.size]
   images, trained = open_subject(config)
-  common: dict[str, Any] = {
-    name: getattr(config, name)
-    for name in ("checkpoint", "model_function", "data", "data_dir", "resize", "background", "num_devices")
-  }
-  judged = {**common, "split": config.split}
-  num_ranked, num_searched = (min(count, len(images.source)) for count in (size.num_ranked, size.num_searched))
-  steps = images.num_features // size.per_step + 2
-  num_classes = len(images.class_names)
-  ids = None if num_searched == len(images.source) else choose_ids(images, num_searched, config.seed)
   return [
     SubjectStage(name=SUBJECT, title="the classifier and the images, read once", work=0, audit=config),
-    RankingStage(
-      name=RANKING,
-      title=f"who is right, and what the border alone says, on {num_ranked} images",
-      work=START + FORWARD * (size.num_draws + 1) * num_ranked,
-      audit=config,
-      asked=RankingConfig(
-        **judged,
-        out="-",
-        num_images=num_ranked,
-        completion="images",
-        pool=config.data,
-        pool_split=config.train_split or config.split,
-        num_draws=size.num_draws,
-        batch_size=BATCH_SIZE,
-        seed=config.seed,
-      ),
+    make_ranking(config, images),
+    *make_subset_stages(config, images),
+    *make_component_stages(config, images, trained),
+  ]
+
+
+def name_subject(config: AuditConfig) -> dict[str, Any]:
+  """The settings that every study of the classifier on the images has."""
+  names = ("checkpoint", "model_function", "data", "data_dir", "resize", "background", "num_devices")
+  return {name: getattr(config, name) for name in names}
+
+
+def make_ranking(config: AuditConfig, images: ClassifierOnImages) -> StudyStage:
+  size = SIZES[config.size]
+  num_ranked = min(size.num_ranked, len(images.source))
+  return RankingStage(
+    name=RANKING,
+    title=f"who is right, and what the border alone says, on {num_ranked} images",
+    work=START + FORWARD * (size.num_draws + 1) * num_ranked,
+    audit=config,
+    asked=RankingConfig(
+      **name_subject(config),
+      split=config.split,
+      out="-",
+      num_images=num_ranked,
+      completion="images",
+      pool=config.data,
+      pool_split=config.train_split or config.split,
+      num_draws=size.num_draws,
+      batch_size=BATCH_SIZE,
+      seed=config.seed,
     ),
+  )
+
+
+def make_subset_stages(config: AuditConfig, images: ClassifierOnImages) -> list[StudyStage]:
+  """The search, and what is asked of its subsets."""
+  size = SIZES[config.size]
+  num_searched = min(size.num_searched, len(images.source))
+  steps, num_classes = images.num_features // size.per_step + 2, len(images.class_names)
+  ids = None if num_searched == len(images.source) else choose_ids(images, num_searched, config.seed)
+  return [
     SubsetsStage(
       name=SUBSETS,
       title=f"which pixels suffice, of {num_searched} images",
       work=START + steps * num_searched,
       audit=config,
       asked=FindConfig(
-        **judged,
+        **name_subject(config),
+        split=config.split,
         out="-",
         ids=ids,
         search=Gradient(per_step=size.per_step),
@@ -299,6 +315,15 @@ def make_stages(config: AuditConfig) -> list[StudyStage]:
       takes=(SUBSETS,),
       asked=ControlsConfig(run_dir=SUBSETS, limit=size.num_controlled, num_wrong_class=0, seed=config.seed),
     ),
+  ]
+
+
+def make_component_stages(
+  config: AuditConfig, images: ClassifierOnImages, trained: ClassifierOnImages
+) -> list[StudyStage]:
+  """The components of each class, and what is without them."""
+  size, num_classes = SIZES[config.size], len(images.class_names)
+  return [
     ComponentsStage(
       name=COMPONENTS,
       title=f"what each class's logit is made of, from {len(trained.source)} images",
@@ -307,7 +332,7 @@ def make_stages(config: AuditConfig) -> list[StudyStage]:
       + num_classes * size.num_sought * size.num_sought_on * (SMALLEST if size.smallest else 300),
       audit=config,
       asked=ComponentsConfig(
-        **common,
+        **name_subject(config),
         split=config.train_split or config.split,
         validation=None if trained is images else config.data,
         validation_split=None if trained is images else config.split,

@@ -116,7 +116,7 @@ def test_what_surely_turns_most_images_comes_first(found: reading.Found):
     ("horse: place 2", "within chance"),
   ]
   # Without an interval nothing is sure, and many pixels say little.
-  both = make_components(cat=[1.0] * 4, dog=[0.2] * 6, deer=[1.0] * 6)
+  both = make_components(cat=[1.0] * 4, dog=[0.2, 0.3] * 3, deer=[1.0] * 6)
   for image in both["evidence"]["deer #1"]["images"]:
     image["features"] = list(range(3))
   ranked = reading.rank_suspects([], both, [], dict.fromkeys(("cat", "dog", "deer"), 0.0))
@@ -134,6 +134,13 @@ def test_what_taking_a_component_away_does_by_hand():
   assert (taken.own.value, taken.false_calls.value, taken.accuracy.value) == (-0.5, -0.5, 0.0)
 
 
+def test_a_change_has_the_interval_of_a_bootstrap_over_images():
+  after, before = (np.random.default_rng(seed).random(400) < 0.8 for seed in (0, 1))
+  found, expected = fix.change_of(after, before, seed=0), difference_of(after, before)
+  assert found.value == pytest.approx(expected.value)
+  assert found.numbers == pytest.approx(expected.numbers, abs=0.004)
+
+
 def test_the_page_answers_every_question_of_each_suspect(found: reading.Found):
   image = {"image": np.zeros((2, 2, 3), np.uint8), "label": 1}
   source = type("Source", (), {"ids": lambda _: ["a"], "__getitem__": lambda *_: image})()
@@ -146,7 +153,7 @@ def test_the_page_answers_every_question_of_each_suspect(found: reading.Found):
   refused = dataclasses.replace(found, components={**found.components, "refusal": "its logits are not linear"})
   text = report.make_report(content, refused, images).decode()
   assert all(text.count(f"<dt>{question}</dt>") == len(found.suspects) for question in QUESTIONS)
-  assert "Look first at dog: component 1: alone it turns 90.0 % [90.0, 90.0] of images of other classes" in text
+  assert "Look first at dog: component 1: alone it turns 90.0 % [51.0, 100.0] of images of other classes" in text
   assert "Of its 30 images that is 7 to 12." in text
   assert "its logits are not linear" in text
   assert "What its subsets share is not known: fewer than 10 subsets." in text
