@@ -71,7 +71,7 @@ def test_a_unit_that_ends_every_worker_ends_the_run(tiny_half_run: pathlib.Path)
 
 @pytest.mark.parametrize("address", ["head", "ray://head:10001", ":6379", "head:port"])
 def test_what_is_no_address_is_refused(address: str):
-  with pytest.raises(ValueError, match="^--address must be HOST:PORT of the head of a Ray cluster, such as "):
+  with pytest.raises(ValueError, match="--address must be HOST:PORT of the head of a Ray cluster, such as "):
     ray_cluster.check_address(address)
 
 

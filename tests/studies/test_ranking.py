@@ -188,7 +188,7 @@ def test_images_without_labels_cannot_be_ranked(where: dict[str, str], tmp_path:
 
 @pytest.mark.slow
 def test_the_border_on_the_mean_colour_is_called_a_truck(
-  published_module: Any, shared_dir: pathlib.Path, tmp_path: pathlib.Path, optimised_programs: None
+  published_module: Any, shared_dir: pathlib.Path, tmp_path: pathlib.Path
 ):
   from jax_sis.classifiers import Classifier
   from jax_sis.data.cifar_c import CLASS_NAMES
