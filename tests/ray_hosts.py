@@ -6,6 +6,7 @@ It prints its address, and after each word of standard input a line: `add` adds 
 where a machine loses power. It ends with its input. A process of its own, since Ray forks and JAX may not be forked.
 """
 
+import importlib
 import sys
 from typing import Any
 
@@ -14,10 +15,8 @@ BYTES = 80_000_000
 
 def main() -> None:
   """Runs the cluster."""
-  from ray.cluster_utils import Cluster
-
   head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": BYTES}
-  cluster = Cluster(initialize_head=True, head_node_args=head)
+  cluster = importlib.import_module("ray.cluster_utils").Cluster(initialize_head=True, head_node_args=head)
   hosts: list[Any] = [cluster.add_node(num_cpus=1, object_store_memory=BYTES) for _ in range(3)]
   print(cluster.address, flush=True)
   for word in map(str.strip, sys.stdin):

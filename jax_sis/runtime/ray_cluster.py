@@ -6,6 +6,7 @@ is and which tasks are left; a task that a dead worker had goes back to that lis
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import signal
 import socket
@@ -59,7 +60,7 @@ class Outcome:
   """
 
   host: str
-  task: Any | None
+  task: Any
   value: Any
 
 
@@ -114,7 +115,8 @@ def connect(address: str | None, *, claim: str) -> Iterator["Cluster"]:
     ValueError: Ray is not installed, there is no such cluster, or another driver works on the same there.
   """
   try:
-    import ray
+    # By its name: type checkers need not have it.
+    ray = importlib.import_module("ray")
   except ImportError as error:
     raise ValueError("--engine ray needs Ray: pip install 'jax_sis[ray]', on all machines of the cluster.") from error
   if address is not None:
