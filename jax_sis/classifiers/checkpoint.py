@@ -214,13 +214,15 @@ def check_numbers(variables: dict[str, Any], what: str, *, advice: str) -> None:
 
 def build_abstract(description: dict[str, Any]) -> Any:
   """The module of a description, with shapes in place of arrays."""
-  num_classes = len(description["class_names"])
+  model, num_classes = description["model"], len(description["class_names"])
   if description.get("fix"):
-    parts = {name: tuple(part) if isinstance(part, list) else part for name, part in description["fix"].items()}
+    parts: dict[str, Any] = {
+      name: tuple(part) if isinstance(part, list) else part for name, part in description["fix"].items()
+    }
     fix = FixConfig(**parts)
     return Fixed(classifiers.build_abstract(fix.base, num_classes=num_classes), fix)
   if not description.get("ensemble"):
-    return classifiers.build_abstract(description["model"], num_classes=num_classes)
+    return classifiers.build_abstract(model, num_classes=num_classes)
   config = EnsembleConfig(members=tuple(description["ensemble"]["members"]), average=description["ensemble"]["average"])
   return nnx.eval_shape(lambda: classifiers.build_ensemble(config, num_classes=num_classes))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_sis.core.masking import mask_inputs
+from jax_sis.core.features import Grid
 from jax_sis.core.scores import log_odds, predict_logits
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.runtime.device_program import DeviceProgram
@@ -37,7 +37,7 @@ class Shown:
     targets: Int[Array, "B"],
   ) -> dict[str, Array]:
     """For each pair whether the target is predicted, and its log-odds, `[B]`."""
-    shown = mask_inputs(inputs, kept, baseline=others, grid=self.grid)
+    shown = Grid(self.grid).mix(inputs, kept, others)
     logits = predict_logits(self.predict_fn, params, shown)
     return {"is_target": logits.argmax(1).astype(jnp.int32) == targets, "log_odds": log_odds(logits, targets)}
 

@@ -12,7 +12,8 @@ from jax_sis.classifiers.linear_head import FeaturesFn
 from jax_sis.classifiers.on_images import ClassifierOnImages
 from jax_sis.core.backselect import backselect
 from jax_sis.core.completions import Images
-from jax_sis.core.masking import check_baseline, mask_inputs
+from jax_sis.core.features import Grid
+from jax_sis.core.masking import check_baseline
 from jax_sis.core.searches import Gradient, Screened
 from jax_sis.core.smallest import smallest_subsets
 from jax_sis.core.subsets import Subsets, sufficient_subsets
@@ -93,7 +94,7 @@ class Seeker:
     own, beside = params
     head = jax.tree.map(lambda array: array[components[0]], beside["heads"])
     subsets = self.find(own, head, inputs, numbers, beside["pool"])
-    grid = self.images.grid
+    features = Grid(self.images.grid)
     moved = jax.vmap(lambda mask, offset: jnp.roll(mask, offset, (0, 1)))(subsets.mask, offsets)
     white = jnp.broadcast_to(beside["white"], inputs.shape)
     shown = {
@@ -112,13 +113,13 @@ class Seeker:
 
     def ask_on(background: Float[Array, "H W C"]) -> dict[str, Array]:
       behind = jnp.broadcast_to(background[None], inputs.shape)
-      return ask(mask_inputs(inputs, subsets.kept, baseline=behind, grid=grid))
+      return ask(features.mix(inputs, subsets.kept, behind))
 
     unseen = jax.lax.map(ask_on, beside["unseen"])
     return {
       "kept": subsets.kept,
       "status": subsets.status,
-      "views": {name: ask(mask_inputs(*view, baseline=baseline, grid=grid)) for name, view in shown.items()},
+      "views": {name: ask(features.mix(*view, baseline)) for name, view in shown.items()},
       "unseen": {name: unseen[name].astype(jnp.float32).mean(0) for name in ("has", "is_class")},
     }
 
