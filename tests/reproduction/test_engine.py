@@ -115,7 +115,7 @@ def test_stages_run_again_only_where_what_they_take_has_other_contents(
   capsys.readouterr()
   run_stages(make_chain(first="A"), tmp_path, None)
   lines = capsys.readouterr().out
-  assert "It runs again: text: 'a' there, 'A' asked, about 0 s." in lines
+  assert "It runs again: text: 'a' there, 'A' asked." in lines
   assert "It runs again: its source 0, first, has other contents." in lines
   assert "It runs again: its source 0, first, has other contents; its source 1, second, has other contents." in lines
 

@@ -162,6 +162,7 @@ def test_wrong_settings_are_refused(options: list[str], message: str, capsys: py
   assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
+@pytest.mark.slow
 def test_an_order_found_with_other_images_behind_is_read_on_the_mean_colour_as_others_are(
   tmp_path: pathlib.Path, where: dict[str, str]
 ):
