@@ -12,7 +12,7 @@ import shlex
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,25 @@ def command_line(command: str, *settings: Any, has_defaults: bool = True, given:
         continue
       (positional if setting.option.is_positional else named).extend(write_option(setting, value))
   return shlex.join(["jax-sis", *command.split(), *positional, *named])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderCommand:
+  """Settings of a command that works in a folder, with the fields `out` and `num_devices`.
+
+  `COMMAND` is the command's name.
+  """
+
+  COMMAND: ClassVar[str]
+
+  @property
+  def command(self) -> str:
+    """The command line that does the same, on any devices."""
+    return command_line(self.COMMAND, dataclasses.replace(self, num_devices=None))
+
+  def command_in(self, out: str) -> str:
+    """The command line that asks for the same in this folder."""
+    return command_line(self.COMMAND, dataclasses.replace(self, out=out), has_defaults=False)
 
 
 def iterate_values(settings: Any) -> Iterator[tuple[Setting, Any]]:

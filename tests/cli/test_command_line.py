@@ -23,7 +23,7 @@ from jax_sis.results.subset_options import SubsetOptions
 from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.options import BenchOptions, ExportOptions, PlanOptions, StatusOptions, VerifyOptions
-from jax_sis.runtime.command_line import command_line
+from jax_sis.runtime.command_line import FolderCommand, command_line
 from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.clusters.config import ClustersConfig, ShortcutConfig
@@ -182,6 +182,12 @@ def parse(line: str) -> tuple[Any, ...]:
   assert program == "jax-sis"
   name = next(name for name in (" ".join(words[:2]), words[0]) if name in main.COMMANDS)
   return parsing.parse(name, main.load_command(name), words[len(name.split()) :])
+
+
+def test_settings_say_the_command_that_they_are_of():
+  named = {name: part.COMMAND for name, part, *_ in WRITTEN if isinstance(part, FolderCommand)}
+  assert len(named) == 8
+  assert all(name == command for name, command in named.items())
 
 
 @pytest.mark.parametrize("written", WRITTEN, ids=lambda written: written[0])

@@ -1,11 +1,11 @@
 """Settings of `jax-sis attributions`, and the methods that it compares."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from jax_sis.core.validation import require_positive
 from jax_sis.data.config import Folder, ImageSetConfig
-from jax_sis.runtime.command_line import Option, command_line, name_folder
+from jax_sis.runtime.command_line import FolderCommand, Option, name_folder
 
 Kind = Literal["search", "attribution", "chance"]
 
@@ -37,7 +37,7 @@ DEFAULT_METHODS = tuple(name for name in METHODS if name not in ("screened", "ri
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AttributionsConfig(ImageSetConfig):
+class AttributionsConfig(FolderCommand, ImageSetConfig):
   """One run of `jax-sis attributions`; see ImageSetConfig for the images.
 
   Attributes:
@@ -47,6 +47,8 @@ class AttributionsConfig(ImageSetConfig):
     methods: see above; the first is what the others are compared with.
     per_step: pixels that a step of sis_batched masks.
   """
+
+  COMMAND: ClassVar[str] = "attributions"
 
   out: Folder = ""
   num_images: Annotated[int, Option(name="images")] = 16
@@ -63,12 +65,3 @@ class AttributionsConfig(ImageSetConfig):
     if len(set(self.methods)) < len(self.methods):
       raise ValueError(f"--methods must name each method once, got {' '.join(self.methods)}.")
     name_folder(self, "jax-sis-attributions")
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same, on any devices."""
-    return command_line("attributions", dataclasses.replace(self, num_devices=None))
-
-  def command_in(self, out: str) -> str:
-    """The command line that asks for the same in this folder."""
-    return command_line("attributions", dataclasses.replace(self, out=out), has_defaults=False)

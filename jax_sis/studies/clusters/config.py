@@ -1,16 +1,16 @@
 """Settings of `jax-sis clusters`, and of `jax-sis demo shortcut`."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from jax_sis.core.validation import require_one_of, require_positive
 from jax_sis.data.config import BatchSize, Folder, ModelFunction, NumDevices, OptionalFolder, RunFolder
 from jax_sis.results.schema import KINDS
-from jax_sis.runtime.command_line import Option, command_line, name_folder
+from jax_sis.runtime.command_line import FolderCommand, Option, name_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClustersConfig:
+class ClustersConfig(FolderCommand):
   """One run of `jax-sis clusters`.
 
   Attributes:
@@ -31,6 +31,8 @@ class ClustersConfig:
     model_function: the function that makes the classifier, file.py:function where the file has moved.
     data_dir: the TFDS folder (default: where the run had it).
   """
+
+  COMMAND: ClassVar[str] = "clusters"
 
   run_dir: RunFolder
   out: Folder = ""
@@ -63,15 +65,6 @@ class ClustersConfig:
     if not 0 <= self.seed < 2**31:
       raise ValueError(f"--seed must lie in 0..2**31 - 1, got {self.seed}.")
     name_folder(self, "jax-sis-clusters")
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same, on any devices."""
-    return command_line("clusters", dataclasses.replace(self, num_devices=None))
-
-  def command_in(self, out: str) -> str:
-    """The command line that asks for the same in this folder."""
-    return command_line("clusters", dataclasses.replace(self, out=out), has_defaults=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

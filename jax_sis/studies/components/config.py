@@ -1,17 +1,17 @@
 """Settings of `jax-sis components`."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from jax_sis.core.validation import require_positive
 from jax_sis.data.config import BatchSize, Folder, ImageSetConfig
-from jax_sis.runtime.command_line import Option, command_line, name_folder
+from jax_sis.runtime.command_line import FolderCommand, Option, name_folder
 
 SearchName = Literal["smallest", "gradient", "screened"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComponentsConfig(ImageSetConfig):
+class ComponentsConfig(FolderCommand, ImageSetConfig):
   """One run of `jax-sis components`; see ImageSetConfig for the images, best those that the classifier was trained on.
 
   Attributes:
@@ -32,6 +32,8 @@ class ComponentsConfig(ImageSetConfig):
     threshold: the probability, by the component's own head, that pixels must reach.
     batch_size: images per device at a time, where the whole data go through the classifier.
   """
+
+  COMMAND: ClassVar[str] = "components"
 
   out: Folder = ""
   classes: Annotated[tuple[str, ...], Option(metavar="CLASS [CLASS ...]")] = ()
@@ -58,12 +60,3 @@ class ComponentsConfig(ImageSetConfig):
     if len(set(self.classes)) < len(self.classes):
       raise ValueError(f"--classes must name each class once, got {' '.join(self.classes)}.")
     name_folder(self, "jax-sis-components")
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same, on any devices."""
-    return command_line("components", dataclasses.replace(self, num_devices=None))
-
-  def command_in(self, out: str) -> str:
-    """The command line that asks for the same in this folder."""
-    return command_line("components", dataclasses.replace(self, out=out), has_defaults=False)

@@ -1,15 +1,15 @@
 """Settings of `jax-sis disjoint`."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from jax_sis.core.validation import require_positive
 from jax_sis.data.config import BatchSize, Folder, ImageSetConfig
-from jax_sis.runtime.command_line import Option, command_line, name_folder
+from jax_sis.runtime.command_line import FolderCommand, Option, name_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DisjointConfig(ImageSetConfig):
+class DisjointConfig(FolderCommand, ImageSetConfig):
   """One run of `jax-sis disjoint`; see ImageSetConfig for the images.
 
   Attributes:
@@ -21,6 +21,8 @@ class DisjointConfig(ImageSetConfig):
     is_minimised: drop and exchange pixels of each subset before they are taken away: smaller and more subsets, slower.
     batch_size: images per device at a time, half of which are searched at once, so that few wait for the last.
   """
+
+  COMMAND: ClassVar[str] = "disjoint"
 
   out: Folder = ""
   num_images: Annotated[int | None, Option(name="images")] = None
@@ -36,12 +38,3 @@ class DisjointConfig(ImageSetConfig):
     require_positive("--per-step", self.per_step)
     require_positive("--max-subsets", self.max_subsets)
     name_folder(self, "jax-sis-disjoint")
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same, on any devices."""
-    return command_line("disjoint", dataclasses.replace(self, num_devices=None))
-
-  def command_in(self, out: str) -> str:
-    """The command line that asks for the same in this folder."""
-    return command_line("disjoint", dataclasses.replace(self, out=out), has_defaults=False)

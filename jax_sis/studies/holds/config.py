@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from jax_sis.core.validation import require_positive
 from jax_sis.data.config import BatchSize, Folder, ModelFunction, NumDevices, OptionalFolder
-from jax_sis.runtime.command_line import Option, command_line, name_folder
+from jax_sis.runtime.command_line import FolderCommand, Option, name_folder
 
 ATTRIBUTIONS = {
   "gradient_x_input": "gradient x input",
@@ -24,7 +24,7 @@ CONDITIONS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HoldsConfig:
+class HoldsConfig(FolderCommand):
   """One run of `jax-sis holds`.
 
   Attributes:
@@ -49,6 +49,8 @@ class HoldsConfig:
     model_function: the function that makes the classifier, file.py:function where the file has moved.
     data_dir: the TFDS folder (default: where the first run had it).
   """
+
+  COMMAND: ClassVar[str] = "holds"
 
   run_dirs: Annotated[tuple[str, ...], Option(metavar="RUN_DIR [RUN_DIR ...]", is_positional=True)]
   out: Folder = ""
@@ -98,15 +100,6 @@ class HoldsConfig:
     if not 0 <= self.seed < 2**31:
       raise ValueError(f"--seed must lie in 0..2**31 - 1, got {self.seed}.")
     name_folder(self, "jax-sis-holds")
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same, on any devices."""
-    return command_line("holds", dataclasses.replace(self, num_devices=None))
-
-  def command_in(self, out: str) -> str:
-    """The command line that asks for the same in this folder."""
-    return command_line("holds", dataclasses.replace(self, out=out), has_defaults=False)
 
 
 def check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:

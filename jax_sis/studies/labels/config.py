@@ -1,17 +1,17 @@
 """Settings of `jax-sis labels`."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from jax_sis.core import validation
 from jax_sis.core.validation import require_positive
 from jax_sis.data.config import BatchSize, Folder, ImageSetConfig
 from jax_sis.results.schema import KINDS
-from jax_sis.runtime.command_line import NOT_AN_OPTION, Option, command_line, name_folder
+from jax_sis.runtime.command_line import NOT_AN_OPTION, FolderCommand, Option, name_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelsConfig(ImageSetConfig):
+class LabelsConfig(FolderCommand, ImageSetConfig):
   """One run of `jax-sis labels`; see ImageSetConfig for the images, which the classifier must not be trained on.
 
   Attributes:
@@ -28,6 +28,8 @@ class LabelsConfig(ImageSetConfig):
     at: the confidence that these must reach (default: each run's own).
     seed: of the labels that are changed, the folds, and of intervals.
   """
+
+  COMMAND: ClassVar[str] = "labels"
 
   out: Folder = ""
   num_images: Annotated[int | None, Option(name="images")] = None
@@ -56,12 +58,3 @@ class LabelsConfig(ImageSetConfig):
     if self.at is not None:
       validation.check_threshold(self.at, "--at")
     name_folder(self, "jax-sis-labels")
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same, on any devices."""
-    return command_line("labels", dataclasses.replace(self, num_devices=None))
-
-  def command_in(self, out: str) -> str:
-    """The command line that asks for the same in this folder."""
-    return command_line("labels", dataclasses.replace(self, out=out), has_defaults=False)

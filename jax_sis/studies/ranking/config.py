@@ -1,17 +1,17 @@
 """Settings of `jax-sis ranking`."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from jax_sis.core.types import Removal
 from jax_sis.core.validation import require_positive
 from jax_sis.data.config import BatchSize, Folder, ImageSetConfig
 from jax_sis.runs.completion import CompletionName, CompletionSettings
-from jax_sis.runtime.command_line import NOT_AN_OPTION, Option, command_line, name_folder
+from jax_sis.runtime.command_line import NOT_AN_OPTION, FolderCommand, Option, name_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RankingConfig(ImageSetConfig):
+class RankingConfig(FolderCommand, ImageSetConfig):
   """One run of `jax-sis ranking`; see ImageSetConfig for the images.
 
   Attributes:
@@ -31,6 +31,8 @@ class RankingConfig(ImageSetConfig):
     num_draws: draws an image.
     ends: the share of a class that is an end of its ranking.
   """
+
+  COMMAND: ClassVar[str] = "ranking"
 
   out: Folder = ""
   num_images: Annotated[int | None, Option(name="images")] = None
@@ -85,12 +87,3 @@ class RankingConfig(ImageSetConfig):
     if self.completion is None:
       return "the rest shows the mean colour"
     return f"the rest shows {self.settings.kind}, {self.num_draws} draws, the same for all images"
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same, on any devices."""
-    return command_line("ranking", dataclasses.replace(self, num_devices=None))
-
-  def command_in(self, out: str) -> str:
-    """The command line that asks for the same in this folder."""
-    return command_line("ranking", dataclasses.replace(self, out=out), has_defaults=False)

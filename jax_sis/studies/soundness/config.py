@@ -1,11 +1,11 @@
 """Settings of `jax-sis soundness`, and the orders that it asks about."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from jax_sis.core.validation import require_positive
 from jax_sis.data.config import BatchSize, Folder, ImageSetConfig
-from jax_sis.runtime.command_line import Option, command_line, name_folder
+from jax_sis.runtime.command_line import FolderCommand, Option, name_folder
 
 ORDERS = {
   "gradient": "SIS, gradient",
@@ -21,7 +21,7 @@ NUM_DRAWS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SoundnessConfig(ImageSetConfig):
+class SoundnessConfig(FolderCommand, ImageSetConfig):
   """One run of `jax-sis soundness`; see ImageSetConfig for the images.
 
   Attributes:
@@ -32,6 +32,8 @@ class SoundnessConfig(ImageSetConfig):
     num_classes: the predicted class and the N - 1 that are likeliest after it; a search costs as much for each.
     per_step: pixels that a step of the gradient search masks.
   """
+
+  COMMAND: ClassVar[str] = "soundness"
 
   out: Folder = ""
   num_images: Annotated[int, Option(name="images")] = 64
@@ -52,12 +54,3 @@ class SoundnessConfig(ImageSetConfig):
     if len(set(self.orders)) < len(self.orders):
       raise ValueError(f"--orders must name each order once, got {' '.join(self.orders)}.")
     name_folder(self, "jax-sis-soundness")
-
-  @property
-  def command(self) -> str:
-    """The command line that does the same, on any devices."""
-    return command_line("soundness", dataclasses.replace(self, num_devices=None))
-
-  def command_in(self, out: str) -> str:
-    """The command line that asks for the same in this folder."""
-    return command_line("soundness", dataclasses.replace(self, out=out), has_defaults=False)
