@@ -6,14 +6,16 @@ First table: accuracy on CIFAR-10 test images, by id, with a share of each image
 entropy of the predicted classes (2.30 nats if all are alike). Second table: the smallest sets of squares that reach 0.9
 on the first confident images, found on the mean colour, with removal inside the network (by layer masking, or of a
 transformer's tokens), and on draws of other images. On how many images is the class kept when they are read in each of
-these ways (on other images: the mean share of 20), and when their shape in white is, in its place and moved? A line an
-image is kept in the folder, so that the same command goes on where it was stopped, also with more images.
+these ways (on other images: the mean share of 20), on plain colours, and when their shape in white is, in its place and
+moved? And what does a search cost? A line an image is kept in the folder, so that the same command goes on where it was
+stopped, also with more images.
 """
 
 import argparse
 import collections
 import json
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -32,7 +34,9 @@ THRESHOLD = 0.9
 BATCH_SIZE, UNIT = 100, 20
 # Other images: of the end of the test set, for the search and for reading.
 POOL_SIZE, NUM_DRAWS, NUM_READ = 500, 16, 20
-READINGS = ("value", "removed", "others", "white", "moved")
+# Plain colours behind the squares, 8-bit; in these readings what is missing is never removed.
+FILLS = {"on black": 0, "on grey": 128, "on white": 255}
+READINGS = ("value", "removed", "others", *FILLS, "white", "moved", "less moved")
 
 
 class Reader:
@@ -126,11 +130,14 @@ def search_unit(
   if way == "others":
     options["completion"] = jax_sis.completions.Images(pool=searched, num_draws=NUM_DRAWS)
   arguments = reader.predict_fn, reader.params, jnp.asarray(images), jnp.asarray(targets)
+  before = time.process_time()
   subsets = jax_sis.smallest_subsets(*arguments, threshold=THRESHOLD, grid=reader.grid, **options)
   kept = np.asarray(subsets.mask).reshape(-1, *reader.grid)
+  seconds = time.process_time() - before
   rng = np.random.default_rng(1)
   moved = np.stack([np.roll(mask, divmod(rng.integers(1, mask.size), mask.shape[1]), (0, 1)) for mask in kept])
-  white = np.broadcast_to(reader.normalisation.apply(np.full((1, 1, 1, 3), 255, np.uint8)), images.shape)
+  fills = {name: reader.normalisation.apply(np.full((1, 1, 1, 3), level, np.uint8)) for name, level in FILLS.items()}
+  white = np.broadcast_to(fills["on white"], images.shape)
   # In white, what is missing is missing as it was in the search.
   behind = tested[rng.integers(len(tested), size=len(images))] if way == "others" else 0.0
   removed = way == "removed"
@@ -145,9 +152,11 @@ def search_unit(
   found = {
     "status": np.asarray(subsets.status),
     "squares": kept.sum((1, 2)),
+    "seconds": np.full(len(images), seconds / len(images)),
     "value": is_kept(images, kept, removed=False),
     "removed": is_kept(images, kept, removed=True),
     "others": np.mean(others, axis=0),
+    **{name: is_kept(images, kept, removed=False, behind=fill) for name, fill in fills.items()},
     "white": is_kept(white, kept, removed=removed, behind=behind),
     "moved": is_kept(white, moved, removed=removed, behind=behind),
   }
@@ -159,21 +168,26 @@ def read_lines(lines: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def print_subsets(lines: pathlib.Path, num_searched: int) -> None:
-  """Sizes, and the share of the images that keep their class by each reading."""
+  """Sizes, cost, and the share of the images that keep their class by each reading."""
   by_way: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
   for row in read_lines(lines):
     by_way[row["way"]].append(row)
-  print(f"\n{'found by':<9} {'images':>9} {'squares':>20} " + " ".join(f"{name:>20}" for name in READINGS))
+  print(
+    f"\n{'found by':<9} {'images':>10} {'CPU s each':>10} {'squares':>16} " + " ".join(f"{one:>13}" for one in READINGS)
+  )
   for way, all_rows in by_way.items():
     rows = all_rows[:num_searched]
     found = [row for row in rows if row["status"] == jax_sis.Status.OK]
     sizes = mean_of(np.array([row["squares"] for row in found]))
     readings = []
     for name in READINGS:
-      values = np.array([row[name] for row in found])
-      readings.append(f"{mean_of(values).percent:.0f}" if name == "others" else f"{share_of(values == 1).percent:.0f}")
+      # By image, so that the interval is that of pairs.
+      values = np.array([row["white"] - row["moved"] if name == "less moved" else row[name] for row in found])
+      estimate = mean_of(values) if name in ("others", "less moved") else share_of(values == 1)
+      readings.append(f"{estimate.percent:.0f}")
     print(
-      f"{way:<9} {f'{len(found)} of {len(rows)}':>9} {f'{sizes:.1f}':>20} " + " ".join(f"{one:>20}" for one in readings)
+      f"{way:<9} {f'{len(found)} of {len(rows)}':>10} {np.median([row['seconds'] for row in rows]):>10.2f} "
+      f"{f'{sizes:.1f}':>16} " + " ".join(f"{one:>13}" for one in readings)
     )
 
 
