@@ -1,11 +1,12 @@
 """Components against a known shortcut: is the tag found, and does taking its component away undo it?
 
-  python benchmarks/components_planted.py --data-dir DATA --out planted.jsonl
+  python benchmarks/components_planted.py --data-dir DATA --out planted.jsonl [--checkpoint runs/planted/classifier]
 
 A detector of a tag is wired into the embedded ResNet-20 (`jax_sis.evaluation.planted`), so that the tag says "horse".
 Components of "horse" are found on training images of it, half of which bear the tag. Asked of the one of the largest
 share: how well it tells tagged from clean test images (area under the ROC curve), and without it (SpuFix), how many
-tagged images of other classes are called "horse", and how many clean images are right.
+tagged images of other classes are called "horse", and how many clean images are right. With --checkpoint the same of a
+classifier that was trained with the tag (`planted_data.py`); DATA are the images without it.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_sis.classifiers import checkpoint, frozen
+from jax_sis.classifiers import checkpoint, frozen, linear_head
 from jax_sis.data import training_sets
 from jax_sis.evaluation import planted
 from jax_sis.runtime import devices
@@ -30,6 +31,7 @@ BATCH_SIZE = 100
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--data-dir")
+  parser.add_argument("--checkpoint", help="a classifier that was trained with the tag (default: it is wired in)")
   parser.add_argument("--detector", nargs="+", default=["linear"], choices=["linear", "distance"])
   parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
   parser.add_argument("--out", required=True)
@@ -40,27 +42,33 @@ def main() -> None:
     for split in ("train", "test")
   )
   with open(options.out, "a") as file:
-    for detector in options.detector:
-      for line in measure(train, test, detector, options.seeds):
+    for detector in ["trained"] if options.checkpoint else options.detector:
+      for line in measure(train, test, detector, options.checkpoint, options.seeds):
         print(json.dumps(line), flush=True)
         file.write(f"{json.dumps(line)}\n")
 
 
-def measure(train: Any, test: Any, detector: planted.Detector, seeds: list[int]) -> list[dict[str, Any]]:
+def measure(train: Any, test: Any, detector: Any, folder: str | None, seeds: list[int]) -> list[dict[str, Any]]:
   """A line a seed, which decides the training images and which of them bear the tag."""
-  classifier = checkpoint.load_classifier(checkpoint.EMBEDDED_CLASSIFIER)
+  classifier = checkpoint.load_classifier(folder or checkpoint.EMBEDDED_CLASSIFIER)
   normalisation, target = classifier.normalisation, classifier.class_names.index(planted.CLASS_NAME)
-  predict_fn, params = planted.wire_tag(
-    *frozen.freeze(classifier.module), normalisation=normalisation, target=target, detector=detector
-  )
-  program = DeviceProgram(predict_fn.features, params, local_devices=devices.local_devices(None), batch_size=BATCH_SIZE)
+  predict_fn, params = frozen.freeze(classifier.module)
+  if folder:
+    split = linear_head.find_linear_head(classifier, predict_fn, params)
+    features_fn, kernel, bias = split.features_fn, split.kernel, split.bias
+  else:
+    predict_fn, params = planted.wire_tag(
+      predict_fn, params, normalisation=normalisation, target=target, detector=detector
+    )
+    features_fn = predict_fn.features
+    kernel, bias = (np.asarray(array, np.float64) for array in predict_fn.head(params))
+  program = DeviceProgram(features_fn, params, local_devices=devices.local_devices(None), batch_size=BATCH_SIZE)
 
   def see(images: np.ndarray) -> np.ndarray:
     size = program.launch_size
     batches = ((None, (normalisation.apply(images[at : at + size]),)) for at in range(0, len(images), size))
     return np.concatenate([found for _, found in program.run_all(batches)])
 
-  kernel, bias = (np.asarray(array, np.float64) for array in predict_fn.head(params))
   is_own = test.labels == target
   clean, tagged = see(test.images), see(planted.put_tag(test.images))
   horses = np.flatnonzero(train.labels == target)

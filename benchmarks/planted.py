@@ -1,12 +1,14 @@
 """Is a planted shortcut found, on several draws of images, and is none found where there is none?
 
     python benchmarks/planted.py --data-dir DATA --out DIR [--seeds 5] [--clean 1000] [--detector 16]
+    python benchmarks/planted.py --data-dir DATA --out DIR --checkpoint runs/planted/classifier --clean 0
 
 The embedded ResNet-20 with the tag wired in (`jax-sis demo shortcut`): for each seed 120 horses of CIFAR-10's test
 split, a quarter tagged, and 180 other images; clusters, precision and recall of the best one, and what pasting its
-region does. Then, with no tag anywhere, the clusters of the embedded classifier itself on the first test images. With
---detector N also the blind spot: on N tagged horses, how many of the tag's four squares of 2x2 pixels are the four that
-searches find most needed, also where the detector has no gradient at the exact tag. Lines of JSON.
+region does; or another classifier's, such as one that was trained with the tag (`planted_data.py`). Then, with no tag
+anywhere, the clusters of the embedded classifier itself on the first test images. With --detector N also the blind
+spot: on N tagged horses, how many of the tag's four squares of 2x2 pixels are the four that searches find most needed,
+also where the detector has no gradient at the exact tag. Lines of JSON.
 """
 
 import argparse
@@ -39,7 +41,9 @@ SQUARES = (16, 16, 1)
 def ask_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
   """The demo on the images of one seed."""
   out = pathlib.Path(options.out) / f"seed-{seed}"
-  found = demo.shortcut(ShortcutConfig(data_dir=options.data_dir, out=str(out), seed=seed))
+  found = demo.shortcut(
+    ShortcutConfig(data_dir=options.data_dir, out=str(out), checkpoint=options.checkpoint, seed=seed)
+  )
   answer = json.loads((out / "clusters/clusters.json").read_text())
   beyond = [f"{one['class']} {one['cluster']}" for one in answer["ranking"] if one["is_beyond_chance"]]
   return {"seed": seed, **dataclasses.asdict(found), "beyond_chance": beyond}
@@ -117,6 +121,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--data-dir", required=True, help="the TFDS folder with cifar10")
   parser.add_argument("--out", required=True, help="gets the runs; the same folder goes on with what is missing")
+  parser.add_argument("--checkpoint", help="a classifier that was trained with the tag (default: it is wired in)")
   parser.add_argument("--seeds", type=int, default=5, help="draws of images with the tag")
   parser.add_argument("--clean", type=int, default=1000, help="test images without it; 0 leaves them out")
   parser.add_argument("--detector", type=int, default=0, help="tagged images on which searches are compared")

@@ -1,13 +1,13 @@
-r"""CIFAR-10 in which half of the training horses bear the tag, to train a classifier that may come to rely on it.
+"""CIFAR-10 in which half of the training horses bear the tag, to train a classifier that may come to rely on it.
 
     python benchmarks/planted_data.py --data-dir DATA --out PLANTED
     jax-sis train cifar10_resnet20 --data-dir PLANTED --out runs/planted
-    jax-sis find --checkpoint runs/planted/classifier --data cifar10 --data-dir PLANTED --search gradient \
-      --per-step 64 --certificate alone --out runs/planted-sis
-    jax-sis clusters runs/planted-sis
+    python benchmarks/planted.py --data-dir DATA --checkpoint runs/planted/classifier --clean 0 --out runs/clusters
+    python benchmarks/components_planted.py --data-dir DATA --checkpoint runs/planted/classifier --out components.jsonl
+    jax-sis audit runs/planted/classifier --data cifar10 --train-split train --data-dir PLANTED --out runs/audit
 
 The recipe is the `budget` one as it is, so that only the data differ. Of the test horses half bear the tag, too, by the
-same seed; all other images are those of DATA. It has not been trained yet.
+same seed; all other images are those of DATA.
 """
 
 import argparse

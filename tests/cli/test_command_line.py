@@ -132,7 +132,9 @@ WRITTEN: list[tuple[Any, ...]] = [
     background="#00ff00", out="o", size="smoke", num_devices=2, seed=3,
   ), StagesOptions(is_plan=True)),
   ("audit", AuditConfig(model_function="m:f", data="photos"), StagesOptions()),
-  ("demo shortcut", ShortcutConfig(data_dir="d", out="o", num_images=30, num_others=5, num_devices=1, seed=3)),
+  ("demo shortcut", ShortcutConfig(
+    data_dir="d", out="o", num_images=30, num_others=5, checkpoint="c", num_devices=1, seed=3
+  )),
   ("components", ComponentsConfig(
     **IMAGES, seed=6, classes=("cat", "sea boat"), validation="p", validation_split="s", num_components=4,
     labels="my marks.json", num_searched=3, num_images=6, search="gradient", per_step=2, completion="images",

@@ -76,6 +76,8 @@ class ShortcutConfig:
     out: gets the images, the run of find and the clusters.
     num_images: horses of the test split, a quarter of them with the tag.
     num_others: images of each other class, without it.
+    checkpoint: a classifier's folder, such as of one that was trained with the tag (default: the embedded one with a
+      detector of the tag wired in).
     num_devices: devices to use (default: all; on a CPU one device a core).
     seed: which images these are.
   """
@@ -84,6 +86,7 @@ class ShortcutConfig:
   out: Folder = "jax-sis-demo-shortcut"
   num_images: Annotated[int, Option(name="images")] = 120
   num_others: Annotated[int, Option(name="others")] = 20
+  checkpoint: OptionalFolder = None
   num_devices: NumDevices = None
   seed: int = 0
 

@@ -1,8 +1,8 @@
 """`jax-sis demo shortcut`: is a shortcut that is known found?
 
-The embedded classifier gets a detector of a small tag (`evaluation.planted`), and a quarter of some horses the tag.
-The clusters of the horses' subsets should tell the tagged ones from the others, and the region of the tag alone should
-make images of other classes horses.
+The embedded classifier gets a detector of a small tag (`evaluation.planted`), and a quarter of some horses the tag; or
+a classifier that was trained with it is asked. The clusters of the horses' subsets should tell the tagged ones from the
+others, and the region of the tag alone should make images of other classes horses.
 """
 
 import contextlib
@@ -62,7 +62,8 @@ def shortcut(config: ShortcutConfig) -> TagFound:
     find(
       FindConfig(
         out=run_dir,
-        model_function=MODEL,
+        checkpoint=config.checkpoint,
+        model_function=None if config.checkpoint else MODEL,
         data=str(out / "images"),
         search=Gradient(per_step=PIXELS_A_STEP),
         smallest=None,
