@@ -160,7 +160,7 @@ def read_ends(found: Ranking, classes: Sequence[ClassRanking]) -> dict[str, tupl
     for name in (*one.most[: figure.NUM_SHOWN], *one.least[: figure.NUM_SHOWN]):
       image = judged[places[name]]
       predicted = found.images.name_class(image.predicted)
-      caption = f"{name}\n{image.evidence:+.1f}\n{predicted}"
+      caption = f"{name}\n{image.evidence:+z.1f}\n{predicted}"
       picture = figure.darken_rest(found.images.source[places[name]]["image"], found.region)
       shown[name] = picture, caption
   return shown
