@@ -338,9 +338,10 @@ each: its share of the logit's variance; the images of the class and of others i
 alone does; how few pixels raise it, and whether the classifier calls these the class, with controls of their shape.
 
 It prints a table and its reading, and writes components.json (all numbers), components.csv (a line a component),
-components.html (the images) and labels.json, in which a person sets is_spurious to true. Given again, the same command
-goes on with an unfinished run, reads the labels, and writes the classifier without the marked components into the
-folder `fixed` (SpuFix), which every --checkpoint takes, and what that does to its accuracy.
+components.html (the images), components.npz (for jax-sis ranking) and labels.json, in which a person sets is_spurious
+to true. Given again, the same command goes on with an unfinished run, reads the labels, and writes the classifier
+without the marked components into the folder `fixed` (SpuFix), which every --checkpoint takes, and what that does to
+its accuracy.
 """,
     tables={
       "search": {
