@@ -181,7 +181,7 @@ def test_a_fixed_classifier_is_searched_and_verified_as_any_other(
   assert [(CLASS_NAMES[one.class_number], one.number) for one in parts] == [("automobile", 1), ("dog", 1)]
   fixed = spufix.remove_components(classifier, parts)
   checkpoint.save_classifier(tmp_path / "fixed", fixed)
-  store = find_tiny(tmp_path / "found", str(tmp_path / "fixed"), **GRADIENT, saved="order", num_devices=1)
+  store = find_tiny(tmp_path / "found", str(tmp_path / "fixed"), **GRADIENT, num_devices=1)
   images = open_on_images(ComponentsConfig(checkpoint=tiny_checkpoint, **SETTINGS), batch_size=4)
   inputs = jnp.asarray(images.normalise(np.stack([images.source[place]["image"] for place in range(24)])))
   logits = np.asarray(jax.jit(fixed.module)(inputs))

@@ -120,13 +120,19 @@ def describe_criterion(region: Bool[np.ndarray, "H W"] | None, config: RankingCo
 
 
 def describe_tables(found: Ranking, config: RankingConfig) -> str:
-  measure = "how much of it an image holds" if found.region is None else "its log-odds on that alone"
+  measure = "its log-odds on that alone" if config.component is None else "how much of it an image holds"
+  caution = (
+    "Alone: images whose class the region alone gives. A gap says that accuracy goes with the region, not that it is "
+    "the cause: images may be harder for other reasons."
+    if config.component is None
+    else "A component is a part of the class's own logit, so that little of it makes for errors by itself; a gap says "
+    "how much accuracy goes with it, and only a person that it is not the object."
+  )
   return (
     "In brackets 95 % intervals: of shares Wilson's, of differences Newcombe's, of means over classes by the classes' "
     f"own. Ranked by {describe_criterion(found.region, config)}: each class by {measure}. Its ends are the "
     f"{config.ends:.0%} where {config.ranked_by} says most and least of it, and the gap is the accuracy on whole "
-    "images of the one minus the other. Alone: images whose class the region alone gives. A gap says that accuracy "
-    f"goes with {config.ranked_by}, not that it is the cause: images may be harder for other reasons."
+    f"images of the one minus the other. {caution}"
   )
 
 
