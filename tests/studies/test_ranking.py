@@ -174,6 +174,8 @@ def test_a_gap_is_the_accuracy_of_the_ends_and_its_mean_that_of_the_classes():
   assert found.gap.value == 0.5
   below = np.hypot(1 - first.gap.numbers[1], second.gap.numbers[1]) / 2
   assert found.gap.numbers[1] == pytest.approx(0.5 - below)
+  assert found.share_called is not None
+  assert found.alone is not None
   assert (found.called, found.share_called.value, found.alone.value) == ("b", 1.0, 0.5)
 
 
@@ -242,6 +244,7 @@ def test_the_border_on_the_mean_colour_is_called_a_truck(
   data: dict[str, Any] = {"data": "cifar10", "data_dir": str(shared_dir / "data/tfds")}
   found = program.study(RankingConfig(out=str(tmp_path / "out"), checkpoint=str(tmp_path / "published"), **data))
   (ranked,) = found.data
+  assert ranked.share_called is not None
   assert (ranked.called, ranked.share_called.num_images) == ("truck", 10_000)
   assert ranked.share_called.count == pytest.approx(4453, abs=3)
   assert ranked.gap.value == pytest.approx(0.082, abs=0.003)
