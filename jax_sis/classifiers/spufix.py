@@ -13,6 +13,7 @@ from jax_sis.classifiers.checkpoint import hash_arrays
 from jax_sis.classifiers.component_file import Component, read_components
 from jax_sis.classifiers.fixed import take_away
 from jax_sis.classifiers.linear_head import FeaturesFn, HeadFn
+from jax_sis.classifiers.model_function import make_arrays
 from jax_sis.core.types import Params
 
 
@@ -60,7 +61,7 @@ def fix_model(model: ImageModel, path: str | os.PathLike[str]) -> ImageModel:
   """
   if model.features_fn is None or model.head_fn is None:
     raise ValueError("model must have features_fn and head_fn, from which its components come.")
-  components = read_components(path, model=hash_arrays(model.params))
+  components = read_components(path, model=hash_arrays(make_arrays(model.params)))
   fix = {
     "directions": jnp.asarray(np.stack([one.weights for one in components])),
     "offsets": jnp.asarray([one.offset for one in components], jnp.float32),
