@@ -147,6 +147,11 @@ def check_arrays(params: Any) -> None:
       raise ValueError(f"ImageModel.params must be finite, but {place} holds numbers that are not.")
 
 
+def make_arrays(params: Any) -> Any:
+  """The same, with an array in the place of each number."""
+  return jax.tree.map(lambda leaf: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf), params)
+
+
 def load_model(name: str) -> LoadedModel:
   """Calls the function that `name` names, in a module or a file looked for from the current folder on.
 
@@ -205,7 +210,7 @@ def find_arguments(function: Any) -> list[str]:
 
 def name_classes(model: ImageModel, *, model_name: str) -> LoadedModel:
   """The model with a name for each of its logits; ValueError if it gives no logits, or another number of them."""
-  params = jax.tree.map(lambda leaf: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf), model.params)
+  params = make_arrays(model.params)
   num_logits = validation.check_predict_fn(model.predict_fn, params, jnp.zeros((2, *model.input_shape), np.float32))
   class_names = model.class_names or sources.number_classes(num_logits)
   if len(class_names) != num_logits:

@@ -1,10 +1,7 @@
 """Makes the classifier from whose logits components are taken away: a checkpoint, or of a user's function a model."""
 
 import dataclasses
-import io
 import os
-import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -12,55 +9,27 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jax_sis.classifiers import Classifier, FixConfig, Fixed, ImageModel
+from jax_sis.classifiers.checkpoint import hash_arrays
+from jax_sis.classifiers.component_file import Component, read_components
 from jax_sis.classifiers.fixed import take_away
 from jax_sis.classifiers.linear_head import FeaturesFn, HeadFn
-from jax_sis.core.messages import first_line
+from jax_sis.classifiers.model_function import make_arrays
 from jax_sis.core.types import Params
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Removed:
-  """A component that is taken away: the positive part of `features @ weights - offset`, from the logit of its class.
-
-  Attributes:
-    class_number: the class.
-    component: its number there, from 1.
-    weights: of the features, `[E]`.
-    offset: what is less.
-  """
-
-  class_number: int
-  component: int
-  weights: Float[np.ndarray, "E"]
-  offset: float
-
-
-def remove_components(classifier: Classifier, removed: Sequence[Removed]) -> Classifier:
+def remove_components(classifier: Classifier, removed: Sequence[Component]) -> Classifier:
   """The same classifier without these components, which `checkpoint.save_classifier` writes as any other."""
   config = FixConfig(
     base=classifier.model_name,
     num_features=len(removed[0].weights),
     classes=tuple(one.class_number for one in removed),
-    components=tuple(one.component for one in removed),
+    components=tuple(one.number for one in removed),
   )
   module = Fixed(classifier.module, config)
   module.directions[...] = jnp.asarray(np.stack([one.weights for one in removed]).astype(np.float32))
   module.offsets[...] = jnp.asarray([one.offset for one in removed], jnp.float32)
   module.eval()
   return dataclasses.replace(classifier, model_name=config.model_name, module=module, fix=config)
-
-
-def encode_removed(removed: Sequence[Removed]) -> bytes:
-  """The components as a file for `fix_model`."""
-  content = io.BytesIO()
-  np.savez(
-    content,
-    classes=np.array([one.class_number for one in removed]),
-    components=np.array([one.component for one in removed]),
-    directions=np.stack([one.weights for one in removed]).astype(np.float32),
-    offsets=np.array([one.offset for one in removed], np.float32),
-  )
-  return content.getvalue()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +61,12 @@ def fix_model(model: ImageModel, path: str | os.PathLike[str]) -> ImageModel:
   """
   if model.features_fn is None or model.head_fn is None:
     raise ValueError("model must have features_fn and head_fn, from which its components come.")
-  try:
-    with np.load(pathlib.Path(path), allow_pickle=False) as archive:
-      classes = tuple(archive["classes"].tolist())
-      fix = {name: jnp.asarray(archive[name]) for name in ("directions", "offsets")}
-  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-    raise ValueError(
-      f"path must be the file fixed.npz of `jax-sis components`, got {str(path)!r} ({type(error).__name__}: "
-      f"{first_line(error)})."
-    ) from error
+  components = read_components(path, model=hash_arrays(make_arrays(model.params)))
+  fix = {
+    "directions": jnp.asarray(np.stack([one.weights for one in components])),
+    "offsets": jnp.asarray([one.offset for one in components], jnp.float32),
+  }
+  classes = tuple(one.class_number for one in components)
   return dataclasses.replace(
     model,
     predict_fn=FixedPredictor(model.features_fn, model.head_fn, classes),

@@ -304,8 +304,8 @@ again goes on with an unfinished run, and so does one that names more classes.
     run_fn=run_ranking,
     description="""\
 Does the classifier rely on what is around the object? Ranks the images of each class by what their border, or another
-region, alone says of the class (log-odds), and compares how often the images at the two ends are right as a whole. A
-spuriosity ranking (Moayeri et al., NeurIPS 2023) does so by features that people have called spurious.
+region, alone says of the class (log-odds), or by a component of it, and compares how often the two ends are right as a
+whole. A spuriosity ranking (Moayeri et al., NeurIPS 2023) does so by features that people have called spurious.
 
 What stands in the place of the rest matters: on the mean colour a classifier may take any border for one class. So take
 --removal layer for networks of convolutions, or --completion images.
@@ -317,11 +317,12 @@ ends). The same command again goes on with an unfinished run, and so does one th
     examples=(
       "ranking --data cifar10 --data-dir DATA --removal layer",
       "ranking --data cifar10 --data-dir DATA --completion images --pool cifar10 --pool-split train",
+      "ranking --data cifar10 --data-dir DATA --components runs/components --component 2",
       "ranking --data cifar10 --data-dir DATA --beside cifar10.1_v6_data.npy --region square:8,8,16",
     ),
     groups={
       "image": f"{IMAGE} ids num_images beside",
-      "ranking": "region removal completion pool pool_split num_pooled num_draws ends seed",
+      "ranking": "region component components removal completion pool pool_split num_pooled num_draws ends seed",
       "output": "out",
       "device": DEVICE,
     },
@@ -336,9 +337,9 @@ each: its share of the logit's variance; the images of the class and of others i
 alone does; how few pixels raise it, and whether the classifier calls these the class, with controls of their shape.
 
 It prints a table and its reading, and writes components.json (all numbers), components.csv (a line a component),
-components.html (the images) and labels.json, in which a person sets is_spurious to true. Given again, the same command
-goes on with an unfinished run, reads the labels, and writes the classifier without the marked components into the
-folder `fixed` (SpuFix), which every --checkpoint takes, and what that does to its accuracy.
+components.html (images), components.npz (for ranking) and labels.json, in which a person sets is_spurious to true.
+Given again, the same command goes on with an unfinished run, reads the labels, and writes the classifier without the
+marked components (SpuFix) into the folder `fixed`, for every --checkpoint, and what that does to its accuracy.
 """,
     tables={
       "search": {

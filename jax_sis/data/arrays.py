@@ -1,6 +1,5 @@
 """Images in an .npy file, as CIFAR-10.1 has them: 8-bit pixels [N, H, W, C], and their labels in another beside it."""
 
-import hashlib
 import pathlib
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
 from jax_sis.core.messages import first_line, make_printable
+from jax_sis.data.folders import hash_contents
 from jax_sis.data.images import Framing, fit
 from jax_sis.data.labels import NO_LABEL
 from jax_sis.data.records import Record
@@ -55,14 +55,14 @@ class ArraySource:
       "data": make_printable(str(path)),
       "num_images": len(self._images),
       **({} if framing is None else framing.describe()),
-      "sha256": hash_file(path),
+      "sha256": hash_contents(path),
     }
     label_path = find_labels(path)
     self._labels = np.full(len(self._images), NO_LABEL)
     self.notes: tuple[str, ...] = (f"No image has a label: {str(name_labels(path))!r} is not there.",)
     if label_path is not None:
       self._labels = read_labels(label_path, num_images=len(self._images), num_classes=len(class_names))
-      self.description["labels"] = hash_file(label_path)
+      self.description["labels"] = hash_contents(label_path)
       self.notes = (f"Labels are those of {make_printable(str(label_path))}.",)
 
   def __len__(self) -> int:
@@ -109,8 +109,3 @@ def read_labels(path: pathlib.Path, *, num_images: int, num_classes: int) -> Int
       f"{num_classes - 1}, got {labels.dtype}{list(labels.shape)}{found}; call it by another name to do without labels."
     )
   return np.array(labels, np.int64)
-
-
-def hash_file(path: pathlib.Path) -> str:
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,6 +16,8 @@ NO_SUFFIX = "without a suffix"
 NO_FILE = "that cannot be opened"
 # Kinds of files, or folders, that a line names.
 MAX_KINDS = 8
+# Bytes of a file.
+READ_AT_ONCE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,16 @@ def label_folder(path: pathlib.Path, root: pathlib.Path) -> str:
   """The name of the folder that gives an image its label: the first one below the root, or else the root itself."""
   first, *others = path.relative_to(root).parts
   return first if others else os.path.basename(os.path.abspath(root))
+
+
+def hash_contents(*paths: pathlib.Path) -> str:
+  """SHA-256 over what files hold, one after the other."""
+  digest = hashlib.sha256()
+  for path in paths:
+    with path.open("rb") as file:
+      while block := file.read(READ_AT_ONCE):
+        digest.update(block)
+  return digest.hexdigest()
 
 
 def hash_files(paths: Sequence[pathlib.Path], ids: Sequence[str]) -> str:

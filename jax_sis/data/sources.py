@@ -339,7 +339,7 @@ def open_path(open_files: Callable[..., FileSource], path: pathlib.Path, class_n
     notes=tuple(filter(None, (folders.describe_left_out(+listing.left_out, path), *labels.notes))),
   )
   if label_path is not None:
-    source.description["labels"] = hashlib.sha256(label_path.read_bytes()).hexdigest()
+    source.description["labels"] = folders.hash_contents(label_path)
   return source
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from jax_sis.classifiers import on_images
+from jax_sis.data.folders import hash_contents
 from jax_sis.evaluation import evaluate, predictions, report
 from jax_sis.evaluation import setup as evaluation_setup
 from jax_sis.evaluation.config import EvaluateConfig
-from jax_sis.reproduction.fingerprints import describe_machine, hash_answer, hash_file
+from jax_sis.reproduction.fingerprints import describe_machine, hash_answer
 from jax_sis.reproduction.stages import DATA, StudyStage, place_subset, plain_settings, subset_input
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.spec import read_spec
@@ -69,7 +70,7 @@ class EvaluateStage(StudyStage):
     predicted = sorted((folder / predictions.PREDICTIONS_DIR).glob("*.npz"))
     if len(predicted) != num_conditions:
       raise ValueError(f"predictions must hold a file for each of {num_conditions} conditions, got {len(predicted)}.")
-    return hash_file(*files, *predicted)
+    return hash_contents(*files, *predicted)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jax_sis import results
 from jax_sis.data import tfds
+from jax_sis.data.folders import hash_contents
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import library_versions
 
@@ -75,12 +76,4 @@ def hash_answer(path: pathlib.Path, expected_format: str) -> str:
   found = json.loads(path.read_bytes()).get("format")
   if found != expected_format:
     raise ValueError(f"{path.name} must be in the format {expected_format!r}, got {found!r}.")
-  return hash_file(path)
-
-
-def hash_file(*paths: pathlib.Path) -> str:
-  """The SHA-256 of the contents of files, joined."""
-  digest = hashlib.sha256()
-  for path in paths:
-    digest.update(path.read_bytes())
-  return digest.hexdigest()
+  return hash_contents(path)

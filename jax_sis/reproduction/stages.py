@@ -18,7 +18,8 @@ from jax_sis.classifiers import checkpoint, import_checkpoint
 from jax_sis.classifiers.ensemble import Average
 from jax_sis.core.messages import name_some
 from jax_sis.data import tfds
-from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_file, hash_run, hash_split
+from jax_sis.data.folders import hash_contents
+from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_run, hash_split
 from jax_sis.results.answer import encode_json
 from jax_sis.results.folder import write_atomically
 from jax_sis.results.query import PixelSubset
@@ -117,7 +118,7 @@ class DataStage(StudyStage):
     write_json(folder / DATA_FILE, content)
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    return hash_file(folder / DATA_FILE)
+    return hash_contents(folder / DATA_FILE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +25,24 @@ from jax_sis.runs.config import FindConfig
 IMAGES_READ_AT_ONCE = 64
 # What is said of a pool's source.
 DESCRIBED = ("data", "split", "version", "crop")
+
+
+class Drawn(NamedTuple):
+  """Images to draw from, as they were read.
+
+  Attributes:
+    pixels: each picture once.
+    digests: of these.
+    reasons: why others cannot be used.
+    num_tried: how many were read.
+    data: what they are of, in JSON types.
+  """
+
+  pixels: UInt8[np.ndarray, "P H W C"]
+  digests: list[bytes]
+  reasons: list[str]
+  num_tried: int
+  data: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,40 +83,46 @@ def open_pools(images: ClassifierOnImages, config: FindConfig, stored: Mapping[s
     return None
   pools = None
   if completion.pool is not None:
-    source = open_pool(config, images, completion.pool, completion.pool_split)
     of_run = ((stored or {}).get("completion") or {}).get("images") or {}
-    pools = read_pools(completion, images, source, num_own=of_run.get("num_own"))
+    name, split, count = completion.pool, completion.pool_split, completion.num_pooled
+    drawn = draw_pool(config, images, name, split, seed=completion.seed, count=count)
+    pools = divide_pool(completion, images, drawn, num_own=of_run.get("num_own"))
   noise = np.random.default_rng(0).normal(size=(1, *images.classifier.input_shape)).astype(np.float32)
   for pool in (None,) if pools is None else pools.arrays.values():
     check_completion(completion.distribution(pool), 0.0, jnp.asarray(noise), Grid(images.grid))
   return pools
 
 
-def open_pool(config: ImagesAsked, images: ClassifierOnImages, name: str, split: str | None) -> Any:
-  """Images of this name as a source; ValueError if nothing has it."""
+def draw_pool(
+  config: ImagesAsked, images: ClassifierOnImages, name: str, split: str | None, *, seed: int, count: int
+) -> Drawn:
+  """So many images of this name, in an order that the seed and their ids fix; ValueError if nothing has it."""
   try:
-    return open_images(config, images.classifier, name, split)
+    source = open_images(config, images.classifier, name, split)
   except ValueError as error:
     raise ValueError(f"--pool must name images as --data does: {error}") from error
+  places = choose_places(source.ids(), seed=seed, count=count)
+  pixels, digests, reasons = read_distinct(source, places)
+  data = {name: value for name, value in source.description.items() if name in DESCRIBED}
+  return Drawn(pixels=pixels, digests=digests, reasons=reasons, num_tried=len(places), data=data)
 
 
-def read_pools(
-  completion: CompletionSettings, images: ClassifierOnImages, source: Any, *, num_own: int | None
+def divide_pool(
+  completion: CompletionSettings, images: ClassifierOnImages, drawn: Drawn, *, num_own: int | None
 ) -> Pools:
   """The pool, divided; `num_own` is None where the images of the run have to be looked for in it.
 
   Raises:
     ValueError: it holds too few images that can be used.
   """
-  chosen = choose_places(source.ids(), seed=completion.seed, count=completion.num_pooled)
-  pixels, digests, reasons = read_distinct(source, chosen)
+  pixels, digests, reasons = drawn.pixels, drawn.digests, drawn.reasons
   count = len(pixels) // 2
   fewest = max(completion.num_draws, 2)
   if count < fewest:
     unusable = f"; {len(reasons)} cannot be used, the first since {reasons[0]}" if reasons else ""
     raise ValueError(
       f"--pool must hold {2 * fewest} different images, {fewest} for the search and as many for its certificates, but "
-      f"{len(pixels)} are left of {len(chosen)}{unusable}; give more, or fewer --draws."
+      f"{len(pixels)} are left of {drawn.num_tried}{unusable}; give more, or fewer --draws."
     )
   if num_own is None:
     num_own = count_own(digests, images.source)
@@ -107,7 +131,7 @@ def read_pools(
     **{name: images.normalise(pixels[part]) for name, part in parts.items()},
     num_own=num_own,
     description={
-      **{name: value for name, value in source.description.items() if name in DESCRIBED},
+      **drawn.data,
       "num_unusable": len(reasons),
       "num_own": num_own,
       **{name: describe_part(digests[part]) for name, part in parts.items()},

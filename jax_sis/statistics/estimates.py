@@ -20,6 +20,8 @@ MOST_NUMBERS = 10_000_000
 NUM_RANK_RESAMPLES = 2_000
 # What tables show where there is nothing.
 DASH = "-"
+# What a format may begin with.
+SIGNS = ("+", "-", " ")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class Estimate:
   """A mean over images, of a number or of a difference, or a share of them.
 
   `f"{estimate:.1f}"` is `12.3 [11.0, 13.6]`, `f"{estimate:.1%}"` is `60.0% [59.0, 60.9]`: the format is that of each
-  number. Without an interval it is the number alone, without a number the reason.
+  number, and 0 has no sign of its own: never `-0.0`. Without an interval it is the number alone, without a number the
+  reason.
 
   Attributes:
     value: the mean, or the share, 0..1; None where `reason` says why.
@@ -48,6 +51,8 @@ class Estimate:
   def __format__(self, form: str) -> str:
     if self.value is None:
       return self.reason or DASH
+    sign = form[:1] if form[:1] in SIGNS else ""
+    form = f"{sign}z{form.removeprefix(sign)}"
     text = format(self.value, form)
     if self.low is None or self.high is None:
       return text

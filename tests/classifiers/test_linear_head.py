@@ -10,10 +10,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jax_sis.classifiers import Classifier, Ensemble, EnsembleConfig, ImageModel, Normalisation, frozen, model_function
+from jax_sis.classifiers import (
+  Classifier,
+  Ensemble,
+  EnsembleConfig,
+  ImageModel,
+  Normalisation,
+  checkpoint,
+  frozen,
+  model_function,
+)
+from jax_sis.classifiers.component_file import Component, encode_components
 from jax_sis.classifiers.linear_head import find_linear_head
 from jax_sis.classifiers.resnet import ResNet, ResNetConfig
-from jax_sis.classifiers.spufix import Removed, encode_removed, fix_model
+from jax_sis.classifiers.spufix import fix_model
 from jax_sis.classifiers.squeezenet import SqueezeNet, SqueezeNetConfig
 from jax_sis.classifiers.vit import ViT, ViTConfig
 
@@ -97,13 +107,19 @@ def test_a_users_functions_are_tried():
 def test_a_users_model_is_fixed_by_a_file(tmp_path: pathlib.Path):
   weights = np.array([1.0, 0.0, -1.0])
   path = tmp_path / "fixed.npz"
-  path.write_bytes(encode_removed([Removed(class_number=1, component=1, weights=weights, offset=0.25)]))
-  fixed = fix_model(MODEL, path)
+  component = Component(class_number=1, number=1, weights=weights, offset=0.25)
+  model = dataclasses.replace(MODEL, params={**MODEL.params, "a plain number": 2.0})
+  # As commands know it.
+  params = model_function.name_classes(model, model_name="m:f").params
+  path.write_bytes(encode_components([component], model=checkpoint.hash_arrays(params)))
+  fixed = fix_model(model, path)
   inputs = jnp.asarray(np.random.default_rng(2).normal(size=(6, 8, 8, 3)).astype(np.float32)) * 5
   features = np.asarray(inputs.mean((1, 2)))
   expected = features @ np.asarray(MODEL.params["kernel"])
   expected[:, 1] -= np.maximum(features @ weights - 0.25, 0)
   np.testing.assert_allclose(fixed.predict_fn(fixed.params, inputs), expected, atol=1e-5)
   assert (features @ weights > 0.25).any()
-  with pytest.raises(ValueError, match=re.escape("path must be the file fixed.npz of `jax-sis components`")):
+  with pytest.raises(ValueError, match="path must be a file of components as `jax-sis components` writes it"):
     fix_model(MODEL, tmp_path / "none.npz")
+  with pytest.raises(ValueError, match="path must be of this classifier, but the components in"):
+    fix_model(MODEL, path)

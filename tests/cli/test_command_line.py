@@ -150,6 +150,7 @@ WRITTEN: list[tuple[Any, ...]] = [
     num_draws=4, ends=0.2,
   )),
   ("ranking", RankingConfig(out="o", removal="layer")),
+  ("ranking", RankingConfig(out="o", component=2, components="my parts")),
   ("labels", LabelsConfig(
     **{name: value for name, value in IMAGES.items() if name not in ("patch", "threshold")}, seed=6, num_images=3,
     planted=0.1, votes="v.json", human="h.npz", people=("a", "b"), runs=("a", "b c"), kind="smallest", at=0.5,

@@ -19,11 +19,12 @@ from made_runs import make_rows, make_run
 from jax_sis import results
 from jax_sis.classifiers.checkpoint import load_classifier
 from jax_sis.core.searches import Forward, Gradient
+from jax_sis.data.folders import hash_contents
 from jax_sis.evaluation import predictions, report
 from jax_sis.reproduction import engine, outcome, presets, tables
 from jax_sis.reproduction.asking_stages import AnalyseStage, ControlStage, EvaluateStage
 from jax_sis.reproduction.engine import Done, run_stages
-from jax_sis.reproduction.fingerprints import hash_file, hash_run
+from jax_sis.reproduction.fingerprints import hash_run
 from jax_sis.reproduction.leaks import SHOWN, make_leaks
 from jax_sis.reproduction.names import Names
 from jax_sis.reproduction.presets import BUDGET, PAPER, PRESETS, SMOKE
@@ -60,7 +61,7 @@ class Note(StudyStage):
 
   def fingerprint(self, folder: pathlib.Path) -> str:
     """See StudyStage."""
-    return hash_file(folder / "text")
+    return hash_contents(folder / "text")
 
 
 def make_chain(first: str = "a", last: str = "c") -> list[StudyStage]:

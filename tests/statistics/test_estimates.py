@@ -39,6 +39,8 @@ def test_an_estimate_is_written_with_its_interval_or_the_reason_for_none():
   assert f"{mean_of(np.array([1, 2])):.1f}" == "1.5"
   assert f"{share_of(np.zeros(0, bool)):.1%}" == "no images"
   assert f"{no_mean('no pairs'):.1f}" == "no pairs"
+  none = Estimate(value=-0.0, low=-0.04, high=0.04, num_images=20)
+  assert f"{none:.1f} {none:+.1f} {none:.0%}" == "0.0 [0.0, 0.0] +0.0 [+0.0, +0.0] 0% [-4, 4]"
 
 
 def test_the_difference_the_other_way_round_has_its_interval_turned_round():

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_runs import GRADIENT, find_tiny
 
-from jax_sis.classifiers import Classifier, checkpoint, frozen, import_checkpoint
+from jax_sis.classifiers import Classifier, checkpoint, component_file, frozen, import_checkpoint, spufix
 from jax_sis.classifiers.on_images import open_on_images
 from jax_sis.data.cifar_c import CLASS_NAMES
 from jax_sis.data.normalisation import IMAGENET_NORMALISATION
+from jax_sis.runs import verify
 from jax_sis.statistics.separation import separate
 from jax_sis.studies.components import program
 from jax_sis.studies.components.config import ComponentsConfig
@@ -169,6 +171,26 @@ def test_a_marked_component_is_taken_away_by_a_classifier_as_any_other(
     ask(tmp_path / "again", str(out / "fixed"))
   with pytest.raises(ValueError, match="must not have components removed"):
     import_checkpoint.join_ensemble([out / "fixed", tiny_checkpoint], average="logits", out_dir=tmp_path / "joined")
+
+
+def test_a_fixed_classifier_is_searched_and_verified_as_any_other(
+  run: tuple[pathlib.Path, dict[str, Any]], tiny_checkpoint: str, tmp_path: pathlib.Path
+):
+  classifier = checkpoint.load_classifier(tiny_checkpoint)
+  parts = component_file.read_components(run[0] / component_file.NAME, model=checkpoint.hash_params(classifier))
+  assert [(CLASS_NAMES[one.class_number], one.number) for one in parts] == [("automobile", 1), ("dog", 1)]
+  fixed = spufix.remove_components(classifier, parts)
+  checkpoint.save_classifier(tmp_path / "fixed", fixed)
+  store = find_tiny(tmp_path / "found", str(tmp_path / "fixed"), **GRADIENT, num_devices=1)
+  images = open_on_images(ComponentsConfig(checkpoint=tiny_checkpoint, **SETTINGS), batch_size=4)
+  inputs = jnp.asarray(images.normalise(np.stack([images.source[place]["image"] for place in range(24)])))
+  logits = np.asarray(jax.jit(fixed.module)(inputs))
+  np.testing.assert_array_equal(store.read("predicted"), logits.argmax(1))
+  confidence = store.read("full_confidence")
+  np.testing.assert_allclose(confidence, np.asarray(jax.nn.softmax(logits)).max(1), atol=1e-4)
+  before = jax.nn.softmax(images.predict_fn(images.params, inputs)).max(1)
+  assert np.abs(confidence - np.asarray(before)).max() > 1e-3
+  assert verify.verify(str(tmp_path / "found"), num_sampled=1, num_devices=1)
 
 
 def test_labels_of_another_classifier_are_refused(

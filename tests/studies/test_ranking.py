@@ -13,7 +13,7 @@ import pytest
 import tiny_classifier
 from PIL import Image
 
-from jax_sis.classifiers import checkpoint, frozen
+from jax_sis.classifiers import checkpoint, component_file, frozen
 from jax_sis.cli import main
 from jax_sis.core.scores import log_odds
 from jax_sis.studies.ranking import program
@@ -121,6 +121,41 @@ def test_a_killed_run_goes_on_and_takes_a_folder_beside(
     rank(out, where, beside=(beside,))
 
 
+def test_a_component_ranks_by_how_much_of_it_an_image_holds(where: dict[str, str], tmp_path: pathlib.Path):
+  classifier = checkpoint.load_classifier(where["checkpoint"])
+  inputs = jnp.asarray(classifier.normalisation.apply(np.load(where["data"])))
+  features = np.asarray(classifier.module.penultimate(inputs))
+  weights = np.random.default_rng(1).normal(size=(2, features.shape[1])).astype(np.float32)
+  # Ships have a first component, but no second.
+  parts = [
+    component_file.Component(
+      class_number=number, number=place, weights=weights[place - 1] * (number + 1), offset=float(number)
+    )
+    for number, place in ((0, 1), (0, 2), (3, 1), (3, 2), (8, 1))
+  ]
+  model = checkpoint.hash_params(classifier)
+  (tmp_path / component_file.NAME).write_bytes(component_file.encode_components(parts, model=model))
+  found = rank(tmp_path / "out", where, components=str(tmp_path), component=2)
+  (judged,) = found.judged.values()
+  expected = [features[place] @ weights[1] * (label + 1) - label for place, label in enumerate(LABELS[:5])]
+  np.testing.assert_allclose([image.evidence for image in judged[:5]], expected, rtol=1e-4, atol=1e-4)
+  assert judged[5].error == "its class has no such component"
+  (ranked,) = found.data
+  by_value = sorted((2, 3, 4), key=lambda place: -expected[place])
+  assert (ranked.classes[1].most, ranked.classes[1].least) == ((str(by_value[0]),), (str(by_value[-1]),))
+  assert [one.accuracy.num_images for one in ranked.classes] == [2, 3]
+  assert (ranked.alone, ranked.called, ranked.share_called) == (None, "", None)
+  chosen: dict[str, Any] = {"components": str(tmp_path), "component": 2}
+  answer = program.ranking(RankingConfig(out=str(tmp_path / "out"), **where, **SETTINGS, **chosen))
+  assert (answer["component"], answer["region"], answer["num_pixels"]) == (2, None, None)
+  assert "of whose class component 2 says most" in answer["reading"]
+  with pytest.raises(ValueError, match=re.escape(f"--component must be one of the 2 of a class in {tmp_path}, got 3.")):
+    rank(tmp_path / "none", where, components=str(tmp_path), component=3)
+  (tmp_path / component_file.NAME).write_bytes(component_file.encode_components(parts, model="another"))
+  with pytest.raises(ValueError, match=r"--components must be .* of the same classifier: .* are another one's"):
+    rank(tmp_path / "none", where, components=str(tmp_path), component=2)
+
+
 def test_a_gap_is_the_accuracy_of_the_ends_and_its_mean_that_of_the_classes():
   # Of class a the images with much evidence are right, of class b all are.
   images = [
@@ -139,6 +174,8 @@ def test_a_gap_is_the_accuracy_of_the_ends_and_its_mean_that_of_the_classes():
   assert found.gap.value == 0.5
   below = np.hypot(1 - first.gap.numbers[1], second.gap.numbers[1]) / 2
   assert found.gap.numbers[1] == pytest.approx(0.5 - below)
+  assert found.share_called is not None
+  assert found.alone is not None
   assert (found.called, found.share_called.value, found.alone.value) == ("b", 1.0, 0.5)
 
 
@@ -172,6 +209,8 @@ def test_regions_are_borders_squares_and_masks_in_files(tmp_path: pathlib.Path):
     (["--completion", "images"], "--completion images must come with --pool"),
     (["--pool", "p"], "--pool must come with --completion, which is left out."),
     (["--completion", "noise", "--removal", "layer"], "--completion must not come with --removal layer"),
+    (["--component", "2"], "--component and --components must come together, got only one of them."),
+    (["--component", "2", "--components", "c", "--region", "border:2"], "--component must not come with --region"),
     (["--beside", "a", "a"], "--beside must name each data set once, and not --data, got a a."),
   ],
 )
@@ -205,6 +244,7 @@ def test_the_border_on_the_mean_colour_is_called_a_truck(
   data: dict[str, Any] = {"data": "cifar10", "data_dir": str(shared_dir / "data/tfds")}
   found = program.study(RankingConfig(out=str(tmp_path / "out"), checkpoint=str(tmp_path / "published"), **data))
   (ranked,) = found.data
+  assert ranked.share_called is not None
   assert (ranked.called, ranked.share_called.num_images) == ("truck", 10_000)
   assert ranked.share_called.count == pytest.approx(4453, abs=3)
   assert ranked.gap.value == pytest.approx(0.082, abs=0.003)

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jax_sis import results
+from jax_sis.classifiers.component_file import Component
 from jax_sis.classifiers.linear_head import find_linear_head
 from jax_sis.classifiers.on_images import ClassifierOnImages
-from jax_sis.classifiers.spufix import Removed
 from jax_sis.runtime.records import to_json
 from jax_sis.statistics.estimates import MIN_IMAGES, Estimate, difference_of, share_of
 from jax_sis.studies.components.features import Looked, look
@@ -74,7 +74,7 @@ def remove_each(
     of_class = find_components(own, head.kernel[:, number], float(head.bias[number]))
     for component in one["components"]:
       direction = of_class.direction(component["number"] - 1)
-      removed = Removed(class_number=number, component=component["number"], **direction._asdict())
+      removed = Component(class_number=number, number=component["number"], **direction._asdict())
       fixed = fix_logits(seen.logits, seen.features, [removed])
       taken.append(to_json(summarise(seen, fixed, one["name"], number, component["number"], seed=seed)))
   return taken

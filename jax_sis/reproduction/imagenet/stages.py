@@ -14,7 +14,7 @@ import numpy as np
 from jax_sis.classifiers import on_images
 from jax_sis.data import folders
 from jax_sis.reproduction.asking_stages import ControlStage
-from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_answer, hash_file
+from jax_sis.reproduction.fingerprints import describe_machine, drop, hash_answer
 from jax_sis.reproduction.imagenet import asking, reading
 from jax_sis.reproduction.imagenet.reading import Searched
 from jax_sis.reproduction.imagenet.setting import (
@@ -62,10 +62,10 @@ class PhotographsStage(StudyStage):
 
   def run(self, folder: pathlib.Path, inputs: Mapping[str, pathlib.Path], data_dir: str | None) -> None:
     paths = self.list_paths()
-    write_json(folder / DATA_FILE, {"photographs": {"num_images": len(paths), "sha256": hash_file(*paths)}})
+    write_json(folder / DATA_FILE, {"photographs": {"num_images": len(paths), "sha256": folders.hash_contents(*paths)}})
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    return hash_file(folder / DATA_FILE)
+    return folders.hash_contents(folder / DATA_FILE)
 
   def product(self, folder: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(self.place)
@@ -93,7 +93,7 @@ class GivenClassifierStage(StudyStage):
     write_json(folder / CLASSIFIER_FILE, describe_classifier(self.place))
 
   def fingerprint(self, folder: pathlib.Path) -> str:
-    return hash_file(folder / CLASSIFIER_FILE)
+    return folders.hash_contents(folder / CLASSIFIER_FILE)
 
   def product(self, folder: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(self.place)

@@ -8,14 +8,15 @@ pixels that raise a component, by a search for its sufficient subset, and what t
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_sis import results
-from jax_sis.classifiers import Classifier, checkpoint
+from jax_sis.classifiers import Classifier, checkpoint, component_file
+from jax_sis.classifiers.component_file import Component, encode_components
 from jax_sis.classifiers.linear_head import LinearHead, find_linear_head
 from jax_sis.classifiers.on_images import ClassifierOnImages, describe_set, open_images, open_on_images
-from jax_sis.classifiers.spufix import Removed, encode_removed, remove_components
+from jax_sis.classifiers.spufix import remove_components
 from jax_sis.core.messages import name_some
 from jax_sis.data.records import ListedSource
 from jax_sis.results.answer import describe_provenance, encode_json
@@ -116,14 +117,25 @@ def judge(
     for number, one in found.items()
   ]
   evidence = find_evidence(images, head, judged, classes, found, config)
-  names = [component.name for one in classes for component in one.components]
-  written = write_template(config, identity, names)
-  fix, fixed_files = write_fixed(images, judged, classes, found, read_marked(config, identity, names), config)
+  parts = {
+    component.name: Component(
+      class_number=one.number,
+      number=component.number,
+      **found[one.number].direction(component.number - 1)._asdict(),
+    )
+    for one in classes
+    for component in one.components
+  }
+  model = identity["model"]["sha256"]
+  results.open_folder(config.out).write(component_file.NAME, encode_components(list(parts.values()), model=model))
+  written = write_template(config, identity, list(parts))
+  marked = {name: parts[name] for name in read_marked(config, identity, list(parts))}
+  fix, fixed_files = write_fixed(images, judged, marked, model, config)
   return {
     "classes": classes,
     "evidence": {str(name): one for name, one in evidence.items()},
     "fix": fix,
-    "files": ["components.json", "components.csv", "components.html", *written, *fixed_files],
+    "files": ["components.json", "components.csv", "components.html", component_file.NAME, *written, *fixed_files],
   }
 
 
@@ -228,27 +240,17 @@ def read_marked(
 def write_fixed(
   images: ClassifierOnImages,
   looked: Looked,
-  classes: Sequence[ClassSummary],
-  found: dict[int, ClassComponents],
-  marked: Sequence[ComponentName],
+  removed: Mapping[ComponentName, Component],
+  model: str,
   config: ComponentsConfig,
 ) -> tuple[FixSummary | None, list[str]]:
-  """Writes the classifier without the marked components, if there are any; what that does, and what it is called."""
-  if not marked:
+  """Writes the classifier without these components, if there are any; what that does, and what it is called."""
+  if not removed:
     return None, []
-  number_of = {one.name: one.number for one in classes}
-  removed = {
-    name: Removed(
-      class_number=number_of[name.of_class],
-      component=name.number,
-      **found[number_of[name.of_class]].direction(name.number - 1)._asdict(),
-    )
-    for name in marked
-  }
   parts = list(removed.values())
   name = FIXED_DIR if isinstance(images.classifier, Classifier) else FIXED_FILE
   if isinstance(images.classifier, Classifier):
     checkpoint.save_classifier(pathlib.Path(config.out) / name, remove_components(images.classifier, parts))
   else:
-    results.open_folder(config.out).write(name, encode_removed(parts))
+    results.open_folder(config.out).write(name, encode_components(parts, model=model))
   return summarise_fix(looked, removed, seed=config.seed), [name]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jax_sis.classifiers.spufix import Removed
+from jax_sis.classifiers.component_file import Component
 from jax_sis.statistics.estimates import Estimate, difference_of, share_of
 from jax_sis.statistics.separation import Separation, separate
 from jax_sis.studies.components.features import Looked
@@ -213,7 +213,7 @@ class FixSummary:
 def fix_logits(
   logits: Float[np.ndarray, "N K"],
   features: Float[np.ndarray, "N E"],
-  removed: Sequence[Removed],
+  removed: Sequence[Component],
 ) -> Float[np.ndarray, "N K"]:
   """The logits less the positive part of these components of these classes."""
   fixed = logits.astype(np.float64)
@@ -222,7 +222,7 @@ def fix_logits(
   return fixed
 
 
-def summarise_fix(looked: Looked, removed: Mapping[ComponentName, Removed], *, seed: int) -> FixSummary:
+def summarise_fix(looked: Looked, removed: Mapping[ComponentName, Component], *, seed: int) -> FixSummary:
   """What taking these away does."""
   fixed = fix_logits(looked.logits, looked.features, list(removed.values()))
   was_right, is_right = (logits.argmax(1) == looked.label for logits in (looked.logits, fixed))

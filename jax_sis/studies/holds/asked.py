@@ -187,25 +187,23 @@ def open_pool(config: HoldsConfig, job: Job, judged: Judged) -> Pool | None:
   """
   if config.pool is None or "images" not in config.conditions:
     return None
-  source = pools.open_pool(job.config, job, config.pool, config.pool_split)
   # As many more as may have to be left out.
-  places = pools.choose_places(source.ids(), seed=config.seed, count=config.num_pool + len(judged.ids))
-  pixels, digests, unreadable = pools.read_distinct(source, places)
-  images, known = job.normalise(pixels), {image.tobytes() for image in judged.inputs}
+  count = config.num_pool + len(judged.ids)
+  drawn = pools.draw_pool(job.config, job, config.pool, config.pool_split, seed=config.seed, count=count)
+  images, known = job.normalise(drawn.pixels), {image.tobytes() for image in judged.inputs}
   is_judged = np.array([image.tobytes() in known for image in images], bool)
   taken = np.flatnonzero(~is_judged)[: config.num_pool]
   least = max(config.num_draws, 2)
   if len(taken) < least:
     raise ValueError(
       f"--pool must hold at least as many images as there are draws, {least}, without those that are judged "
-      f"({is_judged.sum()}) or cannot be read ({len(unreadable)}), got {len(taken)}; name more images, or fewer "
+      f"({is_judged.sum()}) or cannot be read ({len(drawn.reasons)}), got {len(taken)}; name more images, or fewer "
       "--draws."
     )
-  said = {name: value for name, value in source.description.items() if name in pools.DESCRIBED}
   return Pool(
-    name=" ".join(filter(None, (said["data"], said.get("split")))),
+    name=" ".join(filter(None, (drawn.data["data"], drawn.data.get("split")))),
     images=images[taken],
     num_judged=int(is_judged.sum()),
-    num_unreadable=len(unreadable),
-    description={**said, **pools.describe_part([digests[place] for place in taken])},
+    num_unreadable=len(drawn.reasons),
+    description={**drawn.data, **pools.describe_part([drawn.digests[place] for place in taken])},
   )

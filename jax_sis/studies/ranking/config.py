@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from jax_sis.core.types import Removal
 from jax_sis.core.validation import require_positive
-from jax_sis.data.config import BatchSize, Folder, ImageSetConfig
+from jax_sis.data.config import BatchSize, Folder, ImageSetConfig, OptionalFolder
 from jax_sis.runs.completion import CompletionName, CompletionSettings
 from jax_sis.runtime.command_line import NOT_AN_OPTION, FolderCommand, Option, name_folder
 
@@ -21,6 +21,9 @@ class RankingConfig(FolderCommand, ImageSetConfig):
     beside: other data sets of the same classes, as --data takes them, which are compared with it.
     region: what is shown of each image: `border` (5/32 of the shorter side), `border:N` (N pixels), `square:R,C,N` (N
       pixels a side, from row R and column C on), or a mask in a file, .npy [H, W] or a picture that is white there.
+    component: instead of by a region, rank by how much images hold of component N of their class, as `jax-sis
+      components` numbers them.
+    components: the folder of that command's results, of the same classifier.
     removal: value: the rest shows the mean colour or the completion; layer: it is absent, by layer masking of a
       convolutional network; tokens: its tokens leave a vision transformer.
     completion: what the rest shows in place of the mean colour, drawn again and again, as for find; the same draws for
@@ -38,6 +41,8 @@ class RankingConfig(FolderCommand, ImageSetConfig):
   num_images: Annotated[int | None, Option(name="images")] = None
   beside: Annotated[tuple[str, ...], Option(metavar="DATA [DATA ...]")] = ()
   region: str = "border"
+  component: int | None = None
+  components: OptionalFolder = None
   removal: Removal = "value"
   completion: CompletionName | None = None
   pool: Annotated[str | None, Option(metavar="DATA")] = None
@@ -62,6 +67,15 @@ class RankingConfig(FolderCommand, ImageSetConfig):
         f"--completion must not come with --removal {self.removal}, under which the rest shows nothing at all; leave "
         "one of them out."
       )
+    if (self.component is None) != (self.components is None):
+      raise ValueError("--component and --components must come together, got only one of them.")
+    if self.component is not None:
+      require_positive("--component", self.component)
+      if (self.region, self.removal, self.completion) != (RankingConfig.region, RankingConfig.removal, None):
+        raise ValueError(
+          "--component must not come with --region, --removal or --completion, which say what a region shows; leave it "
+          "or them out."
+        )
     _ = self.settings
     name_folder(self, "jax-sis-ranking")
 
@@ -80,8 +94,13 @@ class RankingConfig(FolderCommand, ImageSetConfig):
     )
 
   @property
+  def ranked_by(self) -> str:
+    """What says most or least of a class, in words."""
+    return "the region" if self.component is None else f"component {self.component}"
+
+  @property
   def shown_elsewhere(self) -> str:
-    """What stands in the place of the rest, in words."""
+    """What stands in the place of the rest of a region, in words."""
     if self.removal != "value":
       return f"the rest is absent (--removal {self.removal})"
     if self.completion is None:

@@ -1,4 +1,4 @@
-"""What a device computes: what the classifier says of whole images, and of a region alone."""
+"""What a device computes: what the classifier says of whole images, and of a region alone or by a component."""
 
 import dataclasses
 from typing import Any
@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jax_sis.classifiers.linear_head import FeaturesFn
 from jax_sis.core.drawing import Purpose
 from jax_sis.core.problem import make_problem
 from jax_sis.core.scores import log_odds, predict_logits, probability
 from jax_sis.core.types import PredictFn, Removal
 from jax_sis.runs.completion import CompletionSettings
+from jax_sis.studies.ranking.summaries import NO_CLASS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,4 +74,40 @@ class Judge:
       "probability": probability(whole, labels),
       "evidence": log_odds(alone.ranking, labels),
       "alone": alone.logits.argmax(-1).astype(jnp.int32),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComponentJudge:
+  """Shows whole images, and reads the component of each one's class.
+
+  Attributes:
+    predict_fn: the classifier.
+    features_fn: what its logits are a linear function of.
+  """
+
+  predict_fn: PredictFn
+  features_fn: FeaturesFn
+
+  def __call__(
+    self,
+    params: tuple[Any, dict[str, Array]],
+    inputs: Float[Array, "B H W C"],
+    labels: Int[Array, "B"],
+  ) -> dict[str, Array]:
+    """The same as `Judge`; evidence is the component, in units of the logit, and no class is that of a part.
+
+    Args:
+      params: the classifier's arrays, and of each class the component's `weights` `[K, E]` and `offsets`.
+      inputs: the images.
+      labels: the classes whose components are asked for.
+    """
+    classifier_params, components = params
+    whole = predict_logits(self.predict_fn, classifier_params, inputs)
+    features = self.features_fn(classifier_params, inputs)
+    return {
+      "predicted": whole.argmax(-1).astype(jnp.int32),
+      "probability": probability(whole, labels),
+      "evidence": (features * components["weights"][labels]).sum(-1) - components["offsets"][labels],
+      "alone": jnp.full_like(labels, NO_CLASS),
     }

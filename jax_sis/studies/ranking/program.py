@@ -1,4 +1,4 @@
-"""`jax-sis ranking`: the images of each class, ranked by what their border, or another region, alone says of the class.
+"""`jax-sis ranking`: the images of each class, ranked by what a region alone, or a component, says of the class.
 
 Spuriosity rankings (Moayeri et al., NeurIPS 2023) do so by features that a person has called spurious. A region that
 does not hold the object says as much without a person. Where accuracy falls from one end to the other, the classifier
@@ -8,7 +8,7 @@ relies on it.
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,11 @@ import numpy as np
 from jax_sis import results
 from jax_sis.classifiers.on_images import ClassifierOnImages, describe_set, open_images, open_on_images
 from jax_sis.data.labels import NO_LABEL
-from jax_sis.runs import pools
-from jax_sis.runtime.device_program import DeviceProgram
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.studies.ranking import report
 from jax_sis.studies.ranking.config import RankingConfig
-from jax_sis.studies.ranking.judge import Judge
-from jax_sis.studies.ranking.regions import read_region
+from jax_sis.studies.ranking.criterion import Criterion, open_criterion
 from jax_sis.studies.ranking.report import Ranking
 from jax_sis.studies.ranking.summaries import DataRanking, Judged, rank_data
 
@@ -66,60 +63,29 @@ def study(config: RankingConfig, *, tell_fn: Callable[[str], object] = lambda _:
   results.check_writable(results.open_folder(config.out))
   images = open_on_images(config, batch_size=config.batch_size, ids=config.ids)
   images.check_classifier(removal=config.removal)
-  region = read_region(config.region, images.classifier.input_shape[:2])
-  pool, pool_description = read_pool(config, images)
+  criterion = open_criterion(config, images)
   data = {config.data: images}
   for name in config.beside:
     data[name] = dataclasses.replace(images, source=open_images(config, images.classifier, name, None))
-  spec = results.settle_spec(
-    config.out, make_spec(images, config, region, pool_description), command_fn=config.command_in
-  )
+  spec = results.settle_spec(config.out, make_spec(images, config, criterion), command_fn=config.command_in)
   for one in data.values():
     for note in one.source.notes:
       tell_fn(note)
   tell_fn(
-    f"Ranking by {int(region.sum())} of {region.size} pixels ({config.region}), {config.shown_elsewhere}: "
+    f"Ranking by {report.describe_criterion(criterion.region, config)}: "
     f"{images.classifier.model_name} on {' and '.join(one.data_name for one in data.values())}, {images.devices_name}."
   )
-  judge = Judge(predict_fn=images.predict_fn, region=region, removal=config.removal, completion=config.settings)
-  program = images.make_program(judge, beside={} if pool is None else {"pool": pool})
-  judged = judge_missing(program, data, config, pathlib.Path(config.out) / LINES_FILE)
-  return summarise(judged, data, config, spec, region)
+  judged = judge_missing(criterion, data, config, pathlib.Path(config.out) / LINES_FILE)
+  return summarise(judged, data, config, spec, criterion)
 
 
-def read_pool(config: RankingConfig, images: ClassifierOnImages) -> tuple[np.ndarray | None, dict[str, Any] | None]:
-  """The images to draw from, normalised, and what they are; ValueError if they are too few."""
-  if config.pool is None:
-    return None, None
-  source = pools.open_pool(config, images, config.pool, config.pool_split)
-  chosen = pools.choose_places(source.ids(), seed=config.seed, count=config.num_pooled)
-  pixels, digests, _ = pools.read_distinct(source, chosen)
-  if len(pixels) < max(config.num_draws, 2):
-    raise ValueError(
-      f"--pool must hold at least as many different images as there are draws, {max(config.num_draws, 2)}, got "
-      f"{len(pixels)}; name more images, or fewer --draws."
-    )
-  said = {name: value for name, value in source.description.items() if name in pools.DESCRIBED}
-  return images.normalise(pixels), {**said, **pools.describe_part(digests)}
-
-
-def make_spec(
-  images: ClassifierOnImages, config: RankingConfig, region: np.ndarray, pool: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def make_spec(images: ClassifierOnImages, config: RankingConfig, criterion: Criterion) -> dict[str, Any]:
   """What fixes the results, in JSON types; not the data sets beside the first one, since more can be added later."""
-  completion = {"kind": config.completion, "num_draws": config.num_draws, "seed": config.seed, "images": pool}
-  return {
-    "format": FORMAT,
-    **describe_set(images),
-    "num_images": config.num_images,
-    "region": np.packbits(region).tobytes().hex(),
-    "removal": config.removal,
-    "completion": None if config.completion is None else completion,
-  }
+  return {"format": FORMAT, **describe_set(images), "num_images": config.num_images, **criterion.spec}
 
 
 def judge_missing(
-  program: DeviceProgram, data: Mapping[str, ClassifierOnImages], config: RankingConfig, lines: pathlib.Path
+  criterion: Criterion, data: Mapping[str, ClassifierOnImages], config: RankingConfig, lines: pathlib.Path
 ) -> dict[str, list[Judged]]:
   """Judges the missing images and appends a line to the file for each batch; returns all, by data set.
 
@@ -133,6 +99,7 @@ def judge_missing(
       judged[record["data"]] += [Judged(**image) for image in record["images"]]
   counts = {name: min(len(one.source), config.num_images or len(one.source)) for name, one in data.items()}
   start = sum(map(len, judged.values()))
+  program = data[config.data].make_program(criterion.judge, beside=criterion.beside)
   with Progress("ranking", total=sum(counts.values()), start=start, unit="image") as progress:
     for name, images in data.items():
       launches = (
@@ -140,7 +107,7 @@ def judge_missing(
         for batch in images.read(range(len(judged[name]), counts[name]))
       )
       for batch, found in program.run_all(launches):
-        described = [describe_image(batch, found, place) for place in range(len(batch["id"]))]
+        described = [describe_image(batch, found, place, criterion.classes) for place in range(len(batch["id"]))]
         append_record(lines, {"data": name, "source": images.source.description, "images": described})
         judged[name] += [Judged(**image) for image in described]
         progress.advance(len(described))
@@ -154,7 +121,9 @@ def check_same(record: Mapping[str, Any], images: ClassifierOnImages) -> None:
     )
 
 
-def describe_image(batch: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], place: int) -> dict[str, Any]:
+def describe_image(
+  batch: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], place: int, classes: Collection[int]
+) -> dict[str, Any]:
   """The fields of Judged for one image, in JSON types."""
   label = int(batch["label"][place])
   image: dict[str, Any] = {
@@ -167,6 +136,8 @@ def describe_image(batch: Mapping[str, np.ndarray], found: Mapping[str, np.ndarr
     image["error"] = "its logits are not finite numbers"
   if not image["error"] and image["label"] is None:
     image["error"] = "it has no label"
+  if not image["error"] and label not in classes:
+    image["error"] = "its class has no such component"
   return image if image["error"] else {**image, **numbers}
 
 
@@ -175,7 +146,7 @@ def summarise(
   data: Mapping[str, ClassifierOnImages],
   config: RankingConfig,
   spec: Mapping[str, Any],
-  region: np.ndarray,
+  criterion: Criterion,
 ) -> Ranking:
   """The rankings of all data sets. Raises ValueError if one has no images with a label."""
   rankings: list[DataRanking] = []
@@ -193,6 +164,6 @@ def summarise(
     data=tuple(rankings),
     judged={one.data_name: tuple(judged[name]) for name, one in data.items()},
     images=next(iter(data.values())),
-    region=region,
+    region=criterion.region,
     spec=spec,
   )

@@ -23,7 +23,7 @@ MAX_NAMED = 5
 # Of more classes, those with the largest gaps.
 MAX_CLASSES = 20
 CLASS_FORMAT = "{:<24} {:>7} {:>19} {:>19} {:>19} {:>20} {:>8}"
-CLASS_HEADER = ("class", "images", "accuracy, %", "region says most", "says least", "gap, points", "alone, %")
+CLASS_HEADER = ("class", "images", "accuracy, %", "says most of it", "says least", "gap, points", "alone, %")
 DATA_FORMAT = "{:<40} {:>7} {:>19} {:>20} {:>17} {:>22} {:>19}"
 DATA_HEADER = ("data", "images", "accuracy, %", "beyond the first", "region alone, %", "most called", "gap, points")
 # The region alone is taken for one class this many times as often as all classes alike would be.
@@ -38,14 +38,14 @@ class Ranking:
     data: the rankings of each data set, that of --data first.
     judged: all images of each, by its name, as they were read.
     images: the classifier, and the images of --data.
-    region: the pixels that were shown alone.
+    region: the pixels that were shown alone; None where a component ranks.
     spec: what fixed the results.
   """
 
   data: tuple[DataRanking, ...]
   judged: Mapping[str, tuple[Judged, ...]]
   images: ClassifierOnImages
-  region: Bool[np.ndarray, "H W"]
+  region: Bool[np.ndarray, "H W"] | None
   spec: Mapping[str, Any]
 
 
@@ -58,7 +58,7 @@ def make_class_table(data: DataRanking) -> str:
   lines = [CLASS_FORMAT.format(*CLASS_HEADER)]
   for one in choose_classes(data.classes):
     cells = [show_percent(share) for share in (one.accuracy, one.highest, one.lowest, one.gap)]
-    alone = f"{one.alone.percent.value:.1f}"
+    alone = DASH if one.alone is None else f"{one.alone.percent.value:.1f}"
     lines.append(CLASS_FORMAT.format(one.name[:24], f"{one.accuracy.num_images:,}", *cells, alone))
   more = len(data.classes) - len(lines) + 1
   lines += [f"{more} more classes are in ranking.json."] if more > 0 else []
@@ -68,7 +68,7 @@ def make_class_table(data: DataRanking) -> str:
 def make_data_table(data: Sequence[DataRanking]) -> str:
   lines = [DATA_FORMAT.format(*DATA_HEADER)]
   for one in data:
-    called = f"{one.called[:12]} {one.share_called:.1%}".split(" [")[0]
+    called = DASH if one.share_called is None else f"{one.called[:12]} {one.share_called:.1%}".split(" [")[0]
     lines.append(
       DATA_FORMAT.format(
         one.name if len(one.name) <= 40 else f"...{one.name[-37:]}",
@@ -90,14 +90,16 @@ def describe_reading(found: Ranking, config: RankingConfig) -> str:
     return "No class has two images, so that none can be ranked."
   beyond = [one for one in first.classes if one.gap.is_beyond() > 0]
   sentences = [
-    f"Images whose region says most of their class are right by {first.gap.percent:.1f} points more often than those "
-    f"where it says least, in the mean of {len(first.classes)} classes.",
+    f"Images of whose class {config.ranked_by} says most are right by {first.gap.percent:.1f} points more often than "
+    f"those where it says least, in the mean of {len(first.classes)} classes.",
   ]
   if beyond:
     named = [f"{one.name} ({one.gap.percent.value:.0f})" for one in choose_classes(beyond)]
     sentences.append(f"Beyond chance are {name_some(named, most=MAX_NAMED)}.")
   else:
     sentences.append("No class by itself is beyond chance.")
+  if first.share_called is None:
+    return " ".join(sentences)
   num_classes = len(found.images.class_names)
   sentences.append(f"The region alone is taken for '{first.called}' in {first.share_called:.1%} of the images.")
   if first.share_called.is_beyond(MUCH_TOO_OFTEN / num_classes) > 0 and (
@@ -110,14 +112,27 @@ def describe_reading(found: Ranking, config: RankingConfig) -> str:
   return " ".join(sentences)
 
 
+def describe_criterion(region: Bool[np.ndarray, "H W"] | None, config: RankingConfig) -> str:
+  """What images are ranked by, and what stands in the place of the rest."""
+  if region is None:
+    return f"{config.ranked_by} of each class, of {config.components}"
+  return f"{int(region.sum())} of {region.size} pixels ({config.region}), {config.shown_elsewhere}"
+
+
 def describe_tables(found: Ranking, config: RankingConfig) -> str:
-  return (
-    "In brackets 95 % intervals: of shares Wilson's, of differences Newcombe's, of means over classes by the classes' "
-    f"own. The region is {int(found.region.sum())} of {found.region.size} pixels ({config.region}), and "
-    f"{config.shown_elsewhere}. Each class is ranked by its log-odds on that; its ends are the {config.ends:.0%} where "
-    "the region says most and least of it, and the gap is the accuracy on whole images of the one minus the other. "
+  measure = "its log-odds on that alone" if config.component is None else "how much of it an image holds"
+  caution = (
     "Alone: images whose class the region alone gives. A gap says that accuracy goes with the region, not that it is "
     "the cause: images may be harder for other reasons."
+    if config.component is None
+    else "A component is a part of the class's own logit, so that little of it makes for errors by itself; a gap says "
+    "how much accuracy goes with it, and only a person that it is not the object."
+  )
+  return (
+    "In brackets 95 % intervals: of shares Wilson's, of differences Newcombe's, of means over classes by the classes' "
+    f"own. Ranked by {describe_criterion(found.region, config)}: each class by {measure}. Its ends are the "
+    f"{config.ends:.0%} where {config.ranked_by} says most and least of it, and the gap is the accuracy on whole "
+    f"images of the one minus the other. {caution}"
   )
 
 
@@ -133,9 +148,10 @@ def write_report(folder: Folder, found: Ranking, config: RankingConfig) -> dict[
   answer = {
     "format": found.spec["format"],
     "provenance": describe_provenance(folder, found.spec, command=config.command, seed=config.seed),
-    "region": config.region,
-    "num_pixels": int(found.region.sum()),
-    "shown_elsewhere": config.shown_elsewhere,
+    "region": None if found.region is None else config.region,
+    "component": config.component,
+    "num_pixels": None if found.region is None else int(found.region.sum()),
+    "shown_elsewhere": None if found.region is None else config.shown_elsewhere,
     "ends": config.ends,
     "data": [to_json(one) for one in found.data],
     "left_out": unknown,
@@ -145,9 +161,10 @@ def write_report(folder: Folder, found: Ranking, config: RankingConfig) -> dict[
   classes = choose_classes(found.data[0].classes)
   files = {"ranking.csv": encode_csv(make_rows(found))}
   if classes:
+    note = figure.OF_A_REGION if config.component is None else figure.OF_A_COMPONENT
     title = f"Accuracy along the ranking: {found.images.classifier.model_name}"
-    files["ranking.png"] = figure.draw_gaps(classes, found.data, title=title)
-    files["ends.png"] = figure.draw_ends(classes, read_ends(found, classes))
+    files["ranking.png"] = figure.draw_gaps(classes, found.data, title=title, ranked_by=config.ranked_by)
+    files["ends.png"] = figure.draw_ends(classes, read_ends(found, classes), ranked_by=config.ranked_by, note=note)
   return write_answer(folder, "ranking.json", answer, files)
 
 
@@ -160,8 +177,10 @@ def read_ends(found: Ranking, classes: Sequence[ClassRanking]) -> dict[str, tupl
     for name in (*one.most[: figure.NUM_SHOWN], *one.least[: figure.NUM_SHOWN]):
       image = judged[places[name]]
       predicted = found.images.name_class(image.predicted)
-      caption = f"{name}\n{image.evidence:+.1f}\n{predicted}"
-      picture = figure.darken_rest(found.images.source[places[name]]["image"], found.region)
+      caption = f"{name}\n{image.evidence:+z.1f}\n{predicted}"
+      picture = found.images.source[places[name]]["image"]
+      if found.region is not None:
+        picture = figure.darken_rest(picture, found.region)
       shown[name] = picture, caption
   return shown
 

@@ -9,6 +9,9 @@ import numpy as np
 from jax_sis.statistics.estimates import NO_IMAGES, Estimate, no_mean, share_of
 from jax_sis.statistics.independent import difference_of_shares, mean_of_groups
 
+# That a part alone gives, where none is shown alone.
+NO_CLASS = -1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
@@ -20,17 +23,17 @@ class Judged:
     label: the number of its class; None where it is not known.
     predicted: the class of the whole image.
     probability: of the label, on the whole image.
-    evidence: the log-odds of the label on the region alone.
-    alone: the class of the region alone.
+    evidence: the log-odds of the label on the region alone, or how much it holds of its class's component.
+    alone: the class of the region alone; NO_CLASS for a component.
   """
 
   id: str
   error: str = ""
   label: int | None
-  predicted: int = -1
+  predicted: int = NO_CLASS
   probability: float = 0.0
   evidence: float = 0.0
-  alone: int = -1
+  alone: int = NO_CLASS
 
   @property
   def is_right(self) -> bool:
@@ -47,7 +50,7 @@ class ClassRanking:
     highest: that of the end with the most evidence.
     lowest: that of the end with the least.
     gap: the first minus the second.
-    alone: images that the region alone is enough for.
+    alone: images that the region alone is enough for; None of a component.
     most: the ids of the end with the most evidence, the most first.
     least: those of the other end, the least first.
   """
@@ -57,7 +60,7 @@ class ClassRanking:
   highest: Estimate
   lowest: Estimate
   gap: Estimate
-  alone: Estimate
+  alone: Estimate | None
   most: tuple[str, ...]
   least: tuple[str, ...]
 
@@ -70,9 +73,9 @@ class DataRanking:
     name: what people call it.
     accuracy: on whole images.
     beyond: that of the first data set subtracted; None of the first itself.
-    alone: images that the region alone is enough for.
-    called: the class that the region alone is most often taken for.
-    share_called: how often.
+    alone: images that the region alone is enough for; None of a component.
+    called: the class that the region alone is most often taken for; empty of a component.
+    share_called: how often; None of a component.
     gap: the mean of the classes' gaps.
     classes: those with two images at least.
   """
@@ -80,11 +83,18 @@ class DataRanking:
   name: str
   accuracy: Estimate
   beyond: Estimate | None
-  alone: Estimate
+  alone: Estimate | None
   called: str
-  share_called: Estimate
+  share_called: Estimate | None
   gap: Estimate
   classes: tuple[ClassRanking, ...]
+
+
+def share_alone(images: Sequence[Judged]) -> Estimate | None:
+  """The images that the region alone is enough for; None where none was shown."""
+  if all(image.alone == NO_CLASS for image in images):
+    return None
+  return share_of(np.array([image.alone == image.label for image in images], bool))
 
 
 def rank_class(name: str, images: Sequence[Judged], *, ends: float) -> ClassRanking:
@@ -105,7 +115,7 @@ def rank_class(name: str, images: Sequence[Judged], *, ends: float) -> ClassRank
     highest=highest,
     lowest=lowest,
     gap=difference_of_shares(highest, lowest),
-    alone=share_of(np.array([image.alone == image.label for image in images], bool)),
+    alone=share_alone(images),
     most=tuple(image.id for image in most),
     least=tuple(image.id for image in least),
   )
@@ -131,15 +141,15 @@ def rank_data(
     rank_class(class_names[label], by_class[label], ends=ends) for label in sorted(by_class) if len(by_class[label]) > 1
   )
   accuracy = share_of(np.array([image.is_right for image in images], bool))
-  counts = collections.Counter(image.alone for image in images)
-  called = min(counts, key=lambda number: (-counts[number], number)) if counts else -1
+  counts = collections.Counter(image.alone for image in images if image.alone != NO_CLASS)
+  called = min(counts, key=lambda number: (-counts[number], number)) if counts else NO_CLASS
   return DataRanking(
     name=name,
     accuracy=accuracy,
     beyond=None if first is None else difference_of_shares(accuracy, first.accuracy),
-    alone=share_of(np.array([image.alone == image.label for image in images], bool)),
+    alone=share_alone(images),
     called=class_names[called] if counts else "",
-    share_called=share_of(np.array([image.alone == called for image in images], bool)),
+    share_called=share_of(np.array([image.alone == called for image in images], bool)) if counts else None,
     gap=mean_of_groups([one.gap for one in classes]) if classes else no_mean(NO_IMAGES),
     classes=classes,
   )
