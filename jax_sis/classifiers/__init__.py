@@ -118,6 +118,17 @@ class Classifier:
     recipe: the name of a known recipe that its input is made by, see `recipes`; None for inputs of its own.
     ensemble: what an ensemble is made of; None for a single network.
     fix: which components were removed from its logits; None for none.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> plain = classifiers.Normalisation(mean=(0.5,) * 3, std=(0.25,) * 3)
+    >>> module = classifiers.build("resnet20", num_classes=2)
+    >>> classifier = classifiers.Classifier(
+    ...   model_name="resnet20", module=module, class_names=("cat", "dog"), normalisation=plain, input_shape=(32, 32, 3)
+    ... )
+    >>> predict_fn, params = classifiers.freeze(classifier.module)
+    >>> classifier.class_names, classifier.framing.crop
+    (('cat', 'dog'), 1.0)
   """
 
   model_name: str
@@ -136,6 +147,16 @@ def build(model_name: str, *, num_classes: int, seed: int = 0) -> Any:
 
   Raises:
     ValueError: no such architecture.
+
+  Examples:
+    The trainable module, and what searches take of it; here what it gives is asked without being computed:
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jax_sis import classifiers
+    >>> predict_fn, params = classifiers.freeze(classifiers.build("resnet20", num_classes=2))
+    >>> jax.eval_shape(predict_fn, params, jnp.ones((1, 32, 32, 3))).shape
+    (1, 2)
   """
   config = dataclasses.replace(architecture(model_name), num_classes=num_classes)
   return MODULES[type(config)](config, rngs=nnx.Rngs(seed))
@@ -146,6 +167,16 @@ def build_abstract(model_name: str, *, num_classes: int) -> Any:
 
   Raises:
     ValueError: no such architecture.
+
+  Examples:
+    How many parameters a network has, without making any:
+
+    >>> import jax
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> module = classifiers.build_abstract("resnet20", num_classes=10)
+    >>> sum(one.size for one in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    269722
   """
   config = dataclasses.replace(architecture(model_name), num_classes=num_classes)
   return nnx.eval_shape(lambda: MODULES[type(config)](config, rngs=OneKey()))
@@ -167,6 +198,13 @@ def build_ensemble(config: EnsembleConfig, *, num_classes: int) -> Ensemble:
 
   Raises:
     ValueError: no such architecture.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.EnsembleConfig(members=("resnet20", "resnet20"))
+    >>> ensemble = classifiers.build_ensemble(config, num_classes=2)
+    >>> [type(member).__name__ for member in ensemble.members]
+    ['ResNet', 'ResNet']
   """
   members = [build(name, num_classes=num_classes, seed=seed) for seed, name in enumerate(config.members)]
   return Ensemble(members, config)
@@ -177,6 +215,11 @@ def architecture(model_name: str) -> ArchitectureConfig:
 
   Raises:
     ValueError: there is none.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> classifiers.architecture("resnet20").blocks, "resnet20" in classifiers.ARCHITECTURES
+    ((3, 3, 3), True)
   """
   if model_name not in ARCHITECTURES:
     raise ValueError(f"model must be one of {sorted(ARCHITECTURES)}, got {model_name!r}.")

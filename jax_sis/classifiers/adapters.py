@@ -28,9 +28,13 @@ def from_nnx(module: nnx.Module) -> tuple[PredictFn, Params]:
 
   A copy is set to evaluation mode by `module.eval()`, which decides what dropout and batch norm do.
 
-  >>> predict_fn, params = from_nnx(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
-  >>> predict_fn(params, jnp.ones((2, 4))).shape
-  (2, 3)
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jax_sis.classifiers import adapters
+    >>> predict_fn, params = adapters.from_nnx(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+    >>> predict_fn(params, jnp.ones((2, 4))).shape
+    (2, 3)
   """
   graphdef, state = nnx.split(module)
   copy = nnx.merge(graphdef, state, copy=True)
@@ -59,10 +63,15 @@ def from_linen(module: linen.Module, variables: Params, **options: Any) -> tuple
     variables: the trained variables, `{"params": ..., "batch_stats": ...}`.
     **options: arguments of its `__call__` that select evaluation mode, such as `train=False`.
 
-  >>> module = linen.Dense(3)
-  >>> predict_fn, params = from_linen(module, module.init(jax.random.key(0), jnp.ones((1, 4))))
-  >>> predict_fn(params, jnp.ones((2, 4))).shape
-  (2, 3)
+  Examples:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from flax import linen
+    >>> from jax_sis.classifiers import adapters
+    >>> module = linen.Dense(3)
+    >>> predict_fn, params = adapters.from_linen(module, module.init(jax.random.key(0), jnp.ones((1, 4))))
+    >>> predict_fn(params, jnp.ones((2, 4))).shape
+    (2, 3)
   """
   hashable = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
   return use_fast_convolutions(LinenPredictor(module, tuple(sorted(hashable.items())))), variables
@@ -96,6 +105,16 @@ def from_equinox(model: Any, state: Any = None, *, channels_first: bool = True) 
     model: the module; `equinox.nn.inference_mode` is applied.
     state: the `equinox.nn.State` of a module with batch norm, which is called as `model(example, state)`.
     channels_first: whether the module takes examples `[C, H, W]`, as Equinox's convolutions do, and not `[H, W, C]`.
+
+  Examples:
+    >>> import equinox
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jax_sis.classifiers import adapters
+    >>> model = equinox.nn.Linear(4, 3, key=jax.random.key(0))
+    >>> predict_fn, params = adapters.from_equinox(model, channels_first=False)
+    >>> predict_fn(params, jnp.ones((2, 4))).shape
+    (2, 3)
   """
   import equinox
 
@@ -126,9 +145,15 @@ def from_single_logit(predict_fn: PredictFn) -> PredictFn:
   Args:
     predict_fn: gives `[B]` or `[B, 1]`: logits, as before a sigmoid.
 
-  >>> two_fn = from_single_logit(lambda params, inputs: inputs @ params)
-  >>> two_fn(jnp.ones((4, 1)), jnp.ones((2, 4))).tolist()
-  [[0.0, 4.0], [0.0, 4.0]]
+  Examples:
+    A sum, of which the sigmoid is the probability of the second class:
+
+    >>> import jax.numpy as jnp
+    >>> from jax_sis.classifiers import adapters
+    >>> def predict_one(params, inputs):
+    ...   return inputs @ params
+    >>> adapters.from_single_logit(predict_one)(jnp.ones(4), jnp.ones((2, 4))).tolist()
+    [[0.0, 4.0], [0.0, 4.0]]
   """
   return TwoLogits(predict_fn)
 
@@ -156,6 +181,17 @@ def use_fast_convolutions(predict_fn: PredictFn) -> PredictFn:
   """The same function with two-dimensional convolutions replaced by ours, whatever library wrote them.
 
   Transposed convolutions and those that cut off margins or give another type than they take stay as they are.
+
+  Examples:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jax_sis.classifiers import adapters
+    >>> def predict_fn(kernel, images):
+    ...   return jax.lax.conv(images, kernel, (1, 1), "SAME").mean((2, 3))
+    >>> kernel, images = jnp.ones((2, 3, 3, 3)), jnp.ones((1, 3, 4, 4))
+    >>> fast_fn = adapters.use_fast_convolutions(predict_fn)
+    >>> bool(jnp.allclose(fast_fn(kernel, images), predict_fn(kernel, images)))
+    True
   """
   return FastPredictor(predict_fn)
 

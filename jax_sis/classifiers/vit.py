@@ -31,6 +31,13 @@ class ViTConfig:
 
   Raises:
     ValueError: a number does not divide what it must.
+
+  Examples:
+    A token for each of 14x14 patches, and the class token:
+
+    >>> from jax_sis import classifiers
+    >>> classifiers.ViTConfig(width=192, depth=12, num_heads=3).num_tokens
+    197
   """
 
   width: int
@@ -116,7 +123,20 @@ class EncoderBlock(nnx.Module):
 
 
 class ViT(nnx.Module):
-  """Normalised images `[B, S, S, 3]` -> logits `[B, K]`; of a distilled network, the mean of both last layers'."""
+  """Normalised images `[B, S, S, 3]` -> logits `[B, K]`; of a distilled network, the mean of both last layers'.
+
+  Examples:
+    Patches that are not there change nothing, whatever the image holds in their place:
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.ViTConfig(width=8, depth=1, num_heads=2, image_size=8, patch_size=4, num_classes=3)
+    >>> module, present = classifiers.ViT(config, rngs=nnx.Rngs(0)), jnp.ones((1, 8, 8)).at[:, :4].set(0)
+    >>> bright, dark = (jnp.ones((1, 8, 8, 3)).at[:, :4].set(value) for value in (9.0, -9.0))
+    >>> bool((module(bright, present) == module(dark, present)).all())
+    True
+  """
 
   takes_presence = True
 

@@ -11,7 +11,14 @@ from jax_sis.classifiers.layers import ConvNet, ConvNorm, PreNorm
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WideResNetConfig:
-  """Depth and width: `6 * blocks_per_stage + 4` layers, `factor` times as wide as the CIFAR ResNet."""
+  """Depth and width: `6 * blocks_per_stage + 4` layers, `factor` times as wide as the CIFAR ResNet.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.architecture("wrn28_10")
+    >>> 6 * config.blocks_per_stage + 4, config.factor
+    (28, 10)
+  """
 
   blocks_per_stage: int = 4
   factor: int = 10
@@ -37,7 +44,16 @@ class PreActivationBlock(nnx.Module):
 
 
 class WideResNet(ConvNet):
-  """Normalised images `[B, H, W, 3]` -> logits `[B, K]`."""
+  """Normalised images `[B, H, W, 3]` -> logits `[B, K]`.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.WideResNetConfig(blocks_per_stage=1, factor=1, num_classes=3)
+    >>> classifiers.WideResNet(config, rngs=nnx.Rngs(0))(jnp.ones((1, 8, 8, 3))).shape
+    (1, 3)
+  """
 
   def __init__(self, config: WideResNetConfig, *, rngs: nnx.Rngs):
     self.config = config

@@ -62,6 +62,19 @@ class Certificate(PerImage):
     is_contrastive: whether `lost_by` reaches the margin asked for; else None.
     question: what was asked of the subsets; None for sufficient ones. Of another question, a feature is droppable, a
       subset minimal or the smallest, and a smaller one found, where the subset meant `answers` it.
+
+  Examples:
+    A threshold that the first two features reach without the third, which a search of three features a step keeps:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
+    >>> order = jax_sis.backselect(predict_fn, weights, inputs, search=jax_sis.Gradient(per_step=3))
+    >>> certificate = jax_sis.certify(predict_fn, weights, inputs, jax_sis.sufficient_subsets(order, 0.97))
+    >>> certificate.is_sufficient.tolist(), certificate.is_droppable.tolist()
+    ([True], [[False, True, True]])
   """
 
   confidence: Float[Array, "B"]
@@ -214,6 +227,16 @@ def certify(
     ValueError: the inputs do not fit the subsets, or a stored confidence cannot be reproduced: the classifier, its
       parameters or the inputs are not those of the search. Under `jit`, read `is_reproduced` instead. The subsets were
       found under a distribution and no completion is given, or it draws images that the search had.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
+    >>> subsets = jax_sis.sufficient_subsets(jax_sis.backselect(predict_fn, weights, inputs), 0.97)
+    >>> jax_sis.certify(predict_fn, weights, inputs, subsets).describe(0)
+    'sufficient, no smaller exists'
   """
   validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
   check_completion_given(subsets, completion, "subsets")

@@ -39,6 +39,14 @@ class Distribution:
       about the mean: the geometric one is high where other classes win on some draws each.
     num_tried: of those draws, how many each candidate is tried on; all by default. What seems best on them is confirmed
       on `num_draws` fresh ones where it decides.
+
+  Examples:
+    The probability that all but a tenth of the draws reach is kept up, in the place of a mean:
+
+    >>> import jax_sis
+    >>> noise = jax_sis.completions.Noise(num_draws=64, aggregate=0.1)
+    >>> isinstance(noise, jax_sis.completions.Distribution), noise.aggregate
+    (True, 0.1)
   """
 
   num_draws: int = dataclasses.field(default=32, kw_only=True, metadata={"static": True})
@@ -76,7 +84,17 @@ class Distribution:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Constant:
-  """The same for all draws: a number, or an array that broadcasts against the inputs. `baseline=` is its short form."""
+  """The same for all draws: a number, or an array that broadcasts against the inputs. `baseline=` is its short form.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, grey = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jax_sis.completions.Constant(0.5)
+    >>> jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)), completion=grey).baseline.tolist()
+    [[0.5]]
+  """
 
   value: Any = 0.0
 
@@ -94,7 +112,17 @@ class Constant:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OwnMean:
-  """The mean colour of the image itself: one constant an image."""
+  """The mean colour of the image itself: one constant an image.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.array([[1.0, 2.0, 6.0]])
+    >>> jax_sis.backselect(predict_fn, weights, inputs, completion=jax_sis.completions.OwnMean()).baseline.tolist()
+    [[3.0]]
+  """
 
   def draw(self, key: Key[Array, ""], image: Float[Array, "..."], features: Features) -> Float[Array, "..."]:
     """As a part of `Mixture` and `Reveal`."""
@@ -114,6 +142,16 @@ class Blur(Distribution):
   Attributes:
     sigma: its standard deviation in pixels. One number is a constant of each image; of two, `(low, high)`, a draw takes
       any between them, evenly in their logarithm.
+
+  Examples:
+    A point of light, blurred by one pixel, in per cent:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> image = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0]).reshape(1, 1, 5, 1)
+    >>> blurred = jax_sis.completions.Blur(1.0).as_baseline(image)
+    >>> (100 * blurred).round().astype(int).ravel().tolist()
+    [8, 26, 40, 26, 8]
   """
 
   sigma: float | tuple[float, float] = dataclasses.field(default=(1.0, 8.0), metadata={"static": True})
@@ -164,6 +202,19 @@ class Images(Distribution):
 
   Attributes:
     pool: `[P, ...]`, or a sequence of P images, normalised as the inputs are.
+
+  Examples:
+    On what share of a pool's 32 images in the place of the others the class is predicted, with 0 to 3 features kept:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> others = jax_sis.completions.Images(jnp.full((32, 3), -1.0).at[:, 1].set(jnp.linspace(-3, 3, 32)))
+    >>> order = jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)), completion=others)
+    >>> order.rank.tolist(), order.rate.shape
+    ([[0, 2, 1]], (1, 4))
   """
 
   pool: Any = dataclasses.field(default=None)
@@ -205,6 +256,19 @@ class Noise(Distribution):
   Attributes:
     scale: its standard deviation, in units of the normalised inputs, where 1 is about that of the data.
     mean: around what; a number, or an array that broadcasts against one input.
+
+  Examples:
+    Where noise stands in the place of zeros, more features are needed:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
+    >>> kinds = jax_sis.completions.Constant(0.0), jax_sis.completions.Noise()
+    >>> orders = [jax_sis.backselect(predict_fn, weights, inputs, completion=one) for one in kinds]
+    >>> [jax_sis.sufficient_subsets(order, 0.95).num_kept.tolist() for order in orders]
+    [[1], [3]]
   """
 
   scale: Any = 1.0
@@ -227,6 +291,19 @@ class Reveal(Distribution):
   Attributes:
     probability: of each masked feature to be shown. Of two, `(low, high)`, a draw takes any between them.
     other: what is shown elsewhere.
+
+  Examples:
+    The second feature speaks against the class, so that one feature is not enough where others may come in:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[5.0, 0.0], [-4.0, 0.0], [5.0, 0.0]]), jnp.ones((1, 3))
+    >>> kinds = jax_sis.completions.Constant(0.0), jax_sis.completions.Reveal(0.5)
+    >>> orders = [jax_sis.backselect(predict_fn, weights, inputs, completion=one) for one in kinds]
+    >>> [jax_sis.sufficient_subsets(order, 0.95).num_kept.tolist() for order in orders]
+    [[1], [2]]
   """
 
   probability: float | tuple[float, float] = dataclasses.field(default=(0.0, 0.1), metadata={"static": True})
@@ -267,6 +344,17 @@ class Mixture(Distribution):
   Attributes:
     parts: the completions.
     weights: how often each is drawn, in any unit; all alike by default.
+
+  Examples:
+    Half of the draws are noise, and half another image:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> pool = jnp.zeros((32, 3)).at[:, 0].set(jnp.arange(32))
+    >>> parts = jax_sis.completions.Noise(), jax_sis.completions.Images(pool)
+    >>> mixed = jax_sis.completions.Mixture(parts, weights=(1, 1))
+    >>> [type(part).__name__ for part in mixed.parts], mixed.num_draws
+    (['Noise', 'Images'], 32)
   """
 
   parts: tuple[Any, ...] = ()

@@ -27,6 +27,18 @@ class LabelMap:
     labels: features are numbered from 0 in each image, in the order of the numbers in the user's map. The axes after
       the first are those of the inputs, of length 1 where one label stands for all along them.
     num_features: the most features of any image. Those that an image does not have are not available in it.
+
+  Examples:
+    The two rows of an image as its features:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, images):
+    ...   return images.reshape(len(images), -1) @ weights
+    >>> weights, images = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]]), jnp.ones((1, 2, 2, 1))
+    >>> order = jax_sis.backselect(predict_fn, weights, images, features=jnp.array([[0, 0], [1, 1]]))
+    >>> type(order.features).__name__, order.features.num_features, order.rank.tolist()
+    ('LabelMap', 2, [[0, 1]])
   """
 
   labels: Int[Array, "B ..."]
@@ -92,6 +104,13 @@ def make_label_map(labels: Any, input_shape: tuple[int, ...]) -> LabelMap:
 
   Raises:
     ValueError: it is traced, not of whole numbers, of another shape, or holds one label only.
+
+  Examples:
+    >>> import numpy as np
+    >>> import jax_sis
+    >>> label_map = jax_sis.features.make_label_map(np.array([[7, 7], [9, 3]]), (1, 2, 2, 3))
+    >>> label_map.num_features, label_map.labels[0, :, :, 0].tolist()
+    (3, [[1, 1], [2, 0]])
   """
   if not hasattr(labels, "dtype") or not hasattr(labels, "shape"):
     raise ValueError(
@@ -183,6 +202,17 @@ def superpixels(
   Raises:
     ValueError: these are no such images, or the number is out of range.
     ImportError: scikit-image is not installed.
+
+  Examples:
+    No superpixel crosses the edge between a black and a white half:
+
+    >>> import numpy as np
+    >>> import jax_sis
+    >>> images = np.zeros((1, 16, 16, 3), np.uint8)
+    >>> images[:, :, 8:] = 255
+    >>> labels = jax_sis.features.superpixels(images, num_segments=4, sigma=0.0)
+    >>> labels.shape, set(labels[0, :, :8].ravel()) & set(labels[0, :, 8:].ravel())
+    ((1, 16, 16), set())
   """
   # The method itself does without the library.
   try:

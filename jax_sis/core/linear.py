@@ -113,17 +113,21 @@ class Linear:
 class Basis(Linear):
   """A linear map of one's own. Programs are compiled for the object: make it once.
 
-  >>> import jax.numpy as jnp
-  >>> mixing = jnp.array([[1.0, 1.0], [1.0, -1.0]])
-  >>> sums_and_differences = Basis(lambda image: image @ mixing, lambda found: found @ mixing / 2, [0, 1])
-  >>> sums_and_differences.shape
-  (2,)
-
   Attributes:
     analyse_fn: one input -> its coefficients, linear, and pure as predict_fn is.
     synthesise_fn: coefficients -> the input, its inverse.
     group_map: the feature of each coefficient: whole numbers of the coefficients' shape, with axes of length 1 where
       all along them belong together. Features are numbered in the order of these numbers.
+
+  Examples:
+    Sums and differences of two numbers as features:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> mixing = jnp.array([[1.0, 1.0], [1.0, -1.0]])
+    >>> basis = jax_sis.features.Basis(lambda image: image @ mixing, lambda found: found @ mixing / 2, [0, 1])
+    >>> basis.analyse(jnp.array([3.0, 1.0])).tolist(), basis.shape
+    ([4.0, 2.0], (2,))
   """
 
   analyse_fn: Callable[[Any], Any]
@@ -165,6 +169,17 @@ class Dct(Linear):
       lies in b / bands to (b + 1) / bands. None makes each coefficient a feature, in row-major order. All channels
       together.
     size: height and width; known once it is checked against inputs.
+
+  Examples:
+    A classifier of the mean brightness needs the low frequencies, and the high ones not at all:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, images):
+    ...   return images.mean((1, 2)) @ weights
+    >>> images, bands = jnp.ones((1, 4, 4, 1)).at[0, 0].set(2.0), jax_sis.features.Dct(bands=2)
+    >>> jax_sis.backselect(predict_fn, jnp.array([[1.0, 0.0]]), images, features=bands).rank.tolist()
+    [[0, 1]]
   """
 
   bands: int | None = 16

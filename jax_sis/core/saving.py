@@ -39,6 +39,19 @@ def save(path: str | os.PathLike[str], found: Found | Sequence[Found]) -> None:
 
   Raises:
     ValueError: the path does not end in .npz, or `found` is something else.
+
+  Examples:
+    >>> import pathlib, tempfile
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> order = jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   jax_sis.save(pathlib.Path(folder, "order.npz"), order)
+    ...   print(jax_sis.load(pathlib.Path(folder, "order.npz")))
+    FeatureOrder(1 image, grid (3,), 3 features, log_odds; sizes 0 to 3, 4 of them)
   """
   path = check_path(path)
   parts: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
@@ -109,6 +122,23 @@ def load(path: str | os.PathLike[str]) -> Any:
   Raises:
     ValueError: it is no such file, of another version, or damaged. Nothing in it is run.
     OSError: it cannot be read.
+
+  Examples:
+    Several things in one file come back in their order:
+
+    >>> import pathlib, tempfile
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> order = jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "found.npz")
+    ...   jax_sis.save(path, [order, jax_sis.sufficient_subsets(order, 0.9)])
+    ...   order, subsets = jax_sis.load(path)
+    >>> subsets.mask.tolist()
+    [[True, False, False]]
   """
   path = check_path(path)
   try:

@@ -17,6 +17,12 @@ class Separation:
     precision: average precision of the positives, ranked by the score, ties as one rank.
     num_positives: how many.
     num_negatives: how many.
+
+  Examples:
+    >>> import numpy as np
+    >>> from jax_sis.statistics import separation
+    >>> separation.separate(np.array([2.0]), np.array([]))
+    Separation(area=None, precision=None, num_positives=1, num_negatives=0)
   """
 
   area: float | None
@@ -28,8 +34,11 @@ class Separation:
 def separate(positives: Float[np.ndarray, "P"], negatives: Float[np.ndarray, "N"]) -> Separation:
   """How well these finite scores tell the groups apart.
 
-  >>> separate(np.array([3.0, 1.0]), np.array([2.0, 0.0])).area
-  0.75
+  Examples:
+    >>> import numpy as np
+    >>> from jax_sis.statistics import separation
+    >>> separation.separate(np.array([3.0, 1.0]), np.array([2.0, 0.0])).area
+    0.75
   """
   counts = {"num_positives": len(positives), "num_negatives": len(negatives)}
   if not len(positives) or not len(negatives):
