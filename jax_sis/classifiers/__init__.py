@@ -145,6 +145,14 @@ class Classifier:
 def build(model_name: str, *, num_classes: int, seed: int = 0) -> Any:
   """A freshly initialised module: normalised images `[B, H, W, 3]` -> logits `[B, K]`.
 
+  Args:
+    model_name: a key of ARCHITECTURES.
+    num_classes: K.
+    seed: of its random weights.
+
+  Returns:
+    The module, in training mode.
+
   Raises:
     ValueError: no such architecture.
 
@@ -164,6 +172,13 @@ def build(model_name: str, *, num_classes: int, seed: int = 0) -> Any:
 
 def build_abstract(model_name: str, *, num_classes: int) -> Any:
   """What `build` gives, with shapes in place of arrays: several times as fast, since nothing random is counted.
+
+  Args:
+    model_name: a key of ARCHITECTURES.
+    num_classes: K.
+
+  Returns:
+    The module, whose arrays are `jax.ShapeDtypeStruct`.
 
   Raises:
     ValueError: no such architecture.
@@ -196,6 +211,13 @@ class OneKey(nnx.Rngs):
 def build_ensemble(config: EnsembleConfig, *, num_classes: int) -> Ensemble:
   """Freshly initialised members, each with a seed of its own.
 
+  Args:
+    config: the members' architectures, and what is averaged.
+    num_classes: K, of each of them.
+
+  Returns:
+    The ensemble, in training mode.
+
   Raises:
     ValueError: no such architecture.
 
@@ -212,6 +234,12 @@ def build_ensemble(config: EnsembleConfig, *, num_classes: int) -> Ensemble:
 
 def architecture(model_name: str) -> ArchitectureConfig:
   """The configuration of the architecture with this name.
+
+  Args:
+    model_name: a key of ARCHITECTURES.
+
+  Returns:
+    The configuration, for as many classes as are usual; `dataclasses.replace` gives it others.
 
   Raises:
     ValueError: there is none.

@@ -19,14 +19,21 @@ from jax_sis.classifiers.frozen import make_predictor
 from jax_sis.core import traced
 from jax_sis.core.types import Params, PredictFn
 
+__all__ = ["from_equinox", "from_linen", "from_nnx", "from_single_logit", "use_fast_convolutions"]
+
 # Calls whose programs are run inline; JAX has renamed the first. Those with derivatives of their own keep them.
 INLINED = frozenset({"jit", "pjit", "checkpoint", "remat2"})
 
 
 def from_nnx(module: nnx.Module) -> tuple[PredictFn, Params]:
-  """The pair for an NNX module that maps `[B, ...]` to logits `[B, K]`; the module itself is left as it is.
+  """The pair for an NNX module that maps `[B, ...]` to logits `[B, K]`.
 
-  A copy is set to evaluation mode by `module.eval()`, which decides what dropout and batch norm do.
+  Args:
+    module: the module, which is left as it is. A copy is set to evaluation mode by `module.eval()`, which decides what
+      dropout and batch norm do.
+
+  Returns:
+    `(predict_fn, params)`, as searches take them.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -62,6 +69,9 @@ def from_linen(module: linen.Module, variables: Params, **options: Any) -> tuple
     module: the module.
     variables: the trained variables, `{"params": ..., "batch_stats": ...}`.
     **options: arguments of its `__call__` that select evaluation mode, such as `train=False`.
+
+  Returns:
+    `(predict_fn, params)`, as searches take them.
 
   Examples:
     >>> import jax
@@ -106,6 +116,9 @@ def from_equinox(model: Any, state: Any = None, *, channels_first: bool = True) 
     state: the `equinox.nn.State` of a module with batch norm, which is called as `model(example, state)`.
     channels_first: whether the module takes examples `[C, H, W]`, as Equinox's convolutions do, and not `[H, W, C]`.
 
+  Returns:
+    `(predict_fn, params)`, as searches take them: of inputs `[B, ...]`, images with channels last.
+
   Examples:
     >>> import equinox
     >>> import jax
@@ -145,6 +158,9 @@ def from_single_logit(predict_fn: PredictFn) -> PredictFn:
   Args:
     predict_fn: gives `[B]` or `[B, 1]`: logits, as before a sigmoid.
 
+  Returns:
+    A `predict_fn` with logits `[B, 2]`, whose softmax is the sigmoid of z. It raises ValueError where z is none.
+
   Examples:
     A sum, of which the sigmoid is the probability of the second class:
 
@@ -180,7 +196,14 @@ class FastPredictor:
 def use_fast_convolutions(predict_fn: PredictFn) -> PredictFn:
   """The same function with two-dimensional convolutions replaced by ours, whatever library wrote them.
 
-  Transposed convolutions and those that cut off margins or give another type than they take stay as they are.
+  Their gradients stay fast inside of the loops of searches on CPUs. Transposed convolutions and those that cut off
+  margins or give another type than they take stay as they are.
+
+  Args:
+    predict_fn: `(params, inputs) -> logits`, as for `backselect`.
+
+  Returns:
+    A `predict_fn` with the same logits, up to rounding.
 
   Examples:
     >>> import jax

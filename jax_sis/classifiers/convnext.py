@@ -59,7 +59,11 @@ class Downsampling(nnx.Module):
 
 
 class ConvNext(ConvNet):
-  """Normalised images `[B, H, W, 3]`, H and W at least 32 with four stages, -> logits `[B, K]`.
+  """Normalised images `[B, H, W, 3]`, H and W at least 32 with four stages, -> logits `[B, K]` (Liu et al. 2022).
+
+  Args:
+    config: its depth and width.
+    rngs: for the initial weights.
 
   Examples:
     In shapes alone, which takes a moment, with its number of parameters:

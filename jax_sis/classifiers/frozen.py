@@ -63,6 +63,10 @@ class FrozenPresence:
 class FrozenPart:
   """One of the two functions that make up a frozen network, with the same arrays.
 
+  Attributes:
+    graphdef: the module without its arrays.
+    method: which part of it.
+
   Examples:
     The half of a network from its last feature maps to its logits:
 
@@ -86,8 +90,13 @@ class FrozenPart:
 def split(predict_fn: PredictFn, params: FrozenParams) -> tuple[FrozenPart, FrozenPart]:
   """The functions `(features_fn, head_fn)` that make up a frozen network, one after the other, as `GradCam` takes them.
 
-  `features_fn(params, inputs)` gives the last feature maps `[B, h, w, D]`, after their rectifier and before pooling;
-  `head_fn(params, features)` the logits.
+  Args:
+    predict_fn: what `freeze` gave of a convolutional network.
+    params: the same.
+
+  Returns:
+    `features_fn(params, inputs)`, which gives the last feature maps `[B, h, w, D]`, after their rectifier and before
+    pooling, and `head_fn(params, features)`, which gives the logits `[B, K]`.
 
   Raises:
     ValueError: it is not a single convolutional network of ours.
@@ -117,10 +126,14 @@ def split(predict_fn: PredictFn, params: FrozenParams) -> tuple[FrozenPart, Froz
 
 
 def freeze(module: nnx.Module) -> tuple[FrozenPredictor, FrozenParams]:
-  """Folds batch norm and returns `(predict_fn, params)`: the same logits as in evaluation mode, at inference speed.
+  """Folds batch norm: the same logits as in evaluation mode, at inference speed.
 
-  `params` is a plain pytree of arrays. `predict_fn` is pure and holds no arrays, so that equal architectures share one
-  compilation. The module itself does not change.
+  Args:
+    module: one of ours, or any NNX module; it does not change.
+
+  Returns:
+    `(predict_fn, params)`. `params` is a plain pytree of arrays. `predict_fn` is pure and holds no arrays, so that
+    equal architectures share one compilation.
 
   Examples:
     >>> import jax.numpy as jnp

@@ -21,6 +21,9 @@ EPSILON = 1e-3
 class InceptionConfig:
   """Only the number of classes can be chosen.
 
+  Attributes:
+    num_classes: K.
+
   Examples:
     >>> from jax_sis import classifiers
     >>> classifiers.InceptionConfig() == classifiers.architecture("inception_v3")
@@ -187,7 +190,11 @@ class Mixed(nnx.Module):
 
 
 class Inception(ConvNet):
-  """Normalised images `[B, H, W, 3]`, H and W at least 75, -> logits `[B, K]`.
+  """Inception v3: normalised images `[B, H, W, 3]`, H and W at least 75, -> logits `[B, K]` (Szegedy et al. 2016).
+
+  Args:
+    config: the number of classes.
+    rngs: for the initial weights.
 
   Examples:
     In shapes alone, which takes a moment, with its number of parameters:

@@ -149,7 +149,11 @@ class InvertedBlock(nnx.Module):
 
 
 class MobileNet(ConvNet):
-  """Normalised images `[B, H, W, 3]` -> logits `[B, K]`.
+  """Normalised images `[B, H, W, 3]` -> logits `[B, K]` (Sandler et al. 2018; Howard et al. 2019; Tan and Le 2019).
+
+  Args:
+    config: its blocks.
+    rngs: for the initial weights.
 
   Examples:
     In shapes alone, which takes a moment, with its number of parameters:

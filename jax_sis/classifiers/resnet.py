@@ -84,9 +84,13 @@ class Block(nnx.Module):
 
 
 class ResNet(ConvNet):
-  """Normalised images `[B, H, W, 3]` -> logits `[B, K]`.
+  """Normalised images `[B, H, W, 3]` -> logits `[B, K]` (He et al. 2016).
 
   `train()` and `eval()` switch batch norm between batch and running statistics.
+
+  Args:
+    config: its depth, width and kind.
+    rngs: for the initial weights.
 
   Examples:
     >>> import jax.numpy as jnp

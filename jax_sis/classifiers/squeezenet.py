@@ -48,6 +48,12 @@ class Fire(nnx.Module):
 class SqueezeNet(ConvNet):
   """Normalised images `[B, H, W, 3]`, H and W at least 17, -> logits `[B, K]`, none of which is negative.
 
+  SqueezeNet 1.1 (Iandola et al. 2016).
+
+  Args:
+    config: its width.
+    rngs: for the initial weights.
+
   Examples:
     In shapes alone, which takes a moment, with its number of parameters:
 

@@ -11,7 +11,11 @@ from jax_sis.classifiers.layers import ConvNet, ConvNorm, max_pool
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VggConfig:
-  """Channels of the 3x3 convolutions, stage by stage; each stage ends with halving the resolution.
+  """Width of a VGG.
+
+  Attributes:
+    widths: channels of the 3x3 convolutions, stage by stage; each stage ends with halving the resolution.
+    num_classes: K.
 
   Examples:
     The thirteen convolutions of VGG-16:
@@ -29,7 +33,11 @@ class VggConfig:
 class Vgg(ConvNet):
   """Normalised images `[B, H, W, 3]`, H and W multiples of 2 to the number of stages, -> logits `[B, K]`.
 
-  The feature maps that are left (one pixel for 32x32 images) are averaged.
+  The feature maps that are left (one pixel for 32x32 images) are averaged (after Simonyan and Zisserman 2015).
+
+  Args:
+    config: its width.
+    rngs: for the initial weights.
 
   Examples:
     Each stage halves the resolution:

@@ -125,17 +125,23 @@ class EncoderBlock(nnx.Module):
 class ViT(nnx.Module):
   """Normalised images `[B, S, S, 3]` -> logits `[B, K]`; of a distilled network, the mean of both last layers'.
 
-  Examples:
-    Patches that are not there change nothing, whatever the image holds in their place:
+  Dosovitskiy et al. 2021 and Touvron et al. 2021. It can be told which pixels are there, for `removal="tokens"`.
 
-    >>> import jax.numpy as jnp
+  Args:
+    config: its size.
+    rngs: for the initial weights.
+
+  Examples:
+    In shapes alone, which takes a moment, with its number of parameters:
+
+    >>> import jax
     >>> from flax import nnx
     >>> from jax_sis import classifiers
-    >>> config = classifiers.ViTConfig(width=8, depth=1, num_heads=2, image_size=8, patch_size=4, num_classes=3)
-    >>> module, present = classifiers.ViT(config, rngs=nnx.Rngs(0)), jnp.ones((1, 8, 8)).at[:, :4].set(0)
-    >>> bright, dark = (jnp.ones((1, 8, 8, 3)).at[:, :4].set(value) for value in (9.0, -9.0))
-    >>> bool((module(bright, present) == module(dark, present)).all())
+    >>> module = classifiers.build_abstract("deit_tiny", num_classes=1000)
+    >>> isinstance(module, classifiers.ViT)
     True
+    >>> sum(one.size for one in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    5717416
   """
 
   takes_presence = True

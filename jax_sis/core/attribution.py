@@ -121,7 +121,7 @@ def order_by_scores(
     score: what the scores were made of; it does not enter here, but is kept with the order.
     removal: how masked features are removed as the order is read, as for `backselect`.
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
-      what suits the platform, see `chunks.py`.
+      what suits the platform.
 
   Returns:
     A complete order, to be read as one of `backselect`. Not finite where a score or a logit is not.

@@ -110,7 +110,7 @@ class Occlusion:
   Attributes:
     window: features a side, along every axis of the grid; odd. 1 masks the feature alone.
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
-      what suits the platform, see `chunks.py`.
+      what suits the platform.
 
   Examples:
     A window of three masks a feature with its neighbours:
@@ -165,7 +165,7 @@ class Rise:
     keep_probability: of a cell.
     seed: of the masks; see `image_ids` of `attribute`.
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
-      what suits the platform, see `chunks.py`.
+      what suits the platform.
 
   Examples:
     Only the first feature counts, and has the largest score, with 500 random masks:

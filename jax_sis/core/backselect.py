@@ -57,8 +57,9 @@ def backselect(
     search: `Gradient(per_step=k)`, `Screened()` or `Exact()`.
     baseline: what a masked feature shows: a number or an array that broadcasts against the inputs. 0.0 is the data's
       mean colour where inputs are normalised by it.
-    grid: the mask's shape, see `masking.py`; by default a feature a position, all channels together, as where its last
-      entry is left out.
+    grid: the mask's shape, of which every input axis is a multiple: of images `[32, 32, 3]`, `(8, 8, 1)` has a feature
+      for each 4x4 patch, and `(T, 1)` one for each token of `[T, D]`. Features are numbered row by row. By default a
+      feature a position, all channels together, as where the last entry is left out.
     available: features that may be kept at all, `[B, F]` or `[B, *grid]`, such as `[B, H, W]`, or without B for all
       inputs alike; the others are masked from the start and never ranked.
     score: "log_odds" (target logit minus logsumexp of the others) or "probability" (softmax; the authors' choice,

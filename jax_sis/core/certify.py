@@ -207,7 +207,7 @@ def certify(
     tolerance: how far a stored confidence may be from the new one. The default covers searches in
       float32; in TF32 confidences were up to 0.0012 off (an H100), where 0.01 leaves room.
     pair_partners: features that are paired with every other one, for subsets of three.
-    chunk_size: masked copies at a time; it bounds the memory. By default what suits the platform, see `chunks.py`.
+    chunk_size: masked copies at a time; it bounds the memory. By default what suits the platform.
     removal: as for `backselect`; by default that of the subsets, or by value where a completion is given.
     completion: what masked features show; by default the subsets' baseline. The arguments before it are for constants,
       those after it for distributions.

@@ -19,8 +19,9 @@ from jaxtyping import Array, Float, Key
 
 from jax_sis.core import masking
 from jax_sis.core.features import Features
-from jax_sis.core.messages import first_line
-from jax_sis.core.validation import check_kind, check_positive_integer, is_concrete
+from jax_sis.core.validation import check_kind, check_positive_integer
+
+__all__ = ["Blur", "Constant", "Distribution", "Images", "Mixture", "Noise", "OwnMean", "Reveal"]
 
 # Over the draws, the geometric or the arithmetic mean of the probabilities, the worst draw, or the draw at a quantile.
 Aggregate = Literal["geometric", "mean", "min"] | float
@@ -41,12 +42,10 @@ class Distribution:
       on `num_draws` fresh ones where it decides.
 
   Examples:
-    The probability that all but a tenth of the draws reach is kept up, in the place of a mean:
-
     >>> import jax_sis
-    >>> noise = jax_sis.completions.Noise(num_draws=64, aggregate=0.1)
-    >>> isinstance(noise, jax_sis.completions.Distribution), noise.aggregate
-    (True, 0.1)
+    >>> noise = jax_sis.completions.Noise(num_draws=64, aggregate="min")
+    >>> isinstance(noise, jax_sis.completions.Distribution), noise.num_draws
+    (True, 64)
   """
 
   num_draws: int = dataclasses.field(default=32, kw_only=True, metadata={"static": True})
@@ -84,16 +83,17 @@ class Distribution:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Constant:
-  """The same for all draws: a number, or an array that broadcasts against the inputs. `baseline=` is its short form.
+  """The same for all draws. `baseline=` is its short form.
+
+  Attributes:
+    value: a number, or an array that broadcasts against the inputs.
 
   Examples:
     >>> import jax.numpy as jnp
     >>> import jax_sis
-    >>> def predict_fn(weights, inputs):
-    ...   return inputs @ weights
-    >>> weights, grey = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jax_sis.completions.Constant(0.5)
-    >>> jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)), completion=grey).baseline.tolist()
-    [[0.5]]
+    >>> red = jax_sis.completions.Constant(jnp.array([1.0, 0.0, 0.0]))
+    >>> red.as_baseline(jnp.ones((1, 4, 4, 3))).tolist()
+    [1.0, 0.0, 0.0]
   """
 
   value: Any = 0.0
@@ -117,11 +117,9 @@ class OwnMean:
   Examples:
     >>> import jax.numpy as jnp
     >>> import jax_sis
-    >>> def predict_fn(weights, inputs):
-    ...   return inputs @ weights
-    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.array([[1.0, 2.0, 6.0]])
-    >>> jax_sis.backselect(predict_fn, weights, inputs, completion=jax_sis.completions.OwnMean()).baseline.tolist()
-    [[3.0]]
+    >>> images = jnp.array([1.0, 2.0, 6.0]).reshape(1, 1, 3, 1)
+    >>> jax_sis.completions.OwnMean().as_baseline(images).ravel().tolist()
+    [3.0]
   """
 
   def draw(self, key: Key[Array, ""], image: Float[Array, "..."], features: Features) -> Float[Array, "..."]:
@@ -258,17 +256,16 @@ class Noise(Distribution):
     mean: around what; a number, or an array that broadcasts against one input.
 
   Examples:
-    Where noise stands in the place of zeros, more features are needed:
+    Where the others show 0, one feature is enough for 95 %. Where they show noise, all three are needed:
 
     >>> import jax.numpy as jnp
     >>> import jax_sis
     >>> def predict_fn(weights, inputs):
     ...   return inputs @ weights
-    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
-    >>> kinds = jax_sis.completions.Constant(0.0), jax_sis.completions.Noise()
-    >>> orders = [jax_sis.backselect(predict_fn, weights, inputs, completion=one) for one in kinds]
-    >>> [jax_sis.sufficient_subsets(order, 0.95).num_kept.tolist() for order in orders]
-    [[1], [3]]
+    >>> weights, noise = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jax_sis.completions.Noise()
+    >>> order = jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)), completion=noise)
+    >>> jax_sis.sufficient_subsets(order, 0.95).num_kept.tolist()
+    [3]
   """
 
   scale: Any = 1.0
@@ -299,11 +296,10 @@ class Reveal(Distribution):
     >>> import jax_sis
     >>> def predict_fn(weights, inputs):
     ...   return inputs @ weights
-    >>> weights, inputs = jnp.array([[5.0, 0.0], [-4.0, 0.0], [5.0, 0.0]]), jnp.ones((1, 3))
-    >>> kinds = jax_sis.completions.Constant(0.0), jax_sis.completions.Reveal(0.5)
-    >>> orders = [jax_sis.backselect(predict_fn, weights, inputs, completion=one) for one in kinds]
-    >>> [jax_sis.sufficient_subsets(order, 0.95).num_kept.tolist() for order in orders]
-    [[1], [2]]
+    >>> weights, half = jnp.array([[5.0, 0.0], [-4.0, 0.0], [5.0, 0.0]]), jax_sis.completions.Reveal(0.5)
+    >>> order = jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)), completion=half)
+    >>> jax_sis.sufficient_subsets(order, 0.95).mask.tolist()
+    [[True, False, True]]
   """
 
   probability: float | tuple[float, float] = dataclasses.field(default=(0.0, 0.1), metadata={"static": True})
@@ -346,15 +342,13 @@ class Mixture(Distribution):
     weights: how often each is drawn, in any unit; all alike by default.
 
   Examples:
-    Half of the draws are noise, and half another image:
+    A quarter of the draws are noise, the others zeros:
 
-    >>> import jax.numpy as jnp
     >>> import jax_sis
-    >>> pool = jnp.zeros((32, 3)).at[:, 0].set(jnp.arange(32))
-    >>> parts = jax_sis.completions.Noise(), jax_sis.completions.Images(pool)
-    >>> mixed = jax_sis.completions.Mixture(parts, weights=(1, 1))
+    >>> parts = jax_sis.completions.Noise(), jax_sis.completions.Constant(0.0)
+    >>> mixed = jax_sis.completions.Mixture(parts, weights=(1, 3))
     >>> [type(part).__name__ for part in mixed.parts], mixed.num_draws
-    (['Noise', 'Images'], 32)
+    (['Noise', 'Constant'], 32)
   """
 
   parts: tuple[Any, ...] = ()
@@ -410,69 +404,3 @@ def check_part(name: str, part: Any, inputs: Float[Array, "B ..."]) -> Any:
     part = Drawn(draw_fn=function)
   check_kind(name, part, Constant | OwnMean | Distribution, KINDS)
   return part.check(inputs) if isinstance(part, Distribution) else part
-
-
-def check_completion(
-  completion: Any, baseline: Any, inputs: Float[Array, "B ..."], features: Features
-) -> tuple[Any, Distribution | None]:
-  """The baseline that a completion comes to, and the distribution if it is one.
-
-  Raises:
-    ValueError: both were given, or the completion does not fit the inputs or is not finite.
-  """
-  if completion is None:
-    return baseline, None
-  if not (isinstance(baseline, float | int) and baseline == 0):
-    raise ValueError("baseline and completion must not both be given; Constant(value) is a baseline as a completion.")
-  part = check_part("completion", completion, inputs)
-  if isinstance(part, Constant | OwnMean) or (isinstance(part, Blur) and len(set(part.limits)) == 1):
-    return part.as_baseline(inputs), None
-  assert isinstance(part, Distribution)
-  check_draws(part, inputs, features)
-  return baseline, part
-
-
-def check_draws(distribution: Distribution, inputs: Float[Array, "B ..."], features: Features) -> None:
-  """Draws a few times for the first image, where values are known.
-
-  Raises:
-    ValueError: a draw has another shape, holds NaN or infinite numbers, or all are the same.
-  """
-  keys = jax.random.split(jax.random.key(0), min(distribution.num_draws, 8))
-  name = type(distribution).__name__
-  # Of the first image.
-  features = jax.tree.map(lambda array: array[:1], features)
-
-  def draw(key: Key[Array, ""]) -> Float[Array, "..."]:
-    return distribution.draw(key, inputs[0], features)
-
-  try:
-    shape = jax.eval_shape(draw, keys[0]).shape
-  except Exception as error:
-    raise ValueError(f"completion {name} must draw, but raised {type(error).__name__}: {first_line(error)}") from error
-  if shape != inputs.shape[1:]:
-    raise ValueError(f"completion {name} must draw images of shape {inputs.shape[1:]}, as the inputs, got {shape}.")
-  if not is_concrete(distribution, inputs):
-    return
-  draws = np.asarray(jax.vmap(draw)(keys))
-  if not np.isfinite(draws).all() and np.isfinite(np.asarray(inputs[0])).all():
-    raise ValueError(f"completion {name} must draw finite numbers, got NaN or infinite ones.")
-  if len(draws) > 1 and (draws == draws[:1]).all():
-    raise ValueError(f"completion {name} must vary, but all draws are the same: this is a constant; use Constant(...).")
-
-
-def check_keys(keys: Any, num_images: int) -> Key[Array, "B"]:
-  """The keys, or where none are given those of the images' places in the batch.
-
-  Raises:
-    ValueError: they are not one typed key for each image.
-  """
-  if keys is None:
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(0), jnp.arange(num_images))
-  if not hasattr(keys, "dtype") or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != (num_images,):
-    got = f"{keys.dtype}{list(keys.shape)}" if hasattr(keys, "dtype") else type(keys).__name__
-    raise ValueError(
-      f"keys must be one typed key for each of the {num_images} inputs, as jax.random.split(jax.random.key(0), "
-      f"{num_images}) makes them, got {got}."
-    )
-  return keys

@@ -73,7 +73,7 @@ def deletion_confidence(
     inputs: the inputs that the order is of.
     order: one that reaches the full input. Features that were not available to it stay masked.
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
-      what suits the platform, see `chunks.py`.
+      what suits the platform.
 
   Returns:
     The softmax probability of the target; NaN for an image with a logit that is NaN or infinite.

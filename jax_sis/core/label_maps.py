@@ -51,11 +51,11 @@ class LabelMap:
 
   @property
   def holds_whole_positions(self) -> bool:
-    """As `Grid.holds_whole_positions`."""
+    """Whether a feature has all channels of its positions."""
     return self.labels.shape[-1] == 1
 
   def spread(self, mask: Shaped[Array, "N F"], input_shape: tuple[int, ...]) -> Shaped[Array, "N ..."]:
-    """As `Grid.spread`."""
+    """One value a feature as one a pixel; N // B masks of each image in turn."""
     del input_shape
     num_images, places = self.labels.shape[0], self.labels.shape[1:]
     spread = jnp.take_along_axis(
@@ -66,22 +66,22 @@ class LabelMap:
   def mix(
     self, inputs: Float[Array, "N ..."], kept: Shaped[Array, "N F"], shown: Float[Array, "N ..."]
   ) -> Float[Array, "N ..."]:
-    """As `Grid.mix`."""
+    """Kept features of the inputs, and elsewhere what is shown; linear in `kept`."""
     return masking.blend(inputs, self.spread(kept, inputs.shape[1:]), shown)
 
   def choose(
     self, image: Float[Array, "..."], is_shown: Bool[Array, "1 F"], other: Float[Array, "..."]
   ) -> Float[Array, "..."]:
-    """As `Grid.choose`."""
+    """Some features of one image, and elsewhere those of another."""
     return jnp.where(self.spread(is_shown, image.shape)[0], image, other)
 
   def existing(self) -> Bool[Array, "B F"]:
-    """As `Grid.existing`."""
+    """Which features each image has."""
     counts = self.labels.reshape(self.labels.shape[0], -1).max(1) + 1
     return jnp.arange(self.num_features, dtype=jnp.int32)[None] < counts[:, None]
 
   def of_copies(self, num_copies: int) -> "LabelMap":
-    """As `Grid.of_copies`."""
+    """For `vmap` over this number of copies, those of one image after the other: each is given its own."""
     repeats = num_copies // self.labels.shape[0]
     return dataclasses.replace(self, labels=jnp.repeat(self.labels, repeats, axis=0)[:, None])
 
@@ -101,6 +101,9 @@ def make_label_map(labels: Any, input_shape: tuple[int, ...]) -> LabelMap:
     labels: a number for each pixel, `[H, W]` for all images alike or `[B, H, W]`; for other inputs, one for each
       position, all axes but the last. With the last axis as well, one for each element, of one image or of each.
     input_shape: of the inputs, with the batch axis.
+
+  Returns:
+    The map, its labels numbered from 0 in each image, which can be given as `features=` under `jit`, too.
 
   Raises:
     ValueError: it is traced, not of whole numbers, of another shape, or holds one label only.

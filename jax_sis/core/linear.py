@@ -40,7 +40,7 @@ class Linear:
 
   @property
   def holds_whole_positions(self) -> bool:
-    """As `Grid.holds_whole_positions`: no position has a feature of its own."""
+    """False: no position has a feature of its own."""
     return False
 
   def spread(self, mask: Shaped[Array, "N F"], input_shape: tuple[int, ...]) -> Shaped[Array, "N ..."]:
@@ -51,22 +51,22 @@ class Linear:
   def mix(
     self, inputs: Float[Array, "N ..."], kept: Shaped[Array, "N F"], shown: Float[Array, "N ..."]
   ) -> Float[Array, "N ..."]:
-    """As `Grid.mix`; the inputs bit by bit where all is kept."""
+    """Kept features of the inputs, and elsewhere what is shown; the inputs bit by bit where all are kept."""
     removed = 1 - kept[:, self.groups].astype(inputs.dtype)
     return inputs - jax.vmap(self.synthesise)(removed * jax.vmap(self.analyse)(inputs - shown))
 
   def choose(
     self, image: Float[Array, "..."], is_shown: Bool[Array, "1 F"], other: Float[Array, "..."]
   ) -> Float[Array, "..."]:
-    """As `Grid.choose`."""
+    """Some features of one image, and elsewhere those of another."""
     return self.mix(image[None], is_shown, other[None])[0]
 
   def existing(self) -> None:
-    """As `Grid.existing`."""
+    """None: every image has all features."""
     return
 
   def of_copies(self, num_copies: int) -> "Linear":
-    """As `Grid.of_copies`."""
+    """The same: all images have the same features."""
     del num_copies
     return self
 

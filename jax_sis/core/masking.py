@@ -147,8 +147,11 @@ def mask_inputs(
   Args:
     inputs: the normalised batch.
     kept: 1 (or True) where a feature is kept, 0 where it is masked.
-    baseline: what `check_baseline` returns.
-    grid: the mask's shape.
+    baseline: what masked features show, with as many axes as the inputs, of length 1 where it broadcasts.
+    grid: the mask's shape, as for `backselect`.
+
+  Returns:
+    The masked batch, in the inputs' shape and dtype.
 
   Examples:
     >>> import jax.numpy as jnp

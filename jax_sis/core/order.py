@@ -32,7 +32,7 @@ class FeatureOrder(PerImage):
       were available; NOT_RANKED for a feature that was never ordered.
     confidence: softmax probability of the target with the `sizes[t]` most needed features kept and the rest masked.
       Where fewer features were available than `sizes[t]`, that of all the available ones. Of another question: 0.5 and
-      more where these features answer it, see `Question.score`.
+      more where these features answer it.
     target: the class whose confidence the search kept up.
     finite: False where a logit or gradient was NaN or infinite on the way; the order of such an image means nothing.
     baseline: what masked features show, with as many axes as the inputs (of length 1 where it broadcasts). Where they

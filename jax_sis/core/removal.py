@@ -40,6 +40,9 @@ def with_presence(predict_fn: PredictFn, presence_fn: PresenceFn) -> PredictFn:
       those of `predict_fn`; what the inputs hold at removed positions must change nothing. Searches by gradients
       differentiate by `present`.
 
+  Returns:
+    A `predict_fn`, which on whole images is the one that was given. Searches look whether both fit the inputs.
+
   Examples:
     A mean over the positions that are there. One of two is as good as both (in per cent), where a zero in the place of
     the other would halve the mean:

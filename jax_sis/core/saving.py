@@ -114,10 +114,13 @@ def read_shape(shape: Mapping[str, Any] | None, fields: dict[str, Any]) -> dict[
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-  """What `save` wrote: the same kind, with the same bits; of several, a tuple.
+  """What `save` wrote: the same kind, with the same bits.
 
-  jax_sis.save("subsets.npz", subsets)
-  subsets = jax_sis.load("subsets.npz")
+  Args:
+    path: the file.
+
+  Returns:
+    What was given to `save`; of a list or tuple, a tuple.
 
   Raises:
     ValueError: it is no such file, of another version, or damaged. Nothing in it is run.

@@ -65,7 +65,7 @@ class Gradient:
 
   The score is differentiated with respect to the mask, and the `per_step` features whose loss costs least are
   masked together. With `share` and `memory`, which are not in the papers, it is fast on large images. It is blind to
-  saturated evidence: what is there in full, so that its gradient is 0, goes early (docs/clusters.md); `Screened` tries.
+  saturated evidence: what is there in full, so that its gradient is 0, goes early; `Screened` and `Exact` try.
 
   Attributes:
     per_step: features masked a step, or where there is a share, at least. The authors use 1, and 100 on ImageNet.
@@ -137,7 +137,7 @@ class Screened:
     gradient_until: features left when screening begins; None screens from the first step on.
     gradient_per_step: features masked a step before that.
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
-      what suits the platform, see `chunks.py`.
+      what suits the platform.
 
   Examples:
     The two features that seem to cost least are tried at each step:
@@ -199,7 +199,7 @@ class Exact:
 
   Attributes:
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
-      what suits the platform, see `chunks.py`.
+      what suits the platform.
 
   Examples:
     Either of the first two features gives most of the logit. As long as both are there their gradients are 0, so that
@@ -253,7 +253,7 @@ class Forward:
     threshold: the softmax probability at which an image is done, strictly between 0 and 1.
     max_features: features at which an image that is not done is given up.
     chunk_size: masked copies at a time. It bounds the memory, and says how many images are worked on at a time: as many
-      as have their candidates in it. By default what suits the platform, see `chunks.py`.
+      as have their candidates in it. By default what suits the platform.
 
   Examples:
     At most two features, whatever the classifier says of them; its confidence is in per cent:

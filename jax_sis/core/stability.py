@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int, Int8, Key
 from jax_sis.core import bounds, validation
 from jax_sis.core.batch import PerImage
 from jax_sis.core.certified import check_sizes, find_certified
-from jax_sis.core.completions import Completion, check_keys
+from jax_sis.core.completion_checks import check_keys
+from jax_sis.core.completions import Completion
 from jax_sis.core.drawing import Purpose
 from jax_sis.core.guarantees import Claim, Guarantee, check_completion_given, check_held_out, stored_keys
 from jax_sis.core.meshes import on_any_mesh

@@ -274,8 +274,12 @@ def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
     order: what a search returned.
     fraction: the share of all features to keep, above 0 and at most 1.
 
+  Returns:
+    Subsets without a threshold, or an empty one where the order ranks fewer features: NOT_REACHED. Their confidence is
+    NaN where the search did not evaluate this size.
+
   Raises:
-    ValueError: the fraction is out of range.
+    ValueError: the fraction is out of range, or the order is one of another question.
 
   Examples:
     >>> import jax.numpy as jnp

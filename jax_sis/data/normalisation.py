@@ -15,6 +15,13 @@ from jax_sis.core.validation import require_positive
 class Normalisation:
   """How a classifier's input is made from 8-bit pixels: `(pixel / 255 - mean) / std`, a value a channel.
 
+  Attributes:
+    mean: of each channel, as a share of white, 0..1.
+    std: the standard deviation of each, in the same unit.
+
+  Raises:
+    ValueError: they are not of the same channels, or a deviation is not positive.
+
   Examples:
     A black and a white pixel:
 

@@ -89,7 +89,10 @@ def open_arrays(
 
 
 def make_group(run_format: str) -> bytes:
-  """What stands in `GROUP_FILE`.
+  """What stands in `GROUP_FILE`: the metadata of a Zarr group.
+
+  Args:
+    run_format: the kind of run, which it names.
 
   Examples:
     >>> from jax_sis import results

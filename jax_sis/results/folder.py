@@ -200,7 +200,7 @@ class Folder:
     return sorted(os.fsdecode(name) for name in names)
 
   def kvstore_spec(self, name: str) -> dict[str, Any]:
-    """TensorStore's JSON specification of a folder below this one, to be opened with `patient_context()`."""
+    """TensorStore's JSON specification of a folder below this one."""
     return {**self._spec, "path": f"{self._spec['path']}{name}/"}
 
   def join(self, name: str) -> str:
@@ -257,7 +257,8 @@ def open_folder(location: str | os.PathLike[str]) -> Folder:
   """The folder at a path or URL, which need not exist; no bucket is asked yet.
 
   Args:
-    location: see above.
+    location: a path, or a URL: `file:///runs/a`, `gs://BUCKET/PATH`, `s3://BUCKET/PATH`, for other servers that speak
+      S3 `s3+http://HOST:PORT/BUCKET/PATH` (or `s3+https`), and for tests `memory://NAME`.
 
   Raises:
     ValueError: it is a URL that we cannot read.

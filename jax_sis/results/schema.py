@@ -147,6 +147,9 @@ def parse_field(description: Mapping[str, Any]) -> Field:
 def mask_field(num_features: int) -> Field:
   """The field of masks over `num_features` features.
 
+  Args:
+    num_features: F; eight of them are in a byte.
+
   Examples:
     >>> from jax_sis import results
     >>> field = results.mask_field(1024)
@@ -210,6 +213,10 @@ def name_axes(name: str, field: Field) -> list[str]:
 def mask_name(*, threshold: float | None = None, fraction: float | None = None) -> str:
   """What the stored masks of a threshold, or else of a fraction, are called.
 
+  Args:
+    threshold: the confidence that the subsets reach.
+    fraction: instead, the share of the features that they keep.
+
   Examples:
     >>> from jax_sis import results
     >>> results.mask_name(threshold=0.9), results.mask_name(fraction=0.05)
@@ -225,6 +232,12 @@ def kinds_of(fields: Collection[str]) -> tuple[str, ...]:
 
 def encode_text(texts: Sequence[str]) -> Shaped[np.ndarray, "M W"]:
   """Texts as fixed-width UTF-8, padded by zeros; of a longer one the end, after three dots.
+
+  Args:
+    texts: M of them.
+
+  Returns:
+    Bytes `[M, TEXT_BYTES]`, as a field like TEXT holds them.
 
   Examples:
     >>> from jax_sis import results
@@ -253,6 +266,12 @@ def join_bytes(rows: Shaped[np.ndarray, "M W"]) -> Shaped[np.ndarray, "M"]:
 
 def digest_pixels(images: UInt8[np.ndarray, "M H W C"]) -> UInt8[np.ndarray, "M D"]:
   """What tells images apart, of the pixels that a search takes; one that cannot be read is black.
+
+  Args:
+    images: M images in bytes.
+
+  Returns:
+    The BLAKE2b of each, of 16 bytes.
 
   Examples:
     Images with the same pixels have the same digest, whatever they are called:

@@ -43,7 +43,7 @@ def settle_spec(
   Several processes may do so at once.
 
   Args:
-    directory: the run's folder, see `folder.open_folder`.
+    directory: the run's folder, see `open_folder`.
     spec: what fixes the results, in JSON types; `format` names the kind of run.
     command_fn: the command that begins this run in another folder; a ValueError says that there is none.
 
@@ -87,7 +87,7 @@ def read_spec(directory: str | os.PathLike[str], expected_format: str = FORMAT) 
   """The specification of the run in this folder.
 
   Args:
-    directory: the run's folder, see `folder.open_folder`.
+    directory: the run's folder, see `open_folder`.
     expected_format: the kind of run.
 
   Raises:

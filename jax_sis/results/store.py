@@ -366,7 +366,7 @@ def create_or_resume(
   """Opens the store of this run, or makes it. Several processes may do so at once.
 
   Args:
-    directory: the run's folder, see `folder.open_folder`.
+    directory: the run's folder, see `open_folder`.
     spec: what fixes the results, in JSON types.
     num_images: N.
     unit_size: images in a unit.
@@ -400,21 +400,24 @@ def open(directory: str | os.PathLike[str]) -> Results:
   """Opens a run for reading, while it goes on or after it.
 
   Args:
-    directory: the run's folder, see `folder.open_folder`.
+    directory: the run's folder, see `open_folder`.
 
   Raises:
     ValueError: the folder holds no run.
     StorageError: it cannot be read.
 
   Examples:
+    A run of one image, as `jax-sis find` leaves one in a folder or a bucket, and its smallest subset:
+
     >>> import numpy as np
     >>> from jax_sis import results
-    >>> fields = {"id": results.TEXT, "sis_num_kept": results.Field(shape=(), dtype="int32")}
-    >>> made = results.create_or_resume("memory://open-example", spec={}, num_images=2, unit_size=2, fields=fields)
-    >>> made.write_unit(0, {"id": results.encode_text(["cat", "ship"]), "sis_num_kept": [2, 1]})
+    >>> fields = {"id": results.TEXT, "smallest_mask": results.mask_field(4)}
+    >>> spec = {"threshold": 0.99, "grid": [2, 2, 1]}
+    >>> made = results.create_or_resume("memory://open-example", spec=spec, num_images=1, unit_size=1, fields=fields)
+    >>> made.write_unit(0, {"id": results.encode_text(["cat"]), "smallest_mask": np.eye(4, dtype=bool)[:1]})
     >>> run = results.open("memory://open-example")
-    >>> dict(zip(run.table()["id"].tolist(), run.table()["sis_num_kept"].tolist()))
-    {'cat': 2, 'ship': 1}
+    >>> run.table()["id"].tolist(), run.masks(["cat"], kind="smallest")[0, :, :, 0].tolist()
+    (['cat'], [[True, False], [False, False]])
   """
   folder, spec = open_folder(directory), read_spec(directory)
   place = folder.join(SPEC_FILE)

@@ -6,6 +6,8 @@ from jaxtyping import Bool, Float, Shaped
 
 from jax_sis.statistics.estimates import MIN_IMAGES, Estimate, no_mean
 
+__all__ = ["auc_difference", "auc_of"]
+
 NO_BOTH = "not both kinds of images"
 TOO_FEW = f"fewer than {MIN_IMAGES} images of a kind give no interval"
 # Of a normal distribution, within 95 %.
@@ -17,6 +19,14 @@ def auc_of(scores: Shaped[np.ndarray, "N"], is_so: Bool[np.ndarray, "N"]) -> Est
 
   Source: DeLong, DeLong and Clarke-Pearson 1988, Comparing the areas under two or more correlated receiver operating
   characteristic curves, for the interval.
+
+  Args:
+    scores: a number for each image, in any unit.
+    is_so: which kind each is of.
+
+  Returns:
+    The area, 0..1, with its interval at 95 %; without a value where there are not both kinds, and without an interval
+    where there are fewer than five of one.
 
   Examples:
     The two that are so come first and third of four:
@@ -33,6 +43,14 @@ def auc_difference(
   first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], is_so: Bool[np.ndarray, "N"]
 ) -> Estimate:
   """The area of the first score minus that of the second on the same images, with the interval of paired images.
+
+  Args:
+    first: a number for each image.
+    second: another, of the same images.
+    is_so: which kind each is of.
+
+  Returns:
+    The difference, -1..1, as `auc_of` gives areas.
 
   Examples:
     The first score tells both kinds apart, the second not at all:

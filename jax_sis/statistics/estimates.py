@@ -9,6 +9,18 @@ import numpy as np
 import scipy
 from jaxtyping import Bool, Shaped
 
+__all__ = [
+  "Estimate",
+  "bootstrap_mean",
+  "difference_of",
+  "mean_of",
+  "median_interval",
+  "paired_bootstrap",
+  "rank_correlation",
+  "share_of",
+  "share_of_count",
+]
+
 # The bootstrap of fewer images gives an interval that is far too narrow, and of one image none at all.
 MIN_IMAGES = 5
 NO_IMAGES = "no images"
@@ -109,6 +121,14 @@ def show_percent(estimate: Estimate | None, form: str = ".1f", *, nothing: str =
 def mean_of(values: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
   """The mean of one finite number per image; the order of the images does not matter.
 
+  Args:
+    values: the numbers, in any unit.
+    seed: of the resamples.
+
+  Returns:
+    The mean in the same unit, with the interval of `bootstrap_mean`, or without one where there are fewer than five
+    images.
+
   Examples:
     Fewer than five images give no interval:
 
@@ -131,6 +151,14 @@ def difference_of(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"
 
   Where truth values differ alike on every image, all resamples are alike, too, and the interval is that of Wilson for
   the share of images that are so.
+
+  Args:
+    first: one value per image.
+    second: the same.
+    seed: of the resamples.
+
+  Returns:
+    The mean difference, as `mean_of` gives means.
 
   Examples:
     >>> import numpy as np
@@ -155,7 +183,11 @@ def no_mean(reason: str, num_images: int = 0) -> Estimate:
 
 
 def share_of(is_so: Bool[np.ndarray, "N"], *, level: float = 0.95) -> Estimate:
-  """`share_of_count` of truth values, one per image.
+  """`share_of_count` of truth values.
+
+  Args:
+    is_so: one per image.
+    level: as for `share_of_count`.
 
   Examples:
     >>> import numpy as np
@@ -267,6 +299,13 @@ def paired_bootstrap(
 
   Pairs stay together, so that an image that is hard for both counts for neither.
 
+  Args:
+    first: one number or truth value per image, all finite.
+    second: the same.
+    level: as for `bootstrap_mean`.
+    num_resamples: resamples of the images.
+    seed: of the resamples.
+
   Raises:
     ValueError: the two are not of the same images, or as for `bootstrap_mean`.
 
@@ -317,6 +356,16 @@ def rank_correlation(
   first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, level: float = 0.95, seed: int = 0
 ) -> Estimate:
   """Spearman's rank correlation with the percentile bootstrap interval of resampled images.
+
+  Args:
+    first: one number per image.
+    second: another, of the same images.
+    level: how often such an interval holds the true one, between 0 and 1.
+    seed: of the resamples.
+
+  Returns:
+    The correlation, -1..1; without a value where all of either are alike, and without an interval where there are fewer
+    than five images.
 
   Examples:
     Ranks agree where one number grows with the other, however unevenly:

@@ -4,6 +4,8 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float
 
+__all__ = ["fit_logistic", "predict_unseen"]
+
 # Of the squared weights of standardised numbers, so that classes that a line separates have a finite fit, too.
 RIDGE = 1.0
 NUM_STEPS = 25
@@ -11,6 +13,13 @@ NUM_STEPS = 25
 
 def fit_logistic(numbers: Float[np.ndarray, "N D"], is_so: Bool[np.ndarray, "N"]) -> Float[np.ndarray, "D+1"]:
   """The weights of each number and the constant, by Newton's steps with a small ridge on the weights.
+
+  Args:
+    numbers: D numbers for each of N images, standardised.
+    is_so: what is to be predicted.
+
+  Returns:
+    D weights, in log-odds for each unit of a number, and the constant.
 
   Examples:
     The number speaks for it, and the constant is 0 where both kinds lie alike on both sides:

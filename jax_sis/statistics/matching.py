@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jax_sis.statistics.estimates import MIN_IMAGES, Estimate, no_mean
 
+__all__ = ["Matched", "MatchedBin", "match_by_confidence"]
+
 # Each bin of confidence p spans an eighth of a decade of 1 - p. The last one holds all above, which float32 cannot tell
 # apart. In wider bins the wrong predictions would be the less confident ones, and that alone would make a difference.
 BINS_A_DECADE = 8

@@ -7,6 +7,8 @@ from jaxtyping import Float
 
 from jax_sis.statistics.auc import auc_of
 
+__all__ = ["Separation", "separate"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Separation:
@@ -33,6 +35,13 @@ class Separation:
 
 def separate(positives: Float[np.ndarray, "P"], negatives: Float[np.ndarray, "N"]) -> Separation:
   """How well these finite scores tell the groups apart.
+
+  Args:
+    positives: a score for each positive, in any unit; positives should have the higher ones.
+    negatives: the same of the negatives.
+
+  Returns:
+    The area and the average precision; None where a group is empty.
 
   Examples:
     >>> import numpy as np
