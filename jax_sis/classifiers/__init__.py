@@ -115,7 +115,7 @@ class Classifier:
     normalisation: how its input is made from pixels.
     input_shape: height, width and channels of an image.
     framing: what to show of an image of another size.
-    recipe: the name of a known recipe that its input is made by, see `recipes`; None for inputs of its own.
+    recipe: the name of the published recipe that its input is made by; None for inputs of its own.
     ensemble: what an ensemble is made of; None for a single network.
     fix: which components were removed from its logits; None for none.
 
