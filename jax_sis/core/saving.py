@@ -41,16 +41,15 @@ def save(path: str | os.PathLike[str], found: Found | Sequence[Found]) -> None:
     ValueError: the path does not end in .npz, or `found` is something else.
 
   Examples:
-    >>> import pathlib, tempfile
+    >>> import tempfile
     >>> import jax.numpy as jnp
     >>> import jax_sis
     >>> def predict_fn(weights, inputs):
     ...   return inputs @ weights
-    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
-    >>> order = jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)))
+    >>> order = jax_sis.backselect(predict_fn, jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3)))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...   jax_sis.save(pathlib.Path(folder, "order.npz"), order)
-    ...   print(jax_sis.load(pathlib.Path(folder, "order.npz")))
+    ...   jax_sis.save(f"{folder}/order.npz", order)
+    ...   print(jax_sis.load(f"{folder}/order.npz"))
     FeatureOrder(1 image, grid (3,), 3 features, log_odds; sizes 0 to 3, 4 of them)
   """
   path = check_path(path)
@@ -129,17 +128,15 @@ def load(path: str | os.PathLike[str]) -> Any:
   Examples:
     Several things in one file come back in their order:
 
-    >>> import pathlib, tempfile
+    >>> import tempfile
     >>> import jax.numpy as jnp
     >>> import jax_sis
     >>> def predict_fn(weights, inputs):
     ...   return inputs @ weights
-    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
-    >>> order = jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)))
+    >>> order = jax_sis.backselect(predict_fn, jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3)))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...   path = pathlib.Path(folder, "found.npz")
-    ...   jax_sis.save(path, [order, jax_sis.sufficient_subsets(order, 0.9)])
-    ...   order, subsets = jax_sis.load(path)
+    ...   jax_sis.save(f"{folder}/found.npz", [order, jax_sis.sufficient_subsets(order, 0.9)])
+    ...   order, subsets = jax_sis.load(f"{folder}/found.npz")
     >>> subsets.mask.tolist()
     [[True, False, False]]
   """

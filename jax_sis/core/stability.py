@@ -109,6 +109,9 @@ def stability(
     keys: as for `backselect`; by default those of the search.
     searched: as for `certify`.
 
+  Returns:
+    The shares of draws for each image and number, with lower bounds.
+
   Raises:
     ValueError: the arguments do not fit together.
 
