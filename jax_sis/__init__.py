@@ -109,6 +109,17 @@ def show(images: Any, found: Any, *, class_names: Sequence[str] | None = None, m
 
   Raises:
     ValueError: one of them cannot be drawn, or they are not of the same images.
+
+  Examples:
+    Scores of one's own beside two images:
+
+    >>> import numpy as np
+    >>> import jax_sis
+    >>> images = np.zeros((2, 8, 8, 3), np.uint8)
+    >>> scores = np.arange(2.0 * 8 * 8).reshape(2, 8, 8)
+    >>> figure = jax_sis.show(images, {"my method": scores})
+    >>> "my method" in [text.get_text() for text in figure.axes[0].texts]
+    True
   """
   from jax_sis.display.beside import draw_columns
 

@@ -115,9 +115,20 @@ class Classifier:
     normalisation: how its input is made from pixels.
     input_shape: height, width and channels of an image.
     framing: what to show of an image of another size.
-    recipe: the name of a known recipe that its input is made by, see `recipes`; None for inputs of its own.
+    recipe: the name of the published recipe that its input is made by; None for inputs of its own.
     ensemble: what an ensemble is made of; None for a single network.
     fix: which components were removed from its logits; None for none.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> plain = classifiers.Normalisation(mean=(0.5,) * 3, std=(0.25,) * 3)
+    >>> module = classifiers.build("resnet20", num_classes=2)
+    >>> classifier = classifiers.Classifier(
+    ...   model_name="resnet20", module=module, class_names=("cat", "dog"), normalisation=plain, input_shape=(32, 32, 3)
+    ... )
+    >>> predict_fn, params = classifiers.freeze(classifier.module)
+    >>> classifier.class_names, classifier.framing.crop
+    (('cat', 'dog'), 1.0)
   """
 
   model_name: str
@@ -134,8 +145,26 @@ class Classifier:
 def build(model_name: str, *, num_classes: int, seed: int = 0) -> Any:
   """A freshly initialised module: normalised images `[B, H, W, 3]` -> logits `[B, K]`.
 
+  Args:
+    model_name: a key of ARCHITECTURES.
+    num_classes: K.
+    seed: of its random weights.
+
+  Returns:
+    The module, in training mode.
+
   Raises:
     ValueError: no such architecture.
+
+  Examples:
+    The trainable module, and what searches take of it; here what it gives is asked without being computed:
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jax_sis import classifiers
+    >>> predict_fn, params = classifiers.freeze(classifiers.build("resnet20", num_classes=2))
+    >>> jax.eval_shape(predict_fn, params, jnp.ones((1, 32, 32, 3))).shape
+    (1, 2)
   """
   config = dataclasses.replace(architecture(model_name), num_classes=num_classes)
   return MODULES[type(config)](config, rngs=nnx.Rngs(seed))
@@ -144,8 +173,25 @@ def build(model_name: str, *, num_classes: int, seed: int = 0) -> Any:
 def build_abstract(model_name: str, *, num_classes: int) -> Any:
   """What `build` gives, with shapes in place of arrays: several times as fast, since nothing random is counted.
 
+  Args:
+    model_name: a key of ARCHITECTURES.
+    num_classes: K.
+
+  Returns:
+    The module, whose arrays are `jax.ShapeDtypeStruct`.
+
   Raises:
     ValueError: no such architecture.
+
+  Examples:
+    How many parameters a network has, without making any:
+
+    >>> import jax
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> module = classifiers.build_abstract("resnet20", num_classes=10)
+    >>> sum(one.size for one in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    269722
   """
   config = dataclasses.replace(architecture(model_name), num_classes=num_classes)
   return nnx.eval_shape(lambda: MODULES[type(config)](config, rngs=OneKey()))
@@ -165,8 +211,22 @@ class OneKey(nnx.Rngs):
 def build_ensemble(config: EnsembleConfig, *, num_classes: int) -> Ensemble:
   """Freshly initialised members, each with a seed of its own.
 
+  Args:
+    config: the members' architectures, and what is averaged.
+    num_classes: K, of each of them.
+
+  Returns:
+    The ensemble, in training mode.
+
   Raises:
     ValueError: no such architecture.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.EnsembleConfig(members=("resnet20", "resnet20"))
+    >>> ensemble = classifiers.build_ensemble(config, num_classes=2)
+    >>> [type(member).__name__ for member in ensemble.members]
+    ['ResNet', 'ResNet']
   """
   members = [build(name, num_classes=num_classes, seed=seed) for seed, name in enumerate(config.members)]
   return Ensemble(members, config)
@@ -175,8 +235,19 @@ def build_ensemble(config: EnsembleConfig, *, num_classes: int) -> Ensemble:
 def architecture(model_name: str) -> ArchitectureConfig:
   """The configuration of the architecture with this name.
 
+  Args:
+    model_name: a key of ARCHITECTURES.
+
+  Returns:
+    The configuration, for as many classes as are usual; `dataclasses.replace` gives it others.
+
   Raises:
     ValueError: there is none.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> classifiers.architecture("resnet20").blocks, "resnet20" in classifiers.ARCHITECTURES
+    ((3, 3, 3), True)
   """
   if model_name not in ARCHITECTURES:
     raise ValueError(f"model must be one of {sorted(ARCHITECTURES)}, got {model_name!r}.")

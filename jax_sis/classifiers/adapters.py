@@ -19,18 +19,29 @@ from jax_sis.classifiers.frozen import make_predictor
 from jax_sis.core import traced
 from jax_sis.core.types import Params, PredictFn
 
+__all__ = ["from_equinox", "from_linen", "from_nnx", "from_single_logit", "use_fast_convolutions"]
+
 # Calls whose programs are run inline; JAX has renamed the first. Those with derivatives of their own keep them.
 INLINED = frozenset({"jit", "pjit", "checkpoint", "remat2"})
 
 
 def from_nnx(module: nnx.Module) -> tuple[PredictFn, Params]:
-  """The pair for an NNX module that maps `[B, ...]` to logits `[B, K]`; the module itself is left as it is.
+  """The pair for an NNX module that maps `[B, ...]` to logits `[B, K]`.
 
-  A copy is set to evaluation mode by `module.eval()`, which decides what dropout and batch norm do.
+  Args:
+    module: the module, which is left as it is. A copy is set to evaluation mode by `module.eval()`, which decides what
+      dropout and batch norm do.
 
-  >>> predict_fn, params = from_nnx(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
-  >>> predict_fn(params, jnp.ones((2, 4))).shape
-  (2, 3)
+  Returns:
+    `(predict_fn, params)`, as searches take them.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jax_sis.classifiers import adapters
+    >>> predict_fn, params = adapters.from_nnx(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+    >>> predict_fn(params, jnp.ones((2, 4))).shape
+    (2, 3)
   """
   graphdef, state = nnx.split(module)
   copy = nnx.merge(graphdef, state, copy=True)
@@ -59,10 +70,18 @@ def from_linen(module: linen.Module, variables: Params, **options: Any) -> tuple
     variables: the trained variables, `{"params": ..., "batch_stats": ...}`.
     **options: arguments of its `__call__` that select evaluation mode, such as `train=False`.
 
-  >>> module = linen.Dense(3)
-  >>> predict_fn, params = from_linen(module, module.init(jax.random.key(0), jnp.ones((1, 4))))
-  >>> predict_fn(params, jnp.ones((2, 4))).shape
-  (2, 3)
+  Returns:
+    `(predict_fn, params)`, as searches take them.
+
+  Examples:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from flax import linen
+    >>> from jax_sis.classifiers import adapters
+    >>> module = linen.Dense(3)
+    >>> predict_fn, params = adapters.from_linen(module, module.init(jax.random.key(0), jnp.ones((1, 4))))
+    >>> predict_fn(params, jnp.ones((2, 4))).shape
+    (2, 3)
   """
   hashable = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
   return use_fast_convolutions(LinenPredictor(module, tuple(sorted(hashable.items())))), variables
@@ -96,6 +115,19 @@ def from_equinox(model: Any, state: Any = None, *, channels_first: bool = True) 
     model: the module; `equinox.nn.inference_mode` is applied.
     state: the `equinox.nn.State` of a module with batch norm, which is called as `model(example, state)`.
     channels_first: whether the module takes examples `[C, H, W]`, as Equinox's convolutions do, and not `[H, W, C]`.
+
+  Returns:
+    `(predict_fn, params)`, as searches take them: of inputs `[B, ...]`, images with channels last.
+
+  Examples:
+    >>> import equinox
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jax_sis.classifiers import adapters
+    >>> model = equinox.nn.Linear(4, 3, key=jax.random.key(0))
+    >>> predict_fn, params = adapters.from_equinox(model, channels_first=False)
+    >>> predict_fn(params, jnp.ones((2, 4))).shape
+    (2, 3)
   """
   import equinox
 
@@ -126,9 +158,18 @@ def from_single_logit(predict_fn: PredictFn) -> PredictFn:
   Args:
     predict_fn: gives `[B]` or `[B, 1]`: logits, as before a sigmoid.
 
-  >>> two_fn = from_single_logit(lambda params, inputs: inputs @ params)
-  >>> two_fn(jnp.ones((4, 1)), jnp.ones((2, 4))).tolist()
-  [[0.0, 4.0], [0.0, 4.0]]
+  Returns:
+    A `predict_fn` with logits `[B, 2]`, whose softmax is the sigmoid of z. It raises ValueError where z is none.
+
+  Examples:
+    A sum, of which the sigmoid is the probability of the second class:
+
+    >>> import jax.numpy as jnp
+    >>> from jax_sis.classifiers import adapters
+    >>> def predict_one(params, inputs):
+    ...   return inputs @ params
+    >>> adapters.from_single_logit(predict_one)(jnp.ones(4), jnp.ones((2, 4))).tolist()
+    [[0.0, 4.0], [0.0, 4.0]]
   """
   return TwoLogits(predict_fn)
 
@@ -155,7 +196,25 @@ class FastPredictor:
 def use_fast_convolutions(predict_fn: PredictFn) -> PredictFn:
   """The same function with two-dimensional convolutions replaced by ours, whatever library wrote them.
 
-  Transposed convolutions and those that cut off margins or give another type than they take stay as they are.
+  Their gradients stay fast inside of the loops of searches on CPUs. Transposed convolutions and those that cut off
+  margins or give another type than they take stay as they are.
+
+  Args:
+    predict_fn: `(params, inputs) -> logits`, as for `backselect`.
+
+  Returns:
+    A `predict_fn` with the same logits, up to rounding.
+
+  Examples:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jax_sis.classifiers import adapters
+    >>> def predict_fn(kernel, images):
+    ...   return jax.lax.conv(images, kernel, (1, 1), "SAME").mean((2, 3))
+    >>> kernel, images = jnp.ones((2, 3, 3, 3)), jnp.ones((1, 3, 4, 4))
+    >>> fast_fn = adapters.use_fast_convolutions(predict_fn)
+    >>> bool(jnp.allclose(fast_fn(kernel, images), predict_fn(kernel, images)))
+    True
   """
   return FastPredictor(predict_fn)
 

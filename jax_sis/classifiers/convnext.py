@@ -21,6 +21,12 @@ class ConvNextConfig:
     blocks: blocks in each stage; every stage but the first halves the resolution.
     widths: channels of each stage.
     num_classes: K.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> tiny = classifiers.ConvNextConfig(blocks=(3, 3, 9, 3), widths=(96, 192, 384, 768))
+    >>> tiny == classifiers.architecture("convnext_t")
+    True
   """
 
   blocks: tuple[int, ...]
@@ -53,7 +59,24 @@ class Downsampling(nnx.Module):
 
 
 class ConvNext(ConvNet):
-  """Normalised images `[B, H, W, 3]`, H and W at least 32 with four stages, -> logits `[B, K]`."""
+  """Normalised images `[B, H, W, 3]`, H and W at least 32 with four stages, -> logits `[B, K]` (Liu et al. 2022).
+
+  Args:
+    config: its depth and width.
+    rngs: for the initial weights.
+
+  Examples:
+    In shapes alone, which takes a moment, with its number of parameters:
+
+    >>> import jax
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> module = classifiers.build_abstract("convnext_t", num_classes=1000)
+    >>> isinstance(module, classifiers.ConvNext)
+    True
+    >>> sum(one.size for one in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    28589128
+  """
 
   def __init__(self, config: ConvNextConfig, *, rngs: nnx.Rngs):
     self.config = config

@@ -20,6 +20,11 @@ class EnsembleConfig:
   Attributes:
     members: the members' architectures, keys of ARCHITECTURES.
     average: what is averaged; with `probabilities`, the softmax of the ensemble's logits is the mean of the members'.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> classifiers.EnsembleConfig(members=("resnet20", "vgg16"), average="logits").members
+    ('resnet20', 'vgg16')
   """
 
   members: tuple[str, ...]
@@ -38,6 +43,17 @@ class Ensemble(nnx.Module):
   Args:
     members: classifiers with the same input and classes.
     config: their architectures, and what is averaged.
+
+  Examples:
+    The members' mean probabilities, which add up to 1:
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> members = [nnx.Linear(4, 3, rngs=nnx.Rngs(seed)) for seed in range(2)]
+    >>> ensemble = classifiers.Ensemble(members, classifiers.EnsembleConfig(members=("first", "second")))
+    >>> round(float(jnp.exp(ensemble(jnp.ones((1, 4)))).sum()), 4)
+    1.0
   """
 
   def __init__(self, members: Sequence[nnx.Module], config: EnsembleConfig):

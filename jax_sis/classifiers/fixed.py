@@ -19,6 +19,14 @@ class FixConfig:
     num_features: E, how many numbers its logits are a linear function of.
     classes: for each component, the number of its class.
     components: for each, its number in that class, from 1, as `jax-sis components` shows it.
+
+  Examples:
+    Of a ResNet-20, whose logits are a linear function of 64 numbers, the first component of class 3:
+
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.FixConfig(base="resnet20", num_features=64, classes=(3,), components=(1,))
+    >>> config.model_name
+    'resnet20, 1 component(s) removed'
   """
 
   base: str
@@ -46,6 +54,20 @@ class Fixed(nnx.Module):
   Args:
     base: a classifier with `penultimate` and `read_out`.
     config: which components of which classes.
+
+  Examples:
+    A component that is 1 on all images is taken away from the logit of its class:
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> sizes = classifiers.VggConfig(widths=((4,),), num_classes=3)
+    >>> base, images = classifiers.Vgg(sizes, rngs=nnx.Rngs(0)), jnp.ones((1, 2, 2, 3))
+    >>> config = classifiers.FixConfig(base="vgg16", num_features=4, classes=(1,), components=(1,))
+    >>> fixed = classifiers.Fixed(base, config)
+    >>> fixed.offsets[...] = jnp.array([-1.0])
+    >>> (base(images) - fixed(images)).round(4).tolist()
+    [[0.0, 1.0, 0.0]]
   """
 
   def __init__(self, base: Any, config: FixConfig):

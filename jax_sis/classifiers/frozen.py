@@ -22,6 +22,17 @@ class FrozenPredictor:
   Attributes:
     graphdef: the module without its arrays.
     takes_presence: whether the module can be told which pixels are there, see `ViT`.
+
+  Examples:
+    Two networks of the same architecture share one function, and so one compilation:
+
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.ResNetConfig(blocks=(1,), widths=(4,), num_classes=3)
+    >>> modules = [classifiers.ResNet(config, rngs=nnx.Rngs(seed)) for seed in range(2)]
+    >>> (first_fn, _), (second_fn, _) = map(classifiers.freeze, modules)
+    >>> first_fn == second_fn
+    True
   """
 
   graphdef: nnx.GraphDef
@@ -50,7 +61,24 @@ class FrozenPresence:
 
 @dataclasses.dataclass(frozen=True)
 class FrozenPart:
-  """One of the two functions that make up a frozen network, with the same arrays."""
+  """One of the two functions that make up a frozen network, with the same arrays.
+
+  Attributes:
+    graphdef: the module without its arrays.
+    method: which part of it.
+
+  Examples:
+    The half of a network from its last feature maps to its logits:
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.ResNetConfig(blocks=(1,), widths=(4,), num_classes=3)
+    >>> predict_fn, params = classifiers.freeze(classifiers.ResNet(config, rngs=nnx.Rngs(0)))
+    >>> features_fn, head_fn = classifiers.split(predict_fn, params)
+    >>> isinstance(head_fn, classifiers.FrozenPart), head_fn(params, jnp.ones((2, 8, 8, 4))).shape
+    (True, (2, 3))
+  """
 
   graphdef: nnx.GraphDef
   method: Literal["features", "classify", "penultimate", "read_out"]
@@ -62,11 +90,29 @@ class FrozenPart:
 def split(predict_fn: PredictFn, params: FrozenParams) -> tuple[FrozenPart, FrozenPart]:
   """The functions `(features_fn, head_fn)` that make up a frozen network, one after the other, as `GradCam` takes them.
 
-  `features_fn(params, inputs)` gives the last feature maps `[B, h, w, D]`, after their rectifier and before pooling;
-  `head_fn(params, features)` the logits.
+  Args:
+    predict_fn: what `freeze` gave of a convolutional network.
+    params: the same.
+
+  Returns:
+    `features_fn(params, inputs)`, which gives the last feature maps `[B, h, w, D]`, after their rectifier and before
+    pooling, and `head_fn(params, features)`, which gives the logits `[B, K]`.
 
   Raises:
     ValueError: it is not a single convolutional network of ours.
+
+  Examples:
+    Both halves together are the network:
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.ResNetConfig(blocks=(1,), widths=(4,), num_classes=3)
+    >>> predict_fn, params = classifiers.freeze(classifiers.ResNet(config, rngs=nnx.Rngs(0)))
+    >>> features_fn, head_fn = classifiers.split(predict_fn, params)
+    >>> images = jnp.ones((1, 8, 8, 3))
+    >>> bool(jnp.allclose(head_fn(params, features_fn(params, images)), predict_fn(params, images), rtol=1e-4))
+    True
   """
   if not isinstance(predict_fn, FrozenPredictor):
     raise ValueError(f"predict_fn must be what `freeze` returned, got {type(predict_fn).__name__}.")
@@ -80,10 +126,23 @@ def split(predict_fn: PredictFn, params: FrozenParams) -> tuple[FrozenPart, Froz
 
 
 def freeze(module: nnx.Module) -> tuple[FrozenPredictor, FrozenParams]:
-  """Folds batch norm and returns `(predict_fn, params)`: the same logits as in evaluation mode, at inference speed.
+  """Folds batch norm: the same logits as in evaluation mode, at inference speed.
 
-  `params` is a plain pytree of arrays. `predict_fn` is pure and holds no arrays, so that equal architectures share one
-  compilation. The module itself does not change.
+  Args:
+    module: one of ours, or any NNX module; it does not change.
+
+  Returns:
+    `(predict_fn, params)`. `params` is a plain pytree of arrays. `predict_fn` is pure and holds no arrays, so that
+    equal architectures share one compilation.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.ResNetConfig(blocks=(1,), widths=(4,), num_classes=3)
+    >>> predict_fn, params = classifiers.freeze(classifiers.ResNet(config, rngs=nnx.Rngs(0)))
+    >>> predict_fn(params, jnp.ones((1, 8, 8, 3))).shape
+    (1, 3)
   """
   graphdef, state = nnx.split(module)
   # On the host, where nothing is compiled.

@@ -19,7 +19,16 @@ EPSILON = 1e-3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InceptionConfig:
-  """Only the number of classes can be chosen."""
+  """Only the number of classes can be chosen.
+
+  Attributes:
+    num_classes: K.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> classifiers.InceptionConfig() == classifiers.architecture("inception_v3")
+    True
+  """
 
   num_classes: int = 1000
 
@@ -181,7 +190,24 @@ class Mixed(nnx.Module):
 
 
 class Inception(ConvNet):
-  """Normalised images `[B, H, W, 3]`, H and W at least 75, -> logits `[B, K]`."""
+  """Inception v3: normalised images `[B, H, W, 3]`, H and W at least 75, -> logits `[B, K]` (Szegedy et al. 2016).
+
+  Args:
+    config: the number of classes.
+    rngs: for the initial weights.
+
+  Examples:
+    In shapes alone, which takes a moment, with its number of parameters:
+
+    >>> import jax
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> module = classifiers.build_abstract("inception_v3", num_classes=1000)
+    >>> isinstance(module, classifiers.Inception)
+    True
+    >>> sum(one.size for one in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    23834568
+  """
 
   def __init__(self, config: InceptionConfig, *, rngs: nnx.Rngs):
     self.config = config

@@ -76,6 +76,15 @@ class MobileConfig:
     epsilon: of all batch norms.
     sources: whose weights are made for such a network, and so whose names they have.
     num_classes: K.
+
+  Examples:
+    MobileNet v2 for ten classes, to be made by `MobileNet`:
+
+    >>> import dataclasses
+    >>> from jax_sis import classifiers
+    >>> config = dataclasses.replace(classifiers.architecture("mobilenet_v2"), num_classes=10)
+    >>> config.stem, config.last, len(config.stages)
+    (32, 1280, 7)
   """
 
   stem: int = 32
@@ -140,7 +149,24 @@ class InvertedBlock(nnx.Module):
 
 
 class MobileNet(ConvNet):
-  """Normalised images `[B, H, W, 3]` -> logits `[B, K]`."""
+  """Normalised images `[B, H, W, 3]` -> logits `[B, K]` (Sandler et al. 2018; Howard et al. 2019; Tan and Le 2019).
+
+  Args:
+    config: its blocks.
+    rngs: for the initial weights.
+
+  Examples:
+    In shapes alone, which takes a moment, with its number of parameters:
+
+    >>> import jax
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> module = classifiers.build_abstract("mobilenet_v2", num_classes=1000)
+    >>> isinstance(module, classifiers.MobileNet)
+    True
+    >>> sum(one.size for one in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    3504872
+  """
 
   def __init__(self, config: MobileConfig, *, rngs: nnx.Rngs):
     self.config = config

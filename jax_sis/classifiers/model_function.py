@@ -38,14 +38,6 @@ MAX_NAMED = 8
 class ImageModel:
   """Any JAX classifier of images, as a function for `jax-sis find --model` and other commands returns it.
 
-  >>> def predict(params, images):
-  ...   return images.mean((1, 2)) @ params["kernel"]
-  >>> plain = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-  >>> def load():
-  ...   return ImageModel(
-  ...     predict_fn=predict, params={"kernel": jnp.eye(3)}, input_shape=(32, 32, 3), normalisation=plain
-  ...   )
-
   Attributes:
     predict_fn: `(params, inputs [B, H, W, C]) -> logits [B, K]`, float32 in, pure, each image on its own, in evaluation
       mode. `jax_sis.classifiers.adapters` make it and `params` of Flax and Equinox modules.
@@ -60,6 +52,19 @@ class ImageModel:
 
   Raises:
     ValueError: one of these is not that.
+
+  Examples:
+    A function such as `load`, in a file of one's own, is what `jax-sis find --model my_model.py:load` calls:
+
+    >>> import jax.numpy as jnp
+    >>> from jax_sis.classifiers import ImageModel, Normalisation
+    >>> def predict(params, images):
+    ...   return images.mean((1, 2)) @ params["kernel"]
+    >>> def load():
+    ...   plain, params = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), {"kernel": jnp.eye(3)}
+    ...   return ImageModel(predict_fn=predict, params=params, input_shape=(32, 32, 3), normalisation=plain)
+    >>> load().input_shape
+    (32, 32, 3)
   """
 
   predict_fn: PredictFn

@@ -23,6 +23,12 @@ class ResNetConfig:
     projection: 1x1 convolutions (option B) where a shortcut's shape changes, instead of subsampling and zero channels
       (option A).
     num_classes: K.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.ResNetConfig(blocks=(3, 3, 3), widths=(16, 32, 64))
+    >>> config == classifiers.architecture("resnet20")
+    True
   """
 
   blocks: tuple[int, ...]
@@ -78,9 +84,22 @@ class Block(nnx.Module):
 
 
 class ResNet(ConvNet):
-  """Normalised images `[B, H, W, 3]` -> logits `[B, K]`.
+  """Normalised images `[B, H, W, 3]` -> logits `[B, K]` (He et al. 2016).
 
   `train()` and `eval()` switch batch norm between batch and running statistics.
+
+  Args:
+    config: its depth, width and kind.
+    rngs: for the initial weights.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.ResNetConfig(blocks=(1,), widths=(4,), num_classes=3)
+    >>> module = classifiers.ResNet(config, rngs=nnx.Rngs(0))
+    >>> module(jnp.ones((1, 8, 8, 3))).shape, module.features(jnp.ones((1, 8, 8, 3))).shape
+    ((1, 3), (1, 8, 8, 4))
   """
 
   def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs):

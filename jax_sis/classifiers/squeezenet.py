@@ -19,6 +19,11 @@ class SqueezeNetConfig:
     squeezed: for each stage, each of its blocks' narrow width; both wide halves of a block have four times as many
       channels. Every stage begins by halving the resolution.
     num_classes: K.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> [len(stage) for stage in classifiers.SqueezeNetConfig().squeezed]
+    [2, 2, 4]
   """
 
   stem_width: int = 64
@@ -41,7 +46,26 @@ class Fire(nnx.Module):
 
 
 class SqueezeNet(ConvNet):
-  """Normalised images `[B, H, W, 3]`, H and W at least 17, -> logits `[B, K]`, none of which is negative."""
+  """Normalised images `[B, H, W, 3]`, H and W at least 17, -> logits `[B, K]`, none of which is negative.
+
+  SqueezeNet 1.1 (Iandola et al. 2016).
+
+  Args:
+    config: its width.
+    rngs: for the initial weights.
+
+  Examples:
+    In shapes alone, which takes a moment, with its number of parameters:
+
+    >>> import jax
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> module = classifiers.build_abstract("squeezenet1_1", num_classes=1000)
+    >>> isinstance(module, classifiers.SqueezeNet)
+    True
+    >>> sum(one.size for one in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    1235496
+  """
 
   def __init__(self, config: SqueezeNetConfig, *, rngs: nnx.Rngs):
     self.config = config

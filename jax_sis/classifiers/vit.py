@@ -31,6 +31,13 @@ class ViTConfig:
 
   Raises:
     ValueError: a number does not divide what it must.
+
+  Examples:
+    A token for each of 14x14 patches, and the class token:
+
+    >>> from jax_sis import classifiers
+    >>> classifiers.ViTConfig(width=192, depth=12, num_heads=3).num_tokens
+    197
   """
 
   width: int
@@ -116,7 +123,26 @@ class EncoderBlock(nnx.Module):
 
 
 class ViT(nnx.Module):
-  """Normalised images `[B, S, S, 3]` -> logits `[B, K]`; of a distilled network, the mean of both last layers'."""
+  """Normalised images `[B, S, S, 3]` -> logits `[B, K]`; of a distilled network, the mean of both last layers'.
+
+  Dosovitskiy et al. 2021 and Touvron et al. 2021. It can be told which pixels are there, for `removal="tokens"`.
+
+  Args:
+    config: its size.
+    rngs: for the initial weights.
+
+  Examples:
+    In shapes alone, which takes a moment, with its number of parameters:
+
+    >>> import jax
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> module = classifiers.build_abstract("deit_tiny", num_classes=1000)
+    >>> isinstance(module, classifiers.ViT)
+    True
+    >>> sum(one.size for one in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    5717416
+  """
 
   takes_presence = True
 

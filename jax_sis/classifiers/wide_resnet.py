@@ -11,7 +11,19 @@ from jax_sis.classifiers.layers import ConvNet, ConvNorm, PreNorm
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WideResNetConfig:
-  """Depth and width: `6 * blocks_per_stage + 4` layers, `factor` times as wide as the CIFAR ResNet."""
+  """Depth and width of a wide residual network.
+
+  Attributes:
+    blocks_per_stage: blocks in each of three stages: there are `6 * blocks_per_stage + 4` layers.
+    factor: how many times as wide as the CIFAR ResNet it is.
+    num_classes: K.
+
+  Examples:
+    >>> from jax_sis import classifiers
+    >>> config = classifiers.architecture("wrn28_10")
+    >>> 6 * config.blocks_per_stage + 4, config.factor
+    (28, 10)
+  """
 
   blocks_per_stage: int = 4
   factor: int = 10
@@ -37,7 +49,24 @@ class PreActivationBlock(nnx.Module):
 
 
 class WideResNet(ConvNet):
-  """Normalised images `[B, H, W, 3]` -> logits `[B, K]`."""
+  """Normalised images `[B, H, W, 3]` -> logits `[B, K]` (Zagoruyko and Komodakis 2016).
+
+  Args:
+    config: its depth and width.
+    rngs: for the initial weights.
+
+  Examples:
+    In shapes alone, which takes a moment, with its number of parameters:
+
+    >>> import jax
+    >>> from flax import nnx
+    >>> from jax_sis import classifiers
+    >>> module = classifiers.build_abstract("wrn28_10", num_classes=10)
+    >>> isinstance(module, classifiers.WideResNet)
+    True
+    >>> sum(one.size for one in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    36479194
+  """
 
   def __init__(self, config: WideResNetConfig, *, rngs: nnx.Rngs):
     self.config = config

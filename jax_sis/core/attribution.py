@@ -49,13 +49,6 @@ def attribute(
 
   It can be called under `jit`, `vmap` and `pmap`, as `backselect` can.
 
-  >>> def predict_fn(weights, inputs):
-  ...   return inputs @ weights
-  >>> from jax_sis import Occlusion
-  >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
-  >>> attribute(predict_fn, weights, jnp.ones((1, 3)), method=Occlusion())
-  Array([[3., 1., 2.]], dtype=float32)
-
   Args:
     predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are. Programs are
       compiled for the object: a lambda or `functools.partial` made anew for each call is compiled anew.
@@ -75,6 +68,16 @@ def attribute(
 
   Raises:
     ValueError: as for `backselect`, or the parts of `GradCam` are not those of the classifier.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> scores = jax_sis.attribute(predict_fn, weights, jnp.ones((1, 3)), method=jax_sis.Occlusion())
+    >>> scores.round(2).tolist()
+    [[3.0, 1.0, 2.0]]
   """
   if not isinstance(method, AttributionMethod):
     raise ValueError(f"method must be one such as IntegratedGradients(), got {method!r}.")
@@ -105,12 +108,6 @@ def order_by_scores(
 
   It can be called under `jit`, `vmap` and `pmap`, as `backselect` can.
 
-  >>> def predict_fn(weights, inputs):
-  ...   return inputs @ weights
-  >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
-  >>> order_by_scores(predict_fn, weights, jnp.ones((1, 3)), jnp.array([[0.5, 0.1, 0.9]])).rank
-  Array([[1, 2, 0]], dtype=int32)
-
   Args:
     predict_fn: as for `attribute`.
     params: the model's arrays.
@@ -124,13 +121,25 @@ def order_by_scores(
     score: what the scores were made of; it does not enter here, but is kept with the order.
     removal: how masked features are removed as the order is read, as for `backselect`.
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
-      what suits the platform, see `chunks.py`.
+      what suits the platform.
 
   Returns:
     A complete order, to be read as one of `backselect`. Not finite where a score or a logit is not.
 
   Raises:
     ValueError: as for `backselect`, or the scores or sizes do not fit the inputs.
+
+  Examples:
+    Scores that were found in any way, read as a search's order is:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, scores = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.array([[0.5, 0.1, 0.9]])
+    >>> order = jax_sis.order_by_scores(predict_fn, weights, jnp.ones((1, 3)), scores)
+    >>> order.rank.tolist(), jax_sis.sufficient_subsets(order, 0.9).num_kept.tolist()
+    ([[1, 2, 0]], [2])
   """
   check_chunk_size("chunk_size", chunk_size)
   problem = check_problem(

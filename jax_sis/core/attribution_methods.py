@@ -41,6 +41,15 @@ class GradientTimesInput:
   That is the gradient with respect to the mask, at the whole input: what a first step of `Gradient` ranks by. With a
   baseline of 0 it is gradient times input (Shrikumar et al. 2016, arXiv 1605.01713, section 2), there of a class's
   logit.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.array([[1.0, 2.0, -1.0]])
+    >>> jax_sis.attribute(predict_fn, weights, inputs, method=jax_sis.GradientTimesInput()).round(2).tolist()
+    [[3.0, 2.0, -2.0]]
   """
 
   def score_features(self, problem: Problem, image_ids: Int[Array, "B"]) -> Float[Array, "B F"]:
@@ -59,6 +68,18 @@ class IntegratedGradients:
 
   Attributes:
     num_steps: gradients an image. The source finds 20 to 300 enough (section 5).
+
+  Examples:
+    Either feature saturates this classifier, so that its gradient at the input is 0; the mean on the way is not:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(params, inputs):
+    ...   logit = 4 * jnp.minimum(inputs.sum(1), 1)
+    ...   return jnp.stack([logit, jnp.zeros_like(logit)], axis=1)
+    >>> methods = jax_sis.GradientTimesInput(), jax_sis.IntegratedGradients()
+    >>> [jax_sis.attribute(predict_fn, (), jnp.ones((1, 2)), method=one).round(2).tolist() for one in methods]
+    [[[0.0, 0.0]], [[2.0, 2.0]]]
   """
 
   num_steps: int = 64
@@ -89,7 +110,18 @@ class Occlusion:
   Attributes:
     window: features a side, along every axis of the grid; odd. 1 masks the feature alone.
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
-      what suits the platform, see `chunks.py`.
+      what suits the platform.
+
+  Examples:
+    A window of three masks a feature with its neighbours:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, method = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jax_sis.Occlusion(window=3)
+    >>> jax_sis.attribute(predict_fn, weights, jnp.ones((1, 3)), method=method).round(2).tolist()
+    [[4.0, 6.0, 3.0]]
   """
 
   window: int = 1
@@ -133,7 +165,19 @@ class Rise:
     keep_probability: of a cell.
     seed: of the masks; see `image_ids` of `attribute`.
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
-      what suits the platform, see `chunks.py`.
+      what suits the platform.
+
+  Examples:
+    Only the first feature counts, and has the largest score, with 500 random masks:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, method = jnp.array([[9.0, 0.0], [0.0, 0.0], [0.0, 0.0]]), jax_sis.Rise(num_masks=500)
+    >>> scores = jax_sis.attribute(predict_fn, weights, jnp.ones((1, 3)), method=method)
+    >>> int(scores[0].argmax())
+    0
   """
 
   num_masks: int = 4000
@@ -200,6 +244,22 @@ class GradCam:
   Attributes:
     features_fn: `(params, inputs) -> feature maps [B, ..., D]`, with as many axes as the inputs.
     head_fn: `(params, feature maps) -> logits [B, K]`, so that both together are the classifier.
+
+  Examples:
+    Two halves of a network, whose feature maps are the positive part of the image:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def features_fn(params, images):
+    ...   return jnp.maximum(images, 0)
+    >>> def head_fn(params, maps):
+    ...   return maps.mean((1, 2)) @ params
+    >>> def predict_fn(params, images):
+    ...   return head_fn(params, features_fn(params, images))
+    >>> images, params = jnp.array([[1.0, -1.0], [-1.0, 2.0]]).reshape(1, 2, 2, 1), jnp.array([[8.0, 0.0]])
+    >>> method = jax_sis.GradCam(features_fn=features_fn, head_fn=head_fn)
+    >>> jax_sis.attribute(predict_fn, params, images, method=method).round(2).tolist()
+    [[2.0, 0.0, 0.0, 4.0]]
   """
 
   features_fn: FeaturesFn

@@ -48,13 +48,6 @@ def backselect(
   It can be called under `jit`, `vmap` and `pmap`. Called directly on concrete arrays it compiles itself, once for
   each shape, and also checks values: targets in range, and a classifier whose examples do not see each other.
 
-  >>> import jax.numpy as jnp
-  >>> def predict_fn(weights, inputs):
-  ...   return inputs @ weights
-  >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
-  >>> backselect(predict_fn, weights, jnp.ones((1, 3))).rank
-  Array([[0, 2, 1]], dtype=int32)
-
   Args:
     predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are. Programs are
       compiled for the object: a lambda or `functools.partial` made anew for each call is compiled anew.
@@ -64,8 +57,9 @@ def backselect(
     search: `Gradient(per_step=k)`, `Screened()` or `Exact()`.
     baseline: what a masked feature shows: a number or an array that broadcasts against the inputs. 0.0 is the data's
       mean colour where inputs are normalised by it.
-    grid: the mask's shape, see `masking.py`; by default a feature a position, all channels together, as where its last
-      entry is left out.
+    grid: the mask's shape, of which every input axis is a multiple: of images `[32, 32, 3]`, `(8, 8, 1)` has a feature
+      for each 4x4 patch, and `(T, 1)` one for each token of `[T, D]`. Features are numbered row by row. By default a
+      feature a position, all channels together, as where the last entry is left out.
     available: features that may be kept at all, `[B, F]` or `[B, *grid]`, such as `[B, H, W]`, or without B for all
       inputs alike; the others are masked from the start and never ranked.
     score: "log_odds" (target logit minus logsumexp of the others) or "probability" (softmax; the authors' choice,
@@ -86,6 +80,18 @@ def backselect(
 
   Raises:
     ValueError: an argument has the wrong type, shape or value, or `predict_fn` is not a classifier of that kind.
+
+  Examples:
+    A linear classifier, which needs its first feature most and its second one least:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> order = jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)))
+    >>> order.rank.tolist()
+    [[0, 2, 1]]
   """
   check_kind("search", search, BackwardSearch, f"{BACKWARD_NAMES}; forward_select takes Forward(...)")
   problem = check_problem(

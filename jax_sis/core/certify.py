@@ -62,6 +62,19 @@ class Certificate(PerImage):
     is_contrastive: whether `lost_by` reaches the margin asked for; else None.
     question: what was asked of the subsets; None for sufficient ones. Of another question, a feature is droppable, a
       subset minimal or the smallest, and a smaller one found, where the subset meant `answers` it.
+
+  Examples:
+    A threshold that the first two features reach without the third, which a search of three features a step keeps:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
+    >>> order = jax_sis.backselect(predict_fn, weights, inputs, search=jax_sis.Gradient(per_step=3))
+    >>> certificate = jax_sis.certify(predict_fn, weights, inputs, jax_sis.sufficient_subsets(order, 0.97))
+    >>> certificate.is_sufficient.tolist(), certificate.is_droppable.tolist()
+    ([True], [[False, True, True]])
   """
 
   confidence: Float[Array, "B"]
@@ -194,7 +207,7 @@ def certify(
     tolerance: how far a stored confidence may be from the new one. The default covers searches in
       float32; in TF32 confidences were up to 0.0012 off (an H100), where 0.01 leaves room.
     pair_partners: features that are paired with every other one, for subsets of three.
-    chunk_size: masked copies at a time; it bounds the memory. By default what suits the platform, see `chunks.py`.
+    chunk_size: masked copies at a time; it bounds the memory. By default what suits the platform.
     removal: as for `backselect`; by default that of the subsets, or by value where a completion is given.
     completion: what masked features show; by default the subsets' baseline. The arguments before it are for constants,
       those after it for distributions.
@@ -214,6 +227,16 @@ def certify(
     ValueError: the inputs do not fit the subsets, or a stored confidence cannot be reproduced: the classifier, its
       parameters or the inputs are not those of the search. Under `jit`, read `is_reproduced` instead. The subsets were
       found under a distribution and no completion is given, or it draws images that the search had.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
+    >>> subsets = jax_sis.sufficient_subsets(jax_sis.backselect(predict_fn, weights, inputs), 0.97)
+    >>> jax_sis.certify(predict_fn, weights, inputs, subsets).describe(0)
+    'sufficient, no smaller exists'
   """
   validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
   check_completion_given(subsets, completion, "subsets")

@@ -62,14 +62,6 @@ def sis_collection(
 
   Works under `jit`, `vmap` and `pmap`, as `backselect` does.
 
-  >>> import jax.numpy as jnp
-  >>> def predict_fn(weights, inputs):
-  ...   return inputs @ weights
-  >>> weights = jnp.array([[5.0, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
-  >>> collection = sis_collection(predict_fn, weights, jnp.ones((1, 4)), max_subsets=3)
-  >>> [subsets.mask.tolist() for subsets in collection]
-  [[[True, False, False, False]], [[False, True, True, False]], [[False, False, False, False]]]
-
   Args:
     predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are. Programs are
       compiled for the object: a lambda or `functools.partial` made anew for each call is compiled anew.
@@ -99,6 +91,18 @@ def sis_collection(
 
   Raises:
     ValueError: as for `backselect`, or a setting is out of range.
+
+  Examples:
+    There are two disjoint subsets, and what is left after them does not suffice:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights = jnp.array([[5.0, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
+    >>> collection = jax_sis.sis_collection(predict_fn, weights, jnp.ones((1, 4)), max_subsets=3)
+    >>> [subsets.mask[0].astype(int).tolist() for subsets in collection]
+    [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
   """
   threshold = validation.check_static_threshold(threshold, "sis_collection")
   check_kind("search", search, BackwardSearch | Forward, f"Forward(...), {BACKWARD_NAMES}")

@@ -48,13 +48,6 @@ def forward_select(
 
   It can be called under `jit`, `vmap` and `pmap`, as `backselect` can, and takes the same arguments.
 
-  >>> import jax.numpy as jnp
-  >>> def predict_fn(weights, inputs):
-  ...   return inputs @ weights
-  >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
-  >>> forward_select(predict_fn, weights, jnp.ones((1, 3)), search=Forward(threshold=0.97)).rank
-  Array([[         0, 2147483647,          1]], dtype=int32)
-
   Args:
     predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are. Programs are
       compiled for the object: a lambda or `functools.partial` made anew for each call is compiled anew.
@@ -79,6 +72,18 @@ def forward_select(
 
   Raises:
     ValueError: as for `backselect`.
+
+  Examples:
+    Two of three features are enough, and the third is never added:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
+    >>> order = jax_sis.forward_select(predict_fn, weights, inputs, search=jax_sis.Forward(threshold=0.97))
+    >>> (order.rank == jax_sis.NOT_RANKED).tolist()
+    [[False, True, False]]
   """
   check_kind("search", search, Forward, f"Forward(...); backselect takes {BACKWARD_NAMES}")
   problem = check_problem(

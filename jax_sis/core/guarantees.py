@@ -34,6 +34,11 @@ class Verdict(enum.IntEnum):
   CERTIFIED: the draws bear out what is claimed.
   NOT_CERTIFIED: they do not.
   NOT_SEARCHED: there is no subset of which anything could be claimed.
+
+  Examples:
+    >>> import jax_sis
+    >>> [verdict.name for verdict in jax_sis.Verdict]
+    ['CERTIFIED', 'NOT_CERTIFIED', 'NOT_SEARCHED']
   """
 
   CERTIFIED = 0
@@ -102,6 +107,20 @@ class Guarantee(PerImage):
     bound: what is bounded from below.
     inequality: which bound of the mean.
     correction: of many claims at once: "holm", or "bonferroni" where the draws chose the size.
+
+  Examples:
+    One feature is enough where zeros stand for the other, but noise in its place takes the class away too often:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
+    >>> subsets = jax_sis.sufficient_subsets(jax_sis.backselect(predict_fn, weights, inputs), 0.9)
+    >>> noise = jax_sis.completions.Noise(scale=2.0)
+    >>> guarantee = jax_sis.certify(predict_fn, weights, inputs, subsets, completion=noise)
+    >>> subsets.num_kept.tolist(), guarantee.is_certified.tolist()
+    ([1], [False])
   """
 
   rate: Float[Array, "B"]

@@ -27,6 +27,18 @@ class LabelMap:
     labels: features are numbered from 0 in each image, in the order of the numbers in the user's map. The axes after
       the first are those of the inputs, of length 1 where one label stands for all along them.
     num_features: the most features of any image. Those that an image does not have are not available in it.
+
+  Examples:
+    The two rows of an image as its features:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, images):
+    ...   return images.reshape(len(images), -1) @ weights
+    >>> weights, images = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]]), jnp.ones((1, 2, 2, 1))
+    >>> order = jax_sis.backselect(predict_fn, weights, images, features=jnp.array([[0, 0], [1, 1]]))
+    >>> type(order.features).__name__, order.features.num_features, order.rank.tolist()
+    ('LabelMap', 2, [[0, 1]])
   """
 
   labels: Int[Array, "B ..."]
@@ -39,11 +51,11 @@ class LabelMap:
 
   @property
   def holds_whole_positions(self) -> bool:
-    """As `Grid.holds_whole_positions`."""
+    """Whether a feature has all channels of its positions."""
     return self.labels.shape[-1] == 1
 
   def spread(self, mask: Shaped[Array, "N F"], input_shape: tuple[int, ...]) -> Shaped[Array, "N ..."]:
-    """As `Grid.spread`."""
+    """One value a feature as one a pixel; N // B masks of each image in turn."""
     del input_shape
     num_images, places = self.labels.shape[0], self.labels.shape[1:]
     spread = jnp.take_along_axis(
@@ -54,22 +66,22 @@ class LabelMap:
   def mix(
     self, inputs: Float[Array, "N ..."], kept: Shaped[Array, "N F"], shown: Float[Array, "N ..."]
   ) -> Float[Array, "N ..."]:
-    """As `Grid.mix`."""
+    """Kept features of the inputs, and elsewhere what is shown; linear in `kept`."""
     return masking.blend(inputs, self.spread(kept, inputs.shape[1:]), shown)
 
   def choose(
     self, image: Float[Array, "..."], is_shown: Bool[Array, "1 F"], other: Float[Array, "..."]
   ) -> Float[Array, "..."]:
-    """As `Grid.choose`."""
+    """Some features of one image, and elsewhere those of another."""
     return jnp.where(self.spread(is_shown, image.shape)[0], image, other)
 
   def existing(self) -> Bool[Array, "B F"]:
-    """As `Grid.existing`."""
+    """Which features each image has."""
     counts = self.labels.reshape(self.labels.shape[0], -1).max(1) + 1
     return jnp.arange(self.num_features, dtype=jnp.int32)[None] < counts[:, None]
 
   def of_copies(self, num_copies: int) -> "LabelMap":
-    """As `Grid.of_copies`."""
+    """For `vmap` over this number of copies, those of one image after the other: each is given its own."""
     repeats = num_copies // self.labels.shape[0]
     return dataclasses.replace(self, labels=jnp.repeat(self.labels, repeats, axis=0)[:, None])
 
@@ -90,8 +102,18 @@ def make_label_map(labels: Any, input_shape: tuple[int, ...]) -> LabelMap:
       position, all axes but the last. With the last axis as well, one for each element, of one image or of each.
     input_shape: of the inputs, with the batch axis.
 
+  Returns:
+    The map, its labels numbered from 0 in each image, which can be given as `features=` under `jit`, too.
+
   Raises:
     ValueError: it is traced, not of whole numbers, of another shape, or holds one label only.
+
+  Examples:
+    >>> import numpy as np
+    >>> import jax_sis
+    >>> label_map = jax_sis.features.make_label_map(np.array([[7, 7], [9, 3]]), (1, 2, 2, 3))
+    >>> label_map.num_features, label_map.labels[0, :, :, 0].tolist()
+    (3, [[1, 1], [2, 0]])
   """
   if not hasattr(labels, "dtype") or not hasattr(labels, "shape"):
     raise ValueError(
@@ -183,6 +205,17 @@ def superpixels(
   Raises:
     ValueError: these are no such images, or the number is out of range.
     ImportError: scikit-image is not installed.
+
+  Examples:
+    No superpixel crosses the edge between a black and a white half:
+
+    >>> import numpy as np
+    >>> import jax_sis
+    >>> images = np.zeros((1, 16, 16, 3), np.uint8)
+    >>> images[:, :, 8:] = 255
+    >>> labels = jax_sis.features.superpixels(images, num_segments=4, sigma=0.0)
+    >>> labels.shape, set(labels[0, :, :8].ravel()) & set(labels[0, :, 8:].ravel())
+    ((1, 16, 16), set())
   """
   # The method itself does without the library.
   try:

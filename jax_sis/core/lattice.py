@@ -57,6 +57,18 @@ class Lattice(PerImage):
     grid: the mask's shape.
     score: what the Shapley and Banzhaf values are of.
     removal: how masked features are removed, as for `backselect`.
+
+  Examples:
+    The same evaluations answer every threshold:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> everything = jax_sis.lattice(predict_fn, weights, jnp.ones((1, 3)), threshold=0.95, grid=(3,))
+    >>> [everything.at(threshold=p).sets("sufficient", 0).astype(int).tolist() for p in (0.95, 0.97)]
+    [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [1, 0, 1]]]
   """
 
   log_odds: Float[Array, "B M"]
@@ -165,16 +177,6 @@ def lattice(
 
   It can be called under `jit`, `vmap` and `pmap`, as `backselect` can.
 
-  >>> import jax.numpy as jnp
-  >>> def predict_fn(weights, inputs):
-  ...   return inputs @ weights
-  >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
-  >>> everything = lattice(predict_fn, weights, jnp.ones((1, 3)), threshold=0.95, grid=(3,))
-  >>> everything.sets("sufficient", 0).astype(int).tolist()
-  [[1, 0, 0], [0, 1, 1]]
-  >>> everything.shapley.round(4).tolist()
-  [[3.0, 1.0, 2.0]]
-
   Args:
     predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn. It must be hashable, as functions are. Programs are
       compiled for the object: a lambda or `functools.partial` made anew for each call is compiled anew.
@@ -197,6 +199,16 @@ def lattice(
 
   Raises:
     ValueError: as for `backselect`, a setting is out of range, or the grid has too many features.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> everything = jax_sis.lattice(predict_fn, weights, jnp.ones((1, 3)), threshold=0.95, grid=(3,))
+    >>> everything.smallest("sufficient").mask.tolist(), everything.shapley.round(2).tolist()
+    ([[True, False, False]], [[3.0, 1.0, 2.0]])
   """
   threshold = validation.check_static_threshold(threshold, "lattice")
   margin = check_margin(margin)

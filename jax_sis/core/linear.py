@@ -40,7 +40,7 @@ class Linear:
 
   @property
   def holds_whole_positions(self) -> bool:
-    """As `Grid.holds_whole_positions`: no position has a feature of its own."""
+    """False: no position has a feature of its own."""
     return False
 
   def spread(self, mask: Shaped[Array, "N F"], input_shape: tuple[int, ...]) -> Shaped[Array, "N ..."]:
@@ -51,22 +51,22 @@ class Linear:
   def mix(
     self, inputs: Float[Array, "N ..."], kept: Shaped[Array, "N F"], shown: Float[Array, "N ..."]
   ) -> Float[Array, "N ..."]:
-    """As `Grid.mix`; the inputs bit by bit where all is kept."""
+    """Kept features of the inputs, and elsewhere what is shown; the inputs bit by bit where all are kept."""
     removed = 1 - kept[:, self.groups].astype(inputs.dtype)
     return inputs - jax.vmap(self.synthesise)(removed * jax.vmap(self.analyse)(inputs - shown))
 
   def choose(
     self, image: Float[Array, "..."], is_shown: Bool[Array, "1 F"], other: Float[Array, "..."]
   ) -> Float[Array, "..."]:
-    """As `Grid.choose`."""
+    """Some features of one image, and elsewhere those of another."""
     return self.mix(image[None], is_shown, other[None])[0]
 
   def existing(self) -> None:
-    """As `Grid.existing`."""
+    """None: every image has all features."""
     return
 
   def of_copies(self, num_copies: int) -> "Linear":
-    """As `Grid.of_copies`."""
+    """The same: all images have the same features."""
     del num_copies
     return self
 
@@ -113,17 +113,21 @@ class Linear:
 class Basis(Linear):
   """A linear map of one's own. Programs are compiled for the object: make it once.
 
-  >>> import jax.numpy as jnp
-  >>> mixing = jnp.array([[1.0, 1.0], [1.0, -1.0]])
-  >>> sums_and_differences = Basis(lambda image: image @ mixing, lambda found: found @ mixing / 2, [0, 1])
-  >>> sums_and_differences.shape
-  (2,)
-
   Attributes:
     analyse_fn: one input -> its coefficients, linear, and pure as predict_fn is.
     synthesise_fn: coefficients -> the input, its inverse.
     group_map: the feature of each coefficient: whole numbers of the coefficients' shape, with axes of length 1 where
       all along them belong together. Features are numbered in the order of these numbers.
+
+  Examples:
+    Sums and differences of two numbers as features:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> mixing = jnp.array([[1.0, 1.0], [1.0, -1.0]])
+    >>> basis = jax_sis.features.Basis(lambda image: image @ mixing, lambda found: found @ mixing / 2, [0, 1])
+    >>> basis.analyse(jnp.array([3.0, 1.0])).tolist(), basis.shape
+    ([4.0, 2.0], (2,))
   """
 
   analyse_fn: Callable[[Any], Any]
@@ -165,6 +169,17 @@ class Dct(Linear):
       lies in b / bands to (b + 1) / bands. None makes each coefficient a feature, in row-major order. All channels
       together.
     size: height and width; known once it is checked against inputs.
+
+  Examples:
+    A classifier of the mean brightness needs the low frequencies, and the high ones not at all:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, images):
+    ...   return images.mean((1, 2)) @ weights
+    >>> images, bands = jnp.ones((1, 4, 4, 1)).at[0, 0].set(2.0), jax_sis.features.Dct(bands=2)
+    >>> jax_sis.backselect(predict_fn, jnp.array([[1.0, 0.0]]), images, features=bands).rank.tolist()
+    [[0, 1]]
   """
 
   bands: int | None = 16

@@ -45,7 +45,7 @@ class LocalSettings(NamedTuple):
 
   Attributes:
     candidates: masked features that the gradient names and forward passes try.
-    chunk_size: masked copies at a time; by default what suits the platform, see `chunks.py`.
+    chunk_size: masked copies at a time; by default what suits the platform.
     is_pruned: whether a subset that passes is pruned.
     exchanges: what is tried on a subset that cannot be pruned; see Exchanges.
   """

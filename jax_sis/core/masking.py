@@ -147,8 +147,18 @@ def mask_inputs(
   Args:
     inputs: the normalised batch.
     kept: 1 (or True) where a feature is kept, 0 where it is masked.
-    baseline: what `check_baseline` returns.
-    grid: the mask's shape.
+    baseline: what masked features show, with as many axes as the inputs, of length 1 where it broadcasts.
+    grid: the mask's shape, as for `backselect`.
+
+  Returns:
+    The masked batch, in the inputs' shape and dtype.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> inputs, grey = jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[0.5]])
+    >>> jax_sis.mask_inputs(inputs, jnp.array([[True, False, True]]), baseline=grey, grid=(3,)).tolist()
+    [[1.0, 0.5, 3.0]]
   """
   return blend(inputs, expand_mask(kept, grid, inputs.shape[1:]), baseline)
 

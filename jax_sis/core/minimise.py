@@ -80,6 +80,20 @@ def minimise(
 
   Raises:
     ValueError: the arguments do not fit together, or the subsets have no threshold.
+
+  Examples:
+    A search that masks two features a step keeps one more than is needed:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[4.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]), jnp.ones((1, 4))
+    >>> order = jax_sis.backselect(predict_fn, weights, inputs, search=jax_sis.Gradient(per_step=2))
+    >>> subsets = jax_sis.sufficient_subsets(order, 0.97)
+    >>> smaller = jax_sis.minimise(predict_fn, weights, inputs, subsets, order=order)
+    >>> subsets.mask.astype(int).tolist(), smaller.mask.astype(int).tolist()
+    ([[1, 0, 0, 1]], [[1, 0, 0, 0]])
   """
   validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
   problem = check_answered(

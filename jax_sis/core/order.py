@@ -32,7 +32,7 @@ class FeatureOrder(PerImage):
       were available; NOT_RANKED for a feature that was never ordered.
     confidence: softmax probability of the target with the `sizes[t]` most needed features kept and the rest masked.
       Where fewer features were available than `sizes[t]`, that of all the available ones. Of another question: 0.5 and
-      more where these features answer it, see `Question.score`.
+      more where these features answer it.
     target: the class whose confidence the search kept up.
     finite: False where a logit or gradient was NaN or infinite on the way; the order of such an image means nothing.
     baseline: what masked features show, with as many axes as the inputs (of length 1 where it broadcasts). Where they
@@ -46,6 +46,18 @@ class FeatureOrder(PerImage):
     score: what the search maximised.
     removal: how masked features were removed.
     question: what the search asked; None for sufficient subsets.
+
+  Examples:
+    The confidence, in per cent, on no feature, on the one needed most, on two, and on all three:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> order = jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)))
+    >>> order.sizes, (100 * order.confidence).round().astype(int).tolist()
+    ((0, 1, 2, 3), [[50, 95, 99, 100]])
   """
 
   rank: Int[Array, "B F"]

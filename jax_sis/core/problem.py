@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt32
 
 from jax_sis.core import masking, validation
 from jax_sis.core.chunks import settle_chunk_size
-from jax_sis.core.completions import Distribution, check_completion, check_keys
+from jax_sis.core.completion_checks import check_completion, check_keys
+from jax_sis.core.completions import Distribution
 from jax_sis.core.drawing import (
   Purpose,
   aggregate_logits,

@@ -33,19 +33,31 @@ class PresentPredictor:
 def with_presence(predict_fn: PredictFn, presence_fn: PresenceFn) -> PredictFn:
   """The same classifier, which for `removal="tokens"` is asked through `presence_fn`.
 
-  >>> def predict(params, inputs):
-  ...   return inputs.mean((1, 2)) @ params
-  >>> def predict_present(params, inputs, present):
-  ...   share = present / present.sum((1, 2), keepdims=True)
-  ...   return (inputs * share[..., None]).sum((1, 2)) @ params
-  >>> predict_fn = with_presence(predict, predict_present)
-
   Args:
     predict_fn: as for `backselect`.
     presence_fn: `(params, inputs [N, H, W, C], present [N, H, W]) -> logits [N, K]`, hashable as `predict_fn` must be.
       `present` is 1 where a position is there, and 0 where it is removed. With nothing removed, the logits must be
       those of `predict_fn`; what the inputs hold at removed positions must change nothing. Searches by gradients
       differentiate by `present`.
+
+  Returns:
+    A `predict_fn`, which on whole images is the one that was given. Searches look whether both fit the inputs.
+
+  Examples:
+    A mean over the positions that are there. One of two is as good as both (in per cent), where a zero in the place of
+    the other would halve the mean:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict(params, inputs):
+    ...   return inputs.mean((1, 2)) @ params
+    >>> def predict_present(params, inputs, present):
+    ...   share = present / present.sum((1, 2), keepdims=True).clip(1e-6)
+    ...   return (inputs * share[..., None]).sum((1, 2)) @ params
+    >>> predict_fn, params = jax_sis.with_presence(predict, predict_present), jnp.array([[1.0, 0.0]])
+    >>> order = jax_sis.backselect(predict_fn, params, jnp.full((1, 2, 1, 1), 5.0), removal="tokens")
+    >>> order.sizes, (100 * order.confidence).round().astype(int).tolist()
+    ((0, 1, 2), [[50, 99, 99]])
   """
   return PresentPredictor(predict_fn, presence_fn)
 

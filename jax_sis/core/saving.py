@@ -39,6 +39,18 @@ def save(path: str | os.PathLike[str], found: Found | Sequence[Found]) -> None:
 
   Raises:
     ValueError: the path does not end in .npz, or `found` is something else.
+
+  Examples:
+    >>> import tempfile
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> order = jax_sis.backselect(predict_fn, jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   jax_sis.save(f"{folder}/order.npz", order)
+    ...   print(jax_sis.load(f"{folder}/order.npz"))
+    FeatureOrder(1 image, grid (3,), 3 features, log_odds; sizes 0 to 3, 4 of them)
   """
   path = check_path(path)
   parts: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
@@ -101,14 +113,32 @@ def read_shape(shape: Mapping[str, Any] | None, fields: dict[str, Any]) -> dict[
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-  """What `save` wrote: the same kind, with the same bits; of several, a tuple.
+  """What `save` wrote: the same kind, with the same bits.
 
-  jax_sis.save("subsets.npz", subsets)
-  subsets = jax_sis.load("subsets.npz")
+  Args:
+    path: the file.
+
+  Returns:
+    What was given to `save`; of a list or tuple, a tuple.
 
   Raises:
     ValueError: it is no such file, of another version, or damaged. Nothing in it is run.
     OSError: it cannot be read.
+
+  Examples:
+    Several things in one file come back in their order:
+
+    >>> import tempfile
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> order = jax_sis.backselect(predict_fn, jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   jax_sis.save(f"{folder}/found.npz", [order, jax_sis.sufficient_subsets(order, 0.9)])
+    ...   order, subsets = jax_sis.load(f"{folder}/found.npz")
+    >>> subsets.mask.tolist()
+    [[True, False, False]]
   """
   path = check_path(path)
   try:

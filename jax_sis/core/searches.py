@@ -65,7 +65,7 @@ class Gradient:
 
   The score is differentiated with respect to the mask, and the `per_step` features whose loss costs least are
   masked together. With `share` and `memory`, which are not in the papers, it is fast on large images. It is blind to
-  saturated evidence: what is there in full, so that its gradient is 0, goes early (docs/clusters.md); `Screened` tries.
+  saturated evidence: what is there in full, so that its gradient is 0, goes early; `Screened` and `Exact` try.
 
   Attributes:
     per_step: features masked a step, or where there is a share, at least. The authors use 1, and 100 on ImageNet.
@@ -74,6 +74,17 @@ class Gradient:
     memory: the share of what earlier steps said in what ranks the features, at least 0 and below 1: their gradients go
       on to count, each by this factor less than the one after it. By default 0 for a constant, as in the paper, and
       0.9 under a distribution, where each step sees few draws, and ten steps ten times as many.
+
+  Examples:
+    With `share=0.5` half of what is left goes at a step, and in the end a feature at a time:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, search = jnp.eye(16)[:, :2], jax_sis.Gradient(share=0.5)
+    >>> jax_sis.backselect(predict_fn, weights, jnp.ones((1, 16)), search=search).sizes
+    (0, 1, 2, 4, 8, 16)
   """
 
   per_step: int = 1
@@ -126,7 +137,18 @@ class Screened:
     gradient_until: features left when screening begins; None screens from the first step on.
     gradient_per_step: features masked a step before that.
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
-      what suits the platform, see `chunks.py`.
+      what suits the platform.
+
+  Examples:
+    The two features that seem to cost least are tried at each step:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, search = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jax_sis.Screened(candidates=2)
+    >>> jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)), search=search).rank.tolist()
+    [[0, 2, 1]]
   """
 
   candidates: int = 16
@@ -177,7 +199,20 @@ class Exact:
 
   Attributes:
     chunk_size: masked copies at a time, over all images of the batch together; it bounds the memory. By default
-      what suits the platform, see `chunks.py`.
+      what suits the platform.
+
+  Examples:
+    Either of the first two features gives most of the logit. As long as both are there their gradients are 0, so that
+    `Gradient` masks both at once, where `Exact` keeps one of them to the end:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(params, inputs):
+    ...   logit = 4 * jnp.minimum(inputs[:, 0] + inputs[:, 1], 1) + inputs[:, 2]
+    ...   return jnp.stack([logit, jnp.zeros_like(logit)], axis=1)
+    >>> searches = jax_sis.Gradient(per_step=2), jax_sis.Exact()
+    >>> [jax_sis.backselect(predict_fn, (), jnp.ones((1, 3)), search=one).rank.tolist() for one in searches]
+    [[[2, 1, 0]], [[2, 0, 1]]]
   """
 
   chunk_size: int | None = None
@@ -218,7 +253,19 @@ class Forward:
     threshold: the softmax probability at which an image is done, strictly between 0 and 1.
     max_features: features at which an image that is not done is given up.
     chunk_size: masked copies at a time. It bounds the memory, and says how many images are worked on at a time: as many
-      as have their candidates in it. By default what suits the platform, see `chunks.py`.
+      as have their candidates in it. By default what suits the platform.
+
+  Examples:
+    At most two features, whatever the classifier says of them; its confidence is in per cent:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, search = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jax_sis.Forward(max_features=2)
+    >>> order = jax_sis.forward_select(predict_fn, weights, jnp.ones((1, 3)), search=search)
+    >>> order.sizes, (100 * order.confidence).round().astype(int).tolist()
+    ((0, 1, 2), [[50, 95, 99]])
   """
 
   candidates: int = 256

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int, Int8, Key
 from jax_sis.core import bounds, validation
 from jax_sis.core.batch import PerImage
 from jax_sis.core.certified import check_sizes, find_certified
-from jax_sis.core.completions import Completion, check_keys
+from jax_sis.core.completion_checks import check_keys
+from jax_sis.core.completions import Completion
 from jax_sis.core.drawing import Purpose
 from jax_sis.core.guarantees import Claim, Guarantee, check_completion_given, check_held_out, stored_keys
 from jax_sis.core.meshes import on_any_mesh
@@ -39,6 +40,16 @@ class Stability(PerImage):
     num_added: how many features were added.
     num_draws: of each image and number.
     level: of the bounds.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
+    >>> subsets = jax_sis.sufficient_subsets(jax_sis.backselect(predict_fn, weights, inputs), 0.9)
+    >>> jax_sis.stability(predict_fn, weights, inputs, subsets, (1, 2))
+    Stability(1 image, 1 with a subset, 100 draws each; class kept after 1 more: 1.000, 2 more: 1.000)
   """
 
   keeps_class: Float[Array, "B A"]
@@ -98,8 +109,24 @@ def stability(
     keys: as for `backselect`; by default those of the search.
     searched: as for `certify`.
 
+  Returns:
+    The shares of draws for each image and number, with lower bounds.
+
   Raises:
     ValueError: the arguments do not fit together.
+
+  Examples:
+    The second feature speaks against the class: where it comes in, the first alone loses it.
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [-4.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
+    >>> subsets = jax_sis.keep_fraction(jax_sis.backselect(predict_fn, weights, inputs), 0.3)
+    >>> found = jax_sis.stability(predict_fn, weights, inputs, subsets, (1, 2))
+    >>> bool(0.3 < found.keeps_class[0, 0] < 0.7), float(found.keeps_class[0, 1])
+    (True, 1.0)
   """
   validation.check_kind("subsets", subsets, Subsets, "Subsets, as sufficient_subsets(order, threshold) gives")
   for count in num_added:
@@ -205,6 +232,19 @@ def stable_subsets(
 
   Raises:
     ValueError: the arguments do not fit together.
+
+  Examples:
+    With the third feature beside the first, the second takes the class away no more:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[3.0, 0.0], [-4.0, 0.0], [2.0, 0.0]]), jnp.ones((1, 3))
+    >>> order = jax_sis.backselect(predict_fn, weights, inputs)
+    >>> subsets, guarantee = jax_sis.stable_subsets(predict_fn, weights, inputs, order, num_added=1)
+    >>> subsets.mask.tolist(), guarantee.is_certified.tolist()
+    ([[True, False, True]], [True])
   """
   check_order(order)
   validation.check_positive_integer("num_added", num_added)

@@ -31,6 +31,16 @@ class Status(enum.IntEnum):
   NOT_REACHED: a search that stopped early found no subset that passes, or holds none of the size asked for.
   BASELINE_SUFFICIENT: the classifier passes with every feature masked; nothing is needed.
   NON_FINITE: a logit or gradient was NaN or infinite; the image or the model holds such a value.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights, inputs = jnp.array([[2.0, 0.0], [1.0, 0.0]]), jnp.array([[1.0, 1.0], [9.0, 9.0]])
+    >>> subsets = jax_sis.sufficient_subsets(jax_sis.backselect(predict_fn, weights, inputs), 0.99)
+    >>> [jax_sis.Status(int(status)).name for status in subsets.status]
+    ['BELOW_THRESHOLD', 'OK']
   """
 
   OK = 0
@@ -60,6 +70,18 @@ class Subsets(PerImage):
       subset alone masked, in log-odds of the two, as the search saw it; NaN as for `confidence`. Else None.
     question: what was asked of them; None for sufficient subsets.
     features: what a feature is, where that is no part of a grid: a label map or a basis.
+
+  Examples:
+    What the classifier is shown of an image of four pixels:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, images):
+    ...   return images.reshape(len(images), -1) @ weights
+    >>> weights, images = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]]), jnp.ones((1, 2, 2, 1))
+    >>> subsets = jax_sis.sufficient_subsets(jax_sis.backselect(predict_fn, weights, images), 0.97)
+    >>> subsets.num_kept.tolist(), subsets.apply(images)[0, :, :, 0].tolist()
+    ([2], [[1.0, 0.0], [1.0, 0.0]])
   """
 
   mask: Bool[Array, "B ..."]
@@ -147,6 +169,18 @@ def sufficient_subsets(
 
   Raises:
     ValueError: the threshold is out of range.
+
+  Examples:
+    One order answers every threshold:
+
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> order = jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)))
+    >>> [jax_sis.sufficient_subsets(order, threshold).num_kept.tolist() for threshold in (0.9, 0.99, 0.999)]
+    [[1], [2], [0]]
   """
   check_order(order)
   if order.question is not None:
@@ -240,8 +274,22 @@ def keep_fraction(order: FeatureOrder, fraction: float) -> Subsets:
     order: what a search returned.
     fraction: the share of all features to keep, above 0 and at most 1.
 
+  Returns:
+    Subsets without a threshold, or an empty one where the order ranks fewer features: NOT_REACHED. Their confidence is
+    NaN where the search did not evaluate this size.
+
   Raises:
-    ValueError: the fraction is out of range.
+    ValueError: the fraction is out of range, or the order is one of another question.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import jax_sis
+    >>> def predict_fn(weights, inputs):
+    ...   return inputs @ weights
+    >>> weights = jnp.array([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> order = jax_sis.backselect(predict_fn, weights, jnp.ones((1, 3)))
+    >>> jax_sis.keep_fraction(order, 0.3).mask.tolist()
+    [[True, False, False]]
   """
   check_order(order)
   refuse_question(order.question, "order", "keep_fraction")

@@ -44,6 +44,13 @@ class Framing:
 
   Raises:
     ValueError: one of these is not that.
+
+  Examples:
+    The middle 224 of 256 pixels of the shorter side:
+
+    >>> from jax_sis.classifiers import Framing
+    >>> Framing(crop=0.875).describe()
+    {'crop': 0.875}
   """
 
   crop: float = 1.0

@@ -13,7 +13,24 @@ from jax_sis.core.validation import require_positive
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Normalisation:
-  """How a classifier's input is made from 8-bit pixels: `(pixel / 255 - mean) / std`, a value a channel."""
+  """How a classifier's input is made from 8-bit pixels: `(pixel / 255 - mean) / std`, a value a channel.
+
+  Attributes:
+    mean: of each channel, as a share of white, 0..1.
+    std: the standard deviation of each, in the same unit.
+
+  Raises:
+    ValueError: they are not of the same channels, or a deviation is not positive.
+
+  Examples:
+    A black and a white pixel:
+
+    >>> import numpy as np
+    >>> from jax_sis.classifiers import Normalisation
+    >>> grey = Normalisation(mean=(0.5,), std=(0.25,))
+    >>> grey.apply(np.array([[0], [255]], np.uint8)).tolist()
+    [[-2.0], [2.0]]
+  """
 
   mean: tuple[float, ...]
   std: tuple[float, ...]

@@ -89,7 +89,16 @@ def open_arrays(
 
 
 def make_group(run_format: str) -> bytes:
-  """What stands in `GROUP_FILE`."""
+  """What stands in `GROUP_FILE`: the metadata of a Zarr group.
+
+  Args:
+    run_format: the kind of run, which it names.
+
+  Examples:
+    >>> from jax_sis import results
+    >>> results.make_group("my.results/1")
+    b'{"zarr_format": 3, "node_type": "group", "attributes": {"format": "my.results/1"}}'
+  """
   return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"format": run_format}}).encode()
 
 

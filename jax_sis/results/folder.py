@@ -53,6 +53,12 @@ class StorageError(ValueError):
 
   Attributes:
     reason: why, in a few words such as "No space left on device".
+
+  Examples:
+    >>> from jax_sis import results
+    >>> error = results.StorageError("'a' could not be written: No space left on device.", "No space left on device")
+    >>> isinstance(error, ValueError), error.reason
+    (True, 'No space left on device')
   """
 
   def __init__(self, message: str, reason: str):
@@ -66,6 +72,15 @@ class Folder:
   Attributes:
     location: as the user gave it.
     path: the folder on disk; None in a bucket.
+
+  Examples:
+    >>> import tempfile
+    >>> from jax_sis import results
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...   folder = results.open_folder(place)
+    ...   folder.write("notes/first.txt", b"hello")
+    ...   print(folder.list(), folder.read("notes/first.txt"), folder.read("other.txt"))
+    ['notes/first.txt'] b'hello' None
   """
 
   def __init__(self, location: str, spec: dict[str, Any], path: pathlib.Path | None):
@@ -185,7 +200,7 @@ class Folder:
     return sorted(os.fsdecode(name) for name in names)
 
   def kvstore_spec(self, name: str) -> dict[str, Any]:
-    """TensorStore's JSON specification of a folder below this one, to be opened with `patient_context()`."""
+    """TensorStore's JSON specification of a folder below this one."""
     return {**self._spec, "path": f"{self._spec['path']}{name}/"}
 
   def join(self, name: str) -> str:
@@ -242,10 +257,20 @@ def open_folder(location: str | os.PathLike[str]) -> Folder:
   """The folder at a path or URL, which need not exist; no bucket is asked yet.
 
   Args:
-    location: see above.
+    location: a path, or a URL: `file:///runs/a`, `gs://BUCKET/PATH`, `s3://BUCKET/PATH`, for other servers that speak
+      S3 `s3+http://HOST:PORT/BUCKET/PATH` (or `s3+https`), and for tests `memory://NAME`.
 
   Raises:
     ValueError: it is a URL that we cannot read.
+
+  Examples:
+    The same for a folder on disk and in a bucket, and for tests in memory:
+
+    >>> from jax_sis import results
+    >>> folder = results.open_folder("memory://open-folder-example")
+    >>> folder.write("first.txt", b"hello")
+    >>> folder.join("first.txt"), folder.read("first.txt")
+    ('memory://open-folder-example/first.txt', b'hello')
   """
   location = os.fspath(location)
   scheme, separator, _ = location.partition("://")
@@ -313,6 +338,15 @@ def check_writable(folder: Folder, argument: str = "--out") -> None:
 
   Raises:
     ValueError: it cannot be made or written to.
+
+  Examples:
+    Nothing is left behind where all is well:
+
+    >>> from jax_sis import results
+    >>> folder = results.open_folder("memory://check-writable-example")
+    >>> results.check_writable(folder)
+    >>> folder.list()
+    []
   """
   probe = f"{PROBE_PREFIX}{os.getpid()}"
   try:

@@ -31,6 +31,12 @@ class SubsetQuery:
     threshold: the confidence that it reaches alone, or the rate at which a robust one keeps its class; None for a
       fraction.
     fraction: instead, the share of the features that it keeps, the most needed ones.
+
+  Examples:
+    >>> from jax_sis import results
+    >>> query = results.SubsetQuery(threshold=0.9)
+    >>> str(query), query.mask_field
+    ("threshold 0.9, kind 'sis'", 'mask_threshold_0.9')
   """
 
   kind: str = "sis"

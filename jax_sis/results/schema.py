@@ -66,6 +66,16 @@ class Field:
     shape: of one image's row, as stored.
     dtype: as NumPy names it.
     num_bits: the features of masks, which are stored in bits, from each byte's lowest; None for other fields.
+
+  Examples:
+    Masks are stored in bits:
+
+    >>> import numpy as np
+    >>> from jax_sis import results
+    >>> field = results.mask_field(12)
+    >>> stored = field.encode("my_mask", np.eye(12, dtype=bool)[:2], num_rows=2)
+    >>> stored.shape, bool((field.decode(stored) == np.eye(12, dtype=bool)[:2]).all())
+    ((2, 2), True)
   """
 
   shape: tuple[int, ...]
@@ -135,7 +145,17 @@ def parse_field(description: Mapping[str, Any]) -> Field:
 
 
 def mask_field(num_features: int) -> Field:
-  """The field of masks over `num_features` features."""
+  """The field of masks over `num_features` features.
+
+  Args:
+    num_features: F; eight of them are in a byte.
+
+  Examples:
+    >>> from jax_sis import results
+    >>> field = results.mask_field(1024)
+    >>> field.shape, field.dtype, field.num_bits
+    ((128,), 'uint8', 1024)
+  """
   return Field(shape=(-(-num_features // 8),), dtype="uint8", num_bits=num_features)
 
 
@@ -191,7 +211,17 @@ def name_axes(name: str, field: Field) -> list[str]:
 
 
 def mask_name(*, threshold: float | None = None, fraction: float | None = None) -> str:
-  """What the stored masks of a threshold, or else of a fraction, are called."""
+  """What the stored masks of a threshold, or else of a fraction, are called.
+
+  Args:
+    threshold: the confidence that the subsets reach.
+    fraction: instead, the share of the features that they keep.
+
+  Examples:
+    >>> from jax_sis import results
+    >>> results.mask_name(threshold=0.9), results.mask_name(fraction=0.05)
+    ('mask_threshold_0.9', 'mask_fraction_0.05')
+  """
   return f"mask_threshold_{threshold}" if fraction is None else f"mask_fraction_{fraction}"
 
 
@@ -201,7 +231,20 @@ def kinds_of(fields: Collection[str]) -> tuple[str, ...]:
 
 
 def encode_text(texts: Sequence[str]) -> Shaped[np.ndarray, "M W"]:
-  """Texts as fixed-width UTF-8, padded by zeros; of a longer one the end, after three dots."""
+  """Texts as fixed-width UTF-8, padded by zeros; of a longer one the end, after three dots.
+
+  Args:
+    texts: M of them.
+
+  Returns:
+    Bytes `[M, TEXT_BYTES]`, as a field like TEXT holds them.
+
+  Examples:
+    >>> from jax_sis import results
+    >>> rows = results.encode_text(["cat.png", "ship.png"])
+    >>> rows.shape, bytes(rows[0]).rstrip(bytes(1)).decode()
+    ((2, 128), 'cat.png')
+  """
   encoded = []
   for text in texts:
     content = text.encode()
@@ -222,7 +265,23 @@ def join_bytes(rows: Shaped[np.ndarray, "M W"]) -> Shaped[np.ndarray, "M"]:
 
 
 def digest_pixels(images: UInt8[np.ndarray, "M H W C"]) -> UInt8[np.ndarray, "M D"]:
-  """What tells images apart, of the pixels that a search takes; one that cannot be read is black."""
+  """What tells images apart, of the pixels that a search takes; one that cannot be read is black.
+
+  Args:
+    images: M images in bytes.
+
+  Returns:
+    The BLAKE2b of each, of 16 bytes.
+
+  Examples:
+    Images with the same pixels have the same digest, whatever they are called:
+
+    >>> import numpy as np
+    >>> from jax_sis import results
+    >>> digests = results.digest_pixels(np.array([0, 255, 0], np.uint8).reshape(3, 1, 1, 1))
+    >>> digests.shape, bool((digests[0] == digests[2]).all()), bool((digests[0] == digests[1]).all())
+    ((3, 16), True, False)
+  """
   digests = [hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest() for image in images]
   return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 

@@ -43,7 +43,7 @@ def settle_spec(
   Several processes may do so at once.
 
   Args:
-    directory: the run's folder, see `folder.open_folder`.
+    directory: the run's folder, see `open_folder`.
     spec: what fixes the results, in JSON types; `format` names the kind of run.
     command_fn: the command that begins this run in another folder; a ValueError says that there is none.
 
@@ -53,6 +53,19 @@ def settle_spec(
   Raises:
     ValueError: the folder belongs to another run, whose differences are named.
     StorageError: it cannot be written.
+
+  Examples:
+    A second run with the same settings finds them there; one with others is refused:
+
+    >>> from jax_sis import results
+    >>> spec = {"format": "my.results/1", "threshold": 0.99}
+    >>> results.settle_spec("memory://settle-spec-example", spec) == spec
+    True
+    >>> try:
+    ...   results.settle_spec("memory://settle-spec-example", {**spec, "threshold": 0.9})
+    ... except ValueError as error:
+    ...   print(str(error).partition(";")[0])
+    out 'memory://settle-spec-example' holds another run (threshold 0.99 there, 0.9 here)
   """
   folder = open_folder(directory)
   asked: dict[str, Any] = json.loads(json.dumps(spec))
@@ -74,12 +87,19 @@ def read_spec(directory: str | os.PathLike[str], expected_format: str = FORMAT) 
   """The specification of the run in this folder.
 
   Args:
-    directory: the run's folder, see `folder.open_folder`.
+    directory: the run's folder, see `open_folder`.
     expected_format: the kind of run.
 
   Raises:
     ValueError: there is none, or it is not one of ours.
     StorageError: it cannot be read.
+
+  Examples:
+    >>> from jax_sis import results
+    >>> results.settle_spec("memory://read-spec-example", {"format": "my.results/1", "threshold": 0.99})["threshold"]
+    0.99
+    >>> results.read_spec("memory://read-spec-example", "my.results/1")["threshold"]
+    0.99
   """
   folder = open_folder(directory)
   content = folder.read(SPEC_FILE)

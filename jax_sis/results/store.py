@@ -48,6 +48,16 @@ class Results:
     folder: where it is.
     spec: what fixes the run, in JSON types.
     fields: the arrays, by name.
+
+  Examples:
+    A run of two images, of which the first unit of one is done:
+
+    >>> from jax_sis import results
+    >>> fields = {"target": results.Field(shape=(), dtype="int32")}
+    >>> run = results.create_or_resume("memory://results-example", spec={}, num_images=2, unit_size=1, fields=fields)
+    >>> run.write_unit(0, {"target": [3]})
+    >>> run.done_units().tolist(), run.read("target", slice(0, 1)).tolist()
+    ([0], [3])
   """
 
   def __init__(self, folder: Folder, spec: dict[str, Any], *, create: bool):
@@ -356,7 +366,7 @@ def create_or_resume(
   """Opens the store of this run, or makes it. Several processes may do so at once.
 
   Args:
-    directory: the run's folder, see `folder.open_folder`.
+    directory: the run's folder, see `open_folder`.
     spec: what fixes the results, in JSON types.
     num_images: N.
     unit_size: images in a unit.
@@ -366,6 +376,16 @@ def create_or_resume(
   Raises:
     ValueError: the folder belongs to another run, whose differences are named.
     StorageError: it cannot be written.
+
+  Examples:
+    Whoever opens the same run again goes on with it:
+
+    >>> from jax_sis import results
+    >>> fields = {"target": results.Field(shape=(), dtype="int32")}
+    >>> run = {"spec": {}, "num_images": 2, "unit_size": 1, "fields": fields}
+    >>> results.create_or_resume("memory://resume-example", **run).write_unit(0, {"target": [3]})
+    >>> results.create_or_resume("memory://resume-example", **run).done_units().tolist()
+    [0]
   """
   full_spec = {"format": FORMAT, **spec, "num_images": num_images, "unit_size": unit_size}
   full_spec["fields"] = {name: describe_field(field) for name, field in fields.items()}
@@ -379,21 +399,25 @@ def create_or_resume(
 def open(directory: str | os.PathLike[str]) -> Results:
   """Opens a run for reading, while it goes on or after it.
 
-  >>> run = results.open("jax-sis-results")
-  >>> run.table()["id"], run.table()["sis_num_kept"]
-  (array(['cat', 'ship'], dtype='<U4'), array([2, 1], dtype=int32))
-  >>> run["rank"].shape
-  (2, 4)
-  >>> run.masks(["ship"], threshold=0.9)[0, :, :, 0]
-  array([[False, False],
-         [ True, False]])
-
   Args:
-    directory: the run's folder, see `folder.open_folder`.
+    directory: the run's folder, see `open_folder`.
 
   Raises:
     ValueError: the folder holds no run.
     StorageError: it cannot be read.
+
+  Examples:
+    A run of one image, as `jax-sis find` leaves one in a folder or a bucket, and its smallest subset:
+
+    >>> import numpy as np
+    >>> from jax_sis import results
+    >>> fields = {"id": results.TEXT, "smallest_mask": results.mask_field(4)}
+    >>> spec = {"threshold": 0.99, "grid": [2, 2, 1]}
+    >>> made = results.create_or_resume("memory://open-example", spec=spec, num_images=1, unit_size=1, fields=fields)
+    >>> made.write_unit(0, {"id": results.encode_text(["cat"]), "smallest_mask": np.eye(4, dtype=bool)[:1]})
+    >>> run = results.open("memory://open-example")
+    >>> run.table()["id"].tolist(), run.masks(["cat"], kind="smallest")[0, :, :, 0].tolist()
+    (['cat'], [[True, False], [False, False]])
   """
   folder, spec = open_folder(directory), read_spec(directory)
   place = folder.join(SPEC_FILE)

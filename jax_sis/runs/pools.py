@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8, UInt32
 
 from jax_sis import results
 from jax_sis.classifiers.on_images import ClassifierOnImages, ImagesAsked, open_images
-from jax_sis.core.completions import check_completion
+from jax_sis.core.completion_checks import check_completion
 from jax_sis.core.features import Grid
 from jax_sis.data import batches
 from jax_sis.data.records import ImageSource

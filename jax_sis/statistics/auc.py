@@ -6,6 +6,8 @@ from jaxtyping import Bool, Float, Shaped
 
 from jax_sis.statistics.estimates import MIN_IMAGES, Estimate, no_mean
 
+__all__ = ["auc_difference", "auc_of"]
+
 NO_BOTH = "not both kinds of images"
 TOO_FEW = f"fewer than {MIN_IMAGES} images of a kind give no interval"
 # Of a normal distribution, within 95 %.
@@ -17,6 +19,22 @@ def auc_of(scores: Shaped[np.ndarray, "N"], is_so: Bool[np.ndarray, "N"]) -> Est
 
   Source: DeLong, DeLong and Clarke-Pearson 1988, Comparing the areas under two or more correlated receiver operating
   characteristic curves, for the interval.
+
+  Args:
+    scores: a number for each image, in any unit.
+    is_so: which kind each is of.
+
+  Returns:
+    The area, 0..1, with its interval at 95 %; without a value where there are not both kinds, and without an interval
+    where there are fewer than five of one.
+
+  Examples:
+    The two that are so come first and third of four:
+
+    >>> import numpy as np
+    >>> from jax_sis.statistics import auc
+    >>> auc.auc_of(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False])).value
+    0.75
   """
   return summarise(*make_parts(scores, is_so), low=0.0)
 
@@ -24,7 +42,26 @@ def auc_of(scores: Shaped[np.ndarray, "N"], is_so: Bool[np.ndarray, "N"]) -> Est
 def auc_difference(
   first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], is_so: Bool[np.ndarray, "N"]
 ) -> Estimate:
-  """The area of the first score minus that of the second on the same images, with the interval of paired images."""
+  """The area of the first score minus that of the second on the same images, with the interval of paired images.
+
+  Args:
+    first: a number for each image.
+    second: another, of the same images.
+    is_so: which kind each is of.
+
+  Returns:
+    The difference, -1..1, as `auc_of` gives areas.
+
+  Examples:
+    The first score tells both kinds apart, the second not at all:
+
+    >>> import numpy as np
+    >>> from jax_sis.statistics import auc
+    >>> is_so = np.arange(12) % 2 == 0
+    >>> difference = auc.auc_difference(is_so.astype(float), np.zeros(12), is_so)
+    >>> f"{difference:.2f}"
+    '0.50 [0.50, 0.50]'
+  """
   pairs = zip(make_parts(first, is_so), make_parts(second, is_so), strict=True)
   return summarise(*(one - other for one, other in pairs), low=-1.0)
 

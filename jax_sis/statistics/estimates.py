@@ -9,6 +9,18 @@ import numpy as np
 import scipy
 from jaxtyping import Bool, Shaped
 
+__all__ = [
+  "Estimate",
+  "bootstrap_mean",
+  "difference_of",
+  "mean_of",
+  "median_interval",
+  "paired_bootstrap",
+  "rank_correlation",
+  "share_of",
+  "share_of_count",
+]
+
 # The bootstrap of fewer images gives an interval that is far too narrow, and of one image none at all.
 MIN_IMAGES = 5
 NO_IMAGES = "no images"
@@ -39,6 +51,12 @@ class Estimate:
     num_images: how many images it is of.
     count: of a share, the images that are so; None of a mean.
     reason: why a number is missing; None where none is.
+
+  Examples:
+    >>> from jax_sis.statistics import estimates
+    >>> estimate = estimates.Estimate(value=0.6, low=0.55, high=0.65, num_images=400)
+    >>> f"{estimate:.0%}", f"{estimate.percent:.1f}", estimate.is_beyond(0.5)
+    ('60% [55, 65]', '60.0 [55.0, 65.0]', 1)
   """
 
   value: float | None
@@ -92,7 +110,7 @@ class Estimate:
 
   @staticmethod
   def from_json(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of which `to_json` made this, for `runtime.records.read_record`."""
+    """The fields of which `to_json` made this, for whatever reads records of files."""
     return {"value" if name in ("mean", "share") else name: value for name, value in content.items()}
 
 
@@ -106,7 +124,25 @@ def show_percent(estimate: Estimate | None, form: str = ".1f", *, nothing: str =
 
 
 def mean_of(values: Shaped[np.ndarray, "N"], *, seed: int = 0) -> Estimate:
-  """The mean of one finite number per image; the order of the images does not matter."""
+  """The mean of one finite number per image; the order of the images does not matter.
+
+  Args:
+    values: the numbers, in any unit.
+    seed: of the resamples.
+
+  Returns:
+    The mean in the same unit, with the interval of `bootstrap_mean`, or without one where there are fewer than five
+    images.
+
+  Examples:
+    Fewer than five images give no interval:
+
+    >>> import numpy as np
+    >>> from jax_sis.statistics import estimates
+    >>> estimate = estimates.mean_of(np.array([1.0, 2.0, 6.0]))
+    >>> f"{estimate:.1f}", estimate.reason
+    ('3.0', 'fewer than 5 images give no interval')
+  """
   if not len(values):
     return no_mean(NO_IMAGES)
   if len(values) < MIN_IMAGES:
@@ -120,6 +156,21 @@ def difference_of(first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"
 
   Where truth values differ alike on every image, all resamples are alike, too, and the interval is that of Wilson for
   the share of images that are so.
+
+  Args:
+    first: one value per image.
+    second: the same.
+    seed: of the resamples.
+
+  Returns:
+    The mean difference, as `mean_of` gives means.
+
+  Examples:
+    >>> import numpy as np
+    >>> from jax_sis.statistics import estimates
+    >>> before, after = np.arange(8.0), np.arange(8.0) - 0.5
+    >>> f"{estimates.difference_of(before, after):.2f}"
+    '0.50 [0.50, 0.50]'
   """
   differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
   are_truths = all(np.asarray(values).dtype == bool for values in (first, second))
@@ -137,6 +188,18 @@ def no_mean(reason: str, num_images: int = 0) -> Estimate:
 
 
 def share_of(is_so: Bool[np.ndarray, "N"], *, level: float = 0.95) -> Estimate:
+  """`share_of_count` of truth values.
+
+  Args:
+    is_so: one per image.
+    level: as for `share_of_count`.
+
+  Examples:
+    >>> import numpy as np
+    >>> from jax_sis.statistics import estimates
+    >>> f"{estimates.share_of(np.arange(10) < 6):.0%}"
+    '60% [31, 83]'
+  """
   return share_of_count(int(np.count_nonzero(is_so)), len(is_so), level=level)
 
 
@@ -156,6 +219,13 @@ def share_of_count(count: int, num_images: int, *, level: float = 0.95) -> Estim
     ValueError: the count or the level is out of range.
 
   Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+
+  Examples:
+    All of ten images may still be as few as 72 % of all that there are:
+
+    >>> from jax_sis.statistics import estimates
+    >>> f"{estimates.share_of_count(10, 10):.0%}"
+    '100% [72, 100]'
   """
   if not 0 <= count <= num_images:
     raise ValueError(f"count must lie in 0..{num_images}, the number of images, got {count}.")
@@ -188,6 +258,13 @@ def bootstrap_mean(
     ValueError: there are no values, one is not finite, or the level or the number of resamples is out of range.
 
   Source: Efron 1979, Bootstrap methods: another look at the jackknife.
+
+  Examples:
+    >>> import numpy as np
+    >>> from jax_sis.statistics import estimates
+    >>> estimate = estimates.bootstrap_mean(np.arange(100.0), num_resamples=1000)
+    >>> estimate.value, estimate.low < 49.5 < estimate.high
+    (49.5, True)
   """
   numbers = np.asarray(values, np.float64)
   if numbers.ndim != 1 or not len(numbers):
@@ -227,8 +304,25 @@ def paired_bootstrap(
 
   Pairs stay together, so that an image that is hard for both counts for neither.
 
+  Args:
+    first: one number or truth value per image, all finite.
+    second: the same.
+    level: as for `bootstrap_mean`.
+    num_resamples: resamples of the images.
+    seed: of the resamples.
+
   Raises:
     ValueError: the two are not of the same images, or as for `bootstrap_mean`.
+
+  Examples:
+    Images differ much, but the second number is always about one less:
+
+    >>> import numpy as np
+    >>> from jax_sis.statistics import estimates
+    >>> first = 10.0 * np.arange(20)
+    >>> second = first - 1 + 0.1 * np.cos(first)
+    >>> estimates.paired_bootstrap(first, second, num_resamples=1000).is_beyond(0)
+    1
   """
   if np.shape(first) != np.shape(second):
     raise ValueError(
@@ -249,6 +343,12 @@ def median_interval(values: Shaped[np.ndarray, "N"], *, level: float = 0.95) -> 
 
   Returns:
     Its ends; None for so few values that not even the smallest and the largest one reach the level: up to 5, at 95 %.
+
+  Examples:
+    >>> import numpy as np
+    >>> from jax_sis.statistics import estimates
+    >>> estimates.median_interval(np.arange(1, 21)), estimates.median_interval(np.arange(5))
+    ((6.0, 15.0), None)
   """
   rank = int(scipy.stats.binom.ppf((1 - level) / 2, len(values), 0.5)) if len(values) else 0
   if rank < 1:
@@ -260,7 +360,27 @@ def median_interval(values: Shaped[np.ndarray, "N"], *, level: float = 0.95) -> 
 def rank_correlation(
   first: Shaped[np.ndarray, "N"], second: Shaped[np.ndarray, "N"], *, level: float = 0.95, seed: int = 0
 ) -> Estimate:
-  """Spearman's rank correlation with the percentile bootstrap interval of resampled images."""
+  """Spearman's rank correlation with the percentile bootstrap interval of resampled images.
+
+  Args:
+    first: one number per image.
+    second: another, of the same images.
+    level: how often such an interval holds the true one, between 0 and 1.
+    seed: of the resamples.
+
+  Returns:
+    The correlation, -1..1; without a value where all of either are alike, and without an interval where there are fewer
+    than five images.
+
+  Examples:
+    Ranks agree where one number grows with the other, however unevenly:
+
+    >>> import numpy as np
+    >>> from jax_sis.statistics import estimates
+    >>> numbers = np.arange(4.0)
+    >>> round(estimates.rank_correlation(numbers, np.exp(numbers)).value, 4)
+    1.0
+  """
   if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
     return no_mean(ALL_ALIKE, len(first))
   # Sorted, so that the resamples do not depend on the order of the images.

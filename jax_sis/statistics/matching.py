@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jax_sis.statistics.estimates import MIN_IMAGES, Estimate, no_mean
 
+__all__ = ["Matched", "MatchedBin", "match_by_confidence"]
+
 # Each bin of confidence p spans an eighth of a decade of 1 - p. The last one holds all above, which float32 cannot tell
 # apart. In wider bins the wrong predictions would be the less confident ones, and that alone would make a difference.
 BINS_A_DECADE = 8
@@ -31,6 +33,14 @@ class MatchedBin:
     num_right: right ones.
     mean_wrong: mean of the wrong ones; None where there are none.
     mean_right: that of the right ones.
+
+  Examples:
+    >>> import numpy as np
+    >>> from jax_sis.statistics import matching
+    >>> confidence = np.array([0.5, 0.5, 0.99])
+    >>> matched = matching.match_by_confidence(np.array([3.0, 5.0, 9.0]), np.array([False, True, True]), confidence)
+    >>> [(one.num_wrong, one.num_right) for one in matched.bins]
+    [(1, 1), (0, 1)]
   """
 
   low: float
@@ -54,6 +64,16 @@ class Matched:
     mean_right: the mean of the right ones, each bin weighted by its number of wrong ones.
     difference: `mean_wrong` minus `mean_right`.
     unmatched: the mean of all wrong predictions minus that of all right ones, whatever their confidence.
+
+  Examples:
+    The right prediction of another confidence is left out:
+
+    >>> import numpy as np
+    >>> from jax_sis.statistics import matching
+    >>> confidence = np.array([0.5, 0.5, 0.99])
+    >>> matched = matching.match_by_confidence(np.array([3.0, 5.0, 9.0]), np.array([False, True, True]), confidence)
+    >>> matched.mean_wrong, matched.mean_right, matched.num_left_out
+    (3.0, 5.0, 1)
   """
 
   bins: tuple[MatchedBin, ...]
@@ -89,6 +109,18 @@ def match_by_confidence(
     level: of the interval.
     num_resamples: how often the images are resampled.
     seed: of the resamples.
+
+  Examples:
+    Wrong predictions have two pixels less at the same confidence; that they are less confident makes no difference:
+
+    >>> import numpy as np
+    >>> from jax_sis.statistics import matching
+    >>> is_right = np.array([False] * 6 + [True] * 12)
+    >>> confidence = np.where(np.arange(18) < 12, 0.5, 0.99)
+    >>> sizes = np.where(confidence < 0.9, 10.0, 40.0) - 2.0 * ~is_right
+    >>> found = matching.match_by_confidence(sizes, is_right, confidence, num_resamples=100)
+    >>> f"{found.difference:.1f}", found.unmatched.value
+    ('-2.0 [-2.0, -2.0]', -17.0)
   """
   bins = confidence_bins(confidence)
   # Sorted, so that the resamples do not depend on the order of the images.

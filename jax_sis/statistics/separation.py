@@ -7,6 +7,8 @@ from jaxtyping import Float
 
 from jax_sis.statistics.auc import auc_of
 
+__all__ = ["Separation", "separate"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Separation:
@@ -17,6 +19,12 @@ class Separation:
     precision: average precision of the positives, ranked by the score, ties as one rank.
     num_positives: how many.
     num_negatives: how many.
+
+  Examples:
+    >>> import numpy as np
+    >>> from jax_sis.statistics import separation
+    >>> separation.separate(np.array([2.0]), np.array([]))
+    Separation(area=None, precision=None, num_positives=1, num_negatives=0)
   """
 
   area: float | None
@@ -28,8 +36,18 @@ class Separation:
 def separate(positives: Float[np.ndarray, "P"], negatives: Float[np.ndarray, "N"]) -> Separation:
   """How well these finite scores tell the groups apart.
 
-  >>> separate(np.array([3.0, 1.0]), np.array([2.0, 0.0])).area
-  0.75
+  Args:
+    positives: a score for each positive, in any unit; positives should have the higher ones.
+    negatives: the same of the negatives.
+
+  Returns:
+    The area and the average precision; None where a group is empty.
+
+  Examples:
+    >>> import numpy as np
+    >>> from jax_sis.statistics import separation
+    >>> separation.separate(np.array([3.0, 1.0]), np.array([2.0, 0.0])).area
+    0.75
   """
   counts = {"num_positives": len(positives), "num_negatives": len(negatives)}
   if not len(positives) or not len(negatives):

@@ -12,7 +12,7 @@ import toys
 
 import jax_sis
 from jax_sis import completions
-from jax_sis.core.completions import check_completion, check_keys
+from jax_sis.core.completion_checks import check_completion, check_keys
 from jax_sis.core.drawing import Purpose, draw_fills, hash_mask
 from jax_sis.core.features import Grid
 

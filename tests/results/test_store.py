@@ -1,7 +1,6 @@
 """The store of a run: what is written is read back, what is not done is not counted, and nothing is mixed up."""
 
 import concurrent.futures
-import doctest
 import itertools
 import json
 import os
@@ -663,34 +662,6 @@ def test_an_out_path_that_is_a_file_is_refused(tmp_path: pathlib.Path):
   (tmp_path / "file").write_text("")
   with pytest.raises(StorageError, match=r"file/run/spec\.json' could not be written: Not a directory;"):
     make_store(tmp_path / "file" / "run")
-
-
-def test_the_example_of_opening_a_run_prints_what_it_says(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
-  monkeypatch.chdir(tmp_path)
-  fields = {
-    "id": results.TEXT,
-    "rank": Field(shape=(4,), dtype="uint16"),
-    "confidence": Field(shape=(5,), dtype="float32"),
-    "sis_status": Field(shape=(), dtype="int8"),
-    "sis_num_kept": Field(shape=(), dtype="int32"),
-  }
-  spec = {"threshold": 0.99, "grid": [2, 2, 1], "sizes": [0, 1, 2, 3, 4]}
-  store = results.create_or_resume("jax-sis-results", spec=spec, num_images=2, unit_size=2, fields=fields)
-  rows = {
-    "id": results.encode_text(["cat", "ship"]),
-    "rank": np.array([[0, 1, 2, 3], [1, 2, 0, 3]]),
-    "confidence": np.array([[0.1, 0.5, 0.99, 1, 1], [0.1, 0.995, 1, 1, 1]]),
-    "sis_status": np.zeros(2),
-    "sis_num_kept": np.array([2, 1]),
-  }
-  store.write_unit(0, rows)
-  docstring = results.open.__doc__
-  assert docstring is not None
-  example = doctest.DocTestParser().get_doctest(docstring, {"results": results}, "open", None, None)
-  assert len(example.examples) == 4
-  runner = doctest.DocTestRunner()
-  runner.run(example)
-  assert runner.failures == 0
 
 
 def test_the_axes_have_names_by_which_xarray_reads_the_store(tmp_path: pathlib.Path):
