@@ -28,7 +28,7 @@ from jax_sis.results.folder import (
 )
 
 DRIVER = pathlib.Path(storage_driver.__file__)
-KINDS = ("path", "file", "memory", "s3")
+KINDS = ("path", "file", "memory", "s3", "gcs")
 
 
 @pytest.fixture(params=KINDS)
@@ -43,7 +43,7 @@ def location(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
     case "memory":
       return f"memory://{name.replace('#', '%23')}"
     case _:
-      return f"{request.getfixturevalue('s3_bucket')}/{name.replace('#', '%23')}"
+      return f"{request.getfixturevalue(f'{request.param}_bucket')}/{name.replace('#', '%23')}"
 
 
 def drive(*arguments: object) -> subprocess.Popen[str]:
@@ -331,6 +331,25 @@ def test_a_bucket_that_is_not_there_is_said_in_one_line(s3_bucket: str):
   message = f"'{location}' could not be listed: {reason}; {advice}."
   with pytest.raises(StorageError, match=f"^{re.escape(message)}$"):
     open_folder(location).list()
+
+
+def test_what_takes_long_is_said_until_it_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+  monkeypatch.setattr("jax_sis.results.folder.SILENT_SECONDS", 0.02)
+  promise, future = ts.Promise.new()
+  threading.Timer(0.1, promise.set_result, ["there"]).start()
+  assert open_folder("gs://bucket/run").wait(future, "read", "spec.json") == "there"
+  line, *_ = capsys.readouterr().err.splitlines()
+  why = "the bucket is asked again, for up to half an hour"
+  assert line == f"'gs://bucket/run/spec.json' is not read after 0 s: {why}."
+
+
+def test_a_bucket_that_never_answers_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch):
+  monkeypatch.setenv("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", "3")
+  monkeypatch.delenv("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", raising=False)
+  open_folder("gs://bucket/run")
+  # A user's own stays.
+  assert os.environ["TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS"] == "3"
+  assert os.environ["TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS"] == "30"
 
 
 def test_a_file_on_disk_is_replaced_whole(tmp_path: pathlib.Path):
