@@ -19,8 +19,8 @@ from typing import Any
 import tensorstore as ts
 
 SCHEMES = ("file", "gs", "s3", "s3+http", "s3+https", "memory")
-# A bucket that is asked for a run's small files is asked again for some seconds, so that a wrong name or address is
-# said soon; one that the rows of a running search come from or go to for as long as TensorStore would, many minutes.
+# A bucket is asked again for some seconds (6), so that a wrong name or address is said soon; one that has answered, and
+# that the rows of a running search come from or go to, for as long as TensorStore would (a quarter of an hour).
 FEW_RETRIES = {"max_retries": 4, "initial_delay": "0.5s", "max_delay": "2s"}
 MANY_RETRIES = {"max_retries": 32, "initial_delay": "1s", "max_delay": "32s"}
 # TensorStore would wait for ever for a server that takes a request and never answers, and minutes for an address behind
@@ -74,15 +74,22 @@ class Folder:
     path: the folder on disk; None in a bucket.
   """
 
-  def __init__(self, location: str, spec: dict[str, Any], path: pathlib.Path | None):
+  def __init__(self, location: str, spec: dict[str, Any], path: pathlib.Path | None, *, is_patient: bool = False):
     self.location = location
     self.path = path
     self._spec = spec
+    self._is_patient = is_patient
+
+  @functools.cached_property
+  def patient(self) -> "Folder":
+    """The same, for those who know that it is there: a bucket is asked again for many minutes, and not for seconds."""
+    return Folder(self.location, self._spec, self.path, is_patient=True)
 
   @functools.cached_property
   def _kvstore(self) -> ts.KvStore:
     with self.explain("opened"):
-      return ts.KvStore.open(self._spec, context=shared_context()).result()
+      context = patient_context() if self._is_patient else shared_context()
+      return ts.KvStore.open(self._spec, context=context).result()
 
   def read(self, name: str) -> bytes | None:
     """The content of a file, or None where there is none.

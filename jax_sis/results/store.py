@@ -127,7 +127,7 @@ class Results:
       StorageError: the flags cannot be listed.
     """
     prefix = f"{ZARR_DIR}/{DONE}/c/"
-    keys = [name.removeprefix(prefix) for name in self.folder.list(prefix, witness=SPEC_FILE)]
+    keys = [name.removeprefix(prefix) for name in self.folder.patient.list(prefix, witness=SPEC_FILE)]
     return np.array(sorted(int(key) for key in keys if key.isdecimal() and int(key) < self.num_units), np.int64)
 
   def done_units(self) -> Int[np.ndarray, "U"]:
@@ -196,7 +196,7 @@ class Results:
       StorageError: their flags cannot be removed.
     """
     for unit in units:
-      self.folder.delete(self.chunk_name(DONE, int(unit)))
+      self.folder.patient.delete(self.chunk_name(DONE, int(unit)))
 
   def __getitem__(self, name: str) -> ts.TensorStore:
     """An array as it is stored, opened and not read.
