@@ -163,17 +163,17 @@ class Folder:
           self._kvstore.write(name, None, if_equal=missing_generation()).result()
 
   def remove_leftovers(self) -> int:
-    """Removes all that processes left on a disk that were killed while they wrote, and says how many files that were.
+    """Removes all that processes left that were killed while they wrote on a disk or tried a folder; how many files.
 
     Processes that write now lose nothing.
 
     Raises:
       StorageError: one cannot be removed.
     """
-    if self.path is None:
-      return 0
-    found = [str(path.relative_to(self.path)) for path in sorted(self.path.rglob(f"*{TEMPORARY_SUFFIX}"))]
-    self.clear_leftovers([name.removesuffix(TEMPORARY_SUFFIX) for name in found])
+    found = []
+    if self.path is not None:
+      found = [str(path.relative_to(self.path)) for path in sorted(self.path.rglob(f"*{TEMPORARY_SUFFIX}"))]
+      self.clear_leftovers([name.removesuffix(TEMPORARY_SUFFIX) for name in found])
     probes = self.list(PROBE_PREFIX)
     for probe in probes:
       self.delete(probe)
@@ -209,7 +209,7 @@ class Folder:
     """Where a file is, as the user would say."""
     return f"{self.location.rstrip('/')}/{name}" if name else self.location
 
-  def wait(self, future: ts.Future, done: str, name: str = "", advice: str = "") -> Any:
+  def wait(self, future: ts.Future | ts.WriteFutures, done: str, name: str = "", advice: str = "") -> Any:
     """What a future of TensorStore's gives; where that takes long, a line on standard error says so now and then.
 
     Args:

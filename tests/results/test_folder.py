@@ -18,6 +18,7 @@ import storage_driver
 import tensorstore as ts
 
 from jax_sis.results.folder import (
+  PROBE_PREFIX,
   TEMPORARY_SUFFIX,
   StorageError,
   check_writable,
@@ -211,6 +212,14 @@ def test_what_a_killed_process_left_is_removed_and_the_file_stays(tmp_path: path
   folder.clear_leftovers(["file", "none"])
   assert os.listdir(tmp_path) == ["file"]
   assert folder.read("file") == b"content"
+
+
+def test_what_a_process_tried_a_folder_with_is_removed_in_a_bucket_too(location: str):
+  folder = open_folder(location)
+  folder.write("file", b"content")
+  folder.write(f"{PROBE_PREFIX}1234", b"")
+  assert folder.remove_leftovers() == 1
+  assert folder.list() == ["file"]
 
 
 def test_a_file_is_whole_wherever_its_writer_is_killed(tmp_path: pathlib.Path):

@@ -50,7 +50,7 @@ class Bucket:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | None]:
   """What a run on a disk holds, undisturbed."""
   return contents(str(find_straight(tmp_path_factory.mktemp("disk") / "run")))
 
@@ -79,7 +79,7 @@ def test_a_run_in_a_bucket_that_fails_loses_and_doubles_nothing(
   signum: signal.Signals,
   away: Fault,
   bucket: Bucket,
-  straight: dict[str, bytes],
+  straight: dict[str, bytes | None],
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ):

@@ -5,8 +5,8 @@ import pytest
 from jax_sis.runs.shared_storage import count_hosts, find_file_system, warn_of_local_folder
 
 MOUNTS = (
-  "/dev/sda1 / ext4 rw 0 0\nserver:/export /home nfs4 rw 0 0\ntmpfs /home/me/fast\\040disk tmpfs rw 0 0\n"
-  "/dev/sdb /mnt xfs rw 0 0\nlustre /mnt lustre rw 0 0\n"
+  "server:/export /home nfs4 rw 0 0\ntmpfs /home/me/fast\\040disk tmpfs rw 0 0\n/dev/sdb /mnt xfs rw 0 0\n"
+  "lustre /mnt lustre rw 0 0\n/dev/sda1 / ext4 rw 0 0\n"
 )
 
 
