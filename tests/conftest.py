@@ -179,6 +179,17 @@ def s3_bucket() -> Iterator[str]:
   server.stop()
 
 
+@pytest.fixture(scope="session")
+def gcs_bucket() -> Iterator[str]:
+  """The same, of one that speaks Google's language."""
+  from fake_gcs import FakeGcs
+
+  with FakeGcs("bucket") as server, pytest.MonkeyPatch.context() as environment:
+    environment.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
+    environment.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "test")
+    yield "gs://bucket"
+
+
 @pytest.fixture
 def pytorch_names(monkeypatch: pytest.MonkeyPatch) -> None:
   """Lets us write what refers to PyTorch."""

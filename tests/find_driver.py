@@ -6,13 +6,12 @@ takes its time for each unit. `none` leaves all as it is.
 python find_driver.py POINT UNIT COMMAND...
 """
 
-import contextlib
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 # Longer than what is written there, so that it would show.
@@ -46,17 +45,17 @@ def arm(point: str, unit: int) -> None:
   elif point == "before_launch":
     wrap(device_program.DeviceProgram, "start", die, when=None)
   elif point == "before_done":
-    explain = results_folder.Folder.explain
+    wait = results_folder.Folder.wait
 
-    @contextlib.contextmanager
-    def deadly_explain(self: Any, done: str, name: str = "", *rest: Any) -> Iterator[None]:
-      if done == "written" and name.startswith(f"{results.ZARR_DIR}/{results.DONE}"):
+    def deadly_wait(self: Any, future: Any, done: str, name: str = "", *rest: Any) -> Any:
+      value = wait(self, future, done, name, *rest)
+      # What is waited for last before that.
+      if done == "written" and name.startswith(f"{results.ZARR_DIR}/{results.CHECKSUMS}"):
         die()
-      with explain(self, done, name, *rest):
-        yield
+      return value
 
-    deadly: Any = deadly_explain
-    results_folder.Folder.explain = deadly
+    deadly: Any = deadly_wait
+    results_folder.Folder.wait = deadly
   elif point == "after_done":
     write_unit = results.Results.write_unit
     wrap(results.Results, "write_unit", lambda *arguments: die(write_unit(*arguments)), when=unit)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import Shaped
 
-from jax_sis.results.folder import Folder, patient_context
+from jax_sis.results.folder import Folder, StorageError, patient_context
 from jax_sis.results.schema import Field, name_axes
 
 ZARR_DIR = "results.zarr"
@@ -77,14 +77,14 @@ def open_arrays(
     futures[name] = ts.open(named, open=True, create=create, assume_metadata=assume_metadata, context=context)
   arrays = {}
   for name, future in futures.items():
-    with folder.explain("opened", f"{ZARR_DIR}/{name}"):
-      try:
-        arrays[name] = future.result()
-      except ValueError:
-        if not create:
-          raise
-        # Earlier versions gave the axes no names; what else differs is refused here again.
-        arrays[name] = ts.open(specs[name], open=True, context=patient_context()).result()
+    place = f"{ZARR_DIR}/{name}"
+    try:
+      arrays[name] = folder.wait(future, "opened", place)
+    except StorageError:
+      if not create:
+        raise
+      # Earlier versions gave the axes no names; what else differs is refused here again.
+      arrays[name] = folder.wait(ts.open(specs[name], open=True, context=patient_context()), "opened", place)
   return arrays
 
 

@@ -11,6 +11,7 @@ import functools
 import os
 import pathlib
 import re
+import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,10 +19,15 @@ from typing import Any
 import tensorstore as ts
 
 SCHEMES = ("file", "gs", "s3", "s3+http", "s3+https", "memory")
-# A bucket that is asked for a run's small files is asked again for some seconds, so that a wrong name or address is
-# said soon; one that the rows of a running search come from or go to for as long as TensorStore would, many minutes.
+# A bucket is asked again for some seconds (6), so that a wrong name or address is said soon; one that has answered, and
+# that the rows of a running search come from or go to, for as long as TensorStore would (a quarter of an hour).
 FEW_RETRIES = {"max_retries": 4, "initial_delay": "0.5s", "max_delay": "2s"}
 MANY_RETRIES = {"max_retries": 32, "initial_delay": "1s", "max_delay": "32s"}
+# TensorStore would wait for ever for a server that takes a request and never answers, and minutes for an address behind
+# which nobody is. Variables of the user's come first.
+TIME_LIMITS = {"TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "30", "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "10"}
+# Until a line says what is waited for, and again until the next.
+SILENT_SECONDS = 30.0
 # Mostly they wait for the disk to say that a file is safe.
 NUM_FILES_AT_ONCE = 32
 # What TensorStore adds to the name of a file on disk while it writes it.
@@ -83,15 +89,22 @@ class Folder:
     ['notes/first.txt'] b'hello' None
   """
 
-  def __init__(self, location: str, spec: dict[str, Any], path: pathlib.Path | None):
+  def __init__(self, location: str, spec: dict[str, Any], path: pathlib.Path | None, *, is_patient: bool = False):
     self.location = location
     self.path = path
     self._spec = spec
+    self._is_patient = is_patient
+
+  @functools.cached_property
+  def patient(self) -> "Folder":
+    """The same, for those who know that it is there: a bucket is asked again for many minutes, and not for seconds."""
+    return Folder(self.location, self._spec, self.path, is_patient=True)
 
   @functools.cached_property
   def _kvstore(self) -> ts.KvStore:
     with self.explain("opened"):
-      return ts.KvStore.open(self._spec, context=shared_context()).result()
+      context = patient_context() if self._is_patient else shared_context()
+      return ts.KvStore.open(self._spec, context=context).result()
 
   def read(self, name: str) -> bytes | None:
     """The content of a file, or None where there is none.
@@ -108,12 +121,8 @@ class Folder:
       StorageError: one of them cannot be read.
     """
     futures = [self._kvstore.read(name) for name in names]
-    contents = []
-    for name, future in zip(names, futures, strict=True):
-      with self.explain("read", name):
-        result = future.result()
-      contents.append(None if result.state == "missing" else result.value)
-    return contents
+    found = [self.wait(future, "read", name) for name, future in zip(names, futures, strict=True)]
+    return [None if result.state == "missing" else result.value for result in found]
 
   def write(self, name: str, content: bytes) -> None:
     """Makes or replaces a file, whole or not at all; on a disk it outlasts a loss of power.
@@ -122,8 +131,7 @@ class Folder:
       StorageError: it cannot be written.
     """
     self.clear_leftovers([name])
-    with self.explain("written", name):
-      self._kvstore.write(name, content).result()
+    self.wait(self._kvstore.write(name, content), "written", name)
 
   def write_new(self, name: str, content: bytes) -> bytes:
     """Makes a file unless there is one. Of several processes that do so at once, one makes it.
@@ -136,14 +144,13 @@ class Folder:
     """
     while True:
       self.clear_leftovers([name])
-      with self.explain("written", name):
-        found = self._kvstore.read(name).result()
-        if found.state != "missing":
-          return found.value
-        # An empty condition would stand for any file, and not for none.
-        written = self._kvstore.write(name, content, if_equal=missing_generation()).result()
-        if written.generation:
-          return content
+      found = self.wait(self._kvstore.read(name), "written", name)
+      if found.state != "missing":
+        return found.value
+      # An empty condition would stand for any file, and not for none.
+      written = self._kvstore.write(name, content, if_equal=missing_generation())
+      if self.wait(written, "written", name).generation:
+        return content
 
   def delete(self, name: str) -> None:
     """Removes a file, if it is there.
@@ -151,8 +158,7 @@ class Folder:
     Raises:
       StorageError: it cannot be removed.
     """
-    with self.explain("removed", name):
-      self._kvstore.write(name, None).result()
+    self.wait(self._kvstore.write(name, None), "removed", name)
 
   def clear_leftovers(self, names: Sequence[str]) -> None:
     """Removes what processes left on a disk that were killed while they wrote these files.
@@ -172,31 +178,42 @@ class Folder:
           self._kvstore.write(name, None, if_equal=missing_generation()).result()
 
   def remove_leftovers(self) -> int:
-    """Removes all that processes left on a disk that were killed while they wrote, and says how many files that were.
+    """Removes all that processes left that were killed while they wrote on a disk or tried a folder; how many files.
 
     Processes that write now lose nothing.
 
     Raises:
       StorageError: one cannot be removed.
     """
-    if self.path is None:
-      return 0
-    found = [str(path.relative_to(self.path)) for path in sorted(self.path.rglob(f"*{TEMPORARY_SUFFIX}"))]
-    self.clear_leftovers([name.removesuffix(TEMPORARY_SUFFIX) for name in found])
+    found = []
+    if self.path is not None:
+      found = [str(path.relative_to(self.path)) for path in sorted(self.path.rglob(f"*{TEMPORARY_SUFFIX}"))]
+      self.clear_leftovers([name.removesuffix(TEMPORARY_SUFFIX) for name in found])
     probes = self.list(PROBE_PREFIX)
     for probe in probes:
       self.delete(probe)
     return len(found) + len(probes)
 
-  def list(self, prefix: str = "") -> builtins.list[str]:
+  def list(self, prefix: str = "", *, witness: str | None = None) -> builtins.list[str]:
     """The names of all files below that begin so, sorted.
+
+    Args:
+      prefix: how they begin.
+      witness: a file that is there. TensorStore takes it for an empty list where Google refuses to list a bucket; with
+        a witness, that is an error.
 
     Raises:
       StorageError: they cannot be listed.
     """
     end = prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else ""
-    with self.explain("listed", prefix):
-      names = self._kvstore.list(ts.KvStore.KeyRange(prefix, end)).result()
+    names = self.wait(self._kvstore.list(ts.KvStore.KeyRange(prefix, end)), "listed", prefix)
+    if not names and witness is not None and not self.list(witness):
+      reason = f"{witness} is there, and is not listed"
+      raise StorageError(
+        f"{self.location!r} could not be listed: {reason}; see whether the credentials allow to list the bucket "
+        "(storage.objects.list).",
+        reason,
+      )
     return sorted(os.fsdecode(name) for name in names)
 
   def kvstore_spec(self, name: str) -> dict[str, Any]:
@@ -206,6 +223,31 @@ class Folder:
   def join(self, name: str) -> str:
     """Where a file is, as the user would say."""
     return f"{self.location.rstrip('/')}/{name}" if name else self.location
+
+  def wait(self, future: ts.Future | ts.WriteFutures, done: str, name: str = "", advice: str = "") -> Any:
+    """What a future of TensorStore's gives; where that takes long, a line on standard error says so now and then.
+
+    Args:
+      future: which.
+      done: as for `explain`, as are the others.
+      name: of which file.
+      advice: what to do.
+
+    Raises:
+      StorageError: it failed.
+    """
+    begin = time.monotonic()
+    with self.explain(done, name, advice):
+      while True:
+        try:
+          return future.result(timeout=SILENT_SECONDS)
+        except TimeoutError:
+          if future.done():
+            raise
+          from jax_sis.runtime import progress
+
+          why = "the bucket is asked again, for up to half an hour" if self.path is None else "the disk does not answer"
+          progress.say(f"{self.join(name)!r} is not {done} after {time.monotonic() - begin:.0f} s: {why}.")
 
   @contextlib.contextmanager
   def explain(self, done: str, name: str = "", advice: str = "") -> Iterator[None]:
@@ -285,6 +327,8 @@ def open_folder(location: str | os.PathLike[str]) -> Folder:
   if scheme == "file":
     path = pathlib.Path(spec["path"])
     return Folder(location, {**spec, "path": f"{path}/"}, path)
+  for name, seconds in TIME_LIMITS.items():
+    os.environ.setdefault(name, seconds)
   if spec["driver"] == "s3" and "AWS_ACCESS_KEY_ID" in os.environ:
     # They come first anyway, but TensorStore would complain on the terminal of missing configuration files.
     spec["aws_credentials"] = {"type": "environment"}

@@ -31,6 +31,7 @@ NAMES = {
   "model.name": "model",
   "model.sha256": "weights of the model",
   "versions.jax": "JAX",
+  "versions.jax_sis": "jax_sis",
 }
 HASH = re.compile(r"[0-9a-f]{32,}")
 
@@ -78,7 +79,7 @@ def settle_spec(
         advice = f"this command begins yours in another: {command_fn(find_free(folder))}"
     raise ValueError(
       f"out {folder.location!r} holds another run ({describe_differences(stored, asked)}); "
-      f"{explain_model(stored, asked)}{advice}"
+      f"{explain_model(stored, asked)}{explain_releases(stored, asked)}{advice}"
     )
   return stored
 
@@ -155,6 +156,12 @@ def explain_model(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
   return (
     f"--model {asked['model']['name']} has changed since the run began: {' and '.join(changed)}; " if changed else ""
   )
+
+
+def explain_releases(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+  """What to do where a machine has other releases than the one that began the run; empty for other differences."""
+  is_release = [path.startswith("versions.") for path, _, _ in iterate_differences(stored, asked)]
+  return "all machines of a run need the same releases; " if all(is_release) else ""
 
 
 def describe_differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -137,7 +137,7 @@ class Results:
       StorageError: the flags cannot be listed.
     """
     prefix = f"{ZARR_DIR}/{DONE}/c/"
-    keys = [name.removeprefix(prefix) for name in self.folder.list(prefix)]
+    keys = [name.removeprefix(prefix) for name in self.folder.patient.list(prefix, witness=SPEC_FILE)]
     return np.array(sorted(int(key) for key in keys if key.isdecimal() and int(key) < self.num_units), np.int64)
 
   def done_units(self) -> Int[np.ndarray, "U"]:
@@ -151,7 +151,7 @@ class Results:
       return units
     flags = self._arrays[DONE]
     try:
-      return units[flags[units].read().result() == 1]
+      return units[self.folder.wait(flags[units].read(), "read", f"{ZARR_DIR}/{DONE}") == 1]
     except ValueError:
       # If that is not for a damaged flag, the files cannot be read, either.
       self.folder.read_many([self.chunk_name(DONE, unit) for unit in units.tolist()])
@@ -192,10 +192,8 @@ class Results:
     if self.has_checksums:
       writes[CHECKSUMS] = self._writers[CHECKSUMS][unit].write(self.checksums(unit, encoded))
     for name, write in writes.items():
-      with self.folder.explain("written", self.chunk_name(name, unit)):
-        write.result()
-    with self.folder.explain("written", self.chunk_name(DONE, unit)):
-      self._writers[DONE][unit].write(np.uint8(1)).result()
+      self.folder.wait(write, "written", self.chunk_name(name, unit))
+    self.folder.wait(self._writers[DONE][unit].write(np.uint8(1)), "written", self.chunk_name(DONE, unit))
 
   def checksums(self, unit: int, stored: Mapping[str, Shaped[np.ndarray, "M ..."]]) -> Shaped[np.ndarray, "K"]:
     """What `checksums` holds of a unit with these rows, as they are stored."""
@@ -208,7 +206,7 @@ class Results:
       StorageError: their flags cannot be removed.
     """
     for unit in units:
-      self.folder.delete(self.chunk_name(DONE, int(unit)))
+      self.folder.patient.delete(self.chunk_name(DONE, int(unit)))
 
   def __getitem__(self, name: str) -> ts.TensorStore:
     """An array as it is stored, opened and not read.
@@ -238,8 +236,7 @@ class Results:
     futures = {name: self[name][selection].read() for name in names}
     values = {}
     for name, future in futures.items():
-      with self.folder.explain("read", f"{ZARR_DIR}/{name}", WHEN_UNREADABLE):
-        stored = future.result()
+      stored = self.folder.wait(future, "read", f"{ZARR_DIR}/{name}", WHEN_UNREADABLE)
       values[name] = self.fields[name].decode(stored) if name in self.fields else stored
     return values
 

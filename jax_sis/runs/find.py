@@ -5,6 +5,8 @@ found. A run is stored in units of some images; what a unit holds depends on the
 the worker or the devices that computed it.
 """
 
+import os
+
 import numpy as np
 from jaxtyping import Int
 
@@ -17,6 +19,7 @@ from jax_sis.runs.identity import find_changes, read_compared, refuse_changes
 from jax_sis.runs.long_runs import warn_of_long_run
 from jax_sis.runs.presets import describe_preset
 from jax_sis.runs.setup import Job, explain_out_of_memory
+from jax_sis.runs.shared_storage import warn_of_local_folder
 from jax_sis.runs.table import GALLERY_FILE, describe_outcome, make_rows, make_summary, print_header, print_rows
 from jax_sis.runs.unit_search import UnitSearch, read_images
 from jax_sis.runs.workers import Heartbeat, Shard
@@ -68,6 +71,9 @@ def begin(config: FindConfig, shard: Shard | None) -> tuple[Job, results.Results
   """
   folder = results.open_folder(config.out)
   results.check_writable(folder)
+  is_part = shard is not None and shard.count > 1
+  if is_part and folder.path is not None and (warning := warn_of_local_folder(folder.path, os.environ)):
+    print(warning, flush=True)
   job, store = open_run(config, folder, shard or ALL_UNITS)
   notes = [describe_preset(job.config, job.classifier.input_shape), *job.source.notes]
   print("\n".join([headline(job, store, shard), *filter(None, notes)]), flush=True)
@@ -201,16 +207,17 @@ def count_images(store: results.Results, units: Int[np.ndarray, "U"]) -> int:
 
 def write_outcome(job: Job, store: results.Results) -> None:
   """Writes the pictures and tables of a finished run, and removes what its killed workers left."""
+  folder = store.folder.patient
   files, totals = make_summary(store, job.class_names)
   for name, content in files.items():
-    store.folder.write(name, content)
+    folder.write(name, content)
   pictures = ""
   if job.config.gallery:
-    store.folder.write(GALLERY_FILE, draw_gallery(job, store, num_images=job.config.gallery))
+    folder.write(GALLERY_FILE, draw_gallery(job, store, num_images=job.config.gallery))
     pictures = f"{GALLERY_FILE}, "
   if job.config.gallery and job.config.completion is not None:
-    store.folder.write(BACKGROUNDS_FILE, draw_backgrounds(job, store, num_images=job.config.gallery))
+    folder.write(BACKGROUNDS_FILE, draw_backgrounds(job, store, num_images=job.config.gallery))
     pictures += f"{BACKGROUNDS_FILE}, "
-  store.folder.remove_leftovers()
+  folder.remove_leftovers()
   print(describe_outcome(totals, job.config.threshold))
   print(f"Written to {job.config.out}: {pictures}summary.csv, summary.json, results.zarr", flush=True)

@@ -167,8 +167,7 @@ def read_rows(
     stored = {}
     for name, future in of_unit.items():
       try:
-        with store.folder.explain("read", name):
-          stored[name] = future.result()
+        stored[name] = store.folder.wait(future, "read", name)
       except results.StorageError as error:
         is_missing = store.folder.read(store.chunk_name(name, unit)) is None
         # The place stands in front.
@@ -240,8 +239,7 @@ def compare_unit(
   start, stop = store.unit_range(unit)
   for name, field in store.fields.items():
     now = as_bytes(field.encode(name, rows[name], stop - start))
-    with store.folder.explain("read", store.chunk_name(name, unit)):
-      stored = as_bytes(store[name][start:stop].read().result())
+    stored = as_bytes(store.folder.wait(store[name][start:stop].read(), "read", store.chunk_name(name, unit)))
     different = start + np.flatnonzero((now != stored).any(1))
     if len(different):
       reason = "differs from what was computed again"

@@ -56,11 +56,13 @@ class Progress:
   def __enter__(self) -> Self:
     if self._bar is not None:
       self._bar.start()
+    _shown.append(self)
     return self
 
   def __exit__(
     self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
   ) -> None:
+    _shown.remove(self)
     if self._bar is not None:
       self._bar.stop()
 
@@ -94,8 +96,19 @@ class Progress:
     return (self._done - self._start) / max(time.perf_counter() - self._started, 1e-9)
 
 
+def say(line: str) -> None:
+  """Writes a line that belongs to no work in particular to standard error, above the bar if there is one."""
+  if _shown:
+    _shown[-1].log(line)
+  else:
+    print(line, file=sys.stderr, flush=True)
+
+
 def format_seconds(seconds: float) -> str:
   """`75` -> `1:15`, `3700` -> `1:01:40`."""
   minutes, rest = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+_shown: list[Progress] = []

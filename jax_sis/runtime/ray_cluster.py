@@ -25,6 +25,10 @@ PROBE_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
 QUIET_SECONDS = 60.0
 NAMESPACE = "jax_sis"
+# How a client of HTTP/2, in which Ray speaks, begins: with these words and a frame of settings, here an empty one. A
+# server sends a frame of its own settings first (RFC 9113, 3.4).
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+FRAME_HEAD_BYTES, FRAME_TYPE_AT, SETTINGS_TYPE = 9, 3, 4
 # Of the variables that a worker gets as the driver has them.
 PASSED = ("JAX_", "XLA_")
 
@@ -141,16 +145,32 @@ def connect(address: str | None, *, claim: str) -> Iterator["Cluster"]:
 
 
 def check_address(address: str) -> None:
-  """Asks whether anybody listens there: Ray asks again for minutes."""
+  """Asks whether somebody listens there who may be Ray: Ray asks again for minutes."""
   host, _, port = address.rpartition(":")
   if not host or not port.isdecimal() or "/" in host:
     raise ValueError(
       f"--address must be HOST:PORT of the head of a Ray cluster, such as 10.0.0.1:6379, got {address!r}."
     )
   try:
-    socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
+    with socket.create_connection((host, int(port)), timeout=PROBE_SECONDS) as connection:
+      # With TLS, it begins otherwise.
+      is_ray = "RAY_USE_TLS" in os.environ or speaks_http2(connection)
   except (OSError, OverflowError) as error:
     raise refuse_address(address, str(error)) from error
+  if not is_ray:
+    raise refuse_address(address, "something else answers there, or nothing")
+
+
+def speaks_http2(connection: socket.socket) -> bool:
+  """Whether a server answers as Ray's does; OSError where the connection fails."""
+  connection.sendall(GREETING)
+  head = b""
+  try:
+    while len(head) < FRAME_HEAD_BYTES and (more := connection.recv(FRAME_HEAD_BYTES - len(head))):
+      head += more
+  except TimeoutError:
+    return False
+  return len(head) == FRAME_HEAD_BYTES and head[FRAME_TYPE_AT] == SETTINGS_TYPE
 
 
 def refuse_address(address: str, reason: str) -> ValueError:

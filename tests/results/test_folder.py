@@ -18,6 +18,7 @@ import storage_driver
 import tensorstore as ts
 
 from jax_sis.results.folder import (
+  PROBE_PREFIX,
   TEMPORARY_SUFFIX,
   StorageError,
   check_writable,
@@ -28,7 +29,7 @@ from jax_sis.results.folder import (
 )
 
 DRIVER = pathlib.Path(storage_driver.__file__)
-KINDS = ("path", "file", "memory", "s3")
+KINDS = ("path", "file", "memory", "s3", "gcs")
 
 
 @pytest.fixture(params=KINDS)
@@ -43,7 +44,7 @@ def location(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
     case "memory":
       return f"memory://{name.replace('#', '%23')}"
     case _:
-      return f"{request.getfixturevalue('s3_bucket')}/{name.replace('#', '%23')}"
+      return f"{request.getfixturevalue(f'{request.param}_bucket')}/{name.replace('#', '%23')}"
 
 
 def drive(*arguments: object) -> subprocess.Popen[str]:
@@ -213,6 +214,14 @@ def test_what_a_killed_process_left_is_removed_and_the_file_stays(tmp_path: path
   assert folder.read("file") == b"content"
 
 
+def test_what_a_process_tried_a_folder_with_is_removed_in_a_bucket_too(location: str):
+  folder = open_folder(location)
+  folder.write("file", b"content")
+  folder.write(f"{PROBE_PREFIX}1234", b"")
+  assert folder.remove_leftovers() == 1
+  assert folder.list() == ["file"]
+
+
 def test_a_file_is_whole_wherever_its_writer_is_killed(tmp_path: pathlib.Path):
   folder = open_folder(tmp_path)
   for kill in range(6):
@@ -331,6 +340,35 @@ def test_a_bucket_that_is_not_there_is_said_in_one_line(s3_bucket: str):
   message = f"'{location}' could not be listed: {reason}; {advice}."
   with pytest.raises(StorageError, match=f"^{re.escape(message)}$"):
     open_folder(location).list()
+
+
+def test_who_knows_that_a_bucket_is_there_asks_it_for_longer(monkeypatch: pytest.MonkeyPatch):
+  asked = []
+  monkeypatch.setattr(ts.KvStore, "open", lambda _, context: asked.append(id(context)))
+  folder = open_folder("s3://some-bucket/run")
+  for one in (folder, folder.patient):
+    with pytest.raises(AttributeError):
+      one.read("spec.json")
+  assert asked == [id(shared_context()), id(patient_context())]
+
+
+def test_what_takes_long_is_said_until_it_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+  monkeypatch.setattr("jax_sis.results.folder.SILENT_SECONDS", 0.02)
+  promise, future = ts.Promise.new()
+  threading.Timer(0.1, promise.set_result, ["there"]).start()
+  assert open_folder("gs://bucket/run").wait(future, "read", "spec.json") == "there"
+  line, *_ = capsys.readouterr().err.splitlines()
+  why = "the bucket is asked again, for up to half an hour"
+  assert line == f"'gs://bucket/run/spec.json' is not read after 0 s: {why}."
+
+
+def test_a_bucket_that_never_answers_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch):
+  monkeypatch.setenv("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", "3")
+  monkeypatch.delenv("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", raising=False)
+  open_folder("gs://bucket/run")
+  # A user's own stays.
+  assert os.environ["TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS"] == "3"
+  assert os.environ["TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS"] == "30"
 
 
 def test_a_file_on_disk_is_replaced_whole(tmp_path: pathlib.Path):

@@ -34,3 +34,13 @@ def test_a_folder_with_a_setting_that_is_not_asked_is_refused_by_its_name(tmp_pa
   assert settle_spec(tmp_path, spec) == spec
   with pytest.raises(ValueError, match=re.escape("holds another run (limit none there, nothing here); name")):
     settle_spec(tmp_path, {"format": "made/1"})
+
+
+def test_a_machine_with_other_releases_is_told_which(tmp_path: pathlib.Path):
+  begun = {"format": "made/1", "versions": {"jax_sis": "1.0", "jax": "0.9"}}
+  settle_spec(tmp_path, begun)
+  message = "(jax_sis '1.0' there, '1.1' here); all machines of a run need the same releases; name another folder"
+  with pytest.raises(ValueError, match=re.escape(message)):
+    settle_spec(tmp_path, {**begun, "versions": {"jax_sis": "1.1", "jax": "0.9"}})
+  with pytest.raises(ValueError, match=re.escape("(limit nothing there, 1 here, JAX '0.9' there, '0.8' here); name")):
+    settle_spec(tmp_path, {**begun, "limit": 1, "versions": {"jax_sis": "1.0", "jax": "0.8"}})

@@ -18,6 +18,7 @@ import made_runs
 import numpy as np
 import pytest
 import zarr
+from fake_gcs import FakeGcs
 from hypothesis import strategies
 from numcodecs.checksum32 import CRC32C
 from numcodecs.zstd import Zstd
@@ -69,10 +70,10 @@ def files_of(directory: pathlib.Path) -> dict[str, bytes]:
   }
 
 
-@pytest.fixture(params=["disk", "memory", "s3"])
+@pytest.fixture(params=["disk", "memory", "s3", "gcs"])
 def location(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
-  if request.param == "s3":
-    return f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}"
+  if request.param in ("s3", "gcs"):
+    return f"{request.getfixturevalue(f'{request.param}_bucket')}/{tmp_path.name}"
   return str(tmp_path / "run") if request.param == "disk" else f"memory://{tmp_path.name}"
 
 
@@ -89,13 +90,29 @@ def test_rows_come_back_as_they_were_written(location: str):
   assert reopened.read_text("id", slice(5, 7)) == ["image 5", "image 6"]
 
 
-def test_a_bucket_holds_what_a_disk_holds(s3_bucket: str, tmp_path: pathlib.Path):
+@pytest.mark.parametrize("kind", ["s3", "gcs"])
+def test_a_bucket_holds_what_a_disk_holds(kind: str, tmp_path: pathlib.Path, request: pytest.FixtureRequest):
   write_units(make_store(tmp_path / "run"), range(NUM_UNITS))
-  location = f"{s3_bucket}/{tmp_path.name}"
+  location = f"{request.getfixturevalue(f'{kind}_bucket')}/{tmp_path.name}"
   store = write_units(make_store(location), range(NUM_UNITS))
   names = store.folder.list()
   contents = store.folder.read_many(names)
   assert dict(zip(names, contents, strict=True)) == files_of(tmp_path / "run")
+
+
+def test_a_bucket_that_may_not_be_listed_is_refused_and_not_taken_for_empty(monkeypatch: pytest.MonkeyPatch):
+  with FakeGcs("other-bucket") as server:
+    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
+    monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "test")
+    store = write_units(make_store("gs://other-bucket/run"), [1])
+    assert store.done_units().tolist() == [1]
+    server.may_list = False
+    message = (
+      "'gs://other-bucket/run' could not be listed: spec.json is there, and is not listed; see whether the credentials "
+      "allow to list the bucket (storage.objects.list)."
+    )
+    with pytest.raises(results.StorageError, match=f"^{re.escape(message)}$"):
+      store.done_units()
 
 
 def test_the_store_says_what_it_is(tmp_path: pathlib.Path):
