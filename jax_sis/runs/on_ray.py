@@ -24,7 +24,6 @@ from jax_sis.runs.config import FindConfig
 from jax_sis.runs.setup import explain_out_of_memory
 from jax_sis.runs.table import make_rows, print_rows
 from jax_sis.runs.unit_search import UnitSearch
-from jax_sis.runs.workers import Heartbeat
 from jax_sis.runtime import devices, ray_cluster
 from jax_sis.runtime.progress import Progress
 
@@ -191,8 +190,6 @@ class HostSearch:
   def __init__(self, config: FindConfig):
     self.job, self._store = find.begin(config, None)
     self._search: UnitSearch | None = None
-    self._stack = contextlib.ExitStack()
-    self._heartbeat = self._stack.enter_context(Heartbeat(self._store.folder, find.ALL_UNITS))
 
   def __call__(self, task: tuple[int, ...]) -> Done:
     started = time.monotonic()
@@ -206,12 +203,7 @@ class HostSearch:
     num_images = find.count_images(self._store, np.array(task, int))
     return Done(text=text.getvalue(), num_images=num_images, seconds=time.monotonic() - started)
 
-  def close(self) -> None:
-    """Says in the run's folder that this worker is done."""
-    self._stack.close()
-
   def _store_unit(self, unit: int, rows: dict[str, np.ndarray]) -> None:
     self._store.write_unit(unit, rows)
     if find.is_printed(self.job.num_images):
       print_rows(make_rows(rows, self.job.class_names, num_features=self.job.num_features), self.job.class_names)
-    self._heartbeat.advance(len(rows["id"]))

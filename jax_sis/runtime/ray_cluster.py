@@ -22,7 +22,6 @@ POLL_SECONDS = 2.0
 # As long as Ray may take to notice that a driver is dead, and to let go of its name.
 CLAIM_SECONDS = 20.0
 PROBE_SECONDS = 5.0
-CLOSE_SECONDS = 5.0
 QUIET_SECONDS = 60.0
 NAMESPACE = "jax_sis"
 # Of the variables that a worker gets as the driver has them.
@@ -33,8 +32,6 @@ class Worker(Protocol):
   """What a host does; it is made there."""
 
   def __call__(self, task: Any) -> Any: ...
-
-  def close(self) -> None: ...
 
 
 class Tasks(Protocol):
@@ -85,9 +82,6 @@ class RemoteWorker:
   def work(self, task: Any) -> Any:
     with plain_errors():
       return self._worker(task)
-
-  def close(self) -> None:
-    self._worker.close()
 
 
 @contextlib.contextmanager
@@ -222,7 +216,6 @@ class Cluster:
         outcome = self._receive(busy[future], tasks, log_fn)
         if outcome is not None:
           yield outcome
-    self._close()
 
   def _receive(self, name: str, tasks: Tasks, log_fn: Callable[[str], None]) -> Outcome | None:
     """What a host has returned; None if its worker is dead."""
@@ -261,9 +254,3 @@ class Cluster:
       )(RemoteWorker).remote()
       future = worker.open.remote(make_fn, int(count))
       self._hosts[name] = Host(name=f"{node['NodeManagerHostname']} ({name[:6]})", worker=worker, future=future)
-
-  def _close(self) -> None:
-    """Lets idle workers say that they are done."""
-    futures = [host.worker.close.remote() for host in self._hosts.values() if host.future is None]
-    if futures:
-      self._ray.wait(futures, num_returns=len(futures), timeout=CLOSE_SECONDS)

@@ -97,7 +97,7 @@ EVALUATE = EvaluateConfig(
 )
 # Every command, each option with another value than its default.
 WRITTEN: list[tuple[Any, ...]] = [
-  ("find", FIND, WorkerOptions(shard="1/4", take_over=True)),
+  ("find", FIND, WorkerOptions(shard="1/4")),
   ("find", FIND, WorkerOptions(engine="ray", address="head:6379")),
   *(("find", FindConfig(out="o", **options), WorkerOptions()) for options in FIND_APART),
   ("plan", FIND, PlanOptions(num_workers=64, accelerator="v5e")),
@@ -214,8 +214,7 @@ def test_every_command_is_written_with_every_option():
 
 # What does not go together with what is written, or has a case of its own.
 LEFT_OUT = {
-  *(("find", option) for option in ("thorough", "distributed")),
-  *(("plan", option) for option in ("thorough",)),
+  *((name, "thorough") for name in ("find", "plan")),
   *(("evaluate", option) for option in ("subset-fraction", "random-fraction", "subset-seed")),
   *(("train", f"subset{rest}") for rest in ("", "-fraction", "-threshold", "-answer")),
   *(("reproduce", option) for option in ("plan", "summary", "data-dir", "data", "checkpoint", "until")),

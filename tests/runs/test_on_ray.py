@@ -11,7 +11,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from cluster_runs import NUM_UNITS, WAIT_SECONDS, find_straight, num_done, running, same_bytes, start, wait_until
+from cluster_runs import (
+  NUM_UNITS,
+  WAIT_SECONDS,
+  find_straight,
+  num_done,
+  running,
+  same_bytes,
+  start,
+  stored_by,
+  wait_until,
+)
 
 from jax_sis.runs import on_ray
 from jax_sis.runtime import ray_cluster
@@ -102,7 +112,7 @@ def test_hosts_and_drivers_die_and_the_bytes_stay_the_same(hosts: Hosts, tmp_pat
 
   driver = start_on(hosts, out, computed)
   wait_until(lambda: num_done(out) >= 3, driver)
-  os.kill(wait_until(lambda: running(out), driver)[0], signal.SIGKILL)
+  os.kill(wait_until(lambda: running(computed), driver)[0], signal.SIGKILL)
   wait_until(lambda: num_done(out) >= 6, driver)
   hosts.tell("remove")
   hosts.tell("add")
@@ -124,7 +134,7 @@ def test_hosts_and_drivers_die_and_the_bytes_stay_the_same(hosts: Hosts, tmp_pat
   assert driver.returncode == 0, errors
   assert "images are done already in" in output
   assert same_bytes(straight, out)
-  counts = np.bincount(np.array(computed.read_text().split(), int))
+  counts = np.bincount([unit for unit, _ in stored_by(computed)])
   assert len(counts) == NUM_UNITS
   # A worker stores one unit at a time, and what one was storing that was ended is computed again: of one that was
   # killed, one that lost its host, and three whose driver was killed or interrupted, twice.
