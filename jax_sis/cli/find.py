@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from typing import Annotated, Literal
+from typing import Annotated
 
-from jax_sis.cli.options import DEVICE, IMAGE, get_devices_ready
+from jax_sis.cli.options import DEVICE, IMAGE, WORKER, get_devices_ready
 from jax_sis.cli.parsing import Command
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.options import PlanOptions
 from jax_sis.runtime.command_line import Option
+from jax_sis.runtime.engines import Engine
 
 GROUPS = {
   "image": f"{IMAGE} ids",
@@ -21,34 +22,27 @@ GROUPS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WorkerOptions:
+class WorkerOptions(Engine):
   """How one process of several takes part in a run.
 
   Attributes:
-    engine: local: this process, on its devices; ray: one worker for the devices of each host of a Ray cluster, as long
-      as there is work; hosts may come, go and die meanwhile.
-    address: HOST:PORT of the head of a running Ray cluster, with --engine ray (default: the one that this machine
-      belongs to, or else one that ends with the command).
     shard: do part I of N, counted from 0 (default: as a job array or srun of SLURM, mpirun, an Indexed Job of
       Kubernetes or a TPU pod started this process; else all).
   """
 
-  engine: Literal["local", "ray"] = "local"
-  address: Annotated[str | None, Option(metavar="HOST:PORT")] = None
   shard: Annotated[str | None, Option(metavar="I/N")] = None
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     if self.engine == "ray" and self.shard:
       raise ValueError("--engine ray must come without --shard: it hands out the work.")
-    if self.address and self.engine != "ray":
-      raise ValueError(f"--address must come with --engine ray, got {self.address!r} and --engine {self.engine}.")
 
 
 def run_find(config: FindConfig, options: WorkerOptions) -> None:
   if options.engine == "ray":
     from jax_sis.runs import on_ray
 
-    on_ray.find_on_ray(config, options.address)
+    on_ray.find_on_ray(config, options)
     return
   get_devices_ready(config.num_devices)
   from jax_sis.runs import find, shards
@@ -98,7 +92,7 @@ rate measured on still others, of the largest subset tested where none is certif
       "find --lattice --patch 8 --data cifar10 --data-dir DATA --split 'test[:64]'",
       "find --completion images --pool DATA/other-photos --draws 32 --rate 0.9 --per-step 8",
     ),
-    groups={**GROUPS, "worker": "engine address shard"},
+    groups={**GROUPS, "worker": f"{WORKER} shard"},
   ),
   "plan": Command(
     settings=(FindConfig, PlanOptions),

@@ -36,6 +36,8 @@ SPEC = {
   "device": "cpu",
 }
 
+NOW = 2e9
+
 
 @pytest.fixture(scope="module")
 def half_run(tiny_half_run: pathlib.Path) -> results.Results:
@@ -61,11 +63,10 @@ def write_unit(store: results.Results, unit: int, codes: dict[int, int] | None =
 
 
 def write_units(store: results.Results, *ages: float) -> None:
-  """The first units, each as if it had been stored so many seconds ago."""
+  """The first units, each as if it had been stored so many seconds before NOW."""
   for unit, age in enumerate(ages):
     write_unit(store, unit)
-    path = pathlib.Path(store.folder.location) / store.chunk_name(results.DONE, unit)
-    os.utime(path, (time.time() - age,) * 2)
+    os.utime(pathlib.Path(store.folder.location) / store.chunk_name(results.DONE, unit), (NOW - age,) * 2)
 
 
 def show(store: results.Results, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -111,15 +112,12 @@ def test_no_model_is_imported(half_run: results.Results):
     ((3800, 3700), "; the last were stored 1:01:40 ago"),
   ],
 )
-def test_speed_and_time_left_are_by_when_units_were_stored(
-  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], ages: tuple[float, ...], said: str
-):
+def test_speed_and_time_left_are_by_when_units_were_stored(tmp_path: pathlib.Path, ages: tuple[float, ...], said: str):
   store = make_store(tmp_path, num_images=2411)
   write_units(store, *ages)
-  num_done, state = 4 * len(ages), status.read_state(store)
-  state = dataclasses.replace(state, now=state.times.min() + ages[0]) if ages else state
-  lines = status.describe_state(state).splitlines()
-  assert lines[2] == f"{num_done} of 2411 images done ({num_done / 24.11:.1f}%){said}"
+  state = dataclasses.replace(status.read_state(store), now=NOW)
+  lines, num_done = status.describe_state(state).splitlines(), 4 * len(ages)
+  assert lines[2] == f"{num_done} of 2411 images done ({status.percentage(num_done, 2411)}){said}"
   rest = "" if "images/s" in said else "; if nobody is at work, the same command goes on where it stopped"
   assert lines[3] == f"missing: {603 - len(ages)} units, {2411 - num_done} images{rest}"
 
