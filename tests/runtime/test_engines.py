@@ -82,7 +82,8 @@ class FakeRay:
     return types.SimpleNamespace(open=Call(made.open), work=Call(made.work))
 
   def wait(self, futures: list[Any], *, timeout: float) -> tuple[list[Any], list[Any]]:
-    return futures[-1:], futures[:-1]
+    ready = futures[self.num_calls % len(futures)]
+    return [ready], [future for future in futures if future is not ready]
 
   def get(self, future: Callable[[], Any]) -> Any:
     self.num_calls += 1
