@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,8 +26,6 @@ from jax_sis.evaluation.setup import (
 from jax_sis.results import pixel_subsets
 from jax_sis.runtime.engines import LOCAL, Engine, open_workers
 from jax_sis.runtime.progress import Progress
-
-Predictions = Mapping[str, np.ndarray]
 
 
 def evaluate(config: EvaluateConfig, engine: Engine = LOCAL) -> pathlib.Path:
@@ -128,7 +126,7 @@ class Evaluator:
 
   def __call__(
     self, units: Sequence[int], advance_fn: Callable[[int], Any]
-  ) -> Iterator[tuple[int, tuple[report.ConditionMetrics, Predictions]]]:
+  ) -> Iterator[tuple[int, tuple[report.ConditionMetrics, predictions.Predictions]]]:
     """Classifies all images of each condition, and measures.
 
     Raises:
@@ -139,7 +137,7 @@ class Evaluator:
 
   def _evaluate(
     self, condition: tuple[str, int], advance_fn: Callable[[int], Any]
-  ) -> tuple[report.ConditionMetrics, Predictions]:
+  ) -> tuple[report.ConditionMetrics, predictions.Predictions]:
     evaluation = self._evaluation
     logits, labels, ids, skipped = [], [], [], {}
     # The host reads and corrupts one batch while the devices work on the one before.
