@@ -26,7 +26,6 @@ from jaxtyping import Array
 from jax_sis.core.searches import Gradient
 from jax_sis.results import folder
 from jax_sis.runs import find, setup
-from jax_sis.runs.workers import Shard
 from jax_sis.runtime import devices
 from jax_sis.runtime.device_program import DeviceProgram, Launch
 
@@ -120,10 +119,10 @@ def run_case(case: Case, found: dict[str, np.ndarray], data_dir: str, out: pathl
   arrays = job.launch_arrays(next(job.read(range(case.batch))))
   program.compile(*arrays)
   store = setup.create_or_resume(job, job.config)
-  worker = find.Worker(dataclasses.replace(job, program=program), store, Shard(index=0, count=1), is_printed=False)
+  worker = find.Worker(dataclasses.replace(job, program=program), store, is_printed=False)
   started = time.process_time()
   with contextlib.redirect_stderr(io.StringIO()):
-    worker.run(takes_over=False)
+    worker.run(find.missing_units(store))
   cpu_seconds = time.process_time() - started
   assert len(store.done_images()) == case.images
   return program, cpu_seconds

@@ -19,7 +19,7 @@ OPTIONS = (
   *("--certificate", "alone", "--gallery", "0", "--threshold", "0.9"),
 )
 SECONDS = "JAX_SIS_TEST_SECONDS"
-# Where each process says which unit it has computed and begins to store.
+# Where each process says which unit it has computed and begins to store, and who it is.
 COMPUTED = "JAX_SIS_TEST_COMPUTED"
 
 write_unit = results.Results.write_unit
@@ -28,7 +28,7 @@ write_unit = results.Results.write_unit
 def write_slowly(store: results.Results, unit: int, rows: Mapping[str, Any]) -> None:
   """As the store's own."""
   with pathlib.Path(os.environ[COMPUTED]).open("a") as file:
-    file.write(f"{unit}\n")
+    file.write(f"{unit} {os.getpid()}\n")
   time.sleep(float(os.environ[SECONDS]))
   write_unit(store, unit, rows)
 

@@ -1,6 +1,5 @@
 """Runs of `find` in processes that tests start, watch and end, and what is left of them."""
 
-import json
 import os
 import pathlib
 import subprocess
@@ -58,17 +57,20 @@ def num_done(out: pathlib.Path) -> int:
   return len(results.open(out).done_units()) if (out / "settings.json").exists() else 0
 
 
-def running(out: pathlib.Path) -> list[int]:
-  """The processes of the workers that are at work."""
-  records = [json.loads(path.read_text()) for path in (out / "workers").glob("*.json")]
-  return [record["pid"] for record in records if record["state"] == "running"]
+def stored_by(computed: pathlib.Path) -> list[tuple[int, int]]:
+  """The units that were computed and begun to be stored, in that order, and the processes that did so."""
+  lines = computed.read_text().splitlines() if computed.exists() else []
+  return [(int(unit), int(process)) for unit, process in map(str.split, lines)]
+
+
+def running(computed: pathlib.Path) -> list[int]:
+  """The processes that have stored something and are there, the one that did so last first."""
+  processes = dict.fromkeys(process for _, process in reversed(stored_by(computed)))
+  return [process for process in processes if pathlib.Path(f"/proc/{process}").exists()]
 
 
 def same_bytes(left: pathlib.Path, right: pathlib.Path) -> bool:
-  """Whether two runs hold the same, beside what says who did it."""
-  names = [
-    sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.parent.name != "workers")
-    for run in (left, right)
-  ]
+  """Whether two runs hold the same, beside their settings, which name their folders."""
+  names = [sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()) for run in (left, right)]
   names = [[name for name in those if name != "settings.json"] for those in names]
   return names[0] == names[1] and all((left / name).read_bytes() == (right / name).read_bytes() for name in names[0])

@@ -146,7 +146,7 @@ def tiny_half_run(tiny_checkpoint: str, make_once: MakeOnce) -> pathlib.Path:
   from tiny_runs import GRADIENT, find_tiny
 
   from jax_sis import Gradient
-  from jax_sis.runs.workers import Shard
+  from jax_sis.runs.shards import Shard
 
   options = {**GRADIENT, "search": Gradient(per_step=3), "batch_size": 3, "saved": "order"}
   options |= {"mask_thresholds": (), "mask_fractions": ()}

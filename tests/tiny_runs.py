@@ -8,7 +8,7 @@ import jax
 from jax_sis import results
 from jax_sis.runs import find
 from jax_sis.runs.config import FindConfig
-from jax_sis.runs.workers import Shard
+from jax_sis.runs.shards import Shard
 
 PATCH = 8
 THRESHOLD = 0.9

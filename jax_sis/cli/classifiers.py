@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from jax_sis.cli.options import DEVICE, IMAGE
+from jax_sis.cli.options import DEVICE, IMAGE, WORKER, get_devices_ready
 from jax_sis.cli.parsing import BEGINS_ANEW, Command
 from jax_sis.data.config import Folder, OptionalFolder
 from jax_sis.evaluation.config import EvaluateConfig
@@ -11,6 +11,7 @@ from jax_sis.results.subset_options import SubsetOptions
 from jax_sis.runs.options import BenchOptions
 from jax_sis.runtime import devices
 from jax_sis.runtime.command_line import Option
+from jax_sis.runtime.engines import Engine
 
 SUBSET = "subset subset_fraction subset_threshold subset_answer random_fraction subset_seed fill"
 
@@ -80,11 +81,11 @@ class EnsembleOptions:
   out: Folder
 
 
-def run_evaluate(config: EvaluateConfig) -> None:
-  devices.use_one_cpu_device_per_core(config.num_devices)
+def run_evaluate(config: EvaluateConfig, engine: Engine) -> None:
+  get_devices_ready(config.num_devices, engine)
   from jax_sis.evaluation import evaluate
 
-  evaluate.evaluate(config)
+  evaluate.evaluate(config, engine)
 
 
 def run_bench(options: BenchOptions) -> None:
@@ -132,7 +133,7 @@ def run_ensemble(options: EnsembleOptions) -> None:
 
 COMMANDS = {
   "evaluate": Command(
-    settings=(EvaluateConfig,),
+    settings=(EvaluateConfig, Engine),
     run_fn=run_evaluate,
     description="""\
 Can this classifier be trusted? Measures, on labelled images, how often it is right (accuracy, with a Wilson interval),
@@ -164,6 +165,7 @@ under all corruptions: what is shown of a corrupted image is found on the image 
       "pixel subset": SUBSET,
       "output": "out num_bins level",
       "device": DEVICE,
+      "worker": WORKER,
     },
   ),
   "bench": Command(

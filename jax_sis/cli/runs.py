@@ -56,12 +56,12 @@ The exit code is 0 where all that is finished is sound, 1 where something is dam
     settings=(StatusOptions,),
     run_fn=run_status,
     description="""\
-Says what a run has done, from its folder alone, also while workers are at it: images done of all, images a second and
-the time left by the workers that are at work, one line per worker, the parts that nobody works on and how to
-finish them, how many images have which status, and the images that could not be searched, with the reasons.
+Says what a run has done, from its folder alone, also while workers are at it: images done of all, images a second in
+the last minutes and the time left at that rate, when the last ones were stored, how many images have which status, and
+the images that could not be searched, with the reasons. When they were stored, the dates of the files say; a bucket has
+none that can be read, and there --watch counts what comes.
 
-Every worker writes into the folder each ten seconds, however slow it is. One that does not is dead if its process is
-gone from this machine, silent if that is there, and lost if it was on another machine, from where one cannot see which.
+Who is at work, those say that started it: `ray status`, `squeue`, `kubectl get pods`.
 """,
     examples=("status runs/sis", "status s3://bucket/runs/sis --watch 30", "status runs/sis --json | jq .seconds_left"),
     after_interrupt="the run itself is not touched",

@@ -1,8 +1,9 @@
 """The commands that ask questions of runs and classifiers, each a study."""
 
-from jax_sis.cli.options import DEVICE, IMAGE, get_devices_ready
+from jax_sis.cli.options import DEVICE, IMAGE, WORKER, get_devices_ready
 from jax_sis.cli.parsing import BEGINS_ANEW, KEEPS_NOTHING, Command
 from jax_sis.runtime import devices
+from jax_sis.runtime.engines import Engine
 from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.clusters.config import ClustersConfig, ShortcutConfig
@@ -28,11 +29,11 @@ def run_analyse(config: StudyConfig) -> None:
   program.analyse(config)
 
 
-def run_attributions(config: AttributionsConfig) -> None:
-  get_devices_ready(config.num_devices)
+def run_attributions(config: AttributionsConfig, engine: Engine) -> None:
+  get_devices_ready(config.num_devices, engine)
   from jax_sis.studies.attributions import program
 
-  program.attributions(config)
+  program.attributions(config, engine)
 
 
 def run_clusters(config: ClustersConfig) -> None:
@@ -49,18 +50,18 @@ def run_shortcut(config: ShortcutConfig) -> None:
   demo.shortcut(config)
 
 
-def run_disjoint(config: DisjointConfig) -> None:
-  get_devices_ready(config.num_devices)
+def run_disjoint(config: DisjointConfig, engine: Engine) -> None:
+  get_devices_ready(config.num_devices, engine)
   from jax_sis.studies.disjoint import program
 
-  program.disjoint(config)
+  program.disjoint(config, engine)
 
 
-def run_holds(config: HoldsConfig) -> None:
-  get_devices_ready(config.num_devices)
+def run_holds(config: HoldsConfig, engine: Engine) -> None:
+  get_devices_ready(config.num_devices, engine)
   from jax_sis.studies.holds import program
 
-  program.holds(config)
+  program.holds(config, engine)
 
 
 def run_labels(config: LabelsConfig) -> None:
@@ -138,7 +139,7 @@ accuracy_by_size.png. What a run does not hold is left out, and it says why.
     after_interrupt=BEGINS_ANEW,
   ),
   "attributions": Command(
-    settings=(AttributionsConfig,),
+    settings=(AttributionsConfig, Engine),
     run_fn=run_attributions,
     description="""\
 What does a search add to an attribution? Ranks the pixels of the same images by searches, by attribution methods and at
@@ -176,10 +177,11 @@ again goes on with those that are missing, and so does one that names more metho
       "search": "threshold methods per_step patch seed",
       "output": "out",
       "device": DEVICE,
+      "worker": WORKER,
     },
   ),
   "disjoint": Command(
-    settings=(DisjointConfig,),
+    settings=(DisjointConfig, Engine),
     run_fn=run_disjoint,
     description="""\
 How many separate reasons does a classifier have for its answer? Finds a sufficient subset of each image, takes its
@@ -202,10 +204,11 @@ command again goes on with an unfinished run.
       "search": "threshold per_step max_subsets is_minimised patch seed",
       "output": "out",
       "device": DEVICE,
+      "worker": WORKER,
     },
   ),
   "holds": Command(
-    settings=(HoldsConfig,),
+    settings=(HoldsConfig, Engine),
     run_fn=run_holds,
     description="""\
 On which backgrounds do the first pixels of an order keep the class? A subset that suffices on the mean colour may do so
@@ -236,6 +239,7 @@ those that are missing, and so does one that names more of them, on the same ima
       "judging": "attributions conditions sizes num_draws num_added rate seed",
       "output": "out labels",
       "device": DEVICE,
+      "worker": WORKER,
     },
   ),
   "soundness": Command(

@@ -1,8 +1,10 @@
 """`jax-sis evaluate`: accuracy, likelihood and calibration of a classifier, and what corruptions do to them."""
 
+import dataclasses
+import functools
 import pathlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,12 +24,16 @@ from jax_sis.evaluation.setup import (
   read_batches,
 )
 from jax_sis.results import pixel_subsets
-from jax_sis.runtime.device_program import DeviceProgram
+from jax_sis.runtime.engines import LOCAL, Engine, open_workers
 from jax_sis.runtime.progress import Progress
 
 
-def evaluate(config: EvaluateConfig) -> pathlib.Path:
+def evaluate(config: EvaluateConfig, engine: Engine = LOCAL) -> pathlib.Path:
   """Runs or resumes an evaluation; prints a line a condition and the table, writes metrics, predictions and figures.
+
+  Args:
+    config: what to evaluate, see EvaluateConfig.
+    engine: where; a condition is the work of one host.
 
   Returns:
     The folder of the results.
@@ -38,52 +44,125 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
   """
   out_dir = pathlib.Path(config.out)
   results.check_writable(results.open_folder(out_dir))
-  evaluation = open_evaluation(config)
-  spec = results.settle_spec(out_dir, make_spec(evaluation), command_fn=config.command_in)
-  rows = report.read_conditions(out_dir)
-  print("\n".join([headline(evaluation), *evaluation.source.notes]), flush=True)
-  if rows:
-    print(f"{len(rows)} of {len(evaluation.conditions)} conditions are done already in {out_dir}.", flush=True)
-  report.print_header(config.level)
-  for row in rows:
-    report.print_condition(row)
-  if len(rows) < len(evaluation.conditions):
-    rows += evaluate_conditions(evaluation, out_dir, rows)
-  rows.sort(key=lambda row: evaluation.conditions.index(row.condition))
-  print_outcome(evaluation, rows)
-  report.write_report(
-    out_dir,
-    rows,
-    spec=spec,
-    corruptions=describe_corruptions(evaluation),
-    subject=f"{evaluation.classifier.model_name} on {evaluation.subject}",
-    what=evaluation.corruptions_title,
-  )
-  return out_dir
-
-
-def evaluate_conditions(
-  evaluation: Evaluation, out_dir: pathlib.Path, done: list[report.ConditionMetrics]
-) -> list[report.ConditionMetrics]:
-  """Evaluates the conditions that are not done yet; writes and prints each as soon as it is."""
-  conditions_done = {row.condition for row in done}
-  total = sum(evaluation.num_images(condition) for condition in evaluation.conditions)
-  start = sum(evaluation.num_images(condition) for condition in conditions_done)
-  rows: list[report.ConditionMetrics] = []
-  memory: list[Batch] = []
-  with Progress("compiling", total=total, start=start, unit="image") as progress:
-    program = evaluation.make_program(evaluation.predict_fn)
-    evaluation.check_classifier()
-    shown_type = np.uint8 if evaluation.masks is None else np.float32
-    program.compile(jax.ShapeDtypeStruct((1, *evaluation.classifier.input_shape), shown_type))
-    progress.restart("evaluating")
-    for condition in evaluation.conditions:
-      if condition not in conditions_done:
-        row = evaluate_condition(evaluation, program, condition, memory, progress)
+  make_fn = functools.partial(Evaluator, config)
+  with open_workers(engine, make_fn, claim=str(out_dir.resolve()), num_devices=config.num_devices) as workers:
+    about: About = workers.about
+    spec = results.settle_spec(out_dir, about.spec, command_fn=config.command_in)
+    rows = report.read_conditions(out_dir)
+    print("\n".join([about.headline, *about.notes]), flush=True)
+    conditions = tuple(about.num_images)
+    if rows:
+      print(f"{len(rows)} of {len(conditions)} conditions are done already in {out_dir}.", flush=True)
+    report.print_header(config.level)
+    for row in rows:
+      report.print_condition(row)
+    done = {row.condition for row in rows}
+    missing = [number for number, condition in enumerate(conditions) if condition not in done]
+    total, start = sum(about.num_images.values()), sum(about.num_images[condition] for condition in done)
+    with Progress("compiling", total=total, start=start, unit="image") as progress:
+      for number, (row, predicted) in workers.run(missing, progress, "evaluating"):
+        # Before the row, which marks the condition as done.
+        predictions.write(out_dir, conditions[number], predicted)
         report.append_condition(out_dir, row)
         report.print_condition(row)
         rows.append(row)
-  return rows
+  rows.sort(key=lambda row: conditions.index(row.condition))
+  print_outcome(about, rows)
+  report.write_report(out_dir, rows, spec=spec, corruptions=about.corruptions, subject=about.subject, what=about.title)
+  return out_dir
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About:
+  """What a worker says of itself.
+
+  Attributes:
+    spec: what fixes the results.
+    num_first: conditions of its first task on a cluster.
+    num_images: of each condition, clean first.
+    corruptions: see `describe_corruptions`.
+    headline: what is evaluated.
+    notes: on the images.
+    subject: the classifier and the data.
+    title: what the corrupted images are.
+  """
+
+  spec: dict[str, Any]
+  num_first: int = 1
+  num_images: dict[tuple[str, int], int]
+  corruptions: dict[str, Any] | None
+  headline: str
+  notes: tuple[str, ...]
+  subject: str
+  title: str
+
+
+class Evaluator:
+  """A worker, whose units are conditions; what it finds are their metrics and predictions."""
+
+  def __init__(self, config: EvaluateConfig):
+    self._evaluation = evaluation = open_evaluation(config)
+    self._program = evaluation.make_program(evaluation.predict_fn)
+    self._memory: list[Batch] = []
+    self._is_ready = False
+    self.about = About(
+      spec=make_spec(evaluation),
+      num_images={condition: evaluation.num_images(condition) for condition in evaluation.conditions},
+      corruptions=describe_corruptions(evaluation),
+      headline=headline(evaluation),
+      notes=tuple(evaluation.source.notes),
+      subject=f"{evaluation.classifier.model_name} on {evaluation.subject}",
+      title=evaluation.corruptions_title,
+    )
+
+  def get_ready(self) -> None:
+    """Tries the classifier, and compiles it."""
+    if not self._is_ready:
+      evaluation = self._evaluation
+      evaluation.check_classifier()
+      shown_type = np.uint8 if evaluation.masks is None else np.float32
+      self._program.compile(jax.ShapeDtypeStruct((1, *evaluation.classifier.input_shape), shown_type))
+      self._is_ready = True
+
+  def __call__(
+    self, units: Sequence[int], advance_fn: Callable[[int], Any]
+  ) -> Iterator[tuple[int, tuple[report.ConditionMetrics, predictions.Predictions]]]:
+    """Classifies all images of each condition, and measures.
+
+    Raises:
+      ValueError: an image has no label, a wrong one or logits that are not finite, or none can be read.
+    """
+    for unit in units:
+      yield unit, self._evaluate(self._evaluation.conditions[unit], advance_fn)
+
+  def _evaluate(
+    self, condition: tuple[str, int], advance_fn: Callable[[int], Any]
+  ) -> tuple[report.ConditionMetrics, predictions.Predictions]:
+    evaluation = self._evaluation
+    logits, labels, ids, skipped = [], [], [], {}
+    # The host reads and corrupts one batch while the devices work on the one before.
+    batches = prepare_batches(evaluation, condition, self._memory, skipped)
+    for records, found in self._program.run_all(batches):
+      check_finite(found, records)
+      logits.append(np.asarray(found, np.float32)[records.is_read])
+      labels.append(records.labels[records.is_read])
+      ids += [name for name, is_read in zip(records.ids, records.is_read, strict=True) if is_read]
+      advance_fn(len(records.ids))
+    if not ids:
+      raise ValueError(
+        f"--data must hold at least one image that can be read. {report.describe_skipped(skipped, len(skipped))}"
+      )
+    all_logits, all_labels = np.concatenate(logits), np.concatenate(labels)
+    measured = report.measure_condition(
+      condition,
+      all_logits,
+      all_labels,
+      class_names=evaluation.class_names,
+      skipped=skipped,
+      num_bins=evaluation.config.num_bins,
+      level=evaluation.config.level,
+    )
+    return measured, predictions.make_predictions(ids, all_logits, all_labels)
 
 
 class RecordsRead(NamedTuple):
@@ -92,45 +171,6 @@ class RecordsRead(NamedTuple):
   ids: list[str]
   labels: Int[np.ndarray, "B"]
   is_read: Bool[np.ndarray, "B"]
-
-
-def evaluate_condition(
-  evaluation: Evaluation,
-  program: DeviceProgram,
-  condition: tuple[str, int],
-  memory: list[Batch],
-  progress: Progress,
-) -> report.ConditionMetrics:
-  """Classifies all images of a condition and measures.
-
-  Raises:
-    ValueError: an image has no label, a wrong one or logits that are not finite, or none can be read.
-  """
-  logits, labels, ids, skipped = [], [], [], {}
-  # The host reads and corrupts one batch while the devices work on the one before.
-  for records, found in program.run_all(prepare_batches(evaluation, condition, memory, skipped)):
-    check_finite(found, records)
-    logits.append(np.asarray(found, np.float32)[records.is_read])
-    labels.append(records.labels[records.is_read])
-    ids += [name for name, is_read in zip(records.ids, records.is_read, strict=True) if is_read]
-    progress.advance(len(records.ids))
-  if not ids:
-    raise ValueError(
-      f"--data must hold at least one image that can be read. {report.describe_skipped(skipped, len(skipped))}"
-    )
-  all_logits, all_labels = np.concatenate(logits), np.concatenate(labels)
-  predicted = predictions.make_predictions(ids, all_logits, all_labels)
-  # Before the row, which marks the condition as done.
-  predictions.write(pathlib.Path(evaluation.config.out), condition, predicted)
-  return report.measure_condition(
-    condition,
-    all_logits,
-    all_labels,
-    class_names=evaluation.class_names,
-    skipped=skipped,
-    num_bins=evaluation.config.num_bins,
-    level=evaluation.config.level,
-  )
 
 
 def prepare_batches(
@@ -166,12 +206,12 @@ def headline(evaluation: Evaluation) -> str:
   return f"{line}\n{evaluation.corruptions_title}: {counts}{f', without {left_out}' if left_out else ''}."
 
 
-def print_outcome(evaluation: Evaluation, rows: list[report.ConditionMetrics]) -> None:
+def print_outcome(about: About, rows: list[report.ConditionMetrics]) -> None:
   """Prints what is known at the end: images left out, weak classes, and the table of corruptions."""
   clean = rows[0]
   if clean.skipped:
-    print(report.describe_skipped(clean.skipped, evaluation.num_images(clean.condition)))
+    print(report.describe_skipped(clean.skipped, about.num_images[clean.condition]))
   print(report.describe_classes(clean))
   if len(rows) > 1:
-    title = f"{evaluation.corruptions_title}: accuracy in % by severity, {rows[-1].num_examples:,} images each"
+    title = f"{about.title}: accuracy in % by severity, {rows[-1].num_examples:,} images each"
     report.print_table(rows[1:], f"{title} (clean: {100 * clean.accuracy:.2f})")

@@ -1,7 +1,6 @@
 """What the report of a run is made of: its numbers, its certificates, its controls, and who computed it."""
 
 import dataclasses
-import datetime
 import hashlib
 import json
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from jax_sis.results.schema import kinds_of
 from jax_sis.results.store import Results
 from jax_sis.runs import setup
 from jax_sis.runs.config import FindConfig
-from jax_sis.runs.worker_records import WorkerRecord, read_workers
 from jax_sis.runtime.records import read_record
 from jax_sis.statistics.estimates import Estimate, share_of
 from jax_sis.studies.analysis.config import StudyConfig
@@ -99,7 +97,6 @@ class Inputs:
     certificates: by kind of subset.
     controls: what its leak controls say; None where there are none.
     no_controls: why there are none; empty where there are.
-    workers: who computed it, as far as they left a record.
   """
 
   store: Results
@@ -110,7 +107,6 @@ class Inputs:
   certificates: dict[str, Certificates]
   controls: Controls | None
   no_controls: str
-  workers: list[WorkerRecord]
 
   @property
   def spec(self) -> dict[str, Any]:
@@ -160,7 +156,6 @@ def read_inputs(
     certificates=count_certificates(store),
     controls=controls,
     no_controls=no_controls,
-    workers=read_workers(store.folder),
   )
 
 
@@ -247,8 +242,3 @@ def count_certificates(store: Results) -> dict[str, Certificates]:
       is_minimal=shares.get("is_minimal"),
     )
   return found
-
-
-def seconds_of(worker: WorkerRecord) -> float:
-  started, updated = map(datetime.datetime.fromisoformat, (worker.started, worker.updated))
-  return (updated - started).total_seconds()

@@ -1,22 +1,20 @@
 """Where the numbers of a report come from: its last section."""
 
+import datetime
 import math
 from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import Element
 
 from jax_sis.display import page
-from jax_sis.report.inputs import Inputs, seconds_of
-from jax_sis.report.words import name_data, tell_count, tell_seconds
-from jax_sis.runs.status import describe_search
-from jax_sis.runs.worker_records import FINISHED
+from jax_sis.report.inputs import Inputs
+from jax_sis.report.words import name_data, tell_count
+from jax_sis.runs.status import describe_search, read_times
 from jax_sis.runtime import provenance
-
-MAX_WORKERS_SHOWN = 32
 
 
 def make_section(inputs: Inputs, *, command: str) -> Element:
-  """Model, data, search, machines, time, versions and commands."""
+  """Model, data, search, time, versions and commands."""
   analysis, model = inputs.analysis, inputs.spec["model"]
   versions = inputs.spec["versions"]
   answer = (
@@ -54,8 +52,6 @@ def make_section(inputs: Inputs, *, command: str) -> Element:
   blocks = [
     page.section(heading, level=3, blocks=[page.description(facts)]) for heading, facts in parts.items() if facts
   ]
-  if inputs.workers:
-    blocks.insert(3, make_workers_table(inputs))
   return page.section("Where this comes from", answer=answer, blocks=blocks, name="provenance")
 
 
@@ -88,33 +84,12 @@ def describe_fill(spec: Mapping[str, Any]) -> str:
 
 
 def describe_time(inputs: Inputs) -> str:
-  workers = inputs.workers
-  if not workers:
-    return "the wall time is not known, since no worker left a record"
-  seconds = tell_seconds(sum(seconds_of(worker) for worker in workers))
-  num_images = sum(worker.num_images for worker in workers)
-  whose = "the record of 1 worker" if len(workers) == 1 else f"the records of {len(workers)} workers together"
-  text = f"it took {seconds}, by {whose}"
-  if num_images < inputs.analysis.num_finished:
-    text += f", which are of {tell_count(num_images, 'image')} only"
-  return text
-
-
-def make_workers_table(inputs: Inputs) -> Element:
-  shown = inputs.workers[:MAX_WORKERS_SHOWN]
-  rows = [
-    [
-      f"{worker.host} pid {worker.pid}" + (f", part {worker.shard}" if worker.shard else ""),
-      worker.started,
-      worker.state if worker.state == FINISHED or not worker.message else f"{worker.state}: {worker.message}",
-      tell_count(worker.num_images),
-      tell_seconds(seconds_of(worker)),
-    ]
-    for worker in shown
-  ]
-  num_more = len(inputs.workers) - len(shown)
-  caption = "The processes that searched" + (f", the first ones; there are {num_more} more." if num_more else ".")
-  return page.table(caption, ("worker", "begun", "state", "images", "time"), rows, num_text_columns=3)
+  """When its images were found, as far as the files say so."""
+  times = read_times(inputs.store, inputs.store.done_units())
+  if times is None:
+    return "when it was made, a bucket does not say"
+  first, last = (datetime.datetime.fromtimestamp(time, datetime.UTC) for time in (times.min(), times.max()))
+  return f"by their dates, its files are of {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
 
 
 def describe_controls(inputs: Inputs) -> dict[str, str]:

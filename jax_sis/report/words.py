@@ -85,12 +85,5 @@ def find_left_out(analysis: RunAnalysis, beginning: str) -> list[str]:
   return [text for text in analysis.left_out if text.startswith(beginning)]
 
 
-def tell_seconds(seconds: float) -> str:
-  """`11 min 31 s`, `2 h 05 min`."""
-  minutes, rest = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
 def capitalise(text: str) -> str:
   return text[:1].upper() + text[1:]

@@ -20,28 +20,25 @@ from jax_sis.runs.long_runs import warn_of_long_run
 from jax_sis.runs.presets import describe_preset
 from jax_sis.runs.setup import Job, explain_out_of_memory
 from jax_sis.runs.shared_storage import warn_of_local_folder
+from jax_sis.runs.shards import Shard
 from jax_sis.runs.table import GALLERY_FILE, describe_outcome, make_rows, make_summary, print_header, print_rows
 from jax_sis.runs.unit_search import UnitSearch, read_images
-from jax_sis.runs.workers import Heartbeat, Shard
 from jax_sis.runtime import devices
 from jax_sis.runtime.progress import Progress
 
 # Longer tables are left to summary.csv.
 MAX_PRINTED_IMAGES = 512
-# Launches before a worker looks again at what others have done.
-LAUNCHES_A_ROUND = 8
 # Finished images that are compared with those at hand before a run goes on, spread over it.
 NUM_COMPARED = 256
 ALL_UNITS = Shard(index=0, count=1)
 
 
-def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = False) -> str:
+def find(config: FindConfig, *, shard: Shard | None = None) -> str:
   """Runs or resumes a search over a set of images; prints the table, writes gallery, results and summary.
 
   Args:
     config: what to search, see FindConfig.
     shard: the part of the units that this worker does; None for all that are left.
-    takes_over: once its own part is done, the worker goes on with what others have left.
 
   Returns:
     The folder of the results, as given.
@@ -54,10 +51,10 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
   job, store = begin(config, shard)
   if len(missing_units(store)):
     with explain_out_of_memory(job):
-      Worker(job, store, part, is_printed=is_printed(job.num_images)).run(takes_over=takes_over)
+      Worker(job, store, is_printed=is_printed(job.num_images)).run(part.select(missing_units(store)))
   num_left = store.num_images - len(store.done_images())
   if num_left:
-    print(f"This worker's part is done; {num_left} images of other workers are not. `jax-sis status` shows them.")
+    print(f"This worker's part is done; {num_left} images of other workers are not. `jax-sis status` counts them.")
   else:
     write_outcome(job, store)
   return config.out
@@ -155,38 +152,19 @@ def describe_draws(job: Job) -> str:
 
 
 class Worker:
-  """One process at work on a run: it reads, searches and stores the units of its part, and prints them if asked."""
+  """One process at work on a run: it reads, searches and stores units, and prints them if asked."""
 
-  def __init__(self, job: Job, store: results.Results, shard: Shard, *, is_printed: bool):
+  def __init__(self, job: Job, store: results.Results, *, is_printed: bool):
     self._job = job
     self._store = store
-    self._shard = shard
     self._is_printed = is_printed
 
-  def run(self, *, takes_over: bool) -> None:
-    """Does this worker's units, and with `takes_over` then those that others have left."""
-    job, store = self._job, self._store
-    own = self._shard.select(missing_units(store))
-    num_images = count_images(store, own)
-    with (
-      Progress("compiling", total=num_images, unit="image") as self._progress,
-      Heartbeat(store.folder, self._shard) as self._heartbeat,
-    ):
-      search = UnitSearch(job)
+  def run(self, units: Int[np.ndarray, "U"]) -> None:
+    """Does these units, in their order."""
+    with Progress("compiling", total=count_images(self._store, units), unit="image") as self._progress:
+      search = UnitSearch(self._job)
       self._progress.restart("search")
-      search.run(own, self._store_unit)
-      while takes_over:
-        units = self._next_of_others()
-        if not len(units):
-          break
-        search.run(units, self._store_unit)
-
-  def _next_of_others(self) -> Int[np.ndarray, "U"]:
-    """Some units that nobody has done yet; each worker starts at a place of its own, so that two rarely do the same."""
-    missing = missing_units(self._store)
-    turned = np.roll(missing, -len(missing) * self._shard.index // self._shard.count)
-    num_launched = LAUNCHES_A_ROUND * self._job.launch_size
-    return turned[: max(1, num_launched // self._job.unit_size)]
+      search.run(units, self._store_unit)
 
   def _store_unit(self, unit: int, rows: dict[str, np.ndarray]) -> None:
     self._store.write_unit(unit, rows)
@@ -194,7 +172,6 @@ class Worker:
       names = self._job.class_names
       print_rows(make_rows(rows, names, num_features=self._job.num_features), names)
     self._progress.advance(len(rows["id"]))
-    self._heartbeat.advance(len(rows["id"]))
 
 
 def missing_units(store: results.Results) -> Int[np.ndarray, "U"]:

@@ -15,8 +15,8 @@ from jax_sis.runs.setup import (
   make_job,
   read_stored_spec,
 )
+from jax_sis.runs.shards import Shard
 from jax_sis.runs.unit_search import read_launches
-from jax_sis.runs.workers import Shard
 from jax_sis.runtime import devices
 
 

@@ -2,36 +2,28 @@
 
 import collections
 import dataclasses
-import datetime
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from rich.console import Console
 
 from jax_sis import results
 from jax_sis.core.subsets import Status
 from jax_sis.results import schema
 from jax_sis.results.schema import KIND_TITLES, NOT_SEARCHED, STATUS_NAMES
-from jax_sis.runs import worker_records
 from jax_sis.runs.config import describe_precision
-from jax_sis.runs.worker_records import DEAD, LOST, RUNNING, SILENT, WorkerRecord
-from jax_sis.runs.workers import RATE_SECONDS, Shard, parse_shard
 from jax_sis.runtime.progress import format_seconds
 
-MAX_WORKERS_SHOWN = 32
-MAX_PARTS_SHOWN = 16
 MAX_REASONS_SHOWN = 5
 MAX_IDS_SHOWN = 3
-# What a state that a reader finds means for the worker.
-JUDGEMENTS = {
-  DEAD: "its process is gone",
-  SILENT: "its process is there, but cannot write",
-  LOST: "on another machine, where it is dead or cannot write",
-}
+RATE_SECONDS = 180.0
+# Who has stored nothing for so many times as long as the rate is of is not taken to be at work.
+NUM_QUIET = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,25 +32,23 @@ class State:
 
   Attributes:
     store: the run.
-    now: the time.
+    now: the time, in seconds since 1970.
     done_units: the finished units.
+    times: when each of these was stored; in a bucket, which does not say, when this command first saw it.
     damaged_units: finished units that cannot be read.
     statuses: for each kind of subset, how many images have which status.
     reasons: for each reason why images could not be searched, how many there are and the first ids.
     non_finite: how many images gave a number that is not finite, and the first ids.
-    workers: the records of the workers.
-    damaged_records: the names of those that cannot be read.
   """
 
   store: results.Results
-  now: datetime.datetime
+  now: float
   done_units: Int[np.ndarray, "U"]
+  times: Float[np.ndarray, "U"]
   damaged_units: Int[np.ndarray, "V"]
   statuses: dict[str, dict[str, int]]
   reasons: dict[str, tuple[int, list[str]]]
   non_finite: tuple[int, list[str]]
-  workers: list[WorkerRecord]
-  damaged_records: list[str]
 
   @property
   def num_done(self) -> int:
@@ -69,13 +59,24 @@ class State:
     return np.setdiff1d(np.arange(self.store.num_units), self.done_units)
 
   @property
-  def running(self) -> list[WorkerRecord]:
-    return [worker for worker in self.workers if worker.state == RUNNING]
+  def idle_seconds(self) -> float | None:
+    """Since the last unit was stored; None where there is none, or nobody knows."""
+    if self.store.folder.path is None or not len(self.times):
+      return None
+    return max(self.now - self.times.max(), 0.0)
 
   @property
-  def rate(self) -> float:
-    """Images a second by all workers; 0 where nobody knows."""
-    return sum(worker.rate or 0 for worker in self.running)
+  def rate(self) -> float | None:
+    """Images a second since RATE_SECONDS before the last, or the last before that; None where there is no work."""
+    if not len(self.times):
+      return None
+    last = self.times.max()
+    # Units that take long, and several devices that end theirs together, have no two within that time.
+    earlier = self.times[self.times <= last - RATE_SECONDS]
+    start = earlier.max() if len(earlier) else self.times.min()
+    is_quiet = self.now - last > NUM_QUIET * max(last - start, RATE_SECONDS)
+    later = self.done_units[self.times > start]
+    return None if is_quiet or not len(later) else count_images(self.store, later) / (max(self.now, last) - start)
 
 
 def status(run_dir: str, *, watch_seconds: float | None = None, is_json: bool = False) -> None:
@@ -89,8 +90,9 @@ def status(run_dir: str, *, watch_seconds: float | None = None, is_json: bool = 
     raise ValueError(f"--watch must be positive, got {watch_seconds}.")
   store = results.open(run_dir)
   console = Console()
+  state = None
   while True:
-    state = read_state(store)
+    state = read_state(store, state)
     if watch_seconds is not None and not is_json:
       console.clear()
     print(json.dumps(state_to_json(state)) if is_json else describe_state(state), flush=True)
@@ -101,8 +103,15 @@ def status(run_dir: str, *, watch_seconds: float | None = None, is_json: bool = 
       print(flush=True)
 
 
-def read_state(store: results.Results) -> State:
-  done_units = store.done_units()
+def read_state(store: results.Results, before: State | None = None) -> State:
+  """The state now; `before` is what this command saw last."""
+  now, done_units = time.time(), store.done_units()
+  times = read_times(store, done_units)
+  if times is None:
+    times = np.full(len(done_units), now)
+    if before is not None:
+      _, here, there = np.intersect1d(done_units, before.done_units, return_indices=True)
+      times[here] = before.times[there]
   answers = schema.kinds_of(store.fields)
   names = [f"{answer}_status" for answer in answers]
   columns, damaged_units = read_columns(store, names, done_units)
@@ -115,15 +124,30 @@ def read_state(store: results.Results) -> State:
   reasons, damaged_reasons = read_reasons(store, indices[columns[names[0]] == NOT_SEARCHED])
   return State(
     store=store,
-    now=datetime.datetime.now(datetime.UTC),
+    now=now,
     done_units=done_units,
+    times=times,
     damaged_units=np.union1d(damaged_units, damaged_reasons),
     statuses=statuses,
     reasons=reasons,
     non_finite=(int((~is_finite).sum()), read_ids(store, indices[~is_finite])),
-    workers=worker_records.read_workers(store.folder),
-    damaged_records=worker_records.find_damaged(store.folder),
   )
+
+
+def read_times(store: results.Results, units: Int[np.ndarray, "U"]) -> Float[np.ndarray, "U"] | None:
+  """When these units were stored, in seconds since 1970, by the dates of their flags; None in a bucket."""
+  if store.folder.path is None:
+    return None
+  names = [store.chunk_name(results.DONE, unit) for unit in units.tolist()]
+  return np.array([date_of(os.path.join(store.folder.path, name)) for name in names], float)
+
+
+def date_of(path: str) -> float:
+  try:
+    return os.stat(path).st_mtime
+  except FileNotFoundError:
+    # Not done any more, since it was found to be damaged.
+    return 0.0
 
 
 def read_columns(
@@ -183,32 +207,20 @@ def state_to_json(state: State) -> dict[str, Any]:
     "is_finished": not num_left,
     "num_units": store.num_units,
     "num_missing_units": len(missing),
-    "images_per_second": state.rate or None,
+    "images_per_second": state.rate,
     "seconds_left": num_left / state.rate if num_left and state.rate else None,
-    "workers": [
-      {**dataclasses.asdict(worker), "seconds_since_seen": seconds_since(worker.updated, state.now)}
-      for worker in state.workers
-    ],
-    "parts": [
-      {"shard": str(shard), "num_missing_units": count, "state": what} for shard, count, what in missing_parts(state)
-    ],
+    "seconds_since_stored": state.idle_seconds,
     "statuses": state.statuses,
     "not_searched": {reason: {"num_images": count, "ids": ids} for reason, (count, ids) in state.reasons.items()},
     "non_finite": {"num_images": state.non_finite[0], "ids": state.non_finite[1]},
     "damaged_units": state.damaged_units.tolist(),
-    "damaged_records": state.damaged_records,
   }
-
-
-def seconds_since(time_text: str, now: datetime.datetime) -> float:
-  return max((now - datetime.datetime.fromisoformat(time_text)).total_seconds(), 0)
 
 
 def describe_state(state: State) -> str:
   blocks = [
     describe_run(state.store.folder.location, state.store.spec),
     describe_progress(state),
-    describe_workers(state),
     describe_missing(state),
     describe_answers(state),
     describe_failures(state),
@@ -252,14 +264,18 @@ def describe_search(settings: Mapping[str, Any], threshold: float) -> str:
 
 
 def describe_progress(state: State) -> list[str]:
-  """One line: images done, speed and time left."""
+  """One line: images done, speed and time left, and when something was stored."""
   num_images, num_done = state.store.num_images, state.num_done
   line = f"{num_done} of {num_images} images done ({percentage(num_done, num_images)})"
   if num_done == num_images:
     return [f"{line}; the run is finished"]
   if state.rate:
-    return [f"{line}, {state.rate:.3g} images/s, {format_seconds((num_images - num_done) / state.rate)} left"]
-  return [f"{line}, time left unknown" if state.running else f"{line}; no worker is running"]
+    line += f", {state.rate:.3g} images/s, {format_seconds((num_images - num_done) / state.rate)} left"
+  elif state.store.folder.path is None:
+    line += "; how fast it goes, --watch sees"
+  if state.idle_seconds is not None:
+    line += f"; the last were stored {format_seconds(state.idle_seconds)} ago"
+  return [line]
 
 
 def percentage(part: int, whole: int) -> str:
@@ -267,69 +283,13 @@ def percentage(part: int, whole: int) -> str:
   return f"{1000 * part // whole / 10:.1f}%"
 
 
-def describe_workers(state: State) -> list[str]:
-  """A line for each worker: those running, by part, then the others, latest first."""
-  rest = sorted((worker for worker in state.workers if worker not in state.running), key=lambda worker: worker.updated)
-  ordered = [*sorted(state.running, key=part_of), *reversed(rest)]
-  lines = [describe_worker(worker, state.now) for worker in ordered[:MAX_WORKERS_SHOWN]]
-  num_more = len(ordered) - len(lines)
-  lines += more(num_more, "workers")
-  if state.damaged_records:
-    names = ", ".join(state.damaged_records[:MAX_IDS_SHOWN])
-    lines.append(f"  {plural(len(state.damaged_records), 'record')} cannot be read, such as {names}")
-  return ["workers:", *lines] if lines else []
-
-
-def part_of(worker: WorkerRecord) -> int:
-  return parse_shard(worker.shard).index if worker.shard else 0
-
-
-def describe_worker(worker: WorkerRecord, now: datetime.datetime) -> str:
-  part = f" part {worker.shard}" if worker.shard else ""
-  rate = f", {worker.rate:.3g} images/s" if worker.rate and worker.state == RUNNING else ""
-  judgement = f" ({JUDGEMENTS[worker.state]})" if worker.state in JUDGEMENTS else ""
-  # Records of older versions do not say when.
-  advanced = worker.advanced or (None if worker.num_images else worker.started)
-  idle = seconds_since(advanced, now) if advanced else 0
-  slow = f", slow: none finished for {format_seconds(idle)}" if worker.state == RUNNING and idle > RATE_SECONDS else ""
-  message = f": {worker.message}" if worker.message else ""
-  return (
-    f"  {worker.host} pid {worker.pid}{part}: {worker.state}{judgement}, {worker.num_images} images{rate}{slow}, "
-    f"seen {format_seconds(seconds_since(worker.updated, now))} ago{message}"
-  )
-
-
 def describe_missing(state: State) -> list[str]:
-  """What is not done, by part if the workers have parts, and how to finish what no worker is doing."""
+  """What is not done."""
   missing = state.missing_units
   if not len(missing):
     return []
-  lines = [f"missing: {plural(len(missing), 'unit')}, {count_images(state.store, missing)} images"]
-  if find_num_parts(state.workers) is None:
-    return lines if state.running else [*lines, "  the same command goes on where it stopped"]
-  parts = missing_parts(state)
-  for shard, num_missing, what in parts[:MAX_PARTS_SHOWN]:
-    help_text = "" if what == RUNNING else f"; finish it by --shard {shard}, or --take-over on another worker"
-    lines.append(f"  part {shard}: {plural(num_missing, 'unit')}, {what}{help_text}")
-  return [*lines, *more(len(parts) - MAX_PARTS_SHOWN, "parts")]
-
-
-def missing_parts(state: State) -> list[tuple[Shard, int, str]]:
-  """The parts that are not finished, how many units each lacks and what its worker does; those at work come last."""
-  num_parts = find_num_parts(state.workers) or 0
-  # A part's latest record counts, since its worker may have been restarted.
-  states = {worker.shard: worker.state for worker in sorted(state.workers, key=lambda worker: worker.updated)}
-  states |= {worker.shard: worker.state for worker in state.running}
-  shards = [Shard(index, num_parts) for index in range(num_parts)]
-  parts = [(shard, len(shard.select(state.missing_units)), states.get(str(shard), "not started")) for shard in shards]
-  return sorted((part for part in parts if part[1]), key=lambda part: part[2] == RUNNING)
-
-
-def find_num_parts(records: Sequence[WorkerRecord]) -> int | None:
-  """Into how many parts the run is divided, by a running worker or else the latest; None if it is not divided."""
-  latest = sorted(records, key=lambda worker: (worker.state == RUNNING, worker.updated))
-  shards = [worker.shard for worker in latest]
-  return parse_shard(shards[-1]).count if shards and shards[-1] is not None else None
+  line = f"missing: {plural(len(missing), 'unit')}, {count_images(state.store, missing)} images"
+  return [line if state.rate else f"{line}; if nobody is at work, the same command goes on where it stopped"]
 
 
 def describe_answers(state: State) -> list[str]:

@@ -16,7 +16,6 @@ from jax_sis.runs.options import VerifyOptions
 from jax_sis.runs.setup import Job, make_job_again
 from jax_sis.runs.table import GALLERY_FILE, make_summary
 from jax_sis.runs.unit_search import UnitSearch, read_images
-from jax_sis.runs.worker_records import find_damaged
 from jax_sis.runtime.progress import Progress
 
 # Images whose rows are in memory at the same time.
@@ -47,7 +46,7 @@ def verify(
 ) -> bool:
   """Checks every finished unit of a run and the files beside them, and computes some units again.
 
-  Damaged units are marked as not done, and damaged records of workers and what killed ones left are removed.
+  Damaged units are marked as not done, and what killed workers left is removed.
 
   Args:
     directory: the run's folder, see `results.open_folder`.
@@ -96,9 +95,8 @@ def verify(
     unmark(store, damaged, is_report_only=is_report_only)
   is_whole = not damages and len(done) == store.num_units
   files = find_damaged_files(job, store, is_whole=is_whole)
-  records = find_damaged(store.folder)
-  describe_files(store, files, records, is_report_only=is_report_only)
-  return not (damaged or files or records)
+  describe_files(store, files, is_report_only=is_report_only)
+  return not (damaged or files)
 
 
 def find_damages(
@@ -302,20 +300,14 @@ def find_damaged_files(job: Job, store: results.Results, *, is_whole: bool) -> d
   return damages
 
 
-def describe_files(
-  store: results.Results, files: Mapping[str, str], records: Sequence[str], *, is_report_only: bool
-) -> None:
+def describe_files(store: results.Results, files: Mapping[str, str], *, is_report_only: bool) -> None:
   """Says which files are damaged and what mends them, and removes what mends itself by that."""
   for name, reason in files.items():
     print(f"{name} {reason}; the same `jax-sis find` as before writes it again.")
-  for name in records:
-    print(f"{name} cannot be read; it is a worker's record, without which the results are whole.")
   if is_report_only:
     return
   try:
-    for name in records:
-      store.folder.delete(name)
-    num_removed = len(records) + store.folder.remove_leftovers()
+    num_removed = store.folder.remove_leftovers()
   except results.StorageError as error:
     print(f"What workers left could not be removed: {error}")
     return

@@ -1,20 +1,26 @@
 """Work on a Ray cluster: one worker for the devices of each host, replaced when it dies, also on hosts that join later.
 
 Ray finds the hosts and their devices, starts the workers, and says which of them died. Who uses this says what a worker
-is and which tasks are left; a task that a dead worker had goes back to that list.
+is and which units are left; those that a dead worker had go to others.
 """
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import importlib
+import io
+import math
 import os
 import signal
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from jax_sis.runtime import interrupts
+from jax_sis.runtime import devices, interrupts
+from jax_sis.runtime.progress import Progress
 
 # Ray's names of devices. The first of them that the cluster has does the work.
 RESOURCES = ("TPU", "GPU", "CPU")
@@ -22,7 +28,6 @@ POLL_SECONDS = 2.0
 # As long as Ray may take to notice that a driver is dead, and to let go of its name.
 CLAIM_SECONDS = 20.0
 PROBE_SECONDS = 5.0
-CLOSE_SECONDS = 5.0
 QUIET_SECONDS = 60.0
 NAMESPACE = "jax_sis"
 # How a client of HTTP/2, in which Ray speaks, begins: with these words and a frame of settings, here an empty one. A
@@ -31,67 +36,120 @@ GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 
 FRAME_HEAD_BYTES, FRAME_TYPE_AT, SETTINGS_TYPE = 9, 3, 4
 # Of the variables that a worker gets as the driver has them.
 PASSED = ("JAX_", "XLA_")
+# What a host gets at a time, once it is known how long its units take: it drains its devices after each task.
+TASK_SECONDS = 30.0
+# Workers that one task may end before it is taken to be the reason.
+MAX_LOSSES = 5
+
+Task = tuple[int, ...]
+
+
+class About(Protocol):
+  """What a worker says of itself.
+
+  Attributes:
+    spec: what fixes what it finds, in JSON types, the same on all hosts.
+    num_first: units of its first task on a cluster.
+  """
+
+  @property
+  def spec(self) -> Mapping[str, Any]: ...
+
+  @property
+  def num_first(self) -> int: ...
 
 
 class Worker(Protocol):
-  """What a host does; it is made there."""
+  """What does the work; it is made where that is to be done."""
 
-  def __call__(self, task: Any) -> Any: ...
+  @property
+  def about(self) -> About: ...
 
-  def close(self) -> None: ...
-
-
-class Tasks(Protocol):
-  """What is to be done."""
-
-  def take(self, num_hosts: int) -> Any | None:
-    """The next task for one of so many hosts; None if there is none now."""
+  def get_ready(self) -> None:
+    """Called before units are to be done, once or again: compiles what is to be compiled."""
     ...
 
-  def put_back(self, task: Any) -> None:
-    """Takes back a task whose worker died; ValueError if that happens to it again and again."""
+  def __call__(self, units: Sequence[int], advance_fn: Callable[[int], Any]) -> Iterator[tuple[int, Any]]:
+    """The units, and what it found of each; `advance_fn` is told how much is done meanwhile."""
     ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
-  """What one host returned.
+class Done:
+  """What a host did with a task.
 
   Attributes:
-    host: its name.
-    task: what it was given; None where it has just begun.
-    value: what the worker returned, or what `make_fn` returned beside it.
+    text: what it printed.
+    found: of each unit.
+    amount: how much that is, as `advance_fn` was told.
+    seconds: how long it took.
   """
 
-  host: str
-  task: Any
-  value: Any
+  text: str
+  found: list[tuple[int, Any]]
+  amount: int
+  seconds: float
 
 
 @dataclasses.dataclass(kw_only=True)
 class Host:
-  """A host of the cluster; `future` is what its worker does now, None if it waits, and `task` which task that is."""
+  """A host of the cluster; `future` is what its worker does now, None if it waits, and `task` which units that is."""
 
   name: str
   worker: Any
   future: Any
-  task: Any | None = None
+  task: Task | None = None
 
 
 class RemoteWorker:
   """The actor of a host."""
 
-  def open(self, make_fn: Callable[[int], tuple[Worker, Any]], num_devices: int) -> Any:
-    with plain_errors():
-      self._worker, opened = make_fn(num_devices)
-    return opened
+  def open(self, make_fn: Callable[[], Worker], cwd: str, num_devices: int) -> tuple[str, About]:
+    """Makes the worker; what that printed, and what it says of itself."""
+    # Relative paths are those of the driver's folder, where the host has it.
+    if os.path.isdir(cwd):
+      os.chdir(cwd)
+    devices.use_one_cpu_device_per_core(num_devices)
+    devices.use_compilation_cache()
+    with plain_errors(), contextlib.redirect_stdout(io.StringIO()) as text:
+      self._worker = make_fn()
+      return text.getvalue(), self._worker.about
 
-  def work(self, task: Any) -> Any:
-    with plain_errors():
-      return self._worker(task)
+  def work(self, task: Task) -> Done:
+    started, amounts = time.monotonic(), []
+    with plain_errors(), contextlib.redirect_stdout(io.StringIO()) as text:
+      self._worker.get_ready()
+      found = list(self._worker(task, amounts.append))
+    return Done(text=text.getvalue(), found=found, amount=sum(amounts), seconds=time.monotonic() - started)
 
-  def close(self) -> None:
-    self._worker.close()
+
+class TaskQueue:
+  """Units that no host has, in tasks."""
+
+  def __init__(self, units: Sequence[int], num_first: int):
+    self._left = collections.deque(units)
+    self._at_most = num_first
+    self._num_losses: collections.Counter[int] = collections.Counter()
+
+  def take(self, num_hosts: int) -> Task | None:
+    """Some units for one of so many hosts, fewer towards the end, so that all end together; None if none are left."""
+    count = min(math.ceil(len(self._left) / (2 * num_hosts)), self._at_most)
+    return tuple(self._left.popleft() for _ in range(count)) or None
+
+  def finish(self, task: Task, seconds: float) -> None:
+    """Notes how long a task took."""
+    self._at_most = max(1, int(len(task) * TASK_SECONDS / max(seconds, 1e-9)))
+
+  def put_back(self, task: Task) -> None:
+    """Takes back what a dead worker had; ValueError if that has ended several."""
+    self._num_losses[task[0]] += 1
+    if self._num_losses[task[0]] >= MAX_LOSSES:
+      raise ValueError(
+        f"workers must outlive their work, but {MAX_LOSSES} of them died of what begins with unit {task[0]}; the logs "
+        "of Ray say why (/tmp/ray/session_latest/logs on the host), and memory is the likeliest: begin anew with a "
+        "smaller --batch."
+      )
+    self._left.extendleft(reversed(task))
 
 
 @contextlib.contextmanager
@@ -108,8 +166,8 @@ class Claim:
 
 
 @contextlib.contextmanager
-def connect(address: str | None, *, claim: str) -> Iterator["Cluster"]:
-  """The cluster of this address, and nobody else's work on what `claim` names; ends this driver's workers afterwards.
+def connect(address: str | None, *, claim: str) -> Iterator[Any]:
+  """Ray at this address, where nobody else works on what `claim` names; ends this driver's workers afterwards.
 
   Args:
     address: HOST:PORT of the head; None for the cluster that this machine belongs to, or else one of its own.
@@ -140,7 +198,7 @@ def connect(address: str | None, *, claim: str) -> Iterator["Cluster"]:
     # A process that a signal ends runs nothing else of what stands here.
     stack.enter_context(interrupts.on_interrupt(ray.shutdown))
     held = hold_claim(ray, claim)
-    yield Cluster(ray)
+    yield ray
     del held
 
 
@@ -196,74 +254,103 @@ def hold_claim(ray: Any, claim: str) -> Any:
 
 
 class Cluster:
-  """The hosts that Ray knows and what they do."""
+  """The hosts that Ray knows and what they do; when it is made, it waits for the first to have opened its worker.
 
-  def __init__(self, ray: Any):
+  Args:
+    ray: as `connect` gives it.
+    make_fn: makes a worker on its host.
+    num_devices: for each; None for as many as Ray gives it.
+
+  Raises:
+    ValueError: what `make_fn` raises, with the host's name in front.
+  """
+
+  def __init__(self, ray: Any, make_fn: Callable[[], Worker], *, num_devices: int | None):
     self._ray = ray
+    self._make_fn = make_fn
+    self._num_devices = num_devices
     self._hosts: dict[str, Host] = {}
+    self._about: About | None = None
+    self._queue = TaskQueue((), 1)
+    self._log_fn: Callable[[str], object] = functools.partial(print, file=sys.stderr, flush=True)
+    self._heard = time.monotonic()
+    while self._about is None:
+      self._turn()
 
-  def run(
-    self,
-    make_fn: Callable[[int], tuple[Worker, Any]],
-    tasks: Tasks,
-    *,
-    log_fn: Callable[[str], None],
-  ) -> Iterator[Outcome]:
-    """Makes a worker on each host, and hands out tasks until none are left or with workers.
+  @property
+  def about(self) -> About:
+    """What the first worker says of itself."""
+    assert self._about is not None
+    return self._about
 
-    Args:
-      make_fn: makes a worker on its host, of the number of devices that Ray gives it; and a value to be yielded here.
-      tasks: what is to be done; asked whenever a worker waits.
-      log_fn: is told of hosts that come and go.
-
-    Yields:
-      First of each host what `make_fn` returned, then what its tasks did, as they end.
+  def run(self, units: Sequence[int], progress: Progress, title: str) -> Iterator[tuple[int, Any]]:
+    """As for `engines.Workers`; a unit whose worker died is found by another.
 
     Raises:
       Exception: what a worker raised, with the host's name in front if it is a ValueError.
     """
-    heard = time.monotonic()
-    while True:
-      self._add_hosts(make_fn)
-      opened = [host for host in self._hosts.values() if host.future is None or host.task is not None]
-      for host in opened:
-        if host.future is None and (task := tasks.take(len(opened))) is not None:
-          host.task, host.future = task, host.worker.work.remote(task)
-      busy = {host.future: name for name, host in self._hosts.items() if host.future is not None}
-      if opened and not any(host.task is not None for host in opened):
-        break
-      if not opened and time.monotonic() - heard > QUIET_SECONDS:
-        heard = time.monotonic()
-        log_fn("No host is at work yet; `ray status` shows which there are, and who has their devices.")
-      if not busy:
-        time.sleep(POLL_SECONDS)
-        continue
-      for future in self._ray.wait(list(busy), timeout=POLL_SECONDS)[0]:
-        outcome = self._receive(busy[future], tasks, log_fn)
-        if outcome is not None:
-          yield outcome
-    self._close()
+    self._queue, self._log_fn = TaskQueue(units, self.about.num_first), progress.log
+    progress.restart(title)
+    num_left = len(units)
+    while num_left:
+      for done in self._turn():
+        print(done.text, end="", flush=True)
+        progress.advance(done.amount)
+        num_left -= len(done.found)
+        yield from done.found
 
-  def _receive(self, name: str, tasks: Tasks, log_fn: Callable[[str], None]) -> Outcome | None:
-    """What a host has returned; None if its worker is dead."""
+  def _turn(self) -> list[Done]:
+    """Gives work to whoever waits, and returns what was done until then, or some seconds later."""
+    self._add_hosts()
+    opened = [host for host in self._hosts.values() if host.future is None or host.task is not None]
+    for host in opened:
+      if host.future is None and (task := self._queue.take(len(opened))) is not None:
+        host.task, host.future = task, host.worker.work.remote(task)
+    if not opened and time.monotonic() - self._heard > QUIET_SECONDS:
+      self._heard = time.monotonic()
+      self._log_fn("No host is at work yet; `ray status` shows which there are, and who has their devices.")
+    busy = {host.future: name for name, host in self._hosts.items() if host.future is not None}
+    if not busy:
+      time.sleep(POLL_SECONDS)
+      return []
+    ready, _ = self._ray.wait(list(busy), timeout=POLL_SECONDS)
+    return [done for future in ready if (done := self._receive(busy[future])) is not None]
+
+  def _receive(self, name: str) -> Done | None:
+    """What a host did; None if it has only opened its worker, or that is dead."""
     host, errors = self._hosts[name], self._ray.exceptions
     try:
       value = self._ray.get(host.future)
     except (errors.RayActorError, errors.ActorUnschedulableError, errors.NodeDiedError):
       del self._hosts[name]
-      log_fn(f"The worker of {host.name} is gone; its work goes to others.")
+      self._log_fn(f"The worker of {host.name} is gone; its work goes to others.")
       if host.task is not None:
-        tasks.put_back(host.task)
+        self._queue.put_back(host.task)
       return None
     except errors.RayTaskError as error:
       if isinstance(error.cause, ValueError):
         raise ValueError(f"on {host.name}: {error.cause}") from error
       raise
-    outcome = Outcome(host=host.name, task=host.task, value=value)
-    host.task = host.future = None
-    return outcome
+    task, host.task, host.future = host.task, None, None
+    if task is None:
+      self._note_opened(host, *value)
+      return None
+    self._queue.finish(task, value.seconds)
+    return value
 
-  def _add_hosts(self, make_fn: Callable[[int], tuple[Worker, Any]]) -> None:
+  def _note_opened(self, host: Host, text: str, about: About) -> None:
+    """Compares what a host is with the first one; ValueError where it would find something else."""
+    if self._about is None:
+      print(text, end="", flush=True)
+      self._about = about
+    here, there = about.spec, self._about.spec
+    others = sorted(name for name in {*here, *there} if here.get(name) != there.get(name))
+    if others:
+      told = "; ".join(f"{name} {here.get(name)!r} and not {there.get(name)!r}" for name in others)
+      raise ValueError(f"all hosts must find the same, but {host.name} has {told}; make them alike, or leave it out.")
+    self._log_fn(f"{host.name} is at work.")
+
+  def _add_hosts(self) -> None:
     """Starts a worker on each host with devices that has none, be it new or its worker dead."""
     ray = self._ray
     nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -279,11 +366,5 @@ class Cluster:
         runtime_env={"env_vars": passed},
         **({"num_cpus": 0} | asked),
       )(RemoteWorker).remote()
-      future = worker.open.remote(make_fn, int(count))
+      future = worker.open.remote(self._make_fn, os.getcwd(), self._num_devices or int(count))
       self._hosts[name] = Host(name=f"{node['NodeManagerHostname']} ({name[:6]})", worker=worker, future=future)
-
-  def _close(self) -> None:
-    """Lets idle workers say that they are done."""
-    futures = [host.worker.close.remote() for host in self._hosts.values() if host.future is None]
-    if futures:
-      self._ray.wait(futures, num_returns=len(futures), timeout=CLOSE_SECONDS)

@@ -24,6 +24,7 @@ from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.options import BenchOptions, ExportOptions, PlanOptions, StatusOptions, VerifyOptions
 from jax_sis.runtime.command_line import FolderCommand, command_line
+from jax_sis.runtime.engines import Engine
 from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.clusters.config import ClustersConfig, ShortcutConfig
@@ -95,9 +96,10 @@ EVALUATE = EvaluateConfig(
   num_bins=5,
   level=0.9,
 )
+ON_RAY = Engine(engine="ray", address="head:6379")
 # Every command, each option with another value than its default.
 WRITTEN: list[tuple[Any, ...]] = [
-  ("find", FIND, WorkerOptions(shard="1/4", take_over=True)),
+  ("find", FIND, WorkerOptions(shard="1/4")),
   ("find", FIND, WorkerOptions(engine="ray", address="head:6379")),
   *(("find", FindConfig(out="o", **options), WorkerOptions()) for options in FIND_APART),
   ("plan", FIND, PlanOptions(num_workers=64, accelerator="v5e")),
@@ -119,8 +121,8 @@ WRITTEN: list[tuple[Any, ...]] = [
     run_dirs=("a", "b"), out="o", labels=("one", "input dropout"), thresholds=(), fraction=0.1, has_class_curves=True,
     seed=4,
   )),
-  ("attributions", AttributionsConfig(**IMAGES, seed=5, num_images=3, methods=("rise", "sis"), per_step=2)),
-  ("disjoint", DisjointConfig(**IMAGES, seed=6, num_images=3, per_step=2, max_subsets=4, is_minimised=True)),
+  ("attributions", AttributionsConfig(**IMAGES, seed=5, num_images=3, methods=("rise", "sis"), per_step=2), ON_RAY),
+  ("disjoint", DisjointConfig(**IMAGES, seed=6, num_images=3, per_step=2, max_subsets=4, is_minimised=True), ON_RAY),
   ("soundness", SoundnessConfig(**IMAGES, seed=6, num_images=3, per_step=2, num_classes=4, orders=("random",))),
   ("clusters", ClustersConfig(
     run_dir="a", out="o", kind="smallest", fraction=0.1, classes=("cat",), max_images=30, region=0.2, num_judged=5,
@@ -143,7 +145,7 @@ WRITTEN: list[tuple[Any, ...]] = [
     run_dirs=("a", "b"), out="o", labels=("one", "input dropout"), attributions=(), conditions=("noise", "images"),
     pool="p", pool_split="train", num_pool=9, num_images=3, num_draws=4, num_added=2, sizes=(1, 4), rate=0.5,
     batch_size=2, num_devices=1, seed=7, checkpoint="c", model_function="m:f", data_dir="d",
-  )),
+  ), ON_RAY),
   ("ranking", RankingConfig(
     **{name: value for name, value in IMAGES.items() if name not in ("patch", "threshold")}, seed=6, num_images=3,
     beside=("a.npy", "b"), region="square:1,2,3", completion="images", pool="p", pool_split="train", num_pooled=9,
@@ -159,7 +161,7 @@ WRITTEN: list[tuple[Any, ...]] = [
     run_dir="r", out="r.html", analysis="a", soundness="s", title="What's left", gallery=0, checkpoint="c",
     model_function="m:f", data_dir="d",
   )),
-  ("evaluate", EVALUATE),
+  ("evaluate", EVALUATE, ON_RAY),
   ("bench", BenchOptions(
     checkpoint_dir="c", model_function="m:f", batch_sizes=(1, 4), search="exact", per_step=2, num_steps=3, num_runs=4,
     num_devices=1, is_json=True,
@@ -217,8 +219,7 @@ def test_every_command_is_written_with_every_option():
 
 # What does not go together with what is written, or has a case of its own.
 LEFT_OUT = {
-  *(("find", option) for option in ("thorough", "distributed")),
-  *(("plan", option) for option in ("thorough",)),
+  *((name, "thorough") for name in ("find", "plan")),
   *(("evaluate", option) for option in ("subset-fraction", "random-fraction", "subset-seed")),
   *(("train", f"subset{rest}") for rest in ("", "-fraction", "-threshold", "-answer")),
   *(("reproduce", option) for option in ("plan", "summary", "data-dir", "data", "checkpoint", "until")),
@@ -310,7 +311,7 @@ def test_no_two_questions_share_a_folder():
 )
 def test_the_pixels_that_are_shown_are_written_and_read(subset: PixelSubset | None):
   config = EvaluateConfig(subset=subset)
-  assert parse(command_line("evaluate", config)) == (config,)
+  assert parse(command_line("evaluate", config)) == (config, Engine())
 
 
 def test_a_subset_that_no_options_make_is_refused():
@@ -339,11 +340,11 @@ def test_a_subset_that_no_options_make_is_refused():
     ("export r --to t.csv", (ExportOptions(run_dir="r", to="t.csv"),)),
     ("analyse a b", (StudyConfig(run_dirs=("a", "b")),)),
     ("analyse --class-curves a", (StudyConfig(run_dirs=("a",), has_class_curves=True),)),
-    ("attributions", (AttributionsConfig(),)),
-    ("disjoint", (DisjointConfig(),)),
-    ("holds a b", (HoldsConfig(run_dirs=("a", "b")),)),
+    ("attributions", (AttributionsConfig(), Engine())),
+    ("disjoint", (DisjointConfig(), Engine())),
+    ("holds a b", (HoldsConfig(run_dirs=("a", "b")), Engine())),
     ("report r", (ReportConfig(run_dir="r"),)),
-    ("evaluate", (EvaluateConfig(),)),
+    ("evaluate", (EvaluateConfig(), Engine())),
     ("bench", (BenchOptions(),)),
     ("train c.py --out o --set seed=1 --set batch_size=8", (
       TrainOptions(config="c.py", out="o", overrides=("seed=1", "batch_size=8")), SubsetOptions()

@@ -18,7 +18,7 @@ from jax_sis.runs import invariants, setup, verify
 from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.pools import hash_ids
-from jax_sis.runs.workers import Shard
+from jax_sis.runs.shards import Shard
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 NUM_POOLED = 16

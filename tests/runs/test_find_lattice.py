@@ -17,7 +17,7 @@ from jax_sis.runs import verify
 from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.runs.lattice import check_lattice, clear_lattice
 from jax_sis.runs.setup import make_job_again, read_inputs
-from jax_sis.runs.workers import Shard
+from jax_sis.runs.shards import Shard
 
 IDS = tuple(f"test_{number:05}" for number in range(6))
 OPTIONS: dict[str, Any] = {

@@ -15,7 +15,7 @@ import pytest
 from jax_sis import results
 from jax_sis.runs import find, first_launch, setup
 from jax_sis.runs.config import FindConfig
-from jax_sis.runs.workers import Shard
+from jax_sis.runs.shards import Shard
 from jax_sis.runtime.device_program import DeviceProgram, Launch
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
@@ -64,10 +64,10 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
 def run(tiny_checkpoint: str, tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
   """Runs `find`, by default without trials."""
 
-  def run_find(name: str, *, shard: Shard | None = None, takes_over: bool = False, **options: Any) -> pathlib.Path:
+  def run_find(name: str, *, shard: Shard | None = None, **options: Any) -> pathlib.Path:
     defaults = {"patch": 8, "gallery": 0, "num_devices": 1, "smallest": None, "certificate": "alone"}
     config = FindConfig(**{"out": str(tmp_path / name), "checkpoint": tiny_checkpoint, **defaults, **options})
-    find.find(config, shard=shard, takes_over=takes_over)
+    find.find(config, shard=shard)
     return tmp_path / name
 
   return run_find
@@ -75,7 +75,7 @@ def run(tiny_checkpoint: str, tmp_path: pathlib.Path) -> Callable[..., pathlib.P
 
 def files_of(out: pathlib.Path) -> dict[str, bytes]:
   """What the specification decides."""
-  paths = [path for path in out.rglob("*") if path.is_file() and path.parent.name != "workers"]
+  paths = [path for path in out.rglob("*") if path.is_file()]
   return {str(path.relative_to(out)): path.read_bytes() for path in paths if path.name != "settings.json"}
 
 

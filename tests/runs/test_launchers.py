@@ -1,6 +1,5 @@
 """The templates in configs/clusters, run where the engine is installed, and read where it is not."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -130,13 +129,14 @@ def test_slurm_starts_a_task_anew_that_was_killed(
   straight, out = find_straight(tmp_path / "straight"), tmp_path / "run"
   words = [str(clusters / "slurm_array.sh"), *cluster_model.OPTIONS, "--out", str(out)]
   job = run(["sbatch", "--parsable", "--array=0-3", *words], slurm, cwd=tmp_path).strip()
-  await_true(lambda: num_done(out) >= 4 and len(running(out)) == 4)
-  os.kill(running(out)[0], signal.SIGKILL)
+  computed = tmp_path / "computed"
+  await_true(lambda: num_done(out) >= 4 and len(running(computed)) == 4)
+  os.kill(running(computed)[0], signal.SIGKILL)
   await_true(lambda: not run(["squeue", "-h", "-j", job], slurm), REQUEUE_SECONDS)
   assert num_done(out) == NUM_UNITS
   assert same_bytes(straight, out)
-  shards = {json.loads(path.read_text())["shard"] for path in (out / "workers").iterdir()}
-  assert shards == {"0/4", "1/4", "2/4", "3/4"}
+  said = [(tmp_path / f"slurm-{job}_{index}.out").read_text() for index in range(4)]
+  assert [f"part {index} of 4 " in text for index, text in enumerate(said)] == [True] * 4
 
 
 @pytest.mark.slow
@@ -148,8 +148,9 @@ def test_mpirun_does_the_rest_when_it_is_run_again(
   environ |= {"HOSTS": "localhost,localhost", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
   command = ["sh", str(clusters / "mpirun.sh"), *cluster_model.OPTIONS, "--out", str(out)]
   with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
-    await_true(lambda: num_done(out) >= 4 and len(running(out)) == 2)
-    os.kill(running(out)[0], signal.SIGKILL)
+    computed = tmp_path / "computed"
+    await_true(lambda: num_done(out) >= 4 and len(running(computed)) == 2)
+    os.kill(running(computed)[0], signal.SIGKILL)
     first.communicate(timeout=WAIT_SECONDS)
   # The other one has done its part.
   assert NUM_UNITS / 2 <= num_done(out) < NUM_UNITS
@@ -164,6 +165,21 @@ def test_each_template_says_how_it_is_begun_and_what_to_do_when_it_fails(cluster
   assert "When it fails:" in text
   if name.endswith(".sh"):
     subprocess.run(["bash", "-n", str(clusters / name)], check=True)
+
+
+def test_each_machine_of_a_pod_does_its_part_on_its_own_chips(clusters: pathlib.Path, tmp_path: pathlib.Path):
+  gcloud = tmp_path / "gcloud"
+  gcloud.write_text('#!/bin/sh\ncase "$*" in *--worker=2*) exit 1;; esac\nfor word; do :; done\necho "$word"\n')
+  gcloud.chmod(0o755)
+  command = ["sh", str(clusters / "tpu_pod.sh"), "find", "--out", "gs://a/b"]
+  environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+  finished = subprocess.run(command, check=False, env=environ, capture_output=True, text=True)
+  assert finished.returncode == 1, finished.stderr
+  told = sorted(line.partition("jax-sis find ")[2] for line in finished.stdout.splitlines() if "jax-sis" in line)
+  assert told == [f"--out gs://a/b --shard {machine}/4" for machine in (0, 1, 3)]
+  for line in told:
+    parse("find", COMMANDS["find"], line.split())
+  assert finished.stdout.count("TPU_PROCESS_BOUNDS=1,1,1 ") == 3
 
 
 @pytest.mark.parametrize("name", ["gpu_indexed_job", "gpu_jobset", "tpu_indexed_job", "tpu_jobset"])

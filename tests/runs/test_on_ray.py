@@ -1,68 +1,29 @@
 """A run on a Ray cluster of three hosts on this machine, which come, go and die, and what a cluster refuses."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import cluster_model
 import numpy as np
 import pytest
-from cluster_runs import NUM_UNITS, WAIT_SECONDS, find_straight, num_done, running, same_bytes, start, wait_until
-
-from jax_sis.runs import on_ray
-from jax_sis.runtime import ray_cluster
-
-
-def test_hosts_get_fewer_units_towards_the_end_and_one_writes_the_outcome(tiny_half_run: pathlib.Path):
-  queue = on_ray.UnitQueue(str(tiny_half_run))
-  assert queue.take(2) is None
-  # Half of its eight units are done.
-  assert queue.begin(launch_size=30) == 12
-  tasks = [queue.take(2) for _ in range(4)]
-  assert tasks == [(1,), (3,), (5,), (7,)]
-  assert queue.take(2) is None
-  for task in ((1,), (3,), (5,)):
-    queue.finish(task, on_ray.Done(text="", num_images=3, seconds=1))
-  # What a dead worker had not stored.
-  queue.put_back((0, 7))
-  assert queue.take(1) == (7,)
-  assert queue.take(1) is None
-  queue.finish((7,), on_ray.Done(text="", num_images=3, seconds=1))
-  assert queue.take(1) == on_ray.OUTCOME
-  queue.put_back(on_ray.OUTCOME)
-  assert queue.take(1) == on_ray.OUTCOME
-  queue.finish(on_ray.OUTCOME, on_ray.Done(text="", num_images=0, seconds=1))
-  assert queue.take(1) is None
-
-
-def test_a_unit_that_ends_every_worker_ends_the_run(tiny_half_run: pathlib.Path):
-  queue = on_ray.UnitQueue(str(tiny_half_run))
-  queue.begin(launch_size=1)
-  for _ in range(on_ray.MAX_LOSSES - 1):
-    assert queue.take(4) == (1,)
-    queue.put_back((1,))
-  with pytest.raises(ValueError, match=r"^workers must outlive their work, but 5 of them died of unit 1; "):
-    queue.put_back((1,))
-
-
-@pytest.mark.parametrize("address", ["head", "ray://head:10001", ":6379", "head:port"])
-def test_what_is_no_address_is_refused(address: str):
-  with pytest.raises(ValueError, match=r"^--address must be HOST:PORT of the head of a Ray cluster, such as "):
-    ray_cluster.check_address(address)
-
-
-def test_an_address_where_nobody_listens_is_refused():
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(
-      ValueError, match=f"^--address must be that of a Ray cluster that runs, but '{address}' is not: "
-    ):
-      ray_cluster.check_address(address)
+from cluster_runs import (
+  NUM_UNITS,
+  WAIT_SECONDS,
+  environ_of,
+  find_straight,
+  num_done,
+  running,
+  same_bytes,
+  start,
+  stored_by,
+  wait_until,
+)
 
 
 class Hosts:
@@ -102,7 +63,7 @@ def test_hosts_and_drivers_die_and_the_bytes_stay_the_same(hosts: Hosts, tmp_pat
 
   driver = start_on(hosts, out, computed)
   wait_until(lambda: num_done(out) >= 3, driver)
-  os.kill(wait_until(lambda: running(out), driver)[0], signal.SIGKILL)
+  os.kill(wait_until(lambda: running(computed), driver)[0], signal.SIGKILL)
   wait_until(lambda: num_done(out) >= 6, driver)
   hosts.tell("remove")
   hosts.tell("add")
@@ -124,7 +85,7 @@ def test_hosts_and_drivers_die_and_the_bytes_stay_the_same(hosts: Hosts, tmp_pat
   assert driver.returncode == 0, errors
   assert "images are done already in" in output
   assert same_bytes(straight, out)
-  counts = np.bincount(np.array(computed.read_text().split(), int))
+  counts = np.bincount([unit for unit, _ in stored_by(computed)])
   assert len(counts) == NUM_UNITS
   # A worker stores one unit at a time, and what one was storing that was ended is computed again: of one that was
   # killed, one that lost its host, and three whose driver was killed or interrupted, twice.
@@ -148,3 +109,32 @@ def test_what_hosts_cannot_see_or_another_command_hands_out_is_refused(hosts: Ho
     holder.kill()
   assert process.returncode == 2
   assert "only one command at a time may hand out the work of" in errors
+
+
+MODEL = ("--model", cluster_model.OPTIONS[1], "--batch", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("words", "ordered", "written"),
+  [
+    (("disjoint", "--patch", "8", "--threshold", "0.6", "--max-subsets", "2"), "disjoint.jsonl", "disjoint.csv"),
+    (("evaluate", "--corruptions", "made", "--limit", "2"), None, "metrics.csv"),
+  ],
+)
+def test_other_programs_find_the_same_on_hosts(
+  hosts: Hosts, tmp_path: pathlib.Path, words: tuple[str, ...], ordered: str | None, written: str
+):
+  found = []
+  for name, options in (("local", ["--devices", "1"]), ("ray", ["--engine", "ray", "--address", hosts.address])):
+    command = [sys.executable, "-m", "jax_sis", *words, *MODEL, "--out", name, *options]
+    environ = environ_of(tmp_path / "computed")
+    finished = subprocess.run(
+      command, check=False, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=WAIT_SECONDS
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert (" is at work." in finished.stderr) == (name == "ray")
+    texts = [(tmp_path / name / file).read_bytes() for file in (ordered, written) if file]
+    spec = json.loads((tmp_path / name / "spec.json").read_text())
+    found.append((texts, spec, finished.stdout.replace(f"{name}/", "")))
+  assert found[0][:2] == found[1][:2]

@@ -1,17 +1,14 @@
 """What `status` says of real runs, and of stores written by hand with faults that no run can be made to have."""
 
-import datetime
+import dataclasses
 import json
 import os
 import pathlib
-import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ import pytest
 from jax_sis import results
 from jax_sis.cli import main
 from jax_sis.core.subsets import Status
-from jax_sis.runs import status, worker_records
+from jax_sis.runs import status
 
 COMMAND = [sys.executable, "-m", "jax_sis", "status"]
 FIELDS = {
@@ -38,6 +35,8 @@ SPEC = {
   "batch_size": 2,
   "device": "cpu",
 }
+
+NOW = 2e9
 
 
 @pytest.fixture(scope="module")
@@ -63,21 +62,11 @@ def write_unit(store: results.Results, unit: int, codes: dict[int, int] | None =
   )
 
 
-def write_worker(store: results.Results, name: str, *, age: float = 5, **changes: Any) -> None:
-  now = datetime.datetime.now(datetime.UTC)
-  record = {
-    "host": name,
-    "pid": 7,
-    "shard": None,
-    "started": (now - datetime.timedelta(hours=1)).isoformat(),
-    "updated": (now - datetime.timedelta(seconds=age)).isoformat(),
-    "num_images": 8,
-    "rate": None,
-    "state": worker_records.RUNNING,
-    "message": "",
-    **changes,
-  }
-  store.folder.write(f"workers/{name}-7.json", json.dumps(record).encode())
+def write_units(store: results.Results, *ages: float) -> None:
+  """The first units, each as if it had been stored so many seconds before NOW."""
+  for unit, age in enumerate(ages):
+    write_unit(store, unit)
+    os.utime(pathlib.Path(store.folder.location) / store.chunk_name(results.DONE, unit), (NOW - age,) * 2)
 
 
 def show(store: results.Results, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -90,14 +79,11 @@ def test_a_real_run_of_one_part_of_two(half_run: results.Results, capsys: pytest
   lines = show(half_run, capsys)
   assert lines[0] == f"{half_run.folder.location}: tiny on sample, 24 images, target predicted, threshold 0.9"
   assert lines[1].startswith("Gradient(per_step=3), certificate alone, 3 images per device at a time, ")
-  assert lines[2] == "12 of 24 images done (50.0%); no worker is running"
-  assert lines[3] == "workers:"
-  assert re.fullmatch(r"  \S+ pid \d+ part 0/2: finished, 12 images, seen \d+:\d\d ago", lines[4])
-  assert lines[5] == "missing: 4 units, 12 images"
-  assert lines[6] == "  part 1/2: 4 units, not started; finish it by --shard 1/2, or --take-over on another worker"
+  assert lines[2].startswith("12 of 24 images done (50.0%)")
+  assert lines[3].startswith("missing: 4 units, 12 images")
   codes = half_run.table()["sis_status"]
   counts = [(int((codes == code).sum()), code.name.lower().replace("_", " ")) for code in Status]
-  assert lines[7:] == ["SIS: " + ", ".join(f"{count} {name}" for count, name in counts if count)]
+  assert lines[4:] == ["SIS: " + ", ".join(f"{count} {name}" for count, name in counts if count)]
 
 
 def test_no_model_is_imported(half_run: results.Results):
@@ -110,56 +96,30 @@ def test_no_model_is_imported(half_run: results.Results):
   assert set(modules) & {"flax", "orbax", "grain", "tensorflow_datasets", "jax_sis.classifiers"} == set()
 
 
-def test_speed_and_time_left_are_of_the_workers_at_work(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+  ("ages", "said"),
+  [
+    ((), ""),
+    ((5,), "; the last were stored 0:05 ago"),
+    # 12 images in 65 s.
+    ((65, 45, 25, 5), ", 0.185 images/s, 3:36:13 left; the last were stored 0:05 ago"),
+    # As many devices end theirs at once.
+    ((300, 300, 5, 5), ", 0.0267 images/s, 24:56:52 left; the last were stored 0:05 ago"),
+    # Before and after a pause: only the last minutes count.
+    ((9000, 8000, 185, 5, 5), ", 0.0432 images/s, 15:21:32 left; the last were stored 0:05 ago"),
+    # Slow ones.
+    ((5000, 2000), ", 0.0008 images/s, 834:22:30 left; the last were stored 33:20 ago"),
+    ((3800, 3700), "; the last were stored 1:01:40 ago"),
+  ],
+)
+def test_speed_and_time_left_are_by_when_units_were_stored(tmp_path: pathlib.Path, ages: tuple[float, ...], said: str):
   store = make_store(tmp_path, num_images=2411)
-  write_unit(store, 5)
-  write_unit(store, 1)
-  write_worker(store, "a", rate=2.0, shard="0/3")
-  write_worker(store, "b", rate=3.0, shard="1/3")
-  write_worker(store, "c", rate=9.0, shard="2/3", age=3600)
-  lines = show(store, capsys)
-  # (2411 - 8) / 5 = 480.6 s.
-  assert lines[2] == "8 of 2411 images done (0.3%), 5 images/s, 8:01 left"
-  assert re.fullmatch(r"  a pid 7 part 0/3: running, 8 images, 2 images/s, seen 0:0\d ago", lines[4])
-  assert re.fullmatch(r"  c pid 7 part 2/3: lost \(on another .*\), 8 images, seen 1:00:0\d ago", lines[6])
-  # Of 603 units a third each; units 1 and 5 are of the parts 1 and 2.
-  assert lines[7:11] == [
-    "missing: 601 units, 2403 images",
-    "  part 2/3: 200 units, lost; finish it by --shard 2/3, or --take-over on another worker",
-    "  part 0/3: 201 units, running",
-    "  part 1/3: 200 units, running",
-  ]
-
-
-def test_a_slow_worker_is_told_from_a_dead_one_and_a_damaged_record_is_named(
-  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-):
-  store = make_store(tmp_path)
-  ended = subprocess.Popen(["true"])
-  here, own, now = socket.gethostname(), os.getpid(), datetime.datetime.now(datetime.UTC)
-  # It is a zombie until somebody waits for it.
-  while pathlib.Path(f"/proc/{ended.pid}/stat").read_text().split()[2] != "Z":
-    time.sleep(0.01)
-  write_worker(store, "dead", host=here, pid=ended.pid, shard="0/5", age=40)
-  write_worker(store, "silent", host=here, pid=own, shard="1/5", age=90, started=now.isoformat())
-  # Its number is that of another process by now.
-  write_worker(store, "gone", host=here, pid=own, shard="2/5", age=40, started="2020-01-01T00:00:00+00:00")
-  advanced = (now - datetime.timedelta(seconds=400)).isoformat()
-  write_worker(store, "slow", shard="3/5", rate=0.01, advanced=advanced)
-  write_worker(store, "compiling", host=here, pid=own, shard="4/5", num_images=0, age=40, started=now.isoformat())
-  store.folder.write("workers/torn-1.json", b'{"host"')
-  shown = "\n".join(show(store, capsys))
-  for part, said in {
-    "0/5": r"dead \(its process is gone\), 8 images, seen 0:4\d ago",
-    "1/5": r"silent \(its process is there, but cannot write\), 8 images, seen 1:3\d ago",
-    "2/5": r"dead \(its process is gone\), 8 images, seen 0:4\d ago",
-    "3/5": r"running, 8 images, 0.01 images/s, slow: none finished for 6:4\d, seen 0:0\d ago",
-    "4/5": r"running, 0 images, seen 0:4\d ago",
-  }.items():
-    assert re.search(rf"^  \S+ pid \d+ part {part}: {said}$", shown, re.MULTILINE), shown
-  assert "  1 record cannot be read, such as workers/torn-1.json\n" in shown
-  assert "  part 0/5: 1 unit, dead; finish it by --shard 0/5, or --take-over on another worker\n" in shown
-  ended.wait()
+  write_units(store, *ages)
+  state = dataclasses.replace(status.read_state(store), now=NOW)
+  lines, num_done = status.describe_state(state).splitlines(), 4 * len(ages)
+  assert lines[2] == f"{num_done} of 2411 images done ({status.percentage(num_done, 2411)}){said}"
+  rest = "" if "images/s" in said else "; if nobody is at work, the same command goes on where it stopped"
+  assert lines[3] == f"missing: {603 - len(ages)} units, {2411 - num_done} images{rest}"
 
 
 def test_programs_get_the_same_as_json(half_run: results.Results, capsys: pytest.CaptureFixture[str]):
@@ -168,35 +128,10 @@ def test_programs_get_the_same_as_json(half_run: results.Results, capsys: pytest
   (line,) = capsys.readouterr().out.splitlines()
   told = json.loads(line)
   assert (told["num_images"], told["num_done"], told["num_units"], told["num_missing_units"]) == (24, 12, 8, 4)
-  assert (told["is_finished"], told["seconds_left"], told["damaged_units"]) == (False, None, [])
-  assert [(one["shard"], one["state"], one["num_images"]) for one in told["workers"]] == [("0/2", "finished", 12)]
-  assert told["parts"] == [{"shard": "1/2", "num_missing_units": 4, "state": "not started"}]
+  assert (told["is_finished"], told["damaged_units"]) == (False, [])
+  assert told["seconds_since_stored"] >= 0
   assert sum(told["statuses"]["sis"].values()) == 12
   assert told["spec"]["threshold"] == half_run.spec["threshold"]
-
-
-def test_a_part_that_was_begun_again_is_not_lost(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
-  store = make_store(tmp_path)
-  write_worker(store, "old", shard="1/2", age=300)
-  write_worker(store, "new", shard="1/2")
-  # Later than the last word of the one at work, which writes every ten seconds.
-  write_worker(store, "second", shard="1/2", age=1, state=worker_records.INTERRUPTED)
-  write_worker(store, "third", shard="3/4", age=1, state=worker_records.INTERRUPTED)
-  write_worker(store, "failed", shard="0/2", age=9, state=worker_records.FAILED, message="No space left on device")
-  lines = show(store, capsys)
-  assert "  part 1/2: 1 unit, running" in lines
-  assert "  part 0/2: 2 units, failed; finish it by --shard 0/2, or --take-over on another worker" in lines
-  assert "  failed pid 7 part 0/2: failed, 8 images, seen 0:09 ago: No space left on device" in lines
-  assert lines[2] == "0 of 11 images done (0.0%), time left unknown"
-
-
-def test_a_run_of_one_worker_says_how_to_go_on(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
-  store = make_store(tmp_path)
-  write_unit(store, 2)
-  write_worker(store, "a", state=worker_records.INTERRUPTED)
-  lines = show(store, capsys)
-  assert lines[2] == "3 of 11 images done (27.2%); no worker is running"
-  assert lines[5:7] == ["missing: 2 units, 8 images", "  the same command goes on where it stopped"]
 
 
 def test_images_that_failed_are_counted_by_reason_with_some_ids(
@@ -235,11 +170,15 @@ def test_a_damaged_chunk_is_named_and_hides_no_other(
   )
 
 
-def test_a_bucket_is_read_as_a_folder_is(capsys: pytest.CaptureFixture[str]):
+def test_a_bucket_tells_what_comes_while_it_is_watched(capsys: pytest.CaptureFixture[str]):
   store = make_store("memory://status/run")
+  write_unit(store, 2)
+  assert show(store, capsys)[2] == "3 of 11 images done (27.2%); how fast it goes, --watch sees"
+  before = status.read_state(store)
   write_unit(store, 0)
-  write_worker(store, "a", rate=1.0)
-  assert show(store, capsys)[2] == "4 of 11 images done (36.3%), 1 images/s, 0:07 left"
+  state = status.read_state(store, before)
+  assert state.rate == pytest.approx(4 / (state.now - before.now))
+  assert status.read_state(store, state).times.tolist() == [state.now, before.now]
 
 
 def test_watching_ends_with_the_run(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
@@ -255,9 +194,9 @@ def test_watching_ends_with_the_run(tmp_path: pathlib.Path, capsys: pytest.Captu
   status.status(str(tmp_path), watch_seconds=0.1)
   thread.join()
   lines = [line for line in capsys.readouterr().out.splitlines() if "images done" in line]
-  assert lines[0] == "4 of 8 images done (50.0%); no worker is running"
+  assert lines[0] == "4 of 8 images done (50.0%); the last were stored 0:00 ago"
   assert lines[-1] == "8 of 8 images done (100.0%); the run is finished"
-  assert set(lines) == {lines[0], lines[-1]}
+  assert {line[:22] for line in lines} == {lines[0][:22], lines[-1][:22]}
 
 
 def test_ctrl_c_ends_the_watch(tmp_path: pathlib.Path):

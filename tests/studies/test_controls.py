@@ -24,7 +24,7 @@ from jax_sis import results
 from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.cli import main
 from jax_sis.data.sources import SAMPLE_DIR
-from jax_sis.runs import workers
+from jax_sis.runs import shards
 from jax_sis.studies.controls import program
 from jax_sis.studies.controls.program import ControlsConfig
 from jax_sis.studies.controls.views import NAMES
@@ -184,7 +184,7 @@ def test_an_unfinished_run_and_one_in_a_bucket_have_controls(tiny_checkpoint: st
   location = "memory://controls-of-a-run"
   search = jax_sis.Gradient(per_step=4)
   options = {"search": search, **GRADIENT, "saved": "mask", "mask_thresholds": (), "batch_size": 3}
-  store = find_tiny(location, tiny_checkpoint, shard=workers.Shard(0, 2), **options)
+  store = find_tiny(location, tiny_checkpoint, shard=shards.Shard(0, 2), **options)
   assert len(store.done_images()) == 12
   capsys.readouterr()
   answer = program.controls(ControlsConfig(run_dir=location, mask_fractions=(0.25,), num_wrong_class=0))

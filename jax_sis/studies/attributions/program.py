@@ -7,7 +7,7 @@ Every order is evaluated at every size, so sizes and areas are exact and do not 
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ from jax_sis.core.smallest import QUICK
 from jax_sis.core.subsets import Status, sufficient_subsets
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.runtime.device_program import DeviceProgram
+from jax_sis.runtime.engines import LOCAL, Engine, open_workers
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.studies.attributions import report
@@ -39,11 +40,12 @@ FORMAT = "jax_sis.attributions/1"
 LINES_FILE = "attributions.jsonl"
 
 
-def attributions(config: AttributionsConfig) -> dict[str, Any]:
+def attributions(config: AttributionsConfig, engine: Engine = LOCAL) -> dict[str, Any]:
   """Runs or resumes a comparison; prints the table and its reading, writes JSON, CSV and a figure.
 
   Args:
     config: what to compare, see AttributionsConfig.
+    engine: where; times are those of the devices of one host.
 
   Returns:
     What `attributions.json` holds.
@@ -55,29 +57,77 @@ def attributions(config: AttributionsConfig) -> dict[str, Any]:
   """
   folder = results.open_folder(config.out)
   results.check_writable(folder)
-  images = open_image_set(config)
-  spec = results.settle_spec(config.out, make_spec(images, config), command_fn=config.command_in)
-  methods, left_out = make_methods(images, config)
-  print(
-    f"Orders of pixels by {images.classifier.model_name} on images of {images.data_name}, {images.devices_name}.",
-    flush=True,
-  )
-  for name, reason in left_out.items():
-    print(f"Left out: {METHODS[name].title} ({reason}).", flush=True)
-  looked = choose_images(images, config)
-  print(looked.describe(config.threshold, asked=config.num_images), flush=True)
   lines = pathlib.Path(config.out) / LINES_FILE
-  judged = {record["method"]: Judged(**record) for record in read_records(lines)}
-  judge_missing(images, config, looked, {name: methods[name] for name in methods if name not in judged}, judged, lines)
+  make_fn = functools.partial(Judging, config)
+  with open_workers(engine, make_fn, claim=str(lines.resolve()), num_devices=config.num_devices) as workers:
+    about: About = workers.about
+    spec = results.settle_spec(config.out, about.spec, command_fn=config.command_in)
+    print(about.headline, flush=True)
+    for name, reason in about.left_out.items():
+      print(f"Left out: {METHODS[name].title} ({reason}).", flush=True)
+    looked = about.looked
+    print(looked.describe(config.threshold, asked=config.num_images), flush=True)
+    judged = {record["method"]: Judged(**record) for record in read_records(lines)}
+    missing = [number for number, name in enumerate(about.methods) if name not in judged]
+    total, done = (count * len(looked.images) for count in (len(judged) + len(missing), len(judged)))
+    with Progress("orders", total=total, start=done, unit="image") as progress:
+      for number, found in workers.run(missing, progress, "orders"):
+        record = {"method": about.methods[number], **found}
+        append_record(lines, record)
+        judged[record["method"]] = Judged(**record)
+        progress.log(f"{METHODS[record['method']].title}: done")
   return report.write_report(
     folder,
     looked,
-    {name: judged[name] for name in methods},
-    left_out=left_out,
+    {name: judged[name] for name in about.methods},
+    left_out=about.left_out,
     spec=spec,
-    subject=f"{images.classifier.model_name} on {images.data_name}",
+    subject=about.subject,
     command=config.command,
   )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About:
+  """What a worker says of itself; `subject` is the classifier and the data."""
+
+  spec: dict[str, Any]
+  num_first: int = 1
+  methods: tuple[str, ...]
+  left_out: dict[str, str]
+  looked: Looked
+  headline: str
+  subject: str
+
+
+class Judging:
+  """A worker, whose units are methods, see `About.methods`; what it finds are their lines in the file."""
+
+  def __init__(self, config: AttributionsConfig):
+    self._images = images = open_image_set(config)
+    self._methods, left_out = make_methods(images, config)
+    self._program = images.make_program(functools.partial(judge, images, config.threshold))
+    self.about = About(
+      spec=make_spec(images, config),
+      methods=tuple(self._methods),
+      left_out=left_out,
+      looked=choose_images(images, config),
+      headline=(
+        f"Orders of pixels by {images.classifier.model_name} on images of {images.data_name}, {images.devices_name}."
+      ),
+      subject=f"{images.classifier.model_name} on {images.data_name}",
+    )
+
+  def get_ready(self) -> None:
+    """As for `Worker`; programs are compiled as they are needed."""
+
+  def __call__(self, units: Sequence[int], advance_fn: Callable[[int], Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Sizes, areas and seconds, as `judge_method` gives them."""
+    looked = self.about.looked
+    numbers = np.array([hash_id(image["id"]) for image in looked.images], np.int32)
+    for unit in units:
+      method = self._methods[self.about.methods[unit]]
+      yield unit, judge_method(self._images, method, self._program, looked.pixels, numbers, advance_fn)
 
 
 def make_spec(images: ClassifierOnImages, config: AttributionsConfig) -> dict[str, Any]:
@@ -173,27 +223,6 @@ def classify(
   logits = predict_logits(predict_fn, params, inputs)
   predicted = logits.argmax(-1).astype(jnp.int32)
   return predicted, jax.nn.sigmoid(log_odds(logits, predicted))
-
-
-def judge_missing(
-  images: ClassifierOnImages,
-  config: AttributionsConfig,
-  looked: Looked,
-  methods: Mapping[str, Method],
-  judged: dict[str, Judged],
-  lines: pathlib.Path,
-) -> None:
-  """Judges the methods that are missing, and appends a line to the file for each."""
-  total = (len(judged) + len(methods)) * len(looked.images)
-  judge_program = images.make_program(functools.partial(judge, images, config.threshold))
-  numbers = np.array([hash_id(image["id"]) for image in looked.images], np.int32)
-  with Progress("orders", total=total, start=len(judged) * len(looked.images), unit="image") as progress:
-    for name, method in methods.items():
-      found = judge_method(images, method, judge_program, looked.pixels, numbers, progress.advance)
-      record = {"method": name, **found}
-      append_record(lines, record)
-      judged[name] = Judged(**record)
-      progress.log(f"{METHODS[name].title}: done")
 
 
 def judge_method(

@@ -3,8 +3,10 @@
 Each subset is found in what the ones before it have left (SIS-collection, Carter et al. 2019).
 """
 
+import dataclasses
+import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from jax_sis.core.searches import Gradient
 from jax_sis.core.subsets import Status
 from jax_sis.core.types import Params
 from jax_sis.results.schema import NOT_SEARCHED, STATUS_NAMES
+from jax_sis.runtime.engines import LAUNCHES_OF_FIRST_TASK, LOCAL, Engine, in_order, open_workers
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.studies.disjoint import report
@@ -30,11 +33,12 @@ FORMAT = "jax_sis.disjoint/1"
 LINES_FILE = "disjoint.jsonl"
 
 
-def disjoint(config: DisjointConfig) -> dict[str, Any]:
+def disjoint(config: DisjointConfig, engine: Engine = LOCAL) -> dict[str, Any]:
   """Runs or resumes the search for disjoint subsets; prints tables and their reading, writes JSON, CSV and a figure.
 
   Args:
     config: what to search, see DisjointConfig.
+    engine: where.
 
   Returns:
     What `disjoint.json` holds.
@@ -45,27 +49,27 @@ def disjoint(config: DisjointConfig) -> dict[str, Any]:
   """
   folder = results.open_folder(config.out)
   results.check_writable(folder)
-  images = open_image_set(config)
-  num_images = min(len(images.source), config.num_images or len(images.source))
-  spec = results.settle_spec(config.out, make_spec(images, config), command_fn=config.command_in)
-  minimised = ", each minimised" if config.is_minimised else ""
-  print(
-    f"Disjoint subsets that each make {images.classifier.model_name} at least {config.threshold:g} confident: "
-    f"{num_images} images of {images.data_name}, {Gradient(per_step=config.per_step)}{minimised}, at most "
-    f"{config.max_subsets} an image, {images.devices_name}.",
-    flush=True,
-  )
   lines = pathlib.Path(config.out) / LINES_FILE
-  done = read_records(lines)
-  if sum(len(record["images"]) for record in done) < num_images:
-    search_missing(images, config, num_images, done, lines)
+  make_fn = functools.partial(Searcher, config)
+  with open_workers(engine, make_fn, claim=str(lines.resolve()), num_devices=config.num_devices) as workers:
+    about: About = workers.about
+    spec = results.settle_spec(config.out, about.spec, command_fn=config.command_in)
+    print(about.headline, flush=True)
+    done = read_records(lines)
+    # A line depends on its batch alone: neither a kill nor the number of devices changes it.
+    missing = range(len(done), -(-about.num_images // config.batch_size))
+    num_done = sum(len(record["images"]) for record in done)
+    with Progress("compiling", total=about.num_images, start=num_done, unit="image") as progress:
+      for record in in_order(workers.run(missing, progress, "disjoint subsets"), len(done)):
+        append_record(lines, record)
+        done.append(record)
   collected = [Collected(**image) for record in done for image in record["images"]]
   return report.write_report(
     folder,
     collected,
     spec=spec,
     seed=config.seed,
-    subject=f"{images.classifier.model_name} on {images.data_name}",
+    subject=about.subject,
     command=config.command,
   )
 
@@ -82,26 +86,56 @@ def make_spec(images: ClassifierOnImages, config: DisjointConfig) -> dict[str, A
   }
 
 
-def search_missing(
-  images: ClassifierOnImages, config: DisjointConfig, num_images: int, done: list[dict[str, Any]], lines: pathlib.Path
-) -> None:
-  """Searches the missing images and appends a line to the file for each batch of a device.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About:
+  """What a worker says of itself; `subject` is the classifier and the data."""
 
-  A line depends on its batch alone: neither a kill nor the number of devices changes it.
-  """
-  num_done = sum(len(record["images"]) for record in done)
-  program = images.make_program(CollectionSearch(images, config))
-  with Progress("compiling", total=num_images, start=num_done, unit="image") as progress:
-    program.compile(jax.ShapeDtypeStruct((1, *images.classifier.input_shape), np.uint8))
-    progress.restart("disjoint subsets")
-    read = images.read(range(num_done, num_images))
-    for batch, found in program.run_all((batch, (batch["image"],)) for batch in read):
-      described = [describe_image(images, batch, found, place) for place in range(len(batch["id"]))]
-      for start in range(0, len(described), config.batch_size):
-        record = {"images": described[start : start + config.batch_size]}
-        append_record(lines, record)
-        done.append(record)
-      progress.advance(len(described))
+  spec: dict[str, Any]
+  num_first: int
+  num_images: int
+  headline: str
+  subject: str
+
+
+class Searcher:
+  """A worker, whose units are the batches of a device, and what it finds their lines in the file."""
+
+  def __init__(self, config: DisjointConfig):
+    self._config = config
+    self._images = images = open_image_set(config)
+    self._program = images.make_program(CollectionSearch(images, config))
+    self._is_ready = False
+    num_images = min(len(images.source), config.num_images or len(images.source))
+    minimised = ", each minimised" if config.is_minimised else ""
+    self.about = About(
+      spec=make_spec(images, config),
+      num_first=LAUNCHES_OF_FIRST_TASK * len(images.local_devices),
+      num_images=num_images,
+      headline=(
+        f"Disjoint subsets that each make {images.classifier.model_name} at least {config.threshold:g} confident: "
+        f"{num_images} images of {images.data_name}, {Gradient(per_step=config.per_step)}{minimised}, at most "
+        f"{config.max_subsets} an image, {images.devices_name}."
+      ),
+      subject=f"{images.classifier.model_name} on {images.data_name}",
+    )
+
+  def get_ready(self) -> None:
+    """Compiles the search."""
+    if not self._is_ready:
+      self._program.compile(jax.ShapeDtypeStruct((1, *self._images.classifier.input_shape), np.uint8))
+      self._is_ready = True
+
+  def __call__(self, units: Sequence[int], advance_fn: Callable[[int], Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The batches and their lines; the last batch may be shorter, and comes last."""
+    size, ordered = self._config.batch_size, sorted(units)
+    numbers = (np.array(ordered)[:, None] * size + np.arange(size)).ravel()
+    read = self._images.read(numbers[numbers < self.about.num_images])
+    following = iter(ordered)
+    for batch, found in self._program.run_all((batch, (batch["image"],)) for batch in read):
+      described = [describe_image(self._images, batch, found, place) for place in range(len(batch["id"]))]
+      advance_fn(len(described))
+      for start in range(0, len(described), size):
+        yield next(following), {"images": described[start : start + size]}
 
 
 class CollectionSearch:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from jax_sis.core.attribution_methods import GradientTimesInput, IntegratedGradi
 from jax_sis.core.types import Params
 from jax_sis.runs.setup import Job
 from jax_sis.runtime.device_program import DeviceProgram
+from jax_sis.runtime.engines import LOCAL, Engine, open_workers
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
 from jax_sis.studies.holds import report
@@ -38,11 +39,12 @@ Scores = Attribution | Random
 Counts = dict[tuple[str, str], list[list[int]]]
 
 
-def holds(config: HoldsConfig) -> dict[str, Any]:
+def holds(config: HoldsConfig, engine: Engine = LOCAL) -> dict[str, Any]:
   """Judges orders, or goes on with it; prints the table and its reading, writes JSON, CSV and figures.
 
   Args:
     config: what to judge, see HoldsConfig.
+    engine: where.
 
   Returns:
     What `holds.json` holds.
@@ -54,47 +56,110 @@ def holds(config: HoldsConfig) -> dict[str, Any]:
   """
   folder = results.open_folder(config.out)
   results.check_writable(folder)
-  runs = open_runs(config)
-  job = open_job(config, runs[0])
-  sizes = choose_sizes(config, job.grid)
-  judged = choose_images(config, runs, job)
-  pool = open_pool(config, job, judged)
-  attributions, left_out = make_attributions(config, job)
-  conditions = [name for name in config.conditions if name != "images" or pool is not None]
-  if not conditions:
-    raise ValueError("--pool must name images for the condition 'images', the only one that is asked for, got none.")
-  spec = results.settle_spec(config.out, make_spec(config, job, judged, pool, sizes), command_fn=config.command_in)
-  orders = {run.sha256: Order(title=run.label, kind="search") for run in runs}
-  orders |= {name: Order(title=ATTRIBUTIONS[name], kind="attribution") for name in attributions}
-  rank_fns: dict[str, Callable[[], Int[np.ndarray, "N F"]]] = {
-    run.sha256: functools.partial(read_rank, run, judged) for run in runs
-  }
-  rank_fns |= {name: functools.partial(rank_images, job, scores, judged) for name, scores in attributions.items()}
-  notes = [*describe_pool(pool, runs), *(f"Left out: {reason}." for reason in left_out)]
-  for line in (describe_asked(job, judged), *notes):
-    print(line, flush=True)
   lines = pathlib.Path(config.out) / LINES_FILE
-  counts: Counts = {(record["order"], record["condition"]): record["num_kept"] for record in read_records(lines)}
-  judges = {name: make_judge(config, job, pool, name, sizes) for name in conditions}
-  judge_missing(judges, judged, rank_fns, counts, lines)
+  make_fn = functools.partial(Judging, config)
+  with open_workers(engine, make_fn, claim=str(lines.resolve()), num_devices=config.num_devices) as workers:
+    about: About = workers.about
+    spec = results.settle_spec(config.out, about.spec, command_fn=config.command_in)
+    for line in (about.headline, *about.notes):
+      print(line, flush=True)
+    counts: Counts = {(record["order"], record["condition"]): record["num_kept"] for record in read_records(lines)}
+    places, num_images = about.places, len(about.ids)
+    missing = [number for number, place in enumerate(places) if place not in counts]
+    done = (len(places) - len(missing)) * num_images
+    with Progress("draws", total=len(places) * num_images, start=done, unit="image") as progress:
+      for number, found in workers.run(missing, progress, "draws"):
+        order, condition = places[number]
+        append_record(lines, {"order": order, "condition": condition, "num_kept": found})
+        counts[places[number]] = found
   return report.write_report(
     folder,
     Held(
-      orders=orders,
-      conditions=tuple(conditions),
-      ids=judged.ids,
-      sizes=sizes,
-      num_features=job.num_features,
+      orders=about.orders,
+      conditions=about.conditions,
+      ids=about.ids,
+      sizes=about.sizes,
+      num_features=about.num_features,
       num_draws=config.num_draws,
       num_added=config.num_added,
       rate=config.rate,
-      kept={place: np.array(counts[place]) / config.num_draws for place in product(orders, conditions)},
+      kept={place: np.array(counts[place]) / config.num_draws for place in places},
     ),
     spec=spec,
-    notes=notes,
-    subject=f"{job.classifier.model_name} on {job.data_name}",
+    notes=about.notes,
+    subject=about.subject,
     command=config.command,
   )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About:
+  """What a worker says of itself: what is asked, see Held, and the lines on that which are printed."""
+
+  spec: dict[str, Any]
+  num_first: int = 1
+  orders: dict[str, Order]
+  conditions: tuple[str, ...]
+  ids: list[str]
+  sizes: tuple[int, ...]
+  num_features: int
+  headline: str
+  notes: list[str]
+  subject: str
+
+  @property
+  def places(self) -> list[tuple[str, str]]:
+    """Each order under each condition."""
+    return [(order, condition) for order in self.orders for condition in self.conditions]
+
+
+class Judging:
+  """A worker, whose units are orders under a condition, see `About.places`; what it finds are their counts."""
+
+  def __init__(self, config: HoldsConfig):
+    runs = open_runs(config)
+    self._job = job = open_job(config, runs[0])
+    sizes = choose_sizes(config, job.grid)
+    self._judged = judged = choose_images(config, runs, job)
+    pool = open_pool(config, job, judged)
+    attributions, left_out = make_attributions(config, job)
+    conditions = tuple(name for name in config.conditions if name != "images" or pool is not None)
+    if not conditions:
+      raise ValueError("--pool must name images for the condition 'images', the only one that is asked for, got none.")
+    self._rank_fns: dict[str, Callable[[], Int[np.ndarray, "N F"]]] = {
+      run.sha256: functools.partial(read_rank, run, judged) for run in runs
+    }
+    self._rank_fns |= {
+      name: functools.partial(rank_images, job, scores, judged) for name, scores in attributions.items()
+    }
+    self._judges = {name: make_judge(config, job, pool, name, sizes) for name in conditions}
+    self._ranked: tuple[str, Int[np.ndarray, "N F"] | None] = ("", None)
+    self.about = About(
+      spec=make_spec(config, job, judged, pool, sizes),
+      orders={run.sha256: Order(title=run.label, kind="search") for run in runs}
+      | {name: Order(title=ATTRIBUTIONS[name], kind="attribution") for name in attributions},
+      conditions=conditions,
+      ids=judged.ids,
+      sizes=sizes,
+      num_features=job.num_features,
+      headline=describe_asked(job, judged),
+      notes=[*describe_pool(pool, runs), *(f"Left out: {reason}." for reason in left_out)],
+      subject=f"{job.classifier.model_name} on {job.data_name}",
+    )
+
+  def get_ready(self) -> None:
+    """As for `Worker`; programs are compiled as they are needed."""
+
+  def __call__(self, units: Sequence[int], advance_fn: Callable[[int], Any]) -> Iterator[tuple[int, list[list[int]]]]:
+    """The draws on which the class is kept, for each image and size."""
+    judged = self._judged
+    numbers = np.array([hash_id(name) for name in judged.ids], np.int32)
+    for unit in units:
+      order, condition = self.about.places[unit]
+      if self._ranked[0] != order:
+        self._ranked = order, self._rank_fns[order]()
+      judge, rank = self._judges[condition], self._ranked[1]
+      yield unit, run_in_batches(judge, advance_fn, judged.inputs, rank, judged.targets, numbers).tolist()
 
 
 def make_spec(config: HoldsConfig, job: Job, judged: Judged, pool: Pool | None, sizes: Sequence[int]) -> dict[str, Any]:
@@ -149,10 +214,6 @@ def describe_pool(pool: Pool | None, runs: Sequence[Run]) -> list[str]:
   return lines
 
 
-def product(orders: Mapping[str, Order], conditions: Sequence[str]) -> list[tuple[str, str]]:
-  return [(order, condition) for order in orders for condition in conditions]
-
-
 def make_judge(
   config: HoldsConfig, job: Job, pool: Pool | None, condition: str, sizes: tuple[int, ...]
 ) -> DeviceProgram:
@@ -169,28 +230,6 @@ def make_judge(
   )
   drawn = pool.images if pool is not None and condition == "images" else None
   return dataclasses.replace(job, params=(job.params, drawn)).make_program(judge)
-
-
-def judge_missing(
-  judges: Mapping[str, DeviceProgram],
-  judged: Judged,
-  rank_fns: Mapping[str, Callable[[], Int[np.ndarray, "N F"]]],
-  counts: Counts,
-  lines: pathlib.Path,
-) -> None:
-  """Judges the orders that are missing under a condition, and appends a line to the file for each."""
-  num_images = len(judged.ids)
-  asked = [(order, condition) for order in rank_fns for condition in judges]
-  start = sum(place in counts for place in asked) * num_images
-  numbers = np.array([hash_id(name) for name in judged.ids], np.int32)
-  with Progress("draws", total=len(asked) * num_images, start=start, unit="image") as progress:
-    for order, rank_fn in rank_fns.items():
-      missing = [condition for condition in judges if (order, condition) not in counts]
-      rank = rank_fn() if missing else None
-      for condition in missing:
-        found = run_in_batches(judges[condition], progress.advance, judged.inputs, rank, judged.targets, numbers)
-        append_record(lines, {"order": order, "condition": condition, "num_kept": found.tolist()})
-        counts[order, condition] = found.tolist()
 
 
 def run_in_batches(program: DeviceProgram, advance_fn: Callable[[int], None], *arrays: Any) -> Any:
