@@ -179,10 +179,21 @@ class Folder:
     Raises:
       StorageError: they cannot be listed.
     """
-    end = prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else ""
-    with self.explain("listed", prefix):
-      names = self._kvstore.list(ts.KvStore.KeyRange(prefix, end)).result()
-    return sorted(os.fsdecode(name) for name in names)
+    return self.list_many([prefix])
+
+  def list_many(self, prefixes: Sequence[str]) -> builtins.list[str]:
+    """As `list`, for several beginnings at once, none of which begins so as another.
+
+    Raises:
+      StorageError: they cannot be listed.
+    """
+    ends = [prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else "" for prefix in prefixes]
+    futures = [self._kvstore.list(ts.KvStore.KeyRange(start, end)) for start, end in zip(prefixes, ends, strict=True)]
+    names: builtins.list[bytes] = []
+    for prefix, future in zip(prefixes, futures, strict=True):
+      with self.explain("listed", prefix):
+        names += future.result()
+    return sorted(map(os.fsdecode, names))
 
   def kvstore_spec(self, name: str) -> dict[str, Any]:
     """TensorStore's JSON specification of a folder below this one, to be opened with `patient_context()`."""

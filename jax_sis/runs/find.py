@@ -52,7 +52,7 @@ def find(config: FindConfig, *, shard: Shard | None = None, takes_over: bool = F
   if len(missing_units(store)):
     with explain_out_of_memory(job):
       Worker(job, store, part, is_printed=is_printed(job.num_images)).run(takes_over=takes_over)
-  num_left = store.num_images - len(store.done_images())
+  num_left = store.num_images - store.count_done()
   if num_left:
     print(f"This worker's part is done; {num_left} images of other workers are not. `jax-sis status` shows them.")
   else:
@@ -71,12 +71,12 @@ def begin(config: FindConfig, shard: Shard | None) -> tuple[Job, results.Results
   job, store = open_run(config, folder, shard or ALL_UNITS)
   notes = [describe_preset(job.config, job.classifier.input_shape), *job.source.notes]
   print("\n".join([headline(job, store, shard), *filter(None, notes)]), flush=True)
-  num_done = len(store.done_images())
+  num_done = store.count_done()
   if num_done:
     check_done_images(job, store)
     print(f"{num_done} of {store.num_images} images are done already in {config.out}.", flush=True)
   own = (shard or ALL_UNITS).select(missing_units(store))
-  if warning := warn_of_long_run(job, count_images(store, own)):
+  if warning := warn_of_long_run(job, store.count_images(own)):
     print(warning, flush=True)
   if is_printed(job.num_images):
     print_header(job.search.kinds, job.class_names)
@@ -95,8 +95,10 @@ def check_done_images(job: Job, store: results.Results) -> None:
 
   Otherwise a run would go on with other images than it was begun with.
   """
-  done = store.done_images()
-  some = done[np.unique(np.linspace(0, len(done) - 1, NUM_COMPARED).astype(int))]
+  units = store.done_units()
+  places = np.unique(np.linspace(0, store.count_images(units) - 1, NUM_COMPARED).astype(int))
+  # Only the last unit may be shorter.
+  some = units[places // store.unit_size] * store.unit_size + places % store.unit_size
   changes = []
   for batch in read_images(job, some, job.launch_size):
     changes += find_changes(read_compared(store, batch["index"]), batch)
@@ -161,7 +163,7 @@ class Worker:
     """Does this worker's units, and with `takes_over` then those that others have left."""
     job, store = self._job, self._store
     own = self._shard.select(missing_units(store))
-    num_images = count_images(store, own)
+    num_images = store.count_images(own)
     with (
       Progress("compiling", total=num_images, unit="image") as self._progress,
       Heartbeat(store.folder, self._shard) as self._heartbeat,
@@ -193,10 +195,6 @@ class Worker:
 
 def missing_units(store: results.Results) -> Int[np.ndarray, "U"]:
   return np.setdiff1d(np.arange(store.num_units), store.done_units())
-
-
-def count_images(store: results.Results, units: Int[np.ndarray, "U"]) -> int:
-  return sum(stop - start for start, stop in map(store.unit_range, units.tolist()))
 
 
 def write_outcome(job: Job, store: results.Results) -> None:
