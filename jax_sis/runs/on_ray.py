@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import math
 import os
 import time
 import uuid
@@ -23,16 +22,12 @@ from jax_sis.runs import find
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.setup import explain_out_of_memory
 from jax_sis.runs.table import make_rows, print_rows
+from jax_sis.runs.task_size import MAX_LOSSES, TaskSize
 from jax_sis.runs.unit_search import UnitSearch
 from jax_sis.runs.workers import Heartbeat
 from jax_sis.runtime import devices, ray_cluster
 from jax_sis.runtime.progress import Progress
 
-# What a host gets at a time, once it is known how long its units take: it drains its devices after each task.
-TASK_SECONDS = 30.0
-LAUNCHES_OF_FIRST_TASK = 8
-# Workers that one unit may end before it is taken to be the reason.
-MAX_LOSSES = 5
 # The task of writing the outcome.
 OUTCOME: tuple[int, ...] = ()
 
@@ -112,7 +107,7 @@ class UnitQueue:
     self.store: results.Results | None = None
     self._left: collections.deque[int] = collections.deque()
     self._num_out = 0
-    self._at_most = 1
+    self._size: TaskSize | None = None
     self._num_losses: collections.Counter[tuple[int, ...]] = collections.Counter()
     self._is_over = False
 
@@ -121,16 +116,16 @@ class UnitQueue:
     self.store = results.open(self._out)
     missing = find.missing_units(self.store)
     self._left.extend(missing.tolist())
-    self._at_most = max(1, LAUNCHES_OF_FIRST_TASK * launch_size // self.store.unit_size)
-    return find.count_images(self.store, missing)
+    self._size = TaskSize(launch_size=launch_size, unit_size=self.store.unit_size)
+    return self.store.count_images(missing)
 
   def take(self, num_hosts: int) -> tuple[int, ...] | None:
     """Some units: fewer towards the end, so that all hosts end together."""
-    if self.store is None or self._is_over:
+    if self._size is None or self._is_over:
       return None
     if not self._left and self._num_out:
       return None
-    count = min(math.ceil(len(self._left) / (2 * num_hosts)), self._at_most)
+    count = self._size.choose(len(self._left), num_hosts)
     self._num_out += 1
     return tuple(self._left.popleft() for _ in range(count))
 
@@ -138,14 +133,14 @@ class UnitQueue:
     """Notes that a host has done a task."""
     self._num_out -= 1
     self._is_over = task == OUTCOME
-    if task:
-      self._at_most = max(1, int(len(task) * TASK_SECONDS / max(done.seconds, 1e-9)))
+    if task and self._size is not None:
+      self._size.learn(len(task), done.seconds)
 
   def put_back(self, task: tuple[int, ...]) -> None:
     """Takes back what a dead worker did not store; ValueError where it ended several."""
     assert self.store is not None
     self._num_out -= 1
-    rest = tuple(np.setdiff1d(task, self.store.done_units()).tolist())
+    rest = tuple(np.setdiff1d(task, self.store.flags.done_among(np.array(task, int))).tolist())
     self._num_losses[rest[:1]] += bool(rest) or task == OUTCOME
     if self._num_losses[rest[:1]] >= MAX_LOSSES:
       what = f"unit {rest[0]}" if rest else "writing the outcome"
@@ -203,7 +198,7 @@ class HostSearch:
         # Compiled when there is work: a run that is done needs none.
         self._search = self._search or UnitSearch(self.job)
         self._search.run(np.array(task), self._store_unit)
-    num_images = find.count_images(self._store, np.array(task, int))
+    num_images = self._store.count_images(np.array(task, int))
     return Done(text=text.getvalue(), num_images=num_images, seconds=time.monotonic() - started)
 
   def close(self) -> None:
