@@ -1,6 +1,6 @@
 """What it costs to look after a run of many units: seconds and memory of what is done, `status`, `export` and `verify`.
 
-python benchmarks/store_scale.py list --units 10000 100000 1000000 --out FOLDER [--on s3]
+python benchmarks/store_scale.py list status --units 10000 100000 1000000 --out FOLDER [--on s3]
 
 Nothing is searched but one unit. Of the others, the files that a command reads are made without it. On a disk they are
 hard links to those of the searched unit (a file system allows 65,000 to one, then comes a copy), with own ids and
@@ -234,7 +234,7 @@ def list_twice(location: str) -> list[str]:
   for _ in range(2):
     started = time.perf_counter()
     missing = find.missing_units(store)
-    find.count_images(store, missing)
+    store.count_images(missing)
     timed.append(f"{time.perf_counter() - started:.2f}")
   return timed
 
@@ -271,30 +271,34 @@ def measure(what: str, location: str) -> None:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("what", choices=[*COMMANDS, "measure", "serve"], help="which command is measured")
+  parser.add_argument(
+    "what", choices=[*COMMANDS, "measure", "serve"], nargs="+", help="what is measured; stores suit the last"
+  )
   parser.add_argument("--units", type=int, nargs="+", default=[10_000], help="of the stores (default: %(default)s)")
   parser.add_argument("--out", type=pathlib.Path, help="where stores are made, and removed afterwards")
   parser.add_argument("--on", choices=["disk", "s3"], default="disk", help="default: %(default)s")
   parser.add_argument("--at", nargs="+", help="of processes that this one starts")
   options = parser.parse_args()
-  if options.what == "serve":
+  if options.what == ["serve"]:
     asyncio.run(serve(options.at[0], options.units[0]))
     return
-  if options.what == "measure":
+  if options.what == ["measure"]:
     measure(*options.at)
     return
   with tempfile.TemporaryDirectory(dir=options.out) as work:
-    one = search_one(pathlib.Path(work), IMAGES_A_UNIT[options.what])
+    last = options.what[-1]
+    one = search_one(pathlib.Path(work), IMAGES_A_UNIT[last])
     for num_units in options.units:
       with contextlib.ExitStack() as stack:
         if options.on == "s3":
           location = stack.enter_context(serving(one, num_units))
           os.environ.update({"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"})
         else:
-          location = str(make_many(pathlib.Path(work), one, num_units, options.what))
+          location = str(make_many(pathlib.Path(work), one, num_units, last))
           stack.callback(shutil.rmtree, location)
-        print(f"{num_units} units of {one.unit_size}, {options.on}: ", end="", flush=True)
-        subprocess.run([sys.executable, __file__, "measure", "--at", options.what, location], check=True)
+        for what in options.what:
+          print(f"{num_units} units of {one.unit_size}, {options.on}: ", end="", flush=True)
+          subprocess.run([sys.executable, __file__, "measure", "--at", what, location], check=True)
 
 
 if __name__ == "__main__":

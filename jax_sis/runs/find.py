@@ -71,11 +71,12 @@ def begin(config: FindConfig, shard: Shard | None) -> tuple[Job, results.Results
   job, store = open_run(config, folder, shard or ALL_UNITS)
   notes = [describe_preset(job.config, job.classifier.input_shape), *job.source.notes]
   print("\n".join([headline(job, store, shard), *filter(None, notes)]), flush=True)
-  num_done = store.count_done()
+  done = store.done_units()
+  num_done = store.count_images(done)
   if num_done:
-    check_done_images(job, store)
+    check_done_images(job, store, done)
     print(f"{num_done} of {store.num_images} images are done already in {config.out}.", flush=True)
-  own = (shard or ALL_UNITS).select(missing_units(store))
+  own = (shard or ALL_UNITS).select(np.setdiff1d(np.arange(store.num_units), done))
   if warning := warn_of_long_run(job, store.count_images(own)):
     print(warning, flush=True)
   if is_printed(job.num_images):
@@ -90,12 +91,11 @@ def is_printed(num_images: int) -> bool:
   return num_images <= MAX_PRINTED_IMAGES
 
 
-def check_done_images(job: Job, store: results.Results) -> None:
-  """Compares some of the finished images, all of a small run, with those at hand; ValueError names those that changed.
+def check_done_images(job: Job, store: results.Results, units: Int[np.ndarray, "U"]) -> None:
+  """Compares some of the images of these finished units with those at hand; ValueError names those that changed.
 
   Otherwise a run would go on with other images than it was begun with.
   """
-  units = store.done_units()
   places = np.unique(np.linspace(0, store.count_images(units) - 1, NUM_COMPARED).astype(int))
   # Only the last unit may be shorter.
   some = units[places // store.unit_size] * store.unit_size + places % store.unit_size

@@ -118,10 +118,10 @@ def test_a_forecast_is_of_the_sizes_that_the_accelerator_gets(
   assert found.num_left == 24
   assert f"{found.batch_size} images a device at a time, 1 {accelerator} a machine, 2 machine(s)" in text
   assert list(tmp_path.iterdir()) == []
-  # Two workers for less than one batch each.
   assert found.cluster is not None
-  assert [unit.unit_size for unit in found.cluster.units] == [found.batch_size]
-  assert f"best         --unit {found.batch_size}: " in text
+  # A batch, twice that, and so on, as long as both workers get a unit.
+  assert [unit.unit_size for unit in found.cluster.units] == ([32] if patch_bytes is None else [1, 2, 4, 8])
+  assert f"best         --unit {found.cluster.best.unit_size}: " in text
   said = json.loads(out)
   assert said["batch_size"] == found.batch_size
   assert said["cluster"]["best"]["seconds"] == list(found.cluster.best.seconds)

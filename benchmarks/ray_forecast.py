@@ -1,0 +1,180 @@
+"""Runs on a real Ray cluster of one, two and three hosts on this machine, and what the simulation says of each.
+
+python benchmarks/ray_forecast.py --hosts 1 2 3 --rounds 2
+
+What hands out units, Ray, its workers and their deaths are those of `find --engine ray`; only the search is replaced by
+sleep, so that hosts that are one machine do not slow each other down. A worker ends itself by SIGKILL at an exponential
+time. How long Ray takes to start a worker, and to notice that one is dead, is measured in the run itself and given to
+the simulation; when workers die is not.
+"""
+
+import argparse
+import collections
+import contextlib
+import math
+import os
+import pathlib
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from jax_sis import results
+from jax_sis.runs import on_ray
+from jax_sis.runs.cluster_forecast import TURN_SECONDS
+from jax_sis.runs.cluster_simulation import Costs, Fleet, Simulation
+from jax_sis.runtime import ray_cluster
+
+FIELDS = {"label": results.Field(shape=(), dtype="int32")}
+HOSTS = pathlib.Path(__file__).parents[1] / "tests/ray_hosts.py"
+MOST_HOSTS = 3
+NUM_SIMULATED = 300
+
+
+def make_worker_fn(options: argparse.Namespace, place: str, flag: bytes, life: float) -> Callable[[int], object]:
+  """Makes workers that sleep; all in one function, which Ray hands over as it is."""
+  startup, seconds, spread = options.startup, options.seconds, options.spread
+
+  class Sleeper:
+    def __init__(self):
+      if life < math.inf:
+        timer = threading.Timer(random.expovariate(1 / life), self.die)
+        timer.daemon = True
+        timer.start()
+      time.sleep(startup)
+
+    def die(self) -> None:
+      pathlib.Path(place, f"died-{os.getpid()}").write_text(str(time.time()))
+      os.kill(os.getpid(), signal.SIGKILL)
+
+    def __call__(self, task: tuple[int, ...]) -> float:
+      started = time.monotonic()
+      for unit in task:
+        time.sleep(seconds * random.lognormvariate(-spread * spread / 2, spread))
+        path = pathlib.Path(place, "results.zarr/done/c", str(unit))
+        path.with_suffix(".new").write_bytes(flag)
+        path.with_suffix(".new").rename(path)
+      return time.monotonic() - started
+
+    def close(self) -> None:
+      pass
+
+  return lambda num_devices: (Sleeper(), "opened")
+
+
+class Real:
+  """A run that is timed, and what Ray did in it.
+
+  Attributes:
+    seconds: from the first host's start to the last unit.
+    starts: seconds that Ray took to start each worker, without the worker's own start.
+    gone: when each death was known.
+    deaths: when each worker died.
+  """
+
+  def __init__(self, options: argparse.Namespace, address: str, *, num_units: int, life: float):
+    self.seconds = 0.0
+    self.starts: list[float] = []
+    self.gone: list[float] = []
+    with tempfile.TemporaryDirectory() as place:
+      store = results.create_or_resume(place, spec={}, num_images=num_units, unit_size=1, fields=FIELDS)
+      store.write_unit(0, {"label": np.zeros(1, np.int32)})
+      flag = pathlib.Path(place, store.chunk_name("done", 0)).read_bytes()
+      store.unmark([0])
+      make_fn = make_worker_fn(options, place, flag, life)
+      with ray_cluster.connect(address, claim=place) as cluster:
+        self._run(cluster, on_ray.UnitQueue(place), make_fn, startup=options.startup)
+      assert len(results.open(place).done_units()) == num_units
+      self.deaths = sorted(float(path.read_text()) for path in pathlib.Path(place).glob("died-*"))
+
+  def _run(self, cluster: ray_cluster.Cluster, queue: on_ray.UnitQueue, make_fn: Any, *, startup: float) -> None:
+    started = time.time()
+    wanted: collections.deque[float] = collections.deque()
+
+    def log(line: str) -> None:
+      if "is gone" in line:
+        wanted.append(time.time())
+        self.gone.append(time.time())
+
+    for outcome in cluster.run(make_fn, queue, log_fn=log):
+      if outcome.task is None:
+        since = wanted.popleft() if wanted else started
+        self.starts.append(time.time() - since - startup)
+        if queue.store is None:
+          queue.begin(1)
+        continue
+      if outcome.task == on_ray.OUTCOME:
+        self.seconds = time.time() - started
+      queue.finish(outcome.task, on_ray.Done(text="", num_images=0, seconds=outcome.value))
+
+
+def simulate(options: argparse.Namespace, real: Real, *, num_hosts: int, num_units: int, life: float) -> np.ndarray:
+  """Seconds of simulated runs of that kind, with the real one's times of Ray."""
+  start = statistics.mean(real.starts)
+  notices = [max(known - death, 0) for known, death in zip(real.gone, real.deaths, strict=False)]
+  notice = statistics.mean(notices) if notices else 0.0
+  fleet = Fleet(num_workers=num_hosts, preempted_every=life, replaced_after=notice + start, spread=options.spread)
+  costs = Costs(
+    startup_seconds=options.startup,
+    launch_seconds=options.seconds,
+    launch_size=1,
+    unit_size=1,
+    write_seconds=0.0,
+    turn_seconds=TURN_SECONDS,
+    notice_seconds=notice,
+  )
+  runs = [Simulation(fleet, costs, num_units, np.random.default_rng(seed)).run() for seed in range(NUM_SIMULATED)]
+  return np.array([run.seconds for run in runs]) + start
+
+
+@contextlib.contextmanager
+def cluster_process(worker_path: str | None) -> Iterator["subprocess.Popen[str]"]:
+  """The cluster of tests/ray_hosts.py, whose address is the first line that it says."""
+  environ = os.environ if worker_path is None else {**os.environ, "PYTHONPATH": worker_path}
+  command = [sys.executable, str(HOSTS)]
+  with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    yield process
+    process.communicate()
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--hosts", type=int, nargs="+", default=[3, 2, 1], help="in this order (default: %(default)s)")
+  parser.add_argument("--units", type=int, default=90, help="of each host (default: %(default)s)")
+  parser.add_argument("--seconds", type=float, default=1.0, help="that a unit takes (default: %(default)s)")
+  parser.add_argument("--spread", type=float, default=0.1, help="of these, as a share (default: %(default)s)")
+  parser.add_argument("--startup", type=float, default=5.0, help="seconds of a worker's start (default: %(default)s)")
+  parser.add_argument("--life", type=float, default=45.0, help="seconds of a worker on average (default: %(default)s)")
+  parser.add_argument("--rounds", type=int, default=1, help="(default: %(default)s)")
+  parser.add_argument("--worker-path", help="PYTHONPATH of the workers (default: as here)")
+  options = parser.parse_args()
+  print("hosts  kills  real s  simulated s (5 to 95 %)  real/simulated  start s", flush=True)
+  with cluster_process(options.worker_path) as process:
+    assert process.stdout is not None and process.stdin is not None
+    address, num_there = process.stdout.readline().strip(), MOST_HOSTS
+    for num_hosts in sorted(options.hosts, reverse=True):
+      while num_there > num_hosts:
+        print("remove", file=process.stdin, flush=True)
+        process.stdout.readline()
+        num_there -= 1
+      for life in (math.inf, options.life) * options.rounds:
+        asked = {"num_units": options.units * num_hosts, "life": life}
+        real = Real(options, address, **asked)
+        low, median, high = np.quantile(simulate(options, real, num_hosts=num_hosts, **asked), (0.05, 0.5, 0.95))
+        print(
+          f"{num_hosts:>5}  {len(real.gone):>5}  {real.seconds:>6.1f}  {median:>6.1f} ({low:.1f} to {high:.1f})  "
+          f"{real.seconds / median:>14.2f}  {statistics.mean(real.starts):>7.1f}",
+          flush=True,
+        )
+
+
+if __name__ == "__main__":
+  main()
