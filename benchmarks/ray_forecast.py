@@ -5,12 +5,14 @@ python benchmarks/ray_forecast.py --hosts 1 2 3 --rounds 2
 What hands out units, Ray, its workers and their deaths are those of `find --engine ray`; only the search is replaced by
 sleep, so that hosts that are one machine do not slow each other down. A worker ends itself by SIGKILL at an exponential
 time. How long Ray takes to start a worker, and to notice that one is dead, is measured in the run itself and given to
-the simulation; when workers die is not.
+the simulation. Of a run whose workers die, two things are said: what is expected without knowing when they die, and what
+the simulation makes of the lives that they had.
 """
 
 import argparse
 import collections
 import contextlib
+import functools
 import math
 import os
 import pathlib
@@ -22,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,7 @@ def make_worker_fn(options: argparse.Namespace, place: str, flag: bytes, life: f
 
   class Sleeper:
     def __init__(self):
+      pathlib.Path(place, f"born-{os.getpid()}").write_text(str(time.time()))
       if life < math.inf:
         timer = threading.Timer(random.expovariate(1 / life), self.die)
         timer.daemon = True
@@ -75,15 +78,17 @@ class Real:
 
   Attributes:
     seconds: from the first host's start to the last unit.
-    starts: seconds that Ray took to start each worker, without the worker's own start.
-    gone: when each death was known.
-    deaths: when each worker died.
+    first_starts: seconds that Ray took to start each host's first worker, without the worker's own start.
+    later_starts: the same of the others.
+    notices: seconds from each death until it was known.
+    lives: seconds that each worker lived, in the order of their births; infinite of those that outlived the run.
   """
 
   def __init__(self, options: argparse.Namespace, address: str, *, num_units: int, life: float):
     self.seconds = 0.0
-    self.starts: list[float] = []
-    self.gone: list[float] = []
+    self.first_starts: list[float] = []
+    self.later_starts: list[float] = []
+    self._gone: list[float] = []
     with tempfile.TemporaryDirectory() as place:
       store = results.create_or_resume(place, spec={}, num_images=num_units, unit_size=1, fields=FIELDS)
       store.write_unit(0, {"label": np.zeros(1, np.int32)})
@@ -93,7 +98,10 @@ class Real:
       with ray_cluster.connect(address, claim=place) as cluster:
         self._run(cluster, on_ray.UnitQueue(place), make_fn, startup=options.startup)
       assert len(results.open(place).done_units()) == num_units
-      self.deaths = sorted(float(path.read_text()) for path in pathlib.Path(place).glob("died-*"))
+      born, died = (read_times(pathlib.Path(place), what) for what in ("born", "died"))
+    self.lives = [died.get(pid, math.inf) - start for pid, start in sorted(born.items(), key=lambda item: item[1])]
+    known = zip(self._gone, sorted(died.values()), strict=False)
+    self.notices = [max(gone - death, 0.0) for gone, death in known]
 
   def _run(self, cluster: ray_cluster.Cluster, queue: on_ray.UnitQueue, make_fn: Any, *, startup: float) -> None:
     started = time.time()
@@ -102,12 +110,12 @@ class Real:
     def log(line: str) -> None:
       if "is gone" in line:
         wanted.append(time.time())
-        self.gone.append(time.time())
+        self._gone.append(time.time())
 
     for outcome in cluster.run(make_fn, queue, log_fn=log):
       if outcome.task is None:
-        since = wanted.popleft() if wanted else started
-        self.starts.append(time.time() - since - startup)
+        starts, since = (self.later_starts, wanted.popleft()) if wanted else (self.first_starts, started)
+        starts.append(time.time() - since - startup)
         if queue.store is None:
           queue.begin(1)
         continue
@@ -116,12 +124,29 @@ class Real:
       queue.finish(outcome.task, on_ray.Done(text="", num_images=0, seconds=outcome.value))
 
 
-def simulate(options: argparse.Namespace, real: Real, *, num_hosts: int, num_units: int, life: float) -> np.ndarray:
+def read_times(place: pathlib.Path, what: str) -> dict[str, float]:
+  """When each process was born, or died."""
+  return {path.name.removeprefix(f"{what}-"): float(path.read_text()) for path in place.glob(f"{what}-*")}
+
+
+class KnownLives:
+  """Draws as a generator does, but for workers' lives, which are given; those beyond them are endless."""
+
+  def __init__(self, seed: int, lives: Sequence[float]):
+    self._generator = np.random.default_rng(seed)
+    self._lives = iter(lives)
+    self.standard_normal = self._generator.standard_normal
+
+  def exponential(self, mean: float) -> float:
+    return next(self._lives, math.inf)
+
+
+def simulate(
+  options: argparse.Namespace, real: Real, *, num_hosts: int, num_units: int, life: float, knows_lives: bool
+) -> np.ndarray:
   """Seconds of simulated runs of that kind, with the real one's times of Ray."""
-  start = statistics.mean(real.starts)
-  notices = [max(known - death, 0) for known, death in zip(real.gone, real.deaths, strict=False)]
-  notice = statistics.mean(notices) if notices else 0.0
-  fleet = Fleet(num_workers=num_hosts, preempted_every=life, replaced_after=notice + start, spread=options.spread)
+  notice, again = (statistics.mean(values or [0.0]) for values in (real.notices, real.later_starts))
+  fleet = Fleet(num_workers=num_hosts, preempted_every=life, replaced_after=notice + again, spread=options.spread)
   costs = Costs(
     startup_seconds=options.startup,
     launch_seconds=options.seconds,
@@ -131,8 +156,9 @@ def simulate(options: argparse.Namespace, real: Real, *, num_hosts: int, num_uni
     turn_seconds=TURN_SECONDS,
     notice_seconds=notice,
   )
-  runs = [Simulation(fleet, costs, num_units, np.random.default_rng(seed)).run() for seed in range(NUM_SIMULATED)]
-  return np.array([run.seconds for run in runs]) + start
+  make_fn: Any = functools.partial(KnownLives, lives=real.lives) if knows_lives else np.random.default_rng
+  runs = [Simulation(fleet, costs, num_units, make_fn(seed)).run() for seed in range(NUM_SIMULATED)]
+  return np.array([run.seconds for run in runs]) + statistics.mean(real.first_starts)
 
 
 @contextlib.contextmanager
@@ -154,9 +180,10 @@ def main() -> None:
   parser.add_argument("--startup", type=float, default=5.0, help="seconds of a worker's start (default: %(default)s)")
   parser.add_argument("--life", type=float, default=45.0, help="seconds of a worker on average (default: %(default)s)")
   parser.add_argument("--rounds", type=int, default=1, help="(default: %(default)s)")
+  parser.add_argument("--dying-only", action="store_true", help="leave out the runs in which no worker dies")
   parser.add_argument("--worker-path", help="PYTHONPATH of the workers (default: as here)")
   options = parser.parse_args()
-  print("hosts  kills  real s  simulated s (5 to 95 %)  real/simulated  start s", flush=True)
+  print("hosts deaths  real s  expected s (5 to 95 %)  with these lives  real/that  starts s", flush=True)
   with cluster_process(options.worker_path) as process:
     assert process.stdout is not None and process.stdin is not None
     address, num_there = process.stdout.readline().strip(), MOST_HOSTS
@@ -165,13 +192,18 @@ def main() -> None:
         print("remove", file=process.stdin, flush=True)
         process.stdout.readline()
         num_there -= 1
-      for life in (math.inf, options.life) * options.rounds:
+      for life in ([] if options.dying_only else [math.inf]) + [options.life] * options.rounds:
         asked = {"num_units": options.units * num_hosts, "life": life}
         real = Real(options, address, **asked)
-        low, median, high = np.quantile(simulate(options, real, num_hosts=num_hosts, **asked), (0.05, 0.5, 0.95))
+        blind, knowing = (
+          simulate(options, real, num_hosts=num_hosts, knows_lives=knows, **asked) for knows in (False, True)
+        )
+        low, median, high = np.quantile(blind, (0.05, 0.5, 0.95))
+        known = float(np.median(knowing))
+        starts = [f"{start:.0f}" for start in (*real.first_starts, *real.later_starts)]
         print(
-          f"{num_hosts:>5}  {len(real.gone):>5}  {real.seconds:>6.1f}  {median:>6.1f} ({low:.1f} to {high:.1f})  "
-          f"{real.seconds / median:>14.2f}  {statistics.mean(real.starts):>7.1f}",
+          f"{num_hosts:>5} {len(real.notices):>6}  {real.seconds:>6.1f}  {median:>6.1f} ({low:.1f} to {high:.1f})  "
+          f"{known:>16.1f}  {real.seconds / known:>9.2f}  {' '.join(starts)}",
           flush=True,
         )
 
