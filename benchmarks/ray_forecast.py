@@ -5,8 +5,8 @@ python benchmarks/ray_forecast.py --hosts 1 2 3 --rounds 2
 What hands out units, Ray, its workers and their deaths are those of `find --engine ray`; only the search is replaced by
 sleep, so that hosts that are one machine do not slow each other down. A worker ends itself by SIGKILL at an exponential
 time. How long Ray takes to start a worker, and to notice that one is dead, is measured in the run itself and given to
-the simulation. Of a run whose workers die, two things are said: what is expected without knowing when they die, and what
-the simulation makes of the lives that they had.
+the simulation. Of a run whose workers die, two things are said: what is expected without knowing when, and what the
+simulation makes of the lives that they had.
 """
 
 import argparse
