@@ -10,7 +10,6 @@ simulation makes of the lives that they had.
 """
 
 import argparse
-import collections
 import contextlib
 import functools
 import math
@@ -105,17 +104,18 @@ class Real:
 
   def _run(self, cluster: ray_cluster.Cluster, queue: on_ray.UnitQueue, make_fn: Any, *, startup: float) -> None:
     started = time.time()
-    wanted: collections.deque[float] = collections.deque()
+    # When each host lost its worker.
+    lost: dict[str, float] = {}
 
     def log(line: str) -> None:
       if "is gone" in line:
-        wanted.append(time.time())
+        lost[line.removeprefix("The worker of ").partition(" is gone")[0]] = time.time()
         self._gone.append(time.time())
 
     for outcome in cluster.run(make_fn, queue, log_fn=log):
       if outcome.task is None:
-        starts, since = (self.later_starts, wanted.popleft()) if wanted else (self.first_starts, started)
-        starts.append(time.time() - since - startup)
+        starts = self.later_starts if outcome.host in lost else self.first_starts
+        starts.append(time.time() - lost.get(outcome.host, started) - startup)
         if queue.store is None:
           queue.begin(1)
         continue

@@ -37,9 +37,10 @@ class Flags:
     """
     # A folder on disk is read as a whole, whatever is asked for.
     digits = DIGITS if self._folder.path is None else ("",)
-    keys = [name.removeprefix(PLACE) for name in self._folder.list_many([f"{PLACE}{digit}" for digit in digits])]
+    names = self._folder.list_many([f"{PLACE}{digit}" for digit in digits])
+    keys = (name.removeprefix(PLACE) for name in names)
     num_units = len(self._is_known)
-    return np.array(sorted(int(key) for key in keys if key.isdecimal() and int(key) < num_units), np.int64)
+    return np.sort(np.fromiter((int(key) for key in keys if key.isdecimal() and int(key) < num_units), np.int64))
 
   def done(self) -> Int[np.ndarray, "U"]:
     """The units that are done, ascending.

@@ -44,13 +44,15 @@ def test_one_worker_with_restarts_takes_what_the_formula_says():
   needed = COSTS.startup_seconds + COSTS.launch_seconds
   num_failed = math.exp(rate * needed) - 1
   seconds = [run.seconds for run in runs]
-  error = 4 * np.std(seconds) / math.sqrt(len(runs))
+  error = 4 * float(np.std(seconds)) / math.sqrt(len(runs))
   assert error < 0.06 * np.mean(seconds)
   assert np.mean(seconds) == pytest.approx(num_failed / rate + num_failed * replaced, abs=error)
   # The search begins after the start, and is cut at the mean of an exponential time below a launch's.
   cut = math.exp(rate * COSTS.launch_seconds) - 1
   lost = [run.lost_seconds for run in runs]
-  assert np.mean(lost) == pytest.approx(cut / rate - COSTS.launch_seconds, abs=4 * np.std(lost) / math.sqrt(len(runs)))
+  assert np.mean(lost) == pytest.approx(
+    cut / rate - COSTS.launch_seconds, abs=4 * float(np.std(lost)) / math.sqrt(len(runs))
+  )
   assert np.mean([run.num_preempted for run in runs]) == pytest.approx(num_failed, rel=0.1)
 
 
