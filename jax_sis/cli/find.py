@@ -55,7 +55,7 @@ def run_plan(config: FindConfig, options: PlanOptions) -> None:
   get_devices_ready(config.num_devices)
   from jax_sis.runs import plan
 
-  plan.plan(config, **vars(options))
+  plan.plan(config, options)
 
 
 COMMANDS = {
@@ -104,13 +104,17 @@ estimate of the time from a short timed probe on this machine. It writes nothing
 With --on, the time is that of an accelerator that need not be here: the products and sums of the backward search, and
 the numbers that they touch, over the shares of a data sheet's rates that one network (ResNet-20) reached on one chip
 (H100) with 1,024 images at a time. The memory is what this machine's compiler says that the program needs.
+
+With --preempted-every, it also simulates --engine ray on machines that come and go, from what a launch, the start and
+storing a unit take: a line for each size of unit, with the time, the work that is done twice, and which size is best.
 """,
     examples=(
       "plan --data cifar10 --data-dir DATA --search gradient --per-step 4 --certificate alone",
       "plan --checkpoint runs/resnet50 --data imagenet2012 --data-dir DATA --split train --resize --search gradient "
       "--per-step 100 --certificate alone --save mask --mask-fraction 0.1 --workers 64",
       "plan --data cifar10 --data-dir DATA --search gradient --precision default --on h100",
+      "plan --data cifar10 --data-dir DATA --search gradient --out gs://BUCKET/run --workers 256 --preempted-every 30m",
     ),
-    groups={**GROUPS, "worker": "num_workers accelerator"},
+    groups={**GROUPS, "worker": "num_workers accelerator preempted_every replaced_after spread"},
   ),
 }

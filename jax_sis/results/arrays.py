@@ -112,11 +112,3 @@ def name_dimensions(spec: Mapping[str, Any], name: str, fields: Mapping[str, Fie
   of_units = {DONE: ["unit"], CHECKSUMS: ["unit", "field"]}
   axes = of_units.get(name) or name_axes(name, fields[name])
   return {**spec, "metadata": {**spec["metadata"], "dimension_names": axes}}
-
-
-def is_set(flag: ts.Future) -> bool:
-  """Whether the flag that is being read says done. A damaged one does not."""
-  try:
-    return int(flag.result()) == 1
-  except ValueError:
-    return False

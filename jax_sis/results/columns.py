@@ -24,7 +24,7 @@ def describe_run(run: Any) -> str:
   model, data = (run.spec.get(part, {}).get(name, "?") for part, name in (("model", "name"), ("data", "data")))
   held = [KIND_TITLES[kind] for kind in kinds_of(run.fields)]
   held += ["orders"] * ("rank" in run.fields) + [name for name in run.fields if "mask" in name]
-  done = f"{len(run.done_images())} of {run.num_images} images done"
+  done = f"{run.count_done()} of {run.num_images} images done"
   return f"Results({run.folder.location!r}: {model} on {data}, {done}; {', '.join(held)})"
 
 

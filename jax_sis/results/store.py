@@ -30,7 +30,8 @@ from jaxtyping import Bool, Int, Shaped
 
 from jax_sis.core import masking, messages
 from jax_sis.results import columns
-from jax_sis.results.arrays import CHECKSUMS, DONE, GROUP_FILE, ZARR_DIR, checksum, is_set, make_group, open_arrays
+from jax_sis.results.arrays import CHECKSUMS, DONE, GROUP_FILE, ZARR_DIR, checksum, make_group, open_arrays
+from jax_sis.results.flags import Flags
 from jax_sis.results.folder import Folder, open_folder
 from jax_sis.results.query import StoredSubsets, SubsetQuery, describe_masks, find_subsets, make_query
 from jax_sis.results.schema import Field, decode_text, describe_field, encode_text, join_bytes, parse_field
@@ -48,6 +49,7 @@ class Results:
     folder: where it is.
     spec: what fixes the run, in JSON types.
     fields: the arrays, by name.
+    flags: which units are done.
 
   Examples:
     A run of two images, of which the first unit of one is done:
@@ -65,6 +67,7 @@ class Results:
     self.spec = spec
     self.fields = {name: parse_field(description) for name, description in spec["fields"].items()}
     self._arrays = self._open_arrays(self.num_images, create=create)
+    self.flags = Flags(folder, self._arrays[DONE], self.num_units)
 
   def _open_arrays(self, num_images: int, **options: bool) -> dict[str, ts.TensorStore]:
     return open_arrays(
@@ -130,32 +133,22 @@ class Results:
     num_axes = {DONE: 0, CHECKSUMS: 1}[name] if name not in self.fields else len(self.fields[name].shape)
     return f"{ZARR_DIR}/{name}/c/{unit}{'/0' * num_axes}"
 
-  def flagged_units(self) -> Int[np.ndarray, "U"]:
-    """The units that have a flag, whatever it says, ascending.
-
-    Raises:
-      StorageError: the flags cannot be listed.
-    """
-    prefix = f"{ZARR_DIR}/{DONE}/c/"
-    keys = [name.removeprefix(prefix) for name in self.folder.patient.list(prefix, witness=SPEC_FILE)]
-    return np.array(sorted(int(key) for key in keys if key.isdecimal() and int(key) < self.num_units), np.int64)
-
   def done_units(self) -> Int[np.ndarray, "U"]:
-    """The units whose every array is written, ascending. A damaged flag counts as none.
+    """The units whose every array is written, ascending; see `Flags.done`.
 
     Raises:
-      StorageError: the flags cannot be listed.
+      StorageError: the flags cannot be listed or read.
     """
-    units = self.flagged_units()
-    if not len(units):
-      return units
-    flags = self._arrays[DONE]
-    try:
-      return units[self.folder.wait(flags[units].read(), "read", f"{ZARR_DIR}/{DONE}") == 1]
-    except ValueError:
-      # If that is not for a damaged flag, the files cannot be read, either.
-      self.folder.read_many([self.chunk_name(DONE, unit) for unit in units.tolist()])
-      return units[[is_set(flag) for flag in [flags[unit].read() for unit in units]]]
+    return self.flags.done()
+
+  def count_images(self, units: Int[np.ndarray, "U"]) -> int:
+    """How many images these units have."""
+    num_short = self.num_units * self.unit_size - self.num_images
+    return len(units) * self.unit_size - num_short * int(np.count_nonzero(units == self.num_units - 1))
+
+  def count_done(self) -> int:
+    """How many images are done."""
+    return self.count_images(self.done_units())
 
   def done_images(self) -> Int[np.ndarray, "M"]:
     """The images of the finished units, ascending."""
@@ -164,7 +157,8 @@ class Results:
   def images_of(self, units: Int[np.ndarray, "U"]) -> Int[np.ndarray, "M"]:
     """The images of units, in the order of these."""
     indices = (units[:, None] * self.unit_size + np.arange(self.unit_size)).ravel()
-    return indices[indices < self.num_images]
+    # Of a large run, a copy takes a gigabyte.
+    return indices if len(indices) == self.count_images(units) else indices[indices < self.num_images]
 
   def write_unit(self, unit: int, rows: Mapping[str, Shaped[np.ndarray, "M ..."]]) -> None:
     """Writes the rows of one unit, then marks it done.
@@ -261,12 +255,14 @@ class Results:
     Yields:
       Which images, and their values by field as `read` gives them.
     """
-    indices = self.done_images()
+    units = self.done_units()
     # No unit is read twice.
-    step = max(num_images_at_once // self.unit_size * self.unit_size, min(num_images_at_once, self.unit_size))
-    for start in range(0, len(indices), step):
-      some = indices[start : start + step]
-      yield some, self.read_many(self.fields if names is None else names, some)
+    num_units_at_once = max(num_images_at_once // self.unit_size, 1)
+    for first in range(0, len(units), num_units_at_once):
+      indices = self.images_of(units[first : first + num_units_at_once])
+      for start in range(0, len(indices), num_images_at_once):
+        some = indices[start : start + num_images_at_once]
+        yield some, self.read_many(self.fields if names is None else names, some)
 
   def find_images(self, ids: Sequence[str]) -> Int[np.ndarray, "M"]:
     """Where the images of these ids are.

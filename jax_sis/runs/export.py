@@ -78,7 +78,7 @@ def export(
   if path.suffix != ".png" and (checkpoint or data_dir):
     raise ValueError(f"--checkpoint and --data-dir must come with a .png, which needs the images, got {to!r}.")
   store = results.open(run_dir)
-  num_missing = store.num_images - len(store.done_images())
+  num_missing = store.num_images - store.count_done()
   if num_missing and not is_partial:
     raise ValueError(
       f"{run_dir!r} must be a finished run, but {num_missing} of its {store.num_images} images are missing; finish it "

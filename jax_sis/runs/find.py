@@ -19,8 +19,8 @@ from jax_sis.runs.identity import find_changes, read_compared, refuse_changes
 from jax_sis.runs.long_runs import warn_of_long_run
 from jax_sis.runs.presets import describe_preset
 from jax_sis.runs.setup import Job, explain_out_of_memory
-from jax_sis.runs.shared_storage import warn_of_local_folder
 from jax_sis.runs.shards import Shard
+from jax_sis.runs.shared_storage import warn_of_local_folder
 from jax_sis.runs.table import GALLERY_FILE, describe_outcome, make_rows, make_summary, print_header, print_rows
 from jax_sis.runs.unit_search import UnitSearch, read_images
 from jax_sis.runtime import devices
@@ -52,7 +52,7 @@ def find(config: FindConfig, *, shard: Shard | None = None) -> str:
   if len(missing_units(store)):
     with explain_out_of_memory(job):
       Worker(job, store, is_printed=is_printed(job.num_images)).run(part.select(missing_units(store)))
-  num_left = store.num_images - len(store.done_images())
+  num_left = store.num_images - store.count_done()
   if num_left:
     print(f"This worker's part is done; {num_left} images of other workers are not. `jax-sis status` counts them.")
   else:
@@ -74,12 +74,13 @@ def begin(config: FindConfig, shard: Shard | None) -> tuple[Job, results.Results
   job, store = open_run(config, folder, shard or ALL_UNITS)
   notes = [describe_preset(job.config, job.classifier.input_shape), *job.source.notes]
   print("\n".join([headline(job, store, shard), *filter(None, notes)]), flush=True)
-  num_done = len(store.done_images())
+  done = store.done_units()
+  num_done = store.count_images(done)
   if num_done:
-    check_done_images(job, store)
+    check_done_images(job, store, done)
     print(f"{num_done} of {store.num_images} images are done already in {config.out}.", flush=True)
-  own = (shard or ALL_UNITS).select(missing_units(store))
-  if warning := warn_of_long_run(job, count_images(store, own)):
+  own = (shard or ALL_UNITS).select(np.setdiff1d(np.arange(store.num_units), done))
+  if warning := warn_of_long_run(job, store.count_images(own)):
     print(warning, flush=True)
   if is_printed(job.num_images):
     print_header(job.search.kinds, job.class_names)
@@ -93,13 +94,14 @@ def is_printed(num_images: int) -> bool:
   return num_images <= MAX_PRINTED_IMAGES
 
 
-def check_done_images(job: Job, store: results.Results) -> None:
-  """Compares some of the finished images, all of a small run, with those at hand; ValueError names those that changed.
+def check_done_images(job: Job, store: results.Results, units: Int[np.ndarray, "U"]) -> None:
+  """Compares some of the images of these finished units with those at hand; ValueError names those that changed.
 
   Otherwise a run would go on with other images than it was begun with.
   """
-  done = store.done_images()
-  some = done[np.unique(np.linspace(0, len(done) - 1, NUM_COMPARED).astype(int))]
+  places = np.unique(np.linspace(0, store.count_images(units) - 1, NUM_COMPARED).astype(int))
+  # Only the last unit may be shorter.
+  some = units[places // store.unit_size] * store.unit_size + places % store.unit_size
   changes = []
   for batch in read_images(job, some, job.launch_size):
     changes += find_changes(read_compared(store, batch["index"]), batch)
@@ -161,7 +163,7 @@ class Worker:
 
   def run(self, units: Int[np.ndarray, "U"]) -> None:
     """Does these units, in their order."""
-    with Progress("compiling", total=count_images(self._store, units), unit="image") as self._progress:
+    with Progress("compiling", total=self._store.count_images(units), unit="image") as self._progress:
       search = UnitSearch(self._job)
       self._progress.restart("search")
       search.run(units, self._store_unit)
@@ -176,10 +178,6 @@ class Worker:
 
 def missing_units(store: results.Results) -> Int[np.ndarray, "U"]:
   return np.setdiff1d(np.arange(store.num_units), store.done_units())
-
-
-def count_images(store: results.Results, units: Int[np.ndarray, "U"]) -> int:
-  return sum(stop - start for start, stop in map(store.unit_range, units.tolist()))
 
 
 def write_outcome(job: Job, store: results.Results) -> None:

@@ -1,12 +1,15 @@
 """`jax-sis plan --on`: what a run will take on accelerators that are not at hand."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from jax_sis import results
 from jax_sis.core.certified import NUM_SIZES
 from jax_sis.core.searches import Exact, Phase, Screened
+from jax_sis.runs.cluster_forecast import ClusterForecast, describe_cluster, forecast_cluster
+from jax_sis.runs.cluster_simulation import Fleet
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.presets import describe_preset, settle_preset
 from jax_sis.runs.roofline import (
@@ -41,6 +44,7 @@ class Forecast(NamedTuple):
     num_left: images that are not done yet.
     seconds: time of the backward search of these.
     is_memory_bound: whether the chip's memory says so, and not its products.
+    cluster: what machines that come and go take, where that is asked; their start is timed here.
   """
 
   batch_size: int
@@ -48,9 +52,10 @@ class Forecast(NamedTuple):
   num_left: int
   seconds: float
   is_memory_bound: bool
+  cluster: ClusterForecast | None = None
 
 
-def forecast(config: FindConfig, name: str, *, num_workers: int) -> Forecast:
+def forecast(config: FindConfig, name: str, *, num_workers: int, fleet: Fleet | None = None) -> Forecast:
   """Estimates and prints what a run takes on `num_workers` machines with as many of these chips as the settings say.
 
   Raises:
@@ -60,8 +65,10 @@ def forecast(config: FindConfig, name: str, *, num_workers: int) -> Forecast:
     raise ValueError("--on must come with a backward search, whose steps can be counted, but --search has none.")
   accelerator, num_chips = ACCELERATORS[name], config.num_devices or 1
   print("Opening and compiling ...", flush=True)
+  started = time.perf_counter()
   job, num_bytes = size_for(config, accelerator, num_chips=num_chips)
-  num_done = 0 if job.is_new else len(results.open(config.out).done_images())
+  startup_seconds = time.perf_counter() - started
+  num_done = 0 if job.is_new else results.open(config.out).count_done()
   counted = count_evaluations(job)
   work = count_work(job.predict_fn, job.params, job.classifier.input_shape)
   # A gradient goes forward and back.
@@ -79,7 +86,18 @@ def forecast(config: FindConfig, name: str, *, num_workers: int) -> Forecast:
   )
   lines = describe_forecast(job, found, counted, of_image, name=name, num_chips=num_chips, num_workers=num_workers)
   print("\n".join(lines), flush=True)
-  return found
+  if fleet is None:
+    return found
+  cluster = forecast_cluster(
+    job,
+    fleet,
+    num_left=num_left,
+    launch_seconds=job.batch_size * estimate.seconds,
+    launch_size=job.batch_size * num_chips,
+    startup_seconds=startup_seconds,
+  )
+  print("\n".join(describe_cluster(cluster)), flush=True)
+  return found._replace(cluster=cluster)
 
 
 def describe_forecast(

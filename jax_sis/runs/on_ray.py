@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from jax_sis import results
 from jax_sis.results.folder import PROBE_PREFIX
@@ -23,8 +22,9 @@ from jax_sis.runs.setup import explain_out_of_memory
 from jax_sis.runs.table import make_rows, print_rows
 from jax_sis.runs.unit_search import UnitSearch
 from jax_sis.runtime import engines
-from jax_sis.runtime.engines import LAUNCHES_OF_FIRST_TASK, Engine
+from jax_sis.runtime.engines import Engine
 from jax_sis.runtime.progress import Progress
+from jax_sis.runtime.task_size import first_task_size
 
 # In the place of a unit: the writing of the outcome.
 OUTCOME = -1
@@ -60,7 +60,7 @@ def find_on_ray(config: FindConfig, engine: Engine) -> str:
     with engines.open_workers(engine, make_fn, claim=place, num_devices=config.num_devices) as workers:
       store = results.open(config.out)
       missing = find.missing_units(store)
-      with Progress("starting", total=find.count_images(store, missing), unit="image") as progress:
+      with Progress("starting", total=store.count_images(missing), unit="image") as progress:
         for units in (missing.tolist(), [OUTCOME]):
           for _ in workers.run(units, progress, "search"):
             pass
@@ -97,8 +97,7 @@ class HostSearch:
       )
     self._job, self._store = find.begin(config, None)
     self._search: UnitSearch | None = None
-    launch_size = self._job.launch_size
-    self.about = About(num_first=max(1, LAUNCHES_OF_FIRST_TASK * launch_size // self._store.unit_size))
+    self.about = About(num_first=first_task_size(self._job.launch_size, self._store.unit_size))
 
   def get_ready(self) -> None:
     """As for `Worker`; `find` says that memory is short where that is known."""
@@ -111,15 +110,10 @@ class HostSearch:
       else:
         # Compiled when there is work: a run that is done needs none.
         self._search = self._search or UnitSearch(self._job)
-        missing = self._find_missing(units)
+        missing = np.setdiff1d(units, self._store.flags.done_among(np.array(units)))
         if len(missing):
           self._search.run(missing, functools.partial(self._store_unit, advance_fn))
     yield from ((unit, None) for unit in units)
-
-  def _find_missing(self, units: Sequence[int]) -> Int[np.ndarray, "U"]:
-    """All of them in most cases; and then no run of many units is listed."""
-    flags = self._store.folder.read_many([self._store.chunk_name(results.DONE, unit) for unit in units])
-    return np.setdiff1d(units, self._store.done_units() if any(flag is not None for flag in flags) else [])
 
   def _store_unit(self, advance_fn: Callable[[int], Any], unit: int, rows: dict[str, np.ndarray]) -> None:
     self._store.write_unit(unit, rows)

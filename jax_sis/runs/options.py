@@ -19,10 +19,19 @@ class PlanOptions:
     num_workers: machines like this one, or with as many chips as --devices says, that share the run.
     accelerator: estimate for chips of this kind, GPUs (a100, h100, h200, l4) or TPUs (v4, v5e, v5p, v6e), from counted
       work and their data sheets, without one at hand (default: a timed probe on this machine).
+    preempted_every: simulate --engine ray on these workers, of which each is taken away so often on average, at random
+      times: 90s, 30m, 2h or never; of the sizes of unit that are tried, the best is named (default: no simulation).
+    replaced_after: until another machine is there and starts its worker.
+    spread: standard deviation of the speed of machines, and of the time that single units take, as a share of the mean.
+    is_json: print one JSON object; the table goes to standard error.
   """
 
   num_workers: Annotated[int, Option(name="workers")] = 1
   accelerator: Annotated[AcceleratorName | None, Option(name="on")] = None
+  preempted_every: Annotated[str | None, Option(metavar="TIME")] = None
+  replaced_after: Annotated[str, Option(metavar="TIME")] = "2m"
+  spread: float = 0.1
+  is_json: Annotated[bool, Option(name="json")] = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,11 @@
 """`jax-sis plan`: what a run of `find` will cost, estimated from its settings and a short timed probe."""
 
+import contextlib
 import dataclasses
 import functools
+import json
 import math
+import sys
 import time
 from typing import Any
 
@@ -19,10 +22,18 @@ from jax_sis.core.searches import Exact, Gradient, Phase, Screened
 from jax_sis.core.types import Params, PredictFn
 from jax_sis.core.validation import require_positive
 from jax_sis.results.arrays import OF_UNITS
+from jax_sis.runs.cluster_forecast import (
+  ClusterForecast,
+  cluster_to_json,
+  describe_cluster,
+  forecast_cluster,
+  read_fleet,
+)
+from jax_sis.runs.cluster_simulation import Fleet
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.device_search import ImageSearch
 from jax_sis.runs.forecast import Forecast, count_evaluations, forecast
-from jax_sis.runs.options import AcceleratorName, PlanOptions
+from jax_sis.runs.options import PlanOptions
 from jax_sis.runs.presets import describe_preset
 from jax_sis.runs.setup import Job, compile_search, explain_out_of_memory, make_job, read_stored_spec
 from jax_sis.runtime import devices
@@ -52,6 +63,7 @@ class Cost:
     startup_seconds: time to open, trace and compile.
     images_read_per_second: how fast images are read and decoded where nothing else is done.
     seconds: time of the run, all workers together.
+    cluster: what workers that come and go take, where that is asked.
   """
 
   num_images: int
@@ -66,22 +78,25 @@ class Cost:
   startup_seconds: float
   images_read_per_second: float
   seconds: float
+  cluster: ClusterForecast | None = None
 
 
-def plan(
-  config: FindConfig,
-  *,
-  num_workers: int = PlanOptions.num_workers,
-  accelerator: AcceleratorName | None = PlanOptions.accelerator,
-) -> Cost | Forecast:
-  """Estimates what a run will cost, and prints it; arguments as in PlanOptions, ValueError as for `find`."""
-  require_positive("--workers", num_workers)
-  if accelerator is not None:
-    return forecast(config, accelerator, num_workers=num_workers)
-  return plan_here(config, num_workers=num_workers)
+def plan(config: FindConfig, options: PlanOptions) -> Cost | Forecast:
+  """Estimates what a run will cost, and prints it; ValueError as for `find`."""
+  require_positive("--workers", options.num_workers)
+  fleet = read_fleet(options)
+  with contextlib.redirect_stdout(sys.stderr if options.is_json else sys.stdout):
+    if options.accelerator is not None:
+      cost = forecast(config, options.accelerator, num_workers=options.num_workers, fleet=fleet)
+    else:
+      cost = plan_here(config, num_workers=options.num_workers, fleet=fleet)
+  if options.is_json:
+    described = dict(cost._asdict() if isinstance(cost, Forecast) else vars(cost))
+    print(json.dumps({**described, "cluster": cost.cluster and cluster_to_json(cost.cluster)}), flush=True)
+  return cost
 
 
-def plan_here(config: FindConfig, *, num_workers: int) -> Cost:
+def plan_here(config: FindConfig, *, num_workers: int, fleet: Fleet | None = None) -> Cost:
   """Estimates what a run will cost on `num_workers` machines like this one, and prints it; ValueError as for `find`."""
   folder = results.open_folder(config.out)
   print("Opening and compiling ...", flush=True)
@@ -91,12 +106,23 @@ def plan_here(config: FindConfig, *, num_workers: int) -> Cost:
   startup_seconds = time.perf_counter() - started
   num_done = 0
   if read_stored_spec(folder) is not None:
-    num_done = len(results.open(config.out).done_images())
+    num_done = results.open(config.out).count_done()
   print(f"Timing a probe on {job.devices_name} ...", flush=True)
   with explain_out_of_memory(job):
     cost = estimate_cost(job, program, num_done=num_done, num_workers=num_workers, startup_seconds=startup_seconds)
   print("\n".join(describe_cost(job, cost, num_workers=num_workers)), flush=True)
-  return cost
+  if fleet is None:
+    return cost
+  cluster = forecast_cluster(
+    job,
+    fleet,
+    num_left=cost.num_left,
+    launch_seconds=max(cost.seconds_per_launch, job.launch_size / cost.images_read_per_second),
+    launch_size=job.launch_size,
+    startup_seconds=startup_seconds,
+  )
+  print("\n".join(describe_cluster(cluster)), flush=True)
+  return dataclasses.replace(cost, cluster=cluster)
 
 
 def estimate_cost(job: Job, program: DeviceProgram, *, num_done: int, num_workers: int, startup_seconds: float) -> Cost:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,10 @@ MAX_IDS_SHOWN = 3
 RATE_SECONDS = 180.0
 # Who has stored nothing for so many times as long as the rate is of is not taken to be at work.
 NUM_QUIET = 2
+# Units whose statuses are read; of larger runs some, since each is a file or a request of its own.
+MAX_UNITS_READ = 20_000
+# Images whose statuses are in memory at once.
+IMAGES_AT_ONCE = 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +39,9 @@ class State:
     now: the time, in seconds since 1970.
     done_units: the finished units.
     times: when each of these was stored; in a bucket, which does not say, when this command first saw it.
-    damaged_units: finished units that cannot be read.
-    statuses: for each kind of subset, how many images have which status.
+    num_units_read: of how many finished units, spread over all, the statuses were read.
+    damaged_units: of these, those that cannot be read.
+    statuses: for each kind of subset, how many images of these have which status.
     reasons: for each reason why images could not be searched, how many there are and the first ids.
     non_finite: how many images gave a number that is not finite, and the first ids.
   """
@@ -45,6 +50,7 @@ class State:
   now: float
   done_units: Int[np.ndarray, "U"]
   times: Float[np.ndarray, "U"]
+  num_units_read: int
   damaged_units: Int[np.ndarray, "V"]
   statuses: dict[str, dict[str, int]]
   reasons: dict[str, tuple[int, list[str]]]
@@ -52,7 +58,7 @@ class State:
 
   @property
   def num_done(self) -> int:
-    return count_images(self.store, self.done_units)
+    return self.store.count_images(self.done_units)
 
   @property
   def missing_units(self) -> Int[np.ndarray, "U"]:
@@ -76,7 +82,7 @@ class State:
     start = earlier.max() if len(earlier) else self.times.min()
     is_quiet = self.now - last > NUM_QUIET * max(last - start, RATE_SECONDS)
     later = self.done_units[self.times > start]
-    return None if is_quiet or not len(later) else count_images(self.store, later) / (max(self.now, last) - start)
+    return None if is_quiet or not len(later) else self.store.count_images(later) / (max(self.now, last) - start)
 
 
 def status(run_dir: str, *, watch_seconds: float | None = None, is_json: bool = False) -> None:
@@ -112,25 +118,33 @@ def read_state(store: results.Results, before: State | None = None) -> State:
     if before is not None:
       _, here, there = np.intersect1d(done_units, before.done_units, return_indices=True)
       times[here] = before.times[there]
+  units_read = spread(done_units, MAX_UNITS_READ)
   answers = schema.kinds_of(store.fields)
-  names = [f"{answer}_status" for answer in answers]
-  columns, damaged_units = read_columns(store, names, done_units)
-  statuses = {
-    answer: {name: int((columns[f"{answer}_status"] == code).sum()) for code, name in STATUS_NAMES.items()}
-    for answer in answers
-  }
-  indices = store.images_of(np.setdiff1d(done_units, damaged_units))
-  is_finite = np.all([columns[name] != Status.NON_FINITE for name in names], axis=0)
-  reasons, damaged_reasons = read_reasons(store, indices[columns[names[0]] == NOT_SEARCHED])
+  statuses = {answer: dict.fromkeys(STATUS_NAMES.values(), 0) for answer in answers}
+  damaged, unsearched, non_finite = [units_read[:0]], [units_read[:0]], [units_read[:0]]
+  num_at_once = max(1, IMAGES_AT_ONCE // store.unit_size)
+  for start in range(0, len(units_read), num_at_once):
+    units = units_read[start : start + num_at_once]
+    columns, damaged_units = read_columns(store, [f"{answer}_status" for answer in answers], units)
+    for answer, values in zip(answers, columns.values(), strict=True):
+      for code, name in STATUS_NAMES.items():
+        statuses[answer][name] += int((values == code).sum())
+    indices = store.images_of(np.setdiff1d(units, damaged_units))
+    damaged.append(damaged_units)
+    unsearched.append(indices[columns[f"{answers[0]}_status"] == NOT_SEARCHED])
+    non_finite.append(indices[np.any([values == Status.NON_FINITE for values in columns.values()], axis=0)])
+  reasons, damaged_reasons = read_reasons(store, np.concatenate(unsearched))
+  not_finite = np.concatenate(non_finite)
   return State(
     store=store,
     now=now,
     done_units=done_units,
     times=times,
-    damaged_units=np.union1d(damaged_units, damaged_reasons),
+    num_units_read=len(units_read),
+    damaged_units=np.union1d(np.concatenate(damaged), damaged_reasons),
     statuses=statuses,
     reasons=reasons,
-    non_finite=(int((~is_finite).sum()), read_ids(store, indices[~is_finite])),
+    non_finite=(len(not_finite), read_ids(store, not_finite)),
   )
 
 
@@ -148,6 +162,11 @@ def date_of(path: str) -> float:
   except FileNotFoundError:
     # Not done any more, since it was found to be damaged.
     return 0.0
+
+
+def spread(units: Int[np.ndarray, "U"], most: int) -> Int[np.ndarray, "V"]:
+  """So many of the units at most, evenly spread over them."""
+  return units[np.linspace(0, len(units) - 1, min(most, len(units))).astype(int)]
 
 
 def read_columns(
@@ -191,10 +210,6 @@ def read_ids(store: results.Results, indices: Int[np.ndarray, "M"]) -> list[str]
     return [f"image {index}" for index in first.tolist()]
 
 
-def count_images(store: results.Results, units: Iterable[int]) -> int:
-  return sum(stop - start for start, stop in map(store.unit_range, map(int, units)))
-
-
 def state_to_json(state: State) -> dict[str, Any]:
   """The same as the text says, in JSON types."""
   store, num_left = state.store, state.store.num_images - state.num_done
@@ -210,6 +225,7 @@ def state_to_json(state: State) -> dict[str, Any]:
     "images_per_second": state.rate,
     "seconds_left": num_left / state.rate if num_left and state.rate else None,
     "seconds_since_stored": state.idle_seconds,
+    "num_units_read": state.num_units_read,
     "statuses": state.statuses,
     "not_searched": {reason: {"num_images": count, "ids": ids} for reason, (count, ids) in state.reasons.items()},
     "non_finite": {"num_images": state.non_finite[0], "ids": state.non_finite[1]},
@@ -288,12 +304,15 @@ def describe_missing(state: State) -> list[str]:
   missing = state.missing_units
   if not len(missing):
     return []
-  line = f"missing: {plural(len(missing), 'unit')}, {count_images(state.store, missing)} images"
+  line = f"missing: {plural(len(missing), 'unit')}, {state.store.count_images(missing)} images"
   return [line if state.rate else f"{line}; if nobody is at work, the same command goes on where it stopped"]
 
 
 def describe_answers(state: State) -> list[str]:
   lines = []
+  num_done = len(state.done_units)
+  if state.num_units_read < num_done:
+    lines.append(f"below, the images of {state.num_units_read} of {num_done} finished units, spread evenly over them")
   for answer, counts in state.statuses.items():
     present = [f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count]
     lines.append(f"{KIND_TITLES[answer]}: {', '.join(present) or 'none yet'}")

@@ -113,7 +113,8 @@ def read_launches(job: Job, units: Int[np.ndarray, "U"]) -> Iterator[tuple[Launc
   """Reads the units' images ahead, a launch at a time; each comes with the arrays that the search takes."""
   parts = split_units(job, units)
   num_devices = len(job.local_devices)
-  indices = np.array([min(part.start + place, part.stop - 1) for part in parts for place in range(job.batch_size)])
+  bounds = np.array([(part.start, part.stop) for part in parts], np.int64).reshape(-1, 2)
+  indices = np.minimum(bounds[:, :1] + np.arange(job.batch_size), bounds[:, 1:] - 1).ravel()
   for number, batch in enumerate(read_images(job, indices, job.launch_size)):
     arrays = job.launch_arrays(batch)
     batch[results.PIXEL_DIGEST] = results.digest_pixels(batch.pop("image"))

@@ -78,8 +78,8 @@ def verify(
     is_computing=num_sampled > 0,
   )
   # The run may go on meanwhile; units that are done later are not checked.
-  flagged = store.flagged_units()
-  done = store.done_units()
+  flagged = store.flags.flagged()
+  done = store.flags.done_among(flagged)
   damages = find_damages(job, store, flagged, done)
   sampled = sample_units(np.setdiff1d(done, [damage.unit for damage in damages]), num_sampled, seed)
   if len(sampled):
@@ -103,7 +103,7 @@ def find_damages(
   job: Job, store: results.Results, flagged: Int[np.ndarray, "V"], done: Int[np.ndarray, "U"]
 ) -> list[Damage]:
   """Says how much of the run is done, and reads all of it; `flagged` units have a flag, readable or not."""
-  num_images = len(store.images_of(done))
+  num_images = store.count_images(done)
   print(
     f"{store.folder.location}: {len(done)} of {store.num_units} units are done, "
     f"{num_images} of {store.num_images} images.",
@@ -123,14 +123,14 @@ def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], p
     return []
   num_at_once = max(1, IMAGES_AT_ONCE // store.unit_size)
   images = read_images(job, store.images_of(units), num_at_once * store.unit_size)
-  hashes: list[int] = []
+  hashes = [np.zeros(0, np.int64)]
   damages, changes = [], []
   for start, batch in zip(range(0, len(units), num_at_once), images, strict=True):
     some = units[start : start + num_at_once]
     rows, unreadable = read_rows(store, some)
     damages += unreadable
     indices = batch["index"]
-    hashes += [hash(str(text)) for text in batch["id"]]
+    hashes.append(np.array([hash(str(text)) for text in batch["id"]], np.int64))
     is_whole = ~np.isin(indices // store.unit_size, [damage.unit for damage in unreadable])
     if is_whole.any():
       whole = {name: values[is_whole] for name, values in batch.items()}
@@ -138,8 +138,9 @@ def check_units(job: Job, store: results.Results, units: Int[np.ndarray, "U"], p
       # What has its checksum is what was stored.
       changes += find_changes(rows, whole) if store.has_checksums else []
     progress.advance(len(indices))
-  refuse_changes(store.folder.location, changes, len(hashes))
-  num_shared = len(hashes) - len(set(hashes))
+  num_images = store.count_images(units)
+  refuse_changes(store.folder.location, changes, num_images)
+  num_shared = num_images - len(np.unique(np.concatenate(hashes)))
   if num_shared:
     print(f"{num_shared} images share their id with another image; refer to these by number.", flush=True)
   return damages
@@ -223,7 +224,7 @@ def sample_units(units: Int[np.ndarray, "U"], num_sampled: int, seed: int) -> In
 def compute_again(job: Job, store: results.Results, units: Int[np.ndarray, "U"]) -> list[Damage]:
   """Computes units as `find` does, and compares each field bit by bit."""
   damages: list[Damage] = []
-  with Progress("compiling", total=len(store.images_of(units)), unit="image") as progress:
+  with Progress("compiling", total=store.count_images(units), unit="image") as progress:
     search = UnitSearch(job)
     progress.restart("compute again")
     search.run(units, functools.partial(compare_unit, store, damages, progress))

@@ -15,8 +15,6 @@ from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.ray_cluster import Worker
 
 T = TypeVar("T")
-# Of a host of a cluster, for workers that work on several units at once.
-LAUNCHES_OF_FIRST_TASK = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

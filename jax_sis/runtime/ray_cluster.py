@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import importlib
 import io
-import math
 import os
 import signal
 import socket
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 from jax_sis.runtime import devices, interrupts
 from jax_sis.runtime.progress import Progress
+from jax_sis.runtime.task_size import MAX_LOSSES, TaskSize
 
 # Ray's names of devices. The first of them that the cluster has does the work.
 RESOURCES = ("TPU", "GPU", "CPU")
@@ -36,10 +36,6 @@ GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 
 FRAME_HEAD_BYTES, FRAME_TYPE_AT, SETTINGS_TYPE = 9, 3, 4
 # Of the variables that a worker gets as the driver has them.
 PASSED = ("JAX_", "XLA_")
-# What a host gets at a time, once it is known how long its units take: it drains its devices after each task.
-TASK_SECONDS = 30.0
-# Workers that one task may end before it is taken to be the reason.
-MAX_LOSSES = 5
 
 Task = tuple[int, ...]
 
@@ -128,17 +124,17 @@ class TaskQueue:
 
   def __init__(self, units: Sequence[int], num_first: int):
     self._left = collections.deque(units)
-    self._at_most = num_first
+    self._size = TaskSize(num_first)
     self._num_losses: collections.Counter[int] = collections.Counter()
 
   def take(self, num_hosts: int) -> Task | None:
     """Some units for one of so many hosts, fewer towards the end, so that all end together; None if none are left."""
-    count = min(math.ceil(len(self._left) / (2 * num_hosts)), self._at_most)
+    count = self._size.choose(len(self._left), num_hosts)
     return tuple(self._left.popleft() for _ in range(count)) or None
 
   def finish(self, task: Task, seconds: float) -> None:
     """Notes how long a task took."""
-    self._at_most = max(1, int(len(task) * TASK_SECONDS / max(seconds, 1e-9)))
+    self._size.learn(len(task), seconds)
 
   def put_back(self, task: Task) -> None:
     """Takes back what a dead worker had; ValueError if that has ended several."""
@@ -187,7 +183,7 @@ def connect(address: str | None, *, claim: str) -> Iterator[Any]:
   try:
     ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
   except (ConnectionError, RuntimeError, ValueError) as error:
-    raise refuse_address(address or "auto", str(error).strip().split("\n")[0]) from error
+    raise refuse_address(address or "auto", " ".join(str(error).split())) from error
   finally:
     # Ray has one of its own, which would end this process without a word.
     if handler is not None:

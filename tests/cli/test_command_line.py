@@ -102,7 +102,9 @@ WRITTEN: list[tuple[Any, ...]] = [
   ("find", FIND, WorkerOptions(shard="1/4")),
   ("find", FIND, WorkerOptions(engine="ray", address="head:6379")),
   *(("find", FindConfig(out="o", **options), WorkerOptions()) for options in FIND_APART),
-  ("plan", FIND, PlanOptions(num_workers=64, accelerator="v5e")),
+  ("plan", FIND, PlanOptions(
+    num_workers=64, accelerator="v5e", preempted_every="30m", replaced_after="3m", spread=0.2, is_json=True
+  )),
   *(("plan", FindConfig(out="o", **options), PlanOptions()) for options in FIND_APART),
   ("verify", VerifyOptions(
     directory="gs://bucket/run", num_sampled=0, seed=1, checkpoint="c", model_function="m:f", data_dir="d",

@@ -26,7 +26,7 @@ from numcodecs.zstd import Zstd
 import jax_sis
 from jax_sis import results
 from jax_sis.core.order import FeatureOrder
-from jax_sis.results import folder, schema
+from jax_sis.results import flags, folder, schema
 from jax_sis.results import store as results_store
 from jax_sis.results.folder import StorageError
 from jax_sis.results.schema import Field
@@ -183,7 +183,21 @@ def test_a_run_may_have_as_many_units_as_imagenet(tmp_path: pathlib.Path):
   assert store.done_units().tolist() == [*range(0, 20018, 2), 20018]
   assert len(store.done_images()) == 1_281_167 - 64 * 10009
   (tmp_path / store.chunk_name("done", 1000)).write_bytes(b"")
-  assert len(store.done_units()) == 10009
+  assert len(results.open(tmp_path).done_units()) == 10009
+
+
+def test_a_flag_is_read_once_and_a_bucket_is_not_asked_for_any(location: str, monkeypatch: pytest.MonkeyPatch):
+  write_units(make_store(location), [0, 1])
+  store, asked = results.open(location), []
+  read = flags.Flags.done_among
+  monkeypatch.setattr(flags.Flags, "done_among", lambda self, units: asked.append(units.tolist()) or read(self, units))
+  assert store.done_units().tolist() == [0, 1]
+  write_units(store, [2])
+  store.unmark([0])
+  assert store.done_units().tolist() == [1, 2]
+  assert asked == ([[0, 1], [2]] if "://" not in location else [])
+  assert store.flags.done_among(np.array([0, 2])).tolist() == [2]
+  assert (store.count_done(), store.count_images(np.array([0, 1]))) == (4, 6)
 
 
 def test_a_chunk_is_the_same_bytes_whatever_came_before(tmp_path: pathlib.Path):
@@ -507,7 +521,7 @@ def test_the_table_has_one_value_an_image(tmp_path: pathlib.Path):
 
 @pytest.mark.parametrize(
   ("num_images_at_once", "expected"),
-  [(1, [1] * 7), (2, [2, 2, 2, 1]), (3, [3, 3, 1]), (5, [3, 3, 1]), (6, [6, 1]), (100, [7])],
+  [(1, [1] * 7), (2, [2, 1, 2, 1, 1]), (3, [3, 3, 1]), (5, [3, 3, 1]), (6, [6, 1]), (100, [7])],
 )
 def test_images_are_read_some_at_a_time(tmp_path: pathlib.Path, num_images_at_once: int, expected: list[int]):
   store = write_units(make_store(tmp_path), range(NUM_UNITS))

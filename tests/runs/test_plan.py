@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 from typing import Any
 
@@ -16,6 +17,7 @@ from jax_sis.runs import find, forecast, plan, roofline, setup
 from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import FindConfig
 from jax_sis.runs.device_search import ImageSearch
+from jax_sis.runs.options import PlanOptions
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 SETTINGS: dict[str, Any] = {"patch": 8, "gallery": 0, "num_devices": 2, "smallest": None, "certificate": "alone"}
@@ -90,7 +92,7 @@ def test_a_probe_of_one_exact_step_tries_the_features():
 
 def test_a_plan_for_no_worker_is_refused(tmp_path: pathlib.Path):
   with pytest.raises(ValueError, match="--workers must be positive, got 0"):
-    plan.plan(FindConfig(out=str(tmp_path), **SETTINGS), num_workers=0)
+    plan.plan(FindConfig(out=str(tmp_path), **SETTINGS), PlanOptions(num_workers=0))
 
 
 @pytest.mark.parametrize(("accelerator", "patch_bytes"), [("h100", None), ("v5e", 10**5)])
@@ -107,16 +109,25 @@ def test_a_forecast_is_of_the_sizes_that_the_accelerator_gets(
     chip = dataclasses.replace(roofline.ACCELERATORS[accelerator], gigabytes=patch_bytes / 1e9)
     monkeypatch.setitem(roofline.ACCELERATORS, accelerator, chip)
   config = FindConfig(out=str(tmp_path / "out"), checkpoint=tiny_checkpoint, **{**SETTINGS, "num_devices": None})
-  found = plan.plan(config, num_workers=2, accelerator=accelerator)
-  text = capsys.readouterr().out
+  options = PlanOptions(num_workers=2, accelerator=accelerator, preempted_every="1h", is_json=True)
+  found = plan.plan(config, options)
+  out, text = capsys.readouterr()
   assert isinstance(found, forecast.Forecast)
   assert (found.batch_size == 32) == (patch_bytes is None)
   assert ("IT DOES NOT FIT" in text) == (patch_bytes is not None)
   assert found.num_left == 24
   assert f"{found.batch_size} images a device at a time, 1 {accelerator} a machine, 2 machine(s)" in text
-  assert not (tmp_path / "out").exists()
+  assert list(tmp_path.iterdir()) == []
+  assert found.cluster is not None
+  # A batch, twice that, and so on, as long as both workers get a unit.
+  assert [unit.unit_size for unit in found.cluster.units] == ([32] if patch_bytes is None else [1, 2, 4, 8])
+  assert f"best         --unit {found.cluster.best.unit_size}: " in text
+  said = json.loads(out)
+  assert said["batch_size"] == found.batch_size
+  assert said["cluster"]["best"]["seconds"] == list(found.cluster.best.seconds)
+  assert said["cluster"]["fleet"] == {"num_workers": 2, "preempted_every": 3600, "replaced_after": 120, "spread": 0.1}
 
 
 def test_a_forecast_needs_steps_to_count(tmp_path: pathlib.Path):
   with pytest.raises(ValueError, match="--on must come with a backward search"):
-    plan.plan(FindConfig(out=str(tmp_path), search=None), accelerator="h100")
+    plan.plan(FindConfig(out=str(tmp_path), search=None), PlanOptions(accelerator="h100"))

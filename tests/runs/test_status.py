@@ -134,6 +134,20 @@ def test_programs_get_the_same_as_json(half_run: results.Results, capsys: pytest
   assert told["spec"]["threshold"] == half_run.spec["threshold"]
 
 
+def test_of_many_units_some_are_read(
+  half_run: results.Results, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+  monkeypatch.setattr(status, "MAX_UNITS_READ", 3)
+  monkeypatch.setattr(status, "IMAGES_AT_ONCE", 6)
+  assert "below, the images of 3 of 4 finished units, spread evenly over them" in show(half_run, capsys)
+  state = status.read_state(half_run)
+  # Of the units 0, 2, 4 and 6, in which there are three images each.
+  codes = half_run.read("sis_status", half_run.images_of(np.array([0, 2, 6])))
+  assert sum(state.statuses["sis"].values()) == 9
+  assert state.statuses["sis"]["ok"] == (codes == Status.OK).sum()
+  assert state.num_done == 12
+
+
 def test_images_that_failed_are_counted_by_reason_with_some_ids(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):

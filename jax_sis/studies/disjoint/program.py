@@ -22,9 +22,10 @@ from jax_sis.core.searches import Gradient
 from jax_sis.core.subsets import Status
 from jax_sis.core.types import Params
 from jax_sis.results.schema import NOT_SEARCHED, STATUS_NAMES
-from jax_sis.runtime.engines import LAUNCHES_OF_FIRST_TASK, LOCAL, Engine, in_order, open_workers
+from jax_sis.runtime.engines import LOCAL, Engine, in_order, open_workers
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.records import append_record, read_records
+from jax_sis.runtime.task_size import first_task_size
 from jax_sis.studies.disjoint import report
 from jax_sis.studies.disjoint.config import DisjointConfig
 from jax_sis.studies.disjoint.report import Collected
@@ -109,7 +110,7 @@ class Searcher:
     minimised = ", each minimised" if config.is_minimised else ""
     self.about = About(
       spec=make_spec(images, config),
-      num_first=LAUNCHES_OF_FIRST_TASK * len(images.local_devices),
+      num_first=first_task_size(len(images.local_devices), 1),
       num_images=num_images,
       headline=(
         f"Disjoint subsets that each make {images.classifier.model_name} at least {config.threshold:g} confident: "
