@@ -1,7 +1,7 @@
 """ResNet-20 on pixel subsets of CIFAR-10, in 20 epochs of 32x32 images.
 
-It has not been run whole yet; at the throughput in docs/results/benchmarks.md, two cores take half an hour. What ten epochs
-give stands in docs/results, from `jax-sis reproduce --preset budget`.
+It has not been run whole yet; at the throughput in docs/results/benchmarks.md, two cores take half an hour. What ten
+epochs give stands in docs/results, from `jax-sis reproduce --preset budget`.
 
     jax-sis train configs/cifar10_resnet20_subset.py --data-dir DATA --subset RUN --subset-fraction 0.05 --out runs/bs
     jax-sis train configs/cifar10_resnet20_subset.py --data-dir DATA --random-fraction 0.05 --out runs/random
