@@ -134,7 +134,7 @@ class Results:
     return f"{ZARR_DIR}/{name}/c/{unit}{'/0' * num_axes}"
 
   def done_units(self) -> Int[np.ndarray, "U"]:
-    """The units whose every array is written, ascending; see `Flags.done`.
+    """The units whose every array is written, ascending. In a bucket, a flag that is there is taken at its word.
 
     Raises:
       StorageError: the flags cannot be listed or read.

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -232,7 +233,7 @@ def test_bench_refuses_a_batch_of_none(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize("command", [["evaluate"], ["train", "config.py", "--out", "runs/mine"]])
 def test_options_say_which_pixels_are_shown(command: list[str], options: list[str], subset: PixelSubset | None):
   name, *words = [*command, *options]
-  settings = parsing.parse(name, main.load_command(name), words)[-1]
+  settings: Any = parsing.parse(name, main.load_command(name), words)[0 if name == "evaluate" else -1]
   assert (settings.subset if isinstance(settings, EvaluateConfig) else settings.make()["subset"]) == subset
 
 

@@ -21,6 +21,7 @@ from jax_sis.evaluation.config import EvaluateConfig
 from jax_sis.report import gallery
 from jax_sis.runs import plan, verify
 from jax_sis.runs.config import FindConfig
+from jax_sis.runs.options import PlanOptions
 from jax_sis.studies.attributions import program as attributions
 from jax_sis.studies.attributions.config import AttributionsConfig
 from jax_sis.studies.controls import program as controls
@@ -142,7 +143,9 @@ def test_settings_of_runs_without_a_function_are_stored_as_before(tiny_run: path
 @pytest.mark.slow
 def test_every_other_command_takes_it(tmp_path: pathlib.Path, file: pathlib.Path):
   images: dict[str, Any] = {"model_function": f"{file}:load", "num_devices": 2}
-  cost = plan.plan(FindConfig(out=str(tmp_path / "plan"), search=jax_sis.Gradient(), smallest=None, patch=8, **images))
+  cost = plan.plan(
+    FindConfig(out=str(tmp_path / "plan"), search=jax_sis.Gradient(), smallest=None, patch=8, **images), PlanOptions()
+  )
   assert cost.num_left == 24
   evaluate.evaluate(EvaluateConfig(out=str(tmp_path / "evaluation"), data=str(sources.SAMPLE_DIR), **images))
   assert json.loads((tmp_path / "evaluation" / "spec.json").read_text())["model"]["name"] == "mine:load"
@@ -181,4 +184,4 @@ def test_a_folder_or_a_function_is_the_classifier_of_a_command(tmp_path: pathlib
   both = FindConfig(out=str(tmp_path / "run"), checkpoint="c", model_function="mine:load")
   for config in (both, dataclasses.replace(both, data="cifar10")):
     with pytest.raises(ValueError, match=r"^--checkpoint and --model must not both be given, got 'c' and 'mine:load'"):
-      plan.plan(config)
+      plan.plan(config, PlanOptions())
