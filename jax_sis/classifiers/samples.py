@@ -44,7 +44,7 @@ class Asked:
   checkpoint: str | None
   data: str
   split: str | None
-  data_dir: Place
+  data_dir: str | None
   resize: bool
   model_function: None = None
   background: None = None
@@ -90,7 +90,7 @@ def load(
     checkpoint=None if checkpoint is None else os.fspath(checkpoint),
     data=os.fspath(data),
     split=split,
-    data_dir=data_dir,
+    data_dir=None if data_dir is None else os.fspath(data_dir),
     resize=resize,
   )
   images = on_images.open_on_images(asked, batch_size=1)

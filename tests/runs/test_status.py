@@ -66,7 +66,7 @@ def write_units(store: results.Results, *ages: float) -> None:
   """The first units, each as if it had been stored so many seconds before NOW."""
   for unit, age in enumerate(ages):
     write_unit(store, unit)
-    os.utime(pathlib.Path(store.folder.location) / store.chunk_name(results.DONE, unit), (NOW - age,) * 2)
+    os.utime(pathlib.Path(store.folder.location) / store.chunk_name(results.DONE, unit), (NOW - age, NOW - age))
 
 
 def show(store: results.Results, capsys: pytest.CaptureFixture[str]) -> list[str]:
