@@ -25,12 +25,12 @@ from jax_sis.core.types import Removal
 class Status(enum.IntEnum):
   """Why an image has the subset that it has; every one but OK comes with an empty mask.
 
-  OK: the subset answers the question asked.
-  BELOW_THRESHOLD: the classifier is not confident enough even on the whole input, so that nothing can be sufficient;
+  * `OK`: the subset answers the question asked.
+  * `BELOW_THRESHOLD`: the classifier is not confident enough on the whole input, so that nothing can be sufficient;
     or it does not predict the class there, so that it cannot be lost.
-  NOT_REACHED: a search that stopped early found no subset that passes, or holds none of the size asked for.
-  BASELINE_SUFFICIENT: the classifier passes with every feature masked; nothing is needed.
-  NON_FINITE: a logit or gradient was NaN or infinite; the image or the model holds such a value.
+  * `NOT_REACHED`: a search that stopped early found no subset that passes, or holds none of the size asked for.
+  * `BASELINE_SUFFICIENT`: the classifier passes with every feature masked; nothing is needed.
+  * `NON_FINITE`: a logit or gradient was NaN or infinite; the image or the model holds such a value.
 
   Examples:
     >>> import jax.numpy as jnp
