@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+from typing import Any
 
 DOCS = pathlib.Path(__file__).parent
 # The checkout's own package, whatever is installed.
@@ -46,3 +47,14 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 # Warnings are errors; a link to a name that the site does not describe is none.
 nitpicky = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+
+
+def shorten(app: Any, what: str, name: str, value: Any, options: Any, signature: str, returned: str) -> Any:
+  """Signatures with the names by which arrays are known."""
+  return tuple(text and text.replace("jaxlib._jax.Array", "Array") for text in (signature, returned))
+
+
+def setup(app: Any) -> None:
+  app.connect("autodoc-process-signature", shorten)
