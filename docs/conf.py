@@ -47,6 +47,8 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 # Warnings are errors; a link to a name that the site does not describe is none.
 nitpicky = False
+# Names and shapes in docstrings stand in single backticks.
+default_role = "code"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 
