@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from cluster_runs import NUM_UNITS, WAIT_SECONDS, find_straight, start, wait_until
+from cluster_runs import NUM_UNITS, WAIT_SECONDS, find_straight, start, stored_by, wait_until
 from fault_proxy import Fault, FaultProxy
 
 from jax_sis import results
@@ -105,7 +105,7 @@ def test_a_run_in_a_bucket_that_fails_loses_and_doubles_nothing(
   assert process.returncode == 0, errors
   assert "images are done already" in output
   assert contents(bucket.straight) == straight
-  counts = np.bincount(np.array((tmp_path / "computed").read_text().split(), int))
+  counts = np.bincount([unit for unit, _ in stored_by(tmp_path / "computed")])
   assert (len(counts), counts.min()) == (NUM_UNITS, 1)
   # The unit that was being stored.
   assert counts.sum() <= NUM_UNITS + 1
