@@ -18,6 +18,13 @@ WAIT_SECONDS = 120
 NUM_UNITS = 24
 
 
+# The command, which heeds SIGINT even where a shell began the tests in the background.
+COMMAND = (
+  "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+  "from jax_sis.cli.main import main; sys.exit(main())"
+)
+
+
 def environ_of(computed: pathlib.Path, seconds: float = SECONDS_A_UNIT) -> dict[str, str]:
   """The environment of such a process, which counts its units in this file."""
   said = {cluster_model.SECONDS: str(seconds), cluster_model.COMPUTED: str(computed)}
@@ -27,7 +34,7 @@ def environ_of(computed: pathlib.Path, seconds: float = SECONDS_A_UNIT) -> dict[
 def start(
   out: pathlib.Path | str, computed: pathlib.Path, *options: str, seconds: float = SECONDS_A_UNIT
 ) -> "subprocess.Popen[str]":
-  words = ["-m", "jax_sis", "find", *cluster_model.OPTIONS, "--out", str(out), *options]
+  words = ["-c", COMMAND, "find", *cluster_model.OPTIONS, "--out", str(out), *options]
   environ = environ_of(computed, seconds)
   return subprocess.Popen(
     [sys.executable, *words], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
