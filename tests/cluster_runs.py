@@ -14,7 +14,7 @@ import pytest
 from jax_sis import results
 
 SECONDS_A_UNIT = 1.0
-WAIT_SECONDS = 120
+WAIT_SECONDS = 300
 NUM_UNITS = 24
 
 

@@ -19,7 +19,7 @@ from jax_sis.runs import export, status, verify
 pytestmark = pytest.mark.slow
 
 RATE = 0.05
-SECONDS_A_UNIT = 0.5
+SECONDS_A_UNIT = 0.1
 AWAY_SECONDS = 5
 GCS_URL = "TENSORSTORE_GCS_HTTP_URL"
 
