@@ -3,26 +3,19 @@
 import os
 import pathlib
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import cluster_model
 import pytest
+from listening import LISTENING
 
 from jax_sis import results
 
 SECONDS_A_UNIT = 1.0
 WAIT_SECONDS = 300
 NUM_UNITS = 24
-
-
-# The command, which heeds SIGINT even where a shell began the tests in the background.
-COMMAND = (
-  "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-  "from jax_sis.cli.main import main; sys.exit(main())"
-)
 
 
 def environ_of(computed: pathlib.Path, seconds: float = SECONDS_A_UNIT) -> dict[str, str]:
@@ -34,11 +27,9 @@ def environ_of(computed: pathlib.Path, seconds: float = SECONDS_A_UNIT) -> dict[
 def start(
   out: pathlib.Path | str, computed: pathlib.Path, *options: str, seconds: float = SECONDS_A_UNIT
 ) -> "subprocess.Popen[str]":
-  words = ["-c", COMMAND, "find", *cluster_model.OPTIONS, "--out", str(out), *options]
+  command = [*LISTENING, "find", *cluster_model.OPTIONS, "--out", str(out), *options]
   environ = environ_of(computed, seconds)
-  return subprocess.Popen(
-    [sys.executable, *words], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-  )
+  return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def find_straight(out: pathlib.Path) -> pathlib.Path:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from listening import LISTENING
 from PIL import Image
 from scipy import special
 
@@ -35,14 +36,6 @@ SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample
 # Of the sample the first eight images are enough.
 OPTIONS = ["--corruptions", "made", "--limit", "8", "--batch", "4", "--devices", "2"]
 COMMAND = [sys.executable, "-m", "jax_sis", "evaluate"]
-# A shell that runs the tests in the background leaves Ctrl-C ignored, and children inherit that.
-LISTENING_COMMAND = [
-  sys.executable,
-  "-c",
-  "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-  "from jax_sis.cli.main import main; sys.exit(main(sys.argv[1:]))",
-  "evaluate",
-]
 
 # Finite weights, and logits that are not.
 NOT_FINITE = """
@@ -369,7 +362,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, made_run: pat
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_within_seconds_and_says_how_to_go_on(tmp_path: pathlib.Path):
-  command = [*LISTENING_COMMAND, "--out", str(tmp_path), *OPTIONS]
+  command = [*LISTENING, "evaluate", "--out", str(tmp_path), *OPTIONS]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
     wait_for_line(process, "gaussian_noise")
     process.send_signal(signal.SIGINT)

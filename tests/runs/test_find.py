@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from listening import LISTENING
 from PIL import Image
 from tiny_runs import GRADIENT, find_tiny
 
@@ -32,14 +33,6 @@ from jax_sis.runtime import devices
 
 SAMPLE = pathlib.Path(jax_sis.__file__).parent / "assets" / "cifar10_test_sample"
 COMMAND = [sys.executable, "-m", "jax_sis", "find"]
-# A shell that runs the tests in the background leaves Ctrl-C ignored, and children inherit that.
-LISTENING_COMMAND = [
-  sys.executable,
-  "-c",
-  "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-  "from jax_sis.cli.main import main; sys.exit(main(sys.argv[1:]))",
-  "find",
-]
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
@@ -200,7 +193,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: pathlib.Path, sample_run: r
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_within_seconds_and_says_how_to_go_on(tmp_path: pathlib.Path):
-  command = [*LISTENING_COMMAND, "--out", str(tmp_path / "out"), "--batch", "2"]
+  command = [*LISTENING, "find", "--out", str(tmp_path / "out"), "--batch", "2"]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
     wait_for_line(process, "image")
     time.sleep(1)

@@ -66,9 +66,9 @@ def bucket(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
 
 def contents(location: str) -> dict[str, bytes | None]:
-  """All that a run holds, beside what says who did it, and where."""
+  """All that a run holds, beside its settings, which name its folder."""
   folder = results.open_folder(location)
-  names = [name for name in folder.list() if name != "settings.json" and not name.startswith("workers/")]
+  names = [name for name in folder.list() if name != "settings.json"]
   return dict(zip(names, folder.read_many(names), strict=True))
 
 

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from listening import LISTENING
 
 from jax_sis import results
 from jax_sis.cli import main
@@ -215,11 +216,7 @@ def test_watching_ends_with_the_run(tmp_path: pathlib.Path, capsys: pytest.Captu
 
 def test_ctrl_c_ends_the_watch(tmp_path: pathlib.Path):
   make_store(tmp_path)
-  code = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from jax_sis.cli.main import main; sys.exit(main(sys.argv[1:]))"
-  )
-  command = [sys.executable, "-c", code, "status", str(tmp_path), "--watch", "60"]
+  command = [*LISTENING, "status", str(tmp_path), "--watch", "60"]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
     assert process.stdout is not None
     process.stdout.readline()
