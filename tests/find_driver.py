@@ -17,7 +17,7 @@ from typing import Any
 # Longer than what is written there, so that it would show.
 HALF_A_FILE = b"\xff" * 4096
 MAX_FILE_BYTES = 16
-SECONDS_A_UNIT = 0.5
+SECONDS_A_UNIT = 1.0
 
 
 def die(*_: Any, **__: Any) -> None:
