@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import jax_sis
+
 REPOSITORY = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), REPOSITORY / "benchmarks/README.md"])
 MAX_WORDS, MAX_WORDS_A_SENTENCE = 500, 20
@@ -57,6 +59,13 @@ def test_links_lead_somewhere(page: pathlib.Path):
     if anchor:
       headings = re.findall(r"^#+ (.*)$", there.read_text(), flags=re.MULTILINE)
       assert anchor in map(slug, headings), f"{target} of {page.name} has no such heading"
+
+
+def test_changelog_and_citation_name_this_version():
+  version, date = re.findall(r"^## (\d\S+) - (\S+)$", (REPOSITORY / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[0]
+  assert version == jax_sis.__version__
+  citation = (REPOSITORY / "CITATION.cff").read_text()
+  assert f"version: {version}\ndate-released: {date}\n" in citation
 
 
 def test_readme_shows_eight_lines(readme: str):
