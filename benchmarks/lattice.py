@@ -2,12 +2,13 @@
 
     jax-sis find --lattice --patch 8 --threshold 0.9 --data cifar10 --data-dir DATA --split 'test[:200]' --out RUN
     python benchmarks/lattice.py RUN --out lattice [--checkpoint CLASSIFIER] [--data-dir DATA] [--threshold 0.9 0.99]
+      [--earlier OTHER/lattice.jsonl ...]
 
 Takes the finished images of the run, which need not be complete. Each search is run again on the same grid, and each
 order (of a search, of an attribution, of exact values, at random) is read at its smallest sufficient prefix in the
 lattice; so is the smallest set that there is. `lattice/lattice.jsonl` holds a line a method and threshold with each
 image's size, `lattice/lattice.png` the means. Left out are images that do not reach the threshold as a whole, and those
-that reach it with all squares masked.
+that reach it with all squares masked. With --earlier, runs on other images of the same data set count in.
 """
 
 import argparse
@@ -167,6 +168,18 @@ def make_records(job: Job, inputs: Any, truth: Truth, thresholds: list[float]) -
   return records
 
 
+def add_earlier(records: list[dict[str, Any]], path: pathlib.Path) -> None:
+  """Puts the images of a file of other images before those of the records."""
+  earlier = {(one["method"], one["threshold"]): one for one in map(json.loads, path.read_text().splitlines())}
+  for record in records:
+    before = earlier.get((record["method"], record["threshold"]))
+    if before is None:
+      raise SystemExit(f"--earlier: {path} has nothing on {record['method']!r} at {record['threshold']:g}.")
+    if both := set(before["ids"]) & set(record["ids"]):
+      raise SystemExit(f"--earlier must be of other images, but {path} also has {min(both)!r}.")
+    record.update({name: before[name] + record[name] for name in ("ids", "sizes", "optimum")})
+
+
 def describe_truth(truth: Truth, thresholds: list[float]) -> list[str]:
   """Lines on what there is to be found."""
   lines = [f"{len(truth.ids)} images; {mean_of(truth.falling):.1%} of single squares lower the log-odds where added"]
@@ -245,6 +258,7 @@ def main() -> None:
   parser.add_argument("--checkpoint", help="the classifier's folder (default: where the run had it)")
   parser.add_argument("--data-dir", help="the TFDS folder (default: where the run had it)")
   parser.add_argument("--threshold", nargs="+", type=float, help="thresholds (default: the run's)")
+  parser.add_argument("--earlier", nargs="+", type=pathlib.Path, default=[], help="lattice.jsonl of runs on other images")
   options = parser.parse_args()
   devices.use_one_cpu_device_per_core()
   store = results.open(options.run)
@@ -256,6 +270,8 @@ def main() -> None:
   truth, thresholds = read_truth(store), options.threshold or [store.spec["threshold"]]
   print("\n".join(describe_truth(truth, thresholds)), flush=True)
   records = make_records(job, inputs, truth, thresholds)
+  for path in reversed(options.earlier):
+    add_earlier(records, path)
   options.out.mkdir(parents=True, exist_ok=True)
   (options.out / "lattice.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
   print(f"{'at':<5} {'method':<28} {'mean':>6} {'best':>6} {'more than the best':>20} {'finds it':>20} {'most':>6}")
