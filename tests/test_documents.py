@@ -11,20 +11,21 @@ import jax_sis
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), REPOSITORY / "benchmarks/README.md"])
+CHANGELOG = REPOSITORY / "CHANGELOG.md"
 MAX_WORDS, MAX_WORDS_A_SENTENCE = 500, 20
 
 
 def prose(text: str) -> str:
-  """A page without code, tables, pictures and what begins its lists."""
-  text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-  text = re.sub(r"^(\||#).*$", "", text, flags=re.MULTILINE)
+  """A page without code, tables, pictures, and what tells Sphinx that it is a notebook."""
+  text = re.sub(r"\A---\n.*?^---$|^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+  text = re.sub(r"^(\||#| {4}).*$", "", text, flags=re.MULTILINE)
   text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)
   return re.sub(r"\]\([^)]*\)", "]", text)
 
 
 def sentences(text: str) -> list[str]:
-  """What ends with a full stop, a colon, a mark, or an empty line."""
-  parts = re.split(r"(?<=[.!?:])[)*\]]*\s+|\n\s*\n|\n\* ", prose(text))
+  """What ends with a full stop, a colon, a mark, an empty line, or where the next entry of a list begins."""
+  parts = re.split(r"(?<=[.!?:])[)*\]]*\s+|\n\s*\n|\n\s*(?:\*|\d+\.) ", prose(text))
   return [part for part in parts if re.search(r"\w", part)]
 
 
@@ -43,8 +44,24 @@ def readme() -> str:
 
 def test_readme_takes_a_minute(readme: str):
   assert len(readme.split()) < MAX_WORDS
-  lengths = [len(sentence.split()) for sentence in sentences(readme)]
-  assert sum(lengths) / len(lengths) < MAX_WORDS_A_SENTENCE
+
+
+def test_sentences_are_short():
+  """In the mean of every page, and of all of them; the longest sentences are those to split."""
+  found = {page: sentences(page.read_text()) for page in PAGES if page != CHANGELOG}
+  means = {page: count_words(some) / len(some) for page, some in found.items() if some}
+  total = count_words([one for some in found.values() for one in some]) / sum(map(len, found.values()))
+  too_long = {
+    f"{page.relative_to(REPOSITORY)}: {mean:.1f} words": sorted(found[page], key=lambda one: -len(one.split()))[:3]
+    for page, mean in means.items()
+    if mean >= MAX_WORDS_A_SENTENCE
+  }
+  assert total < MAX_WORDS_A_SENTENCE
+  assert too_long == {}
+
+
+def count_words(some: list[str]) -> int:
+  return sum(len(one.split()) for one in some)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
