@@ -24,8 +24,8 @@ def prose(text: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-  """What ends with a full stop, a colon, a mark, an empty line, or where the next entry of a list begins."""
-  parts = re.split(r"(?<=[.!?:])[)*\]]*\s+|\n\s*\n|\n\s*(?:\*|\d+\.) ", prose(text))
+  """What ends with a full stop, a mark, an empty line, or where the next entry of a list begins; a colon ends none."""
+  parts = re.split(r"(?<=[.!?])[)*\]]*\s+|\n\s*\n|\n\s*(?:\*|\d+\.) ", prose(text))
   return [part for part in parts if re.search(r"\w", part)]
 
 

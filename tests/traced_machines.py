@@ -107,7 +107,7 @@ def h100(name: str, **keys: Any) -> dict[str, Any]:
 def accelerator_checks(page: str) -> Texts:
   rates = h100("orders-and-resnet20", section="rates", library="jax")
   flops = rates["tflops"]
-  yield f"matrix products of {rates['matmul']:,} at {fixed(flops['highest'])} TFLOP/s in float32"
+  yield f"Matrix products of {rates['matmul']:,} at {fixed(flops['highest'])} TFLOP/s in float32"
   yield f"{fixed(flops['default'])} in TF32 and {fixed(flops['bf16'])} in bfloat16"
   yield f"copies at {fixed(rates['copy_gb_per_s'] / 1000, 1)} TB/s"
   names = {"float32 (`highest`, the default)": "highest", "TF32 (`default`)": "default"}
