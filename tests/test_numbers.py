@@ -103,9 +103,9 @@ def test_sections_say_where_their_numbers_come_from(page: pathlib.Path):
   for section in read_sections(page):
     if section.name in NO_FINDINGS or says_where(section):
       continue
-    linked = [normalise(one.read_text()) for one in find_linked(section, page)]
+    linked = " ".join(normalise(one.read_text()) for one in find_linked(section, page))
     numbers = [number for block in read_blocks(section.text) for number in find_untraced(block, texts)]
-    unknown = [number for number in numbers if not any(number in content for content in linked)]
+    unknown = [number for number in numbers if not re.search(rf"(?<![\w.,]){re.escape(number)}", linked)]
     assert unknown == [], f"{section.name} has no command or file for these, nor has a page that it links to"
 
 
