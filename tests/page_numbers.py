@@ -5,7 +5,7 @@ or where it begins a cell of a table; headers, the first cells of rows, code and
 
 A section *says where* its numbers come from by a command with its arguments, by a script of `benchmarks` or `tests`, or
 by a link to a file of results or a paper, in its own text or in that of a section which it is a part of. Where a script
-is not kept, it says so.
+is not kept, it says so. Where a section says none of this, each number stands on a page that its paragraph links to.
 """
 
 import dataclasses
@@ -106,6 +106,6 @@ def says_where(section: Section) -> bool:
   return is_said_lost or any(map(COMMAND.search, code)) or any(map(RESULT.search, links))
 
 
-def find_linked(section: Section, page: pathlib.Path) -> list[pathlib.Path]:
-  """The pages that a section links to."""
-  return [(page.parent / target).resolve() for target in re.findall(r"\]\(([^)\s#:]+\.md)(?:#[^)]*)?\)", section.text)]
+def find_linked(block: Block, page: pathlib.Path) -> list[pathlib.Path]:
+  """The pages that a block of a page links to."""
+  return [(page.parent / target).resolve() for target in re.findall(r"\]\(([^)\s#:]+\.md)(?:#[^)]*)?\)", block.text)]

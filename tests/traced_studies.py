@@ -123,7 +123,7 @@ def where_subsets_lie(page: str) -> Texts:
   )
   yield f"the gradient puts {share(gradient['border']['mean'])} into the outermost rows and columns"
   yield f"rows and columns ({gradient['num_images']} images), exact search {share(exact['border']['mean'])}"
-  yield f"exact search {share(exact['border']['mean'])} ({exact['num_images']} images)"
+  yield f"exact search {share(exact['border']['mean'])} ({exact['num_images']} images"
 
 
 @traces("docs/results/imagenet/README.md")
