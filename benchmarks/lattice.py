@@ -258,7 +258,7 @@ def main() -> None:
   parser.add_argument("--checkpoint", help="the classifier's folder (default: where the run had it)")
   parser.add_argument("--data-dir", help="the TFDS folder (default: where the run had it)")
   parser.add_argument("--threshold", nargs="+", type=float, help="thresholds (default: the run's)")
-  parser.add_argument("--earlier", nargs="+", type=pathlib.Path, default=[], help="lattice.jsonl of runs on other images")
+  parser.add_argument("--earlier", nargs="+", type=pathlib.Path, default=[], help="files of runs on other images")
   options = parser.parse_args()
   devices.use_one_cpu_device_per_core()
   store = results.open(options.run)
