@@ -115,6 +115,17 @@ def smallest_passing(shares: Any, sizes: tuple[int, ...], otherwise: int) -> Any
   return np.where(passes.any(0), np.array(sizes)[passes.argmax(0)], otherwise)
 
 
+def draw_backgrounds(data_dir: str, tests: Any, *, num_pooled: int) -> tuple[Any, Any]:
+  """Test images that no search sees, and training images that searches draw from, both normalised."""
+  generator = np.random.default_rng(0)
+  unseen = generator.choice(np.arange(FIRST_BACKGROUND, len(tests)), NUM_BACKGROUNDS, replace=False)
+  train: Any = training_sets.open_training_set(
+    "cifar10", "train", data_dir=data_dir, image_size=None, on_error="refuse"
+  )
+  pooled = train.images[generator.choice(len(train.images), num_pooled, replace=False)]
+  return jnp.asarray(tests[unseen]), jnp.asarray(published.IMAGENET_NORMALISATION.apply(pooled, dtype=np.float32))
+
+
 def main() -> None:
   """Runs the searches that were asked for."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -127,16 +138,10 @@ def main() -> None:
   chosen = published.first_confident(
     predict_fn, params, tests[:FIRST_BACKGROUND], threshold=0.99, num_images=options.images
   )
-  generator = np.random.default_rng(0)
-  backgrounds = generator.choice(np.arange(FIRST_BACKGROUND, len(tests)), NUM_BACKGROUNDS, replace=False)
-  train: Any = training_sets.open_training_set(
-    "cifar10", "train", data_dir=options.data_dir, image_size=None, on_error="refuse"
-  )
-  pooled = train.images[generator.choice(len(train.images), options.pool, replace=False)]
-  pool = jnp.asarray(published.IMAGENET_NORMALISATION.apply(pooled, dtype=np.float32))
+  backgrounds, pool = draw_backgrounds(options.data_dir, tests, num_pooled=options.pool)
   inputs = jnp.asarray(tests[chosen])
   jax.config.update("jax_default_matmul_precision", "highest")
-  judge = Judge(predict_fn, params, inputs, jnp.asarray(tests[backgrounds]))
+  judge = Judge(predict_fn, params, inputs, backgrounds)
   for name, arguments in make_cases(pool).items():
     if options.only and name not in options.only:
       continue

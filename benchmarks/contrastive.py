@@ -22,7 +22,6 @@ import published
 
 import jax_sis
 from jax_sis.core.questions import DEFAULT_MARGIN
-from jax_sis.core.scores import log_odds, lost_by
 from jax_sis.data import training_sets
 from jax_sis.statistics.estimates import mean_of, share_of
 from jax_sis.statistics.matching import match_by_confidence
@@ -77,16 +76,6 @@ def search(predict_fn: Any, params: Any, inputs: Any, question: Any) -> list[dic
   ]
 
 
-def judge_in_float64(predict_fn: Any, params: Any, inputs: Any, kept: Any, targets: Any) -> tuple[Any, Any]:
-  """The confidence on each subset alone, and by how much the class is lost without it."""
-  with jax.enable_x64(True):
-    params = jax.tree.map(lambda array: jnp.asarray(array, jnp.float64), params)
-    inputs, kept = jnp.asarray(inputs, jnp.float64), jnp.asarray(kept)[..., None]
-    targets = jnp.asarray(targets, jnp.int32)
-    shown, hidden = (predict_fn(params, inputs * mask) for mask in (kept, ~kept))
-    return np.asarray(jax.nn.sigmoid(log_odds(shown, targets))), np.asarray(lost_by(hidden, targets))
-
-
 def run_units(folder: pathlib.Path, classifier: tuple[Any, Any], inputs: Any, question: str, ids: list[int]) -> None:
   """Searches what is not there yet."""
   for start in range(0, len(ids), UNIT):
@@ -116,7 +105,7 @@ def judge_rows(rows: dict[int, dict[str, Any]], classifier: tuple[Any, Any], inp
     kept[place, rows[one]["kept"]] = True
   targets = np.array([rows[one]["target"] for one in ids])
   predict_fn, params = classifier
-  confidence, lead = judge_in_float64(predict_fn, params, inputs[ids], kept.reshape(-1, 32, 32), targets)
+  confidence, lead = published.judge_in_float64(predict_fn, params, inputs[ids], kept.reshape(-1, 32, 32), targets)
   for place, one in enumerate(ids):
     rows[one] |= {"confidence": float(confidence[place]), "lost_by": float(lead[place])}
 
