@@ -7,12 +7,12 @@ and write them into the store, and one of them writes the outcome. What a unit h
 import contextlib
 import dataclasses
 import functools
-import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from jax_sis import results
 from jax_sis.results.folder import PROBE_PREFIX
@@ -49,15 +49,16 @@ def find_on_ray(config: FindConfig, engine: Engine) -> str:
     The folder of the results, as given.
 
   Raises:
-    ValueError: as for `find`; or there is no such cluster, another command hands out the same run there, or a host
-      does not see the folder of the results.
+    ValueError: as for `find`; or there is no such cluster, a newer command hands out the same run, or a host does not
+      see the folder of the results.
   """
   folder = results.open_folder(config.out)
   results.check_writable(folder)
-  place = folder.location if folder.path is None else os.path.realpath(folder.path)
   with shown(folder) as token:
     make_fn = functools.partial(HostSearch, config, token)
-    with engines.open_workers(engine, make_fn, claim=place, num_devices=config.num_devices) as workers:
+    left_fn = functools.partial(find_left, config.out)
+    claim = results.claim(folder, "find")
+    with engines.open_workers(engine, make_fn, claim=claim, num_devices=config.num_devices, left_fn=left_fn) as workers:
       store = results.open(config.out)
       missing = find.missing_units(store)
       with Progress("starting", total=store.count_images(missing), unit="image") as progress:
@@ -65,6 +66,17 @@ def find_on_ray(config: FindConfig, engine: Engine) -> str:
           for _ in workers.run(units, progress, "search"):
             pass
   return config.out
+
+
+def find_left(location: str, units: Sequence[int]) -> Sequence[int]:
+  """Those of the units, or of the outcome in their place, that nobody has stored."""
+  return units if OUTCOME in units else split_done(results.open(location), units)[1].tolist()
+
+
+def split_done(store: results.Results, units: Sequence[int]) -> tuple[Int[np.ndarray, "U"], Int[np.ndarray, "V"]]:
+  """Those of the units that are stored, and those that are not."""
+  done = store.flags.done_among(np.array(units))
+  return done, np.setdiff1d(units, done)
 
 
 @contextlib.contextmanager
@@ -110,7 +122,8 @@ class HostSearch:
       else:
         # Compiled when there is work: a run that is done needs none.
         self._search = self._search or UnitSearch(self._job)
-        missing = np.setdiff1d(units, self._store.flags.done_among(np.array(units)))
+        done, missing = split_done(self._store, units)
+        advance_fn(self._store.count_images(done))
         if len(missing):
           self._search.run(missing, functools.partial(self._store_unit, advance_fn))
     yield from ((unit, None) for unit in units)

@@ -93,22 +93,27 @@ def test_hosts_and_drivers_die_and_the_bytes_stay_the_same(hosts: Hosts, tmp_pat
 
 
 @pytest.mark.slow
-def test_what_hosts_cannot_see_or_another_command_hands_out_is_refused(hosts: Hosts, tmp_path: pathlib.Path):
+def test_what_hosts_cannot_see_is_refused(hosts: Hosts, tmp_path: pathlib.Path):
   process = start_on(hosts, "memory://run", tmp_path / "computed")
   output, errors = process.communicate(timeout=WAIT_SECONDS)
   assert (process.returncode, output) == (2, "")
   assert "--out must be a folder that all hosts see, but what was just written into 'memory://run' is not" in errors
-  code = "import sys, time; from jax_sis.runtime import ray_cluster\n"
-  code += "with ray_cluster.connect(sys.argv[1], claim=sys.argv[2]): print('held', flush=True); time.sleep(120)"
-  command = [sys.executable, "-c", code, hosts.address, str(tmp_path / "run")]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    process = start_on(hosts, tmp_path / "run", tmp_path / "computed")
-    _, errors = process.communicate(timeout=WAIT_SECONDS)
-    holder.kill()
-  assert process.returncode == 2
-  assert "only one command at a time may hand out the work of" in errors
+
+
+@pytest.mark.slow
+def test_of_two_commands_at_one_run_the_newer_one_goes_on(hosts: Hosts, tmp_path: pathlib.Path):
+  out, computed = tmp_path / "run", tmp_path / "computed"
+  older = start_on(hosts, out, computed)
+  wait_until(lambda: num_done(out) >= 3, older)
+  newer = start_on(hosts, out, computed)
+  _, errors = older.communicate(timeout=WAIT_SECONDS)
+  assert older.returncode == 2
+  assert f"jax-sis find: only the newest 'jax-sis find' goes on in '{out}', and another was begun after this" in errors
+  assert num_done(out) < NUM_UNITS
+  _, errors = newer.communicate(timeout=WAIT_SECONDS)
+  assert newer.returncode == 0, errors
+  assert num_done(out) == NUM_UNITS
+  assert same_bytes(find_straight(tmp_path / "straight"), out)
 
 
 MODEL = ("--model", cluster_model.OPTIONS[1], "--batch", "1")
