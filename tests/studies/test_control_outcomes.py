@@ -12,15 +12,8 @@ import pytest
 from jax_sis.core.subsets import Status
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.studies.controls import fills
-from jax_sis.studies.controls.outcomes import (
-  NO_IMAGE,
-  Outcomes,
-  choose_others,
-  evaluate_controls,
-  find_fill_dependence,
-  summarise,
-  summarise_fills,
-)
+from jax_sis.studies.controls.outcomes import NO_IMAGE, Outcomes, choose_others, evaluate_controls
+from jax_sis.studies.controls.summaries import find_fill_dependence, summarise, summarise_fills
 from jax_sis.studies.controls.views import CONTROLS, NAMES, Case, expand
 from jax_sis.studies.controls.wrong_class import PREDICTED, RANDOM, SECOND, Towards, search_classes, summarise_classes
 

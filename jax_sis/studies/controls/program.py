@@ -23,8 +23,9 @@ from jax_sis.runs.setup import Job, make_job_again, make_spec, read_inputs
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.provenance import all_versions
 from jax_sis.studies.controls.config import ControlsConfig
-from jax_sis.studies.controls.outcomes import FILL_RULE, Outcomes, evaluate_controls, summarise, summarise_fills
+from jax_sis.studies.controls.outcomes import Outcomes, evaluate_controls
 from jax_sis.studies.controls.report import FORMAT, LEVEL, Controlled, Kind, report_classes, report_kind, write_files
+from jax_sis.studies.controls.summaries import FILL_RULE, summarise, summarise_fills
 from jax_sis.studies.controls.views import NAMES, SUBSET
 from jax_sis.studies.controls.wrong_class import Towards, search_classes
 

@@ -14,7 +14,8 @@ from jax_sis.runs.setup import MAX_NAMED
 from jax_sis.runtime.records import to_json
 from jax_sis.studies.controls import tables
 from jax_sis.studies.controls.figure import draw_controls
-from jax_sis.studies.controls.outcomes import NO_IMAGE, ControlSummary, FillSummary, Outcomes, find_fill_dependence
+from jax_sis.studies.controls.outcomes import NO_IMAGE, Outcomes
+from jax_sis.studies.controls.summaries import ControlSummary, FillSummary, find_fill_dependence
 from jax_sis.studies.controls.views import CONTROLS, NAMES
 from jax_sis.studies.controls.wrong_class import Towards, summarise_classes
 
