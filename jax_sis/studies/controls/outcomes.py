@@ -10,8 +10,7 @@ the shape of a mask says of the class; Carter et al. 2021, section 3, for the su
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -55,26 +54,11 @@ class Outcomes:
   threshold: float
 
 
-def evaluate_controls(
-  predict_fn: PredictFn,
-  params: Any,
-  inputs: Float[np.ndarray, "N H W C"],
-  masks: Bool[np.ndarray, "N h w 1"],
-  targets: Int[np.ndarray, "N"],
-  *,
-  ids: Sequence[str],
-  predicted: Int[np.ndarray, "N"],
-  normalisation: Normalisation,
-  threshold: float,
-  baseline: float | Float[np.ndarray, "..."] = 0.0,
-  removal: Removal = "value",
-  seed: int = 0,
-  batch_size: int = 4,
-  advance_fn: Callable[[int], None] | None = None,
-) -> Outcomes:
-  """Shows the classifier each subset under every control.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Showing:
+  """Shows a classifier subsets under every control, a batch at a time.
 
-  Args:
+  Attributes:
     predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn.
     params: the model's arrays.
     inputs: normalised images.
@@ -91,53 +75,66 @@ def evaluate_controls(
       but those that show another fill there.
     seed: of all that is random.
     batch_size: images at a time, each with all its controls.
-    advance_fn: is called with the number of images just done.
-
-  Returns:
-    What the classifier says of each.
 
   Raises:
-    ValueError: the arguments do not fit together, or a subset is empty.
+    ValueError: the attributes do not fit together, or a subset is empty.
   """
-  check_masks(inputs, masks, ids)
-  validation.check_threshold(threshold)
-  check_positive_integer("batch_size", batch_size)
-  num_images = len(inputs)
-  num_classes = validation.check_predict_fn(predict_fn, params, jnp.asarray(inputs[:1]))
-  for classes in (targets, predicted):
-    validation.check_targets(classes, num_images=num_images, num_classes=num_classes)
-  others = choose_others(ids, targets, predicted, seed=seed)
-  cases = make_cases(inputs, masks, ids, others, baseline=baseline, normalisation=normalisation, seed=seed)
-  parts = []
-  for start in range(0, num_images, batch_size):
-    batch = list(itertools.islice(cases, batch_size))
-    asked = targets[start : start + batch_size]
-    parts.append(evaluate_cases(predict_fn, params, batch, asked, batch_size=batch_size, removal=removal))
-    if advance_fn is not None:
-      advance_fn(len(batch))
-  found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-  return Outcomes(**found, is_sufficient=found["confidence"] >= threshold, other=others, threshold=threshold)
 
+  predict_fn: PredictFn
+  params: Any
+  inputs: Float[np.ndarray, "N H W C"]
+  masks: Bool[np.ndarray, "N h w 1"]
+  targets: Int[np.ndarray, "N"]
+  ids: Sequence[str]
+  predicted: Int[np.ndarray, "N"]
+  normalisation: Normalisation
+  threshold: float
+  baseline: float | Float[np.ndarray, "..."] = 0.0
+  removal: Removal = "value"
+  seed: int = 0
+  batch_size: int = 4
 
-def make_cases(
-  inputs: Float[np.ndarray, "N H W C"],
-  masks: Bool[np.ndarray, "N h w 1"],
-  ids: Sequence[str],
-  others: Int[np.ndarray, "N"],
-  *,
-  baseline: float | Float[np.ndarray, "..."],
-  normalisation: Normalisation,
-  seed: int,
-) -> Iterator[Case]:
-  background = np.broadcast_to(np.asarray(baseline, inputs.dtype), inputs.shape[1:])
-  for image, mask, name, other in zip(inputs, masks, ids, others, strict=True):
-    yield Case(
+  def __post_init__(self) -> None:
+    check_masks(self.inputs, self.masks, self.ids)
+    validation.check_threshold(self.threshold)
+    check_positive_integer("batch_size", self.batch_size)
+    num_classes = validation.check_predict_fn(self.predict_fn, self.params, jnp.asarray(self.inputs[:1]))
+    for classes in (self.targets, self.predicted):
+      validation.check_targets(classes, num_images=len(self.inputs), num_classes=num_classes)
+
+  @functools.cached_property
+  def others(self) -> Int[np.ndarray, "N"]:
+    """For each image the one that fills the rest, or NO_IMAGE."""
+    return choose_others(self.ids, self.targets, self.predicted, seed=self.seed)
+
+  def __call__(self, start: int) -> Outcomes:
+    """What the classifier says of the batch that begins with this image."""
+    batch = slice(start, start + self.batch_size)
+    found = evaluate_cases(
+      self.predict_fn,
+      self.params,
+      [self.make_case(place) for place in range(len(self.inputs))[batch]],
+      self.targets[batch],
+      batch_size=self.batch_size,
+      removal=self.removal,
+    )
+    return Outcomes(
+      **found,
+      is_sufficient=found["confidence"] >= self.threshold,
+      other=self.others[batch],
+      threshold=self.threshold,
+    )
+
+  def make_case(self, place: int) -> Case:
+    """An image and what its controls are made of."""
+    image, other = self.inputs[place], self.others[place]
+    return Case(
       image=image,
-      mask=mask,
-      baseline=background,
-      other=None if other == NO_IMAGE else inputs[other],
-      normalisation=normalisation,
-      draw_key=(seed, stable_hash(name)),
+      mask=self.masks[place],
+      baseline=np.broadcast_to(np.asarray(self.baseline, image.dtype), image.shape),
+      other=None if other == NO_IMAGE else self.inputs[other],
+      normalisation=self.normalisation,
+      draw_key=(self.seed, stable_hash(self.ids[place])),
     )
 
 
@@ -167,7 +164,7 @@ def check_masks(inputs: Float[np.ndarray, "N H W C"], masks: Bool[np.ndarray, "N
 def choose_others(
   ids: Sequence[str], targets: Int[np.ndarray, "N"], predicted: Int[np.ndarray, "N"], *, seed: int
 ) -> Int[np.ndarray, "N"]:
-  """For each image the one that fills the rest, see `evaluate_controls`; NO_IMAGE where it is the only one."""
+  """For each image the one that fills the rest, see `Showing`; NO_IMAGE where it is the only one."""
   by_id = np.array(sorted(range(len(ids)), key=lambda i: ids[i]), np.int64)
   others = np.full(len(ids), NO_IMAGE)
   for i, name in enumerate(ids):

@@ -1,6 +1,8 @@
 """What `jax-sis controls` found: printed, and as JSON, CSV and a figure in the run's folder."""
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +48,13 @@ class Kind:
   targets: Int[np.ndarray, "M"]
   predicted: Int[np.ndarray, "M"]
   masks: Bool[np.ndarray, "M h w 1"]
+
+  @functools.cached_property
+  def sha256(self) -> str:
+    """Stands for the subsets and what they are of."""
+    arrays = (self.indices, self.targets, self.predicted, self.masks)
+    named = "\0".join([self.name, *self.ids]).encode()
+    return hashlib.sha256(b"\0".join([named, *(array.tobytes() for array in arrays)])).hexdigest()
 
   @property
   def heading(self) -> str:

@@ -78,7 +78,7 @@ def summarise(outcomes: Outcomes, *, level: float = 0.95) -> list[ControlSummary
   """Each control's shares, with Wilson intervals, and differences, with paired bootstrap intervals.
 
   Args:
-    outcomes: what `evaluate_controls` returned.
+    outcomes: what the classifier says of all images.
     level: of all intervals.
 
   Returns:
@@ -137,7 +137,7 @@ def find_fill_dependence(outcomes: Outcomes, *, by_class: bool = False) -> FillD
   """Which subsets work with the search's fill only, and which with every fill; see FILL_RULE.
 
   Args:
-    outcomes: what `evaluate_controls` returned.
+    outcomes: what the classifier says of all images.
     by_class: a subset works where the class is kept, instead of where the threshold is reached.
   """
   works = outcomes.keeps_class if by_class else outcomes.is_sufficient
