@@ -1,7 +1,6 @@
 """A run on a Ray cluster of three hosts on this machine, which come, go and die, and what a cluster refuses."""
 
 import importlib.util
-import json
 import os
 import pathlib
 import signal
@@ -116,30 +115,58 @@ def test_of_two_commands_at_one_run_the_newer_one_goes_on(hosts: Hosts, tmp_path
   assert same_bytes(find_straight(tmp_path / "straight"), out)
 
 
-MODEL = ("--model", cluster_model.OPTIONS[1], "--batch", "1")
+MODEL = ("--model", cluster_model.OPTIONS[1])
+
+
+def run_on(hosts: Hosts | None, place: pathlib.Path, *words: str) -> str:
+  """What a command prints that ends well, on the hosts or in one process."""
+  engine = [] if hosts is None else ["--engine", "ray", "--address", hosts.address]
+  finished = subprocess.run(
+    [sys.executable, "-m", "jax_sis", *words, *MODEL, *engine],
+    check=False,
+    cwd=place,
+    env=environ_of(place / "computed", seconds=0),
+    capture_output=True,
+    text=True,
+    timeout=WAIT_SECONDS,
+  )
+  assert finished.returncode == 0, finished.stderr
+  assert (" is at work." in finished.stderr) == (hosts is not None)
+  return finished.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("words", "ordered", "written"),
+  ("words", "files"),
   [
-    (("disjoint", "--patch", "8", "--threshold", "0.6", "--max-subsets", "2"), "disjoint.jsonl", "disjoint.csv"),
-    (("evaluate", "--corruptions", "made", "--limit", "2"), None, "metrics.csv"),
+    (
+      ("disjoint", "--patch", "8", "--threshold", "0.6", "--max-subsets", "2"),
+      ("disjoint.jsonl", "disjoint.csv", "spec.json"),
+    ),
+    (("evaluate", "--corruptions", "made", "--limit", "2"), ("metrics.csv", "spec.json")),
+    (
+      ("attributions", "--patch", "8", "--threshold", "0.6", "--images", "4", "--methods", "sis", "random"),
+      ("attributions.csv", "spec.json"),
+    ),
   ],
 )
 def test_other_programs_find_the_same_on_hosts(
-  hosts: Hosts, tmp_path: pathlib.Path, words: tuple[str, ...], ordered: str | None, written: str
+  hosts: Hosts, tmp_path: pathlib.Path, words: tuple[str, ...], files: tuple[str, ...]
 ):
-  found = []
-  for name, options in (("local", ["--devices", "1"]), ("ray", ["--engine", "ray", "--address", hosts.address])):
-    command = [sys.executable, "-m", "jax_sis", *words, *MODEL, "--out", name, *options]
-    environ = environ_of(tmp_path / "computed")
-    finished = subprocess.run(
-      command, check=False, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=WAIT_SECONDS
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert (" is at work." in finished.stderr) == (name == "ray")
-    texts = [(tmp_path / name / file).read_bytes() for file in (ordered, written) if file]
-    spec = json.loads((tmp_path / name / "spec.json").read_text())
-    found.append((texts, spec, finished.stdout.replace(f"{name}/", "")))
-  assert found[0][:2] == found[1][:2]
+  run_on(None, tmp_path, *words, "--batch", "1", "--out", "local", "--devices", "1")
+  run_on(hosts, tmp_path, *words, "--batch", "1", "--out", "ray")
+  for file in files:
+    assert (tmp_path / "ray" / file).read_bytes() == (tmp_path / "local" / file).read_bytes(), file
+
+
+@pytest.mark.slow
+def test_what_is_asked_of_a_run_is_the_same_on_hosts(hosts: Hosts, tmp_path: pathlib.Path):
+  run = find_straight(tmp_path / "run")
+  held = ("holds", str(run), "--attributions", "random", "--conditions", "noise", "added", "--images", "4", "--draws")
+  tables = []
+  for place in (None, hosts):
+    run_on(place, tmp_path, "controls", str(run), "--limit", "6", "--wrong-class", "2", "--max-features", "4")
+    run_on(place, tmp_path, *held, "5", "--batch", "1", "--out", "local" if place is None else "ray")
+    out = tmp_path / ("local" if place is None else "ray")
+    tables.append([(run / "controls.csv").read_bytes(), (out / "holds.csv").read_bytes()])
+  assert tables[0] == tables[1]
