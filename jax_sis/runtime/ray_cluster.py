@@ -144,8 +144,8 @@ class TaskQueue:
     """Notes how long a task took."""
     self._size.learn(len(task), seconds)
 
-  def put_back(self, task: Task, left: Sequence[int]) -> None:
-    """Takes back what a dead worker had; ValueError if several died of the first unit that they left."""
+  def put_back(self, left: Sequence[int]) -> None:
+    """Takes back what a dead worker left undone; ValueError if several died of the first unit that they left."""
     if left:
       self._num_losses[left[0]] += 1
       if self._num_losses[left[0]] >= MAX_LOSSES:
@@ -154,7 +154,7 @@ class TaskQueue:
           "logs of Ray say why (/tmp/ray/session_latest/logs on the host), and memory is the likeliest: begin anew "
           "with a smaller --batch."
         )
-    self._left.extendleft(reversed(task))
+    self._left.extendleft(reversed(left))
 
 
 @contextlib.contextmanager
@@ -279,7 +279,7 @@ class Cluster:
     return self._about
 
   def run(self, units: Sequence[int], progress: Progress, title: str) -> Iterator[tuple[int, Any]]:
-    """As for `engines.Workers`; a unit whose worker died is found by another.
+    """As for `engines.Workers`; a unit whose worker died is found by another, or given as None if that had stored it.
 
     Raises:
       Exception: what a worker raised, with the host's name in front if it is a ValueError.
@@ -314,16 +314,19 @@ class Cluster:
     return [done for future in ready if (done := self._receive(busy[future])) is not None]
 
   def _receive(self, name: str) -> Done | None:
-    """What a host did; None if it has only opened its worker, or that is dead."""
+    """What a host did; None if it has only opened its worker, or that died before it was done."""
     host, errors = self._hosts[name], self._ray.exceptions
     try:
       value = self._ray.get(host.future)
     except (errors.RayActorError, errors.ActorUnschedulableError, errors.NodeDiedError):
       del self._hosts[name]
       self._log_fn(f"The worker of {host.name} is gone; its work goes to others.")
-      if host.task is not None:
-        self._queue.put_back(host.task, self._left_fn(host.task))
-      return None
+      if host.task is None:
+        return None
+      left = self._left_fn(host.task)
+      self._queue.put_back(left)
+      stored = sorted({*host.task} - {*left})
+      return Done(text="", found=[(unit, None) for unit in stored], amount=0, seconds=0)
     except errors.RayTaskError as error:
       if isinstance(error.cause, ValueError):
         raise ValueError(f"on {host.name}: {error.cause}") from error

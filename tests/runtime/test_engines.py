@@ -168,7 +168,7 @@ def test_hosts_get_fewer_units_towards_the_end_and_what_died_goes_first():
   queue = TaskQueue(range(12), 30)
   assert queue.take(2) == (0, 1, 2)
   assert queue.take(2) == (3, 4, 5)
-  queue.put_back((0, 1, 2), (0, 1, 2))
+  queue.put_back((0, 1, 2))
   assert queue.take(2) == (0, 1, 2)
   # 10 s a unit.
   queue.finish((3, 4, 5), 30)
@@ -181,9 +181,9 @@ def test_a_task_that_ends_every_worker_ends_the_run():
   queue = TaskQueue((7, 8), 1)
   for _ in range(MAX_LOSSES - 1):
     assert queue.take(1) == (7,)
-    queue.put_back((7,), (7,))
+    queue.put_back((7,))
   with pytest.raises(ValueError, match=r"^workers must outlive their work, but 5 of them died of what begins with u"):
-    queue.put_back((7,), (7,))
+    queue.put_back((7,))
 
 
 class Stored(Squares):
@@ -217,7 +217,8 @@ def test_deaths_count_only_while_nothing_is_stored(
   ray = FakeRay(num_hosts=1)
   found = open_cluster(ray, make_fn=Stored, left_fn=left).run(range(40), progress, "squares")
   if fatal is None:
-    assert list(found) == [(unit, unit**2) for unit in range(40)]
+    assert [unit for unit, _ in found] == list(range(40))
+    assert Stored.squares == {unit: unit**2 for unit in range(40)}
     # Of the first 20 units, each but the last one ended a worker.
     assert ray.num_made > 20
   else:
