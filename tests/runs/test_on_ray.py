@@ -161,7 +161,8 @@ def test_other_programs_find_the_same_on_hosts(
 
 @pytest.mark.slow
 def test_what_is_asked_of_a_run_is_the_same_on_hosts(hosts: Hosts, tmp_path: pathlib.Path):
-  run = find_straight(tmp_path / "run")
+  run = tmp_path / "run"
+  run_on(None, tmp_path, "find", *cluster_model.OPTIONS[2:-1], "0.6", "--out", str(run), "--devices", "1")
   held = ("holds", str(run), "--attributions", "random", "--conditions", "noise", "added", "--images", "4", "--draws")
   tables = []
   for place in (None, hosts):

@@ -112,6 +112,8 @@ def find_batches(workers: Workers, batches: Sequence[Batch], kept: Kept) -> dict
   for title, is_search in (("controls", False), ("other classes", True)):
     numbers = [number for number, batch in enumerate(batches) if (batch.name == WRONG_CLASS) == is_search]
     missing = [number for number in numbers if batches[number][:2] not in found]
+    if not missing:
+      continue
     total, left = (sum(batches[number].num_images for number in some) for some in (numbers, missing))
     with Progress(title, total=total, start=total - left, unit="image") as progress:
       for number, content in workers.run(missing, progress, title):
@@ -174,7 +176,9 @@ class Controlling:
         **make_spec(job),
         "run": hash_spec(store.folder),
         "kinds": [kind.sha256 for kind in kinds],
-        "settings": [config.seed, config.num_wrong_class, config.max_features],
+        "seed": config.seed,
+        "num_wrong_class": config.num_wrong_class,
+        "max_features": config.max_features,
         "sizes_at_once": self._sizes,
       },
       batches=(*batches, *split(WRONG_CLASS, num_searched, self._sizes[1])),
