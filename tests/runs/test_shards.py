@@ -171,6 +171,7 @@ def test_parts_leave_a_command_on_ray_alone(tiny_checkpoint: str, tmp_path: path
   options = {**GRADIENT, "saved": "order", "mask_thresholds": (), "mask_fractions": ()}
   with results.claim(results.open_folder(tmp_path), "find") as check:
     for index in range(2):
-      store = find_tiny(tmp_path, tiny_checkpoint, shard=Shard(index, 2), **options)
+      find_tiny(tmp_path, tiny_checkpoint, shard=Shard(index, 2), **options)
     check()
+  store = results.open(tmp_path)
   assert store.count_done() == store.num_images

@@ -193,7 +193,7 @@ class Controlling:
       name, start, num_images = self.about.batches[unit]
       if self._opened != name:
         self._opened, self._find_fn = name, self._open(name)
-      found = self._find_fn(start)
+      found: Any = self._find_fn(start)
       if name == WRONG_CLASS:
         content = {towards: encode_arrays(one) for towards, one in found.items()}
       else:
