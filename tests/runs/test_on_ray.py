@@ -31,6 +31,7 @@ class Hosts:
   def __init__(self, process: "subprocess.Popen[str]"):
     self._process = process
     self.address = self._read()
+    assert self.address, "Ray did not start; a busy machine keeps it from doing so in time"
 
   def tell(self, word: str) -> None:
     assert self._process.stdin is not None
