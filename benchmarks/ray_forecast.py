@@ -118,7 +118,7 @@ class Real:
       flag = pathlib.Path(place, store.chunk_name("done", 0)).read_bytes()
       store.unmark([0])
       make_fn = make_worker_fn(options, place, flag, life)
-      with ray_cluster.connect(address, claim=place) as ray:
+      with ray_cluster.connect(address) as ray:
         self._run(ray, make_fn, num_units=num_units, startup=options.startup)
       assert len(results.open(place).done_units()) == num_units
       born, died = (read_times(pathlib.Path(place), what) for what in ("born", "died"))

@@ -1,7 +1,7 @@
 """The commands that ask questions of runs and classifiers, each a study."""
 
 from jax_sis.cli.options import DEVICE, IMAGE, WORKER, get_devices_ready
-from jax_sis.cli.parsing import BEGINS_ANEW, KEEPS_NOTHING, Command
+from jax_sis.cli.parsing import BEGINS_ANEW, Command
 from jax_sis.runtime import devices
 from jax_sis.runtime.engines import Engine
 from jax_sis.studies.analysis.config import StudyConfig
@@ -16,11 +16,11 @@ from jax_sis.studies.ranking.config import RankingConfig
 from jax_sis.studies.soundness.config import SoundnessConfig
 
 
-def run_controls(config: ControlsConfig) -> None:
+def run_controls(config: ControlsConfig, engine: Engine) -> None:
   devices.use_compilation_cache()
   from jax_sis.studies.controls import program
 
-  program.controls(config)
+  program.controls(config, engine)
 
 
 def run_analyse(config: StudyConfig) -> None:
@@ -94,7 +94,7 @@ def run_components(config: ComponentsConfig) -> None:
 
 COMMANDS = {
   "controls": Command(
-    settings=(ControlsConfig,),
+    settings=(ControlsConfig, Engine),
     run_fn=run_controls,
     description="""\
 Do the subsets of a run still work when what may leak is taken away? A subset may convince a classifier by more than the
@@ -109,14 +109,18 @@ It prints a table and its reading for each kind of subset that the run holds, fi
 controls.json, controls.csv (one row per image and control) and controls.png into the run's folder. Columns: the share
 of the images whose class is kept, the share that reaches the run's threshold, both with Wilson intervals; the mean
 confidence; and the change of the first against the subsets themselves, with a paired bootstrap interval. All in
-percent but the confidence.
+percent but the confidence. The same command again goes on with one that was ended before that.
 """,
     examples=(
       "controls jax-sis-results",
       "controls runs/sis --limit 1000 --mask-fraction 0.05 --wrong-class 0",
       "controls gs://BUCKET/sis --checkpoint CLASSIFIER --data-dir DATA",
     ),
-    after_interrupt=KEEPS_NOTHING,
+    groups={
+      "image": "limit checkpoint model_function data_dir",
+      "control": "mask_fractions num_wrong_class max_features seed",
+      "worker": WORKER,
+    },
   ),
   "analyse": Command(
     settings=(StudyConfig,),

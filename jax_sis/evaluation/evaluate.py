@@ -43,9 +43,11 @@ def evaluate(config: EvaluateConfig, engine: Engine = LOCAL) -> pathlib.Path:
       image has no label or a wrong one, or the batch does not fit the memory.
   """
   out_dir = pathlib.Path(config.out)
-  results.check_writable(results.open_folder(out_dir))
+  folder = results.open_folder(out_dir)
+  results.check_writable(folder)
   make_fn = functools.partial(Evaluator, config)
-  with open_workers(engine, make_fn, claim=str(out_dir.resolve()), num_devices=config.num_devices) as workers:
+  claim = results.claim(folder, "evaluate")
+  with open_workers(engine, make_fn, claim=claim, num_devices=config.num_devices) as workers:
     about: About = workers.about
     spec = results.settle_spec(out_dir, about.spec, command_fn=config.command_in)
     rows = report.read_conditions(out_dir)

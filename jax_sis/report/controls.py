@@ -9,7 +9,7 @@ from jax_sis.report import figures
 from jax_sis.report.inputs import ClassControls, Controls, Inputs, KindControls
 from jax_sis.report.words import capitalise, tell_count
 from jax_sis.statistics.estimates import DASH, show, show_percent
-from jax_sis.studies.controls.outcomes import ControlSummary
+from jax_sis.studies.controls.summaries import ControlSummary
 from jax_sis.studies.controls.tables import note_similar_fills
 from jax_sis.studies.controls.views import CONTROLS, SUBSET
 from jax_sis.studies.controls.wrong_class import CLASS_TITLES, PREDICTED

@@ -11,7 +11,7 @@ from jax_sis.studies.analysis.confidence_curves import Removal
 from jax_sis.studies.analysis.positions import Positions
 from jax_sis.studies.analysis.run import Correctness, RunAnalysis
 from jax_sis.studies.controls import figure as controls_figure
-from jax_sis.studies.controls.outcomes import ControlSummary
+from jax_sis.studies.controls.summaries import ControlSummary
 
 WIDTH, HEIGHT = 4.4, 3.3
 # For screens with two dots a pixel.

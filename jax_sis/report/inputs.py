@@ -17,8 +17,8 @@ from jax_sis.statistics.estimates import Estimate, share_of
 from jax_sis.studies.analysis.config import StudyConfig
 from jax_sis.studies.analysis.program import FORMAT as ANALYSIS_FORMAT
 from jax_sis.studies.analysis.run import RunAnalysis, analyse_run
-from jax_sis.studies.controls.outcomes import ControlSummary, FillSummary
 from jax_sis.studies.controls.report import FORMAT as CONTROLS_FORMAT
+from jax_sis.studies.controls.summaries import ControlSummary, FillSummary
 from jax_sis.studies.controls.wrong_class import TowardsSummary
 
 ANALYSIS_FILE, CONTROLS_FILE = "analysis.json", "controls.json"

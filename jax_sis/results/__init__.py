@@ -4,6 +4,7 @@ What programs need of it stands here: `results.open(folder)` reads any run.
 """
 
 from jax_sis.results.arrays import CHECKSUMS, DONE, GROUP_FILE, ZARR_DIR, make_group
+from jax_sis.results.claims import claim
 from jax_sis.results.folder import Folder, StorageError, check_writable, open_folder
 from jax_sis.results.query import SubsetQuery
 from jax_sis.results.schema import (
@@ -37,6 +38,7 @@ __all__ = [
   "StorageError",
   "SubsetQuery",
   "check_writable",
+  "claim",
   "create_or_resume",
   "digest_pixels",
   "encode_text",

@@ -7,12 +7,12 @@ and write them into the store, and one of them writes the outcome. What a unit h
 import contextlib
 import dataclasses
 import functools
-import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from jax_sis import results
 from jax_sis.results.folder import PROBE_PREFIX
@@ -49,22 +49,34 @@ def find_on_ray(config: FindConfig, engine: Engine) -> str:
     The folder of the results, as given.
 
   Raises:
-    ValueError: as for `find`; or there is no such cluster, another command hands out the same run there, or a host
-      does not see the folder of the results.
+    ValueError: as for `find`; or there is no such cluster, a newer command hands out the same run, or a host does not
+      see the folder of the results.
   """
   folder = results.open_folder(config.out)
   results.check_writable(folder)
-  place = folder.location if folder.path is None else os.path.realpath(folder.path)
   with shown(folder) as token:
     make_fn = functools.partial(HostSearch, config, token)
-    with engines.open_workers(engine, make_fn, claim=place, num_devices=config.num_devices) as workers:
+    left_fn = functools.partial(find_left, config.out)
+    claim = results.claim(folder, "find")
+    with engines.open_workers(engine, make_fn, claim=claim, num_devices=config.num_devices, left_fn=left_fn) as workers:
       store = results.open(config.out)
       missing = find.missing_units(store)
       with Progress("starting", total=store.count_images(missing), unit="image") as progress:
-        for units in (missing.tolist(), [OUTCOME]):
-          for _ in workers.run(units, progress, "search"):
-            pass
+        for unit, _ in workers.run(missing.tolist(), progress, "search"):
+          progress.advance(store.count_images(np.array([unit])))
+        for _ in workers.run([OUTCOME], progress, "search"):
+          pass
   return config.out
+
+
+def find_left(location: str, units: Sequence[int]) -> Sequence[int]:
+  """Those of the units, or of the outcome in their place, that nobody has stored."""
+  return units if OUTCOME in units else drop_done(results.open(location), units).tolist()
+
+
+def drop_done(store: results.Results, units: Sequence[int]) -> Int[np.ndarray, "U"]:
+  """Those of the units that are not stored."""
+  return np.setdiff1d(units, store.flags.done_among(np.array(units)))
 
 
 @contextlib.contextmanager
@@ -103,21 +115,22 @@ class HostSearch:
     """As for `Worker`; `find` says that memory is short where that is known."""
 
   def __call__(self, units: Sequence[int], advance_fn: Callable[[int], Any]) -> Iterator[tuple[int, None]]:
-    """Searches and stores these units, but those that a worker stored before it died."""
+    """Searches and stores these units, but those that another process has stored meanwhile."""
+    # The command counts images by their units.
+    del advance_fn
     with explain_out_of_memory(self._job):
       if OUTCOME in units:
         find.write_outcome(self._job, self._store)
       else:
         # Compiled when there is work: a run that is done needs none.
         self._search = self._search or UnitSearch(self._job)
-        missing = np.setdiff1d(units, self._store.flags.done_among(np.array(units)))
+        missing = drop_done(self._store, units)
         if len(missing):
-          self._search.run(missing, functools.partial(self._store_unit, advance_fn))
+          self._search.run(missing, self._store_unit)
     yield from ((unit, None) for unit in units)
 
-  def _store_unit(self, advance_fn: Callable[[int], Any], unit: int, rows: dict[str, np.ndarray]) -> None:
+  def _store_unit(self, unit: int, rows: dict[str, np.ndarray]) -> None:
     self._store.write_unit(unit, rows)
     if find.is_printed(self._job.num_images):
       names = self._job.class_names
       print_rows(make_rows(rows, names, num_features=self._job.num_features), names)
-    advance_fn(len(rows["id"]))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 from jax_sis.runtime import ray_cluster
 from jax_sis.runtime.command_line import Option
 from jax_sis.runtime.progress import Progress
-from jax_sis.runtime.ray_cluster import Worker
+from jax_sis.runtime.ray_cluster import Task, Worker
 
 T = TypeVar("T")
 
@@ -62,8 +62,9 @@ class Workers(Protocol):
 class LocalWorkers:
   """This process."""
 
-  def __init__(self, worker: Worker):
+  def __init__(self, worker: Worker, check_fn: Callable[[], object]):
     self._worker = worker
+    self._check_fn = check_fn
     self.about = worker.about
 
   def run(self, units: Sequence[int], progress: Progress, title: str) -> Iterator[tuple[int, Any]]:
@@ -71,29 +72,40 @@ class LocalWorkers:
     if units:
       self._worker.get_ready()
       progress.restart(title)
-      yield from self._worker(units, progress.advance)
+      for found in self._worker(units, progress.advance):
+        self._check_fn()
+        yield found
 
 
 @contextlib.contextmanager
 def open_workers(
-  engine: Engine, make_fn: Callable[[], Worker], *, claim: str, num_devices: int | None = None
+  engine: Engine,
+  make_fn: Callable[[], Worker],
+  *,
+  claim: contextlib.AbstractContextManager[Callable[[], object]],
+  num_devices: int | None = None,
+  left_fn: Callable[[Task], Sequence[int]] = tuple,
 ) -> Iterator[Workers]:
   """The workers of a program, of whom one has opened what it needs.
 
   Args:
     engine: where they are.
     make_fn: makes a worker where it is to be.
-    claim: what is worked on, which no other command may hand out on the same cluster.
+    claim: held meanwhile; gives what is called before units are taken for done, and raises where another command does
+      the same work.
     num_devices: how many of its devices each uses; None for all.
+    left_fn: of the units that a dead worker had, those that it left undone, where workers store what they find.
 
   Raises:
-    ValueError: as for `ray_cluster.connect`, or what `make_fn` raises.
+    ValueError: as for `ray_cluster.connect`, what `make_fn` raises, or another command does the same work.
   """
   if engine.engine == LOCAL.engine:
-    yield LocalWorkers(make_fn())
+    worker = make_fn()
+    with claim as check_fn:
+      yield LocalWorkers(worker, check_fn)
   else:
-    with ray_cluster.connect(engine.address, claim=claim) as ray:
-      yield ray_cluster.Cluster(ray, make_fn, num_devices=num_devices)
+    with ray_cluster.connect(engine.address) as ray, claim as check_fn:
+      yield ray_cluster.Cluster(ray, make_fn, num_devices=num_devices, check_fn=check_fn, left_fn=left_fn)
 
 
 def in_order(found: Iterable[tuple[int, T]], following: int) -> Iterator[T]:

@@ -11,6 +11,7 @@ import functools
 import importlib
 import io
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -21,15 +22,13 @@ from typing import Any, Protocol
 from jax_sis.runtime import devices, interrupts
 from jax_sis.runtime.progress import Progress
 from jax_sis.runtime.task_size import MAX_LOSSES, TaskSize
+from jax_sis.version import __version__
 
 # Ray's names of devices. The first of them that the cluster has does the work.
 RESOURCES = ("TPU", "GPU", "CPU")
 POLL_SECONDS = 2.0
-# As long as Ray may take to notice that a driver is dead, and to let go of its name.
-CLAIM_SECONDS = 20.0
 PROBE_SECONDS = 5.0
 QUIET_SECONDS = 60.0
-NAMESPACE = "jax_sis"
 # How a client of HTTP/2, in which Ray speaks, begins: with these words and a frame of settings, here an empty one. A
 # server sends a frame of its own settings first (RFC 9113, 3.4).
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -100,15 +99,24 @@ class Host:
 class RemoteWorker:
   """The actor of a host."""
 
-  def open(self, make_fn: Callable[[], Worker], cwd: str, num_devices: int) -> tuple[str, About]:
-    """Makes the worker; what that printed, and what it says of itself."""
+  def open(self, version: str, packed: bytes, cwd: str, num_devices: int) -> tuple[str, About]:
+    """Makes the worker; what that printed, and what it says of itself.
+
+    Args:
+      version: the driver's.
+      packed: makes it, as bytes: another version could not even read them.
+      cwd: the driver's folder.
+      num_devices: of CPU devices, how many it has.
+    """
+    if version != __version__:
+      raise ValueError(f"jax_sis must be {version} as where the command runs, but is {__version__}; install that one.")
     # Relative paths are those of the driver's folder, where the host has it.
     if os.path.isdir(cwd):
       os.chdir(cwd)
     devices.use_one_cpu_device_per_core(num_devices)
     devices.use_compilation_cache()
     with plain_errors(), contextlib.redirect_stdout(io.StringIO()) as text:
-      self._worker = make_fn()
+      self._worker: Worker = pickle.loads(packed)()
       return text.getvalue(), self._worker.about
 
   def work(self, task: Task) -> Done:
@@ -136,16 +144,17 @@ class TaskQueue:
     """Notes how long a task took."""
     self._size.learn(len(task), seconds)
 
-  def put_back(self, task: Task) -> None:
-    """Takes back what a dead worker had; ValueError if that has ended several."""
-    self._num_losses[task[0]] += 1
-    if self._num_losses[task[0]] >= MAX_LOSSES:
-      raise ValueError(
-        f"workers must outlive their work, but {MAX_LOSSES} of them died of what begins with unit {task[0]}; the logs "
-        "of Ray say why (/tmp/ray/session_latest/logs on the host), and memory is the likeliest: begin anew with a "
-        "smaller --batch."
-      )
-    self._left.extendleft(reversed(task))
+  def put_back(self, left: Sequence[int]) -> None:
+    """Takes back what a dead worker left undone; ValueError if several died of the first unit that they left."""
+    if left:
+      self._num_losses[left[0]] += 1
+      if self._num_losses[left[0]] >= MAX_LOSSES:
+        raise ValueError(
+          f"workers must outlive their work, but {MAX_LOSSES} of them died of what begins with unit {left[0]}; the "
+          "logs of Ray say why (/tmp/ray/session_latest/logs on the host), and memory is the likeliest: begin anew "
+          "with a smaller --batch."
+        )
+    self._left.extendleft(reversed(left))
 
 
 @contextlib.contextmanager
@@ -157,20 +166,15 @@ def plain_errors() -> Iterator[None]:
     raise ValueError(str(error)) from None
 
 
-class Claim:
-  """An actor whose name says that its driver works on something; Ray ends it with the driver."""
-
-
 @contextlib.contextmanager
-def connect(address: str | None, *, claim: str) -> Iterator[Any]:
-  """Ray at this address, where nobody else works on what `claim` names; ends this driver's workers afterwards.
+def connect(address: str | None) -> Iterator[Any]:
+  """Ray at this address; ends this driver's workers afterwards.
 
   Args:
     address: HOST:PORT of the head; None for the cluster that this machine belongs to, or else one of its own.
-    claim: what is worked on.
 
   Raises:
-    ValueError: Ray is not installed, there is no such cluster, or another driver works on the same there.
+    ValueError: Ray is not installed, or there is no such cluster.
   """
   try:
     # By its name: type checkers need not have it.
@@ -181,7 +185,7 @@ def connect(address: str | None, *, claim: str) -> Iterator[Any]:
     check_address(address)
   handler = signal.getsignal(signal.SIGTERM)
   try:
-    ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    ray.init(address, log_to_driver=False, logging_level="ERROR")
   except (ConnectionError, RuntimeError, ValueError) as error:
     raise refuse_address(address or "auto", " ".join(str(error).split())) from error
   finally:
@@ -193,9 +197,7 @@ def connect(address: str | None, *, claim: str) -> Iterator[Any]:
     stack.callback(ray.shutdown)
     # A process that a signal ends runs nothing else of what stands here.
     stack.enter_context(interrupts.on_interrupt(ray.shutdown))
-    held = hold_claim(ray, claim)
     yield ray
-    del held
 
 
 def check_address(address: str) -> None:
@@ -234,21 +236,6 @@ def refuse_address(address: str, reason: str) -> ValueError:
   )
 
 
-def hold_claim(ray: Any, claim: str) -> Any:
-  """The claim, to be held as long as the work lasts; ValueError if another driver keeps it."""
-  end = time.monotonic() + CLAIM_SECONDS
-  while True:
-    try:
-      return ray.remote(num_cpus=0)(Claim).options(name=claim).remote()
-    except ValueError as error:
-      if time.monotonic() > end:
-        raise ValueError(
-          f"only one command at a time may hand out the work of {claim!r}, but another one on this cluster does; wait "
-          "for it or end it. New hosts get work from that one."
-        ) from error
-    time.sleep(1)
-
-
 class Cluster:
   """The hosts that Ray knows and what they do; when it is made, it waits for the first to have opened its worker.
 
@@ -256,15 +243,27 @@ class Cluster:
     ray: as `connect` gives it.
     make_fn: makes a worker on its host.
     num_devices: for each; None for as many as Ray gives it.
+    check_fn: called every two seconds, and before work is taken for done; raises what ends all.
+    left_fn: of the units that a dead worker had, those that it left undone.
 
   Raises:
     ValueError: what `make_fn` raises, with the host's name in front.
   """
 
-  def __init__(self, ray: Any, make_fn: Callable[[], Worker], *, num_devices: int | None):
+  def __init__(
+    self,
+    ray: Any,
+    make_fn: Callable[[], Worker],
+    *,
+    num_devices: int | None,
+    check_fn: Callable[[], object] = lambda: None,
+    left_fn: Callable[[Task], Sequence[int]] = tuple,
+  ):
     self._ray = ray
     self._make_fn = make_fn
     self._num_devices = num_devices
+    self._check_fn = check_fn
+    self._left_fn = left_fn
     self._hosts: dict[str, Host] = {}
     self._about: About | None = None
     self._queue = TaskQueue((), 1)
@@ -280,7 +279,7 @@ class Cluster:
     return self._about
 
   def run(self, units: Sequence[int], progress: Progress, title: str) -> Iterator[tuple[int, Any]]:
-    """As for `engines.Workers`; a unit whose worker died is found by another.
+    """As for `engines.Workers`; a unit whose worker died is found by another, or given as None if that had stored it.
 
     Raises:
       Exception: what a worker raised, with the host's name in front if it is a ValueError.
@@ -306,23 +305,28 @@ class Cluster:
       self._heard = time.monotonic()
       self._log_fn("No host is at work yet; `ray status` shows which there are, and who has their devices.")
     busy = {host.future: name for name, host in self._hosts.items() if host.future is not None}
-    if not busy:
+    ready = []
+    if busy:
+      ready, _ = self._ray.wait(list(busy), timeout=POLL_SECONDS)
+    else:
       time.sleep(POLL_SECONDS)
-      return []
-    ready, _ = self._ray.wait(list(busy), timeout=POLL_SECONDS)
+    self._check_fn()
     return [done for future in ready if (done := self._receive(busy[future])) is not None]
 
   def _receive(self, name: str) -> Done | None:
-    """What a host did; None if it has only opened its worker, or that is dead."""
+    """What a host did; None if it has only opened its worker, or that died before it was done."""
     host, errors = self._hosts[name], self._ray.exceptions
     try:
       value = self._ray.get(host.future)
     except (errors.RayActorError, errors.ActorUnschedulableError, errors.NodeDiedError):
       del self._hosts[name]
       self._log_fn(f"The worker of {host.name} is gone; its work goes to others.")
-      if host.task is not None:
-        self._queue.put_back(host.task)
-      return None
+      if host.task is None:
+        return None
+      left = self._left_fn(host.task)
+      self._queue.put_back(left)
+      stored = sorted({*host.task} - {*left})
+      return Done(text="", found=[(unit, None) for unit in stored], amount=0, seconds=0)
     except errors.RayTaskError as error:
       if isinstance(error.cause, ValueError):
         raise ValueError(f"on {host.name}: {error.cause}") from error
@@ -362,5 +366,6 @@ class Cluster:
         runtime_env={"env_vars": passed},
         **({"num_cpus": 0} | asked),
       )(RemoteWorker).remote()
-      future = worker.open.remote(self._make_fn, os.getcwd(), self._num_devices or int(count))
+      packed = ray.cloudpickle.dumps(self._make_fn)
+      future = worker.open.remote(__version__, packed, os.getcwd(), self._num_devices or int(count))
       self._hosts[name] = Host(name=f"{node['NodeManagerHostname']} ({name[:6]})", worker=worker, future=future)

@@ -117,7 +117,7 @@ WRITTEN: list[tuple[Any, ...]] = [
   ("controls", ControlsConfig(
     run_dir="runs/a b", limit=9, num_wrong_class=0, max_features=5, mask_fractions=(0.1, 0.2), seed=2, checkpoint="c",
     model_function="m:f", data_dir="-d",
-  )),
+  ), ON_RAY),
   ("status", StatusOptions(run_dir="runs/sis", watch_seconds=0.5, is_json=True)),
   ("export", ExportOptions(
     run_dir="r", to="{id}.png", masks=("smallest_mask", "mask_fraction_0.1"), is_partial=True, checkpoint="c",
@@ -343,8 +343,8 @@ def test_a_subset_that_no_options_make_is_refused():
     ("find --data None", (FindConfig(data="None"), WorkerOptions())),
     ("plan", (FindConfig(), PlanOptions())),
     ("verify r", (VerifyOptions(directory="r"),)),
-    ("controls r", (ControlsConfig(run_dir="r"),)),
-    ("controls --limit 3 r", (ControlsConfig(run_dir="r", limit=3),)),
+    ("controls r", (ControlsConfig(run_dir="r"), Engine())),
+    ("controls --limit 3 r", (ControlsConfig(run_dir="r", limit=3), Engine())),
     ("status r", (StatusOptions(run_dir="r"),)),
     ("export r --to t.csv", (ExportOptions(run_dir="r", to="t.csv"),)),
     ("analyse a b", (StudyConfig(run_dirs=("a", "b")),)),

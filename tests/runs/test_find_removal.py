@@ -11,8 +11,8 @@ from jax_sis.runs import status, verify
 from jax_sis.runs.completion import CompletionSettings
 from jax_sis.runs.config import FindConfig, settings_from_json, settings_to_json
 from jax_sis.studies.controls.config import ControlsConfig
-from jax_sis.studies.controls.outcomes import NAMES
 from jax_sis.studies.controls.program import controls
+from jax_sis.studies.controls.views import NAMES
 
 
 @pytest.mark.slow

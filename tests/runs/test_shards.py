@@ -1,10 +1,13 @@
 """Shards given by hand and by launchers."""
 
+import pathlib
 import re
 
 import numpy as np
 import pytest
+from tiny_runs import GRADIENT, find_tiny
 
+from jax_sis import results
 from jax_sis.runs import shards
 from jax_sis.runs.shards import Shard
 
@@ -160,3 +163,15 @@ def test_an_array_with_gaps_is_refused(changed: dict[str, str]):
   environ = ARRAY | {f"SLURM_ARRAY_TASK_{name}": value for name, value in changed.items()}
   with pytest.raises(ValueError, match=r"a SLURM array must have evenly spaced indices, such as --array=0-7, got "):
     shards.find_shard(environ)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("allow_rank_promotion")
+def test_parts_leave_a_command_on_ray_alone(tiny_checkpoint: str, tmp_path: pathlib.Path):
+  options = {**GRADIENT, "saved": "order", "mask_thresholds": (), "mask_fractions": ()}
+  with results.claim(results.open_folder(tmp_path), "find") as check:
+    for index in range(2):
+      find_tiny(tmp_path, tiny_checkpoint, shard=Shard(index, 2), **options)
+    check()
+  store = results.open(tmp_path)
+  assert store.count_done() == store.num_images

@@ -1,16 +1,19 @@
 """Work that is handed out: in this process, and to the hosts of a cluster that is none, whose workers may die."""
 
+import contextlib
 import dataclasses
 import functools
 import io
 import socket
 import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from fake_ray import DeathError, FakeRay
 from rich.console import Console
 
+from jax_sis import results
 from jax_sis.runtime import devices, engines, ray_cluster
 from jax_sis.runtime.engines import Engine
 from jax_sis.runtime.progress import Progress
@@ -28,8 +31,11 @@ class About:
 class Squares:
   """Finds squares."""
 
-  def __init__(self, versions: Iterator[str]):
-    self.about = About({"jax": next(versions)})
+  # What those that are made say of themselves, and the last one's again.
+  versions: ClassVar[list[str]] = ["a"]
+
+  def __init__(self):
+    self.about = About({"jax": self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]})
     self.is_ready = False
     print("opened")
 
@@ -45,53 +51,6 @@ class Squares:
       yield unit, unit**2
 
 
-class DeathError(Exception):
-  """As Ray says that an actor is dead."""
-
-
-class Call:
-  """A method of an actor."""
-
-  def __init__(self, call_fn: Callable[..., Any]):
-    self.remote = lambda *arguments: functools.partial(call_fn, *arguments)
-
-
-class FakeRay:
-  """What of Ray is used; the calls in `deadly` end their worker, counted from 0."""
-
-  def __init__(self, num_hosts: int, deadly: Sequence[int] = ()):
-    self.deadly, self.num_calls, self.num_made = deadly, 0, 0
-    self._nodes = [
-      {"NodeID": f"{number:06}", "NodeManagerHostname": "h", "Alive": True, "Resources": {"CPU": 2.0}}
-      for number in range(num_hosts)
-    ]
-    errors: Any = dict.fromkeys(("RayActorError", "ActorUnschedulableError", "NodeDiedError"), DeathError)
-    self.exceptions = types.SimpleNamespace(**errors, RayTaskError=TypeError)
-    made = types.SimpleNamespace(NodeAffinitySchedulingStrategy=lambda name, *, soft: name)
-    self.util = types.SimpleNamespace(scheduling_strategies=made)
-
-  def nodes(self) -> list[dict[str, Any]]:
-    return self._nodes
-
-  def remote(self, **_: Any) -> Any:
-    return lambda actor: types.SimpleNamespace(remote=functools.partial(self.make, actor))
-
-  def make(self, actor: Any) -> Any:
-    self.num_made += 1
-    made = actor()
-    return types.SimpleNamespace(open=Call(made.open), work=Call(made.work))
-
-  def wait(self, futures: list[Any], *, timeout: float) -> tuple[list[Any], list[Any]]:
-    ready = futures[self.num_calls % len(futures)]
-    return [ready], [future for future in futures if future is not ready]
-
-  def get(self, future: Callable[[], Any]) -> Any:
-    self.num_calls += 1
-    if self.num_calls - 1 in self.deadly:
-      raise DeathError
-    return future()
-
-
 @pytest.fixture
 def progress() -> Progress:
   return Progress("starting", total=70, unit="image", console=Console(file=io.StringIO()))
@@ -101,14 +60,17 @@ def progress() -> Progress:
 def open_cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cluster]:
   for name in ("use_one_cpu_device_per_core", "use_compilation_cache"):
     monkeypatch.setattr(devices, name, lambda *_: None)
-  return lambda ray, versions="a" * 99: Cluster(ray, functools.partial(Squares, iter(versions)), num_devices=None)
+  return functools.partial(Cluster, make_fn=Squares, num_devices=None)
 
 
 def test_this_process_is_an_engine(progress: Progress, capsys: pytest.CaptureFixture[str]):
-  with engines.open_workers(engines.LOCAL, lambda: Squares(iter("a")), claim="") as workers:
+  checks: list[int] = []
+  claim = contextlib.nullcontext(lambda: checks.append(1))
+  with engines.open_workers(engines.LOCAL, Squares, claim=claim) as workers:
     assert workers.about.spec == {"jax": "a"}
     assert list(workers.run((), progress, "squares")) == []
     assert list(workers.run(range(3, 6), progress, "squares")) == [(3, 9), (4, 16), (5, 25)]
+  assert len(checks) == 3
   assert progress.describe().startswith("squares: 30/70 images, ")
   assert capsys.readouterr().out == "opened\n"
 
@@ -154,10 +116,52 @@ class RemoteError(Exception):
     self.cause = cause
 
 
-def test_a_host_that_would_find_something_else_is_refused(open_cluster: Callable[..., Cluster], progress: Progress):
-  cluster = open_cluster(FakeRay(num_hosts=2), "ab")
+def test_a_host_that_would_find_something_else_is_refused(
+  open_cluster: Callable[..., Cluster], progress: Progress, monkeypatch: pytest.MonkeyPatch
+):
+  monkeypatch.setattr(Squares, "versions", ["a", "b"])
+  cluster = open_cluster(FakeRay(num_hosts=2))
   with pytest.raises(ValueError, match=r"^all hosts must find the same, but h \(0000.*has jax 'b' and not 'a'; "):
     list(cluster.run(range(9), progress, "squares"))
+
+
+def test_a_host_with_another_version_is_refused_before_it_reads_what_it_is_to_make(
+  open_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+):
+  ray = FakeRay(num_hosts=1)
+  monkeypatch.setattr(ray_cluster, "__version__", "9.9")
+  ray.cloudpickle = types.SimpleNamespace(dumps=lambda _: b"what only 9.9 can read")
+  make = ray.make
+
+  def make_older(actor: Any) -> Any:
+    made = make(actor)
+    made.open.remote = functools.partial(call_as, "8.8", monkeypatch, made.open.remote)
+    return made
+
+  monkeypatch.setattr(ray, "make", make_older)
+  with pytest.raises(ValueError, match=r"jax_sis must be 9\.9 as where the command runs, but is 8\.8; install that"):
+    open_cluster(ray)
+
+
+def call_as(version: str, monkeypatch: pytest.MonkeyPatch, remote: Callable[..., Any], *arguments: Any) -> Any:
+  """What the call gives, where this version of jax_sis is installed."""
+  future = remote(*arguments)
+
+  def call() -> Any:
+    monkeypatch.setattr(ray_cluster, "__version__", version)
+    return future()
+
+  return call
+
+
+def test_who_is_not_the_newest_command_ends(open_cluster: Callable[..., Cluster], progress: Progress):
+  folder = results.open_folder("memory://older-and-newer")
+  with results.claim(folder, "find") as check_fn:
+    found = open_cluster(FakeRay(num_hosts=2), check_fn=check_fn).run(range(9), progress, "squares")
+    begun = [next(found) for _ in range(2)]
+    with results.claim(folder, "find"), pytest.raises(ValueError, match=r"^only the newest 'jax-sis find' goes on in "):
+      list(found)
+  assert begun == [(0, 0), (1, 1)]
 
 
 def test_hosts_get_fewer_units_towards_the_end_and_what_died_goes_first():
@@ -180,6 +184,47 @@ def test_a_task_that_ends_every_worker_ends_the_run():
     queue.put_back((7,))
   with pytest.raises(ValueError, match=r"^workers must outlive their work, but 5 of them died of what begins with u"):
     queue.put_back((7,))
+
+
+class Stored(Squares):
+  """Stores a square, and then dies of the next one, unless that is the last that is left."""
+
+  squares: ClassVar[dict[int, int]] = {}
+  fatal: ClassVar[int | None] = None
+
+  def __init__(self):
+    super().__init__()
+    self.about = About(self.about.spec, num_first=20)
+
+  def __call__(self, units: Sequence[int], advance_fn: Callable[[int], Any]) -> Iterator[tuple[int, int]]:
+    for number, unit in enumerate(unit for unit in units if unit not in self.squares):
+      if number or unit == self.fatal:
+        raise DeathError
+      self.squares[unit] = unit**2
+    yield from ((unit, self.squares[unit]) for unit in units)
+
+
+@pytest.mark.parametrize("fatal", [None, 13])
+def test_deaths_count_only_while_nothing_is_stored(
+  fatal: int | None, open_cluster: Callable[..., Cluster], progress: Progress, monkeypatch: pytest.MonkeyPatch
+):
+  monkeypatch.setattr(Stored, "squares", {})
+  monkeypatch.setattr(Stored, "fatal", fatal)
+
+  def left(units: Sequence[int]) -> list[int]:
+    return [unit for unit in units if unit not in Stored.squares]
+
+  ray = FakeRay(num_hosts=1)
+  found = open_cluster(ray, make_fn=Stored, left_fn=left).run(range(40), progress, "squares")
+  if fatal is None:
+    assert [unit for unit, _ in found] == list(range(40))
+    assert Stored.squares == {unit: unit**2 for unit in range(40)}
+    # Of the first 20 units, each but the last one ended a worker.
+    assert ray.num_made > 20
+  else:
+    with pytest.raises(ValueError, match=r"but 5 of them died of what begins with unit 13; "):
+      list(found)
+    assert sorted(Stored.squares) == list(range(13))
 
 
 def test_what_comes_early_waits_for_what_is_before_it():

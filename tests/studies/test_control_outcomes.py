@@ -12,17 +12,11 @@ import pytest
 from jax_sis.core.subsets import Status
 from jax_sis.data.normalisation import Normalisation
 from jax_sis.studies.controls import fills
-from jax_sis.studies.controls.outcomes import (
-  NO_IMAGE,
-  Outcomes,
-  choose_others,
-  evaluate_controls,
-  find_fill_dependence,
-  summarise,
-  summarise_fills,
-)
+from jax_sis.studies.controls.kept import join
+from jax_sis.studies.controls.outcomes import NO_IMAGE, Outcomes, Showing, choose_others
+from jax_sis.studies.controls.summaries import find_fill_dependence, summarise, summarise_fills
 from jax_sis.studies.controls.views import CONTROLS, NAMES, Case, expand
-from jax_sis.studies.controls.wrong_class import PREDICTED, RANDOM, SECOND, Towards, search_classes, summarise_classes
+from jax_sis.studies.controls.wrong_class import PREDICTED, RANDOM, SECOND, ClassSearch, Towards, summarise_classes
 
 # Middle grey is what the toys' searches show.
 NORMALISATION = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -225,7 +219,9 @@ def evaluate(predict_fn: Any, params: Any, inputs: Any, masks: Any, **options: A
     "threshold": 0.9,
   }
   targets = options.pop("targets", np.ones(count, np.int32))
-  return evaluate_controls(predict_fn, params, inputs, masks, targets, **{**settings, **options})
+  settings |= {"predict_fn": predict_fn, "params": params, "inputs": inputs, "masks": masks, "targets": targets}
+  showing = Showing(**{**settings, **options})
+  return join([showing(start) for start in range(0, count, showing.batch_size)])
 
 
 def column(outcomes: Outcomes, field: str, name: str) -> np.ndarray:
@@ -342,11 +338,7 @@ def test_neither_batch_nor_order_changes_an_answer(batch_size: int):
     "predicted": named["predicted"][order],
     "targets": named["targets"][order],
   }
-  done = []
-  outcomes = evaluate(
-    predict_linear, weights, inputs[order], masks[order], batch_size=batch_size, advance_fn=done.append, **shuffled
-  )
-  assert sum(done) == 7
+  outcomes = evaluate(predict_linear, weights, inputs[order], masks[order], batch_size=batch_size, **shuffled)
   np.testing.assert_allclose(outcomes.confidence, expected.confidence[order], atol=1e-6)
   for field in ("keeps_class", "is_sufficient", "num_shown"):
     np.testing.assert_array_equal(getattr(outcomes, field), getattr(expected, field)[order])
@@ -533,13 +525,14 @@ EVIDENCE = jnp.array([[7.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0
 def search(count: int, **options: Any) -> dict[str, Towards]:
   inputs = np.ones((count, 2, 2, 1), np.float32)
   settings: dict[str, Any] = {"ids": [f"image {number}" for number in range(count)], "threshold": 0.95, "batch_size": 2}
-  return search_classes(predict_linear, EVIDENCE, inputs, **{**settings, **options})
+  settings |= {"predict_fn": predict_linear, "params": EVIDENCE, "inputs": inputs}
+  search_batch = ClassSearch(**{**settings, **options})
+  found = [search_batch(start) for start in range(0, count, search_batch.batch_size)]
+  return {name: join([batch[name] for batch in found]) for name in found[0]}
 
 
 def test_evidence_for_other_classes_is_as_large_as_it_must_be():
-  done = []
-  found = search(9, advance_fn=done.append)
-  assert sum(done) == 27
+  found = search(9)
   assert found[PREDICTED].target.tolist() == [0] * 9
   assert found[PREDICTED].num_kept.tolist() == [1] * 9
   assert found[SECOND].target.tolist() == [1] * 9

@@ -1,6 +1,9 @@
 """The command on real runs over the sample: its numbers against the models' own, its files, and what it refuses."""
 
+import contextlib
 import csv
+import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -15,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_classifier
+from fake_ray import FakeRay
 from flax import nnx
 from PIL import Image
 from tiny_runs import GRADIENT, PATCH, THRESHOLD, find_tiny
@@ -25,9 +29,13 @@ from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.cli import main
 from jax_sis.data.sources import SAMPLE_DIR
 from jax_sis.runs import shards
-from jax_sis.studies.controls import program
+from jax_sis.runtime import devices, ray_cluster
+from jax_sis.runtime.engines import Engine
+from jax_sis.studies.controls import kept, program
+from jax_sis.studies.controls.outcomes import Showing
 from jax_sis.studies.controls.program import ControlsConfig
 from jax_sis.studies.controls.views import NAMES
+from jax_sis.studies.controls.wrong_class import ClassSearch, Towards
 
 pytestmark = pytest.mark.usefixtures("allow_rank_promotion")
 
@@ -179,6 +187,81 @@ def test_the_same_command_again_gives_the_same_numbers(run: results.Results, tmp
     assert float(row["confidence"]) == pytest.approx(expected, abs=1e-5)
 
 
+def test_what_was_found_before_an_end_is_not_found_again(
+  run: results.Results, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+  folder = results.open_folder(shutil.copytree(path_of(run), tmp_path / "out"))
+  config = ControlsConfig(run_dir=folder.location, limit=9, num_wrong_class=9, max_features=3)
+  straight = program.controls(config)
+  # Three batches of each of two kinds, and two of searches.
+  files = {name: folder.read(name) for name in ("controls.csv", "controls.png")}
+  assert not folder.list("controls-")
+  shown, searched = Showing.__call__, ClassSearch.__call__
+  calls: list[int] = []
+
+  def end_or_call(call_fn: Any, self: Any, start: int) -> Any:
+    calls.append(start)
+    if len(calls) in (5, 9):
+      raise KeyboardInterrupt
+    return call_fn(self, start)
+
+  monkeypatch.setattr(Showing, "__call__", functools.partialmethod(functools.partial(end_or_call, shown)))
+  monkeypatch.setattr(ClassSearch, "__call__", functools.partialmethod(functools.partial(end_or_call, searched)))
+  for _ in range(2):
+    with pytest.raises(KeyboardInterrupt):
+      program.controls(config)
+    assert len(folder.list("controls-")) == 1
+  # As a kill would leave it.
+  with (tmp_path / "out" / folder.list("controls-")[0]).open("ab") as file:
+    file.write(b'{"name": "wro')
+  # Others begin with nothing, and leave what is kept alone.
+  program.controls(dataclasses.replace(config, limit=1, num_wrong_class=0))
+  assert len(folder.list("controls-")) == 1
+  resumed = program.controls(config)
+  assert calls == [0, 4, 8, 0, 4, 4, 8, 0, 8, 0, 0, 8]
+  for content in (straight, resumed):
+    del content["provenance"]["seconds"]
+  assert resumed == straight
+  assert {name: folder.read(name) for name in files} == files
+  assert not folder.list("controls-")
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_what_is_kept_is_there_again_bit_by_bit(tmp_path: pathlib.Path, place: str):
+  folder = results.open_folder(f"memory://{tmp_path.name}" if place == "memory" else tmp_path)
+  found = Towards(
+    target=np.array([3, 1]),
+    num_kept=np.array([0, 5]),
+    confidence=np.array([np.nan, 0.1], np.float32),
+    status=np.array([4, 0]),
+  )
+  kept.Kept(folder, {"seed": 0}).append({"start": 0, "found": kept.encode_arrays(found)})
+  kept.Kept(folder, {"seed": 0}).append({"start": 2, "found": kept.encode_arrays(found)})
+  assert kept.Kept(folder, {"seed": 1}).records == []
+  again = kept.Kept(folder, {"seed": 0})
+  assert [record["start"] for record in again.records] == [0, 2]
+  joined = kept.join([Towards(**kept.decode_arrays(record["found"])) for record in again.records])
+  for name, expected in vars(found).items():
+    np.testing.assert_array_equal(getattr(joined, name), np.concatenate([expected, expected]), strict=True)
+  again.remove()
+  assert folder.list() == []
+
+
+def test_a_host_finds_the_same(run: results.Results, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  copies = [shutil.copytree(path_of(run), tmp_path / name) for name in ("local", "ray")]
+  for name in ("use_one_cpu_device_per_core", "use_compilation_cache"):
+    monkeypatch.setattr(devices, name, lambda *_: None)
+  # The fourth answer is a worker's death.
+  monkeypatch.setattr(ray_cluster, "connect", lambda _: contextlib.nullcontext(FakeRay(num_hosts=2, deadly=(3,))))
+  for copy, engine in zip(copies, ("local", "ray"), strict=True):
+    program.controls(
+      ControlsConfig(run_dir=str(copy), limit=9, num_wrong_class=2, max_features=3), Engine(engine=engine)
+    )
+  assert (copies[0] / "controls.csv").read_bytes() == (copies[1] / "controls.csv").read_bytes()
+  answers = [json.loads((copy / "controls.json").read_text()) for copy in copies]
+  assert answers[0]["wrong_class"] == answers[1]["wrong_class"]
+
+
 @pytest.mark.slow
 def test_an_unfinished_run_and_one_in_a_bucket_have_controls(tiny_checkpoint: str, capsys: pytest.CaptureFixture[str]):
   location = "memory://controls-of-a-run"
@@ -282,5 +365,5 @@ def test_ctrl_c_says_truly_what_is_left(run: results.Results, tmp_path: pathlib.
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
   assert process.returncode == 130
-  assert "interrupted; no half file was kept, and the same command begins anew." in errors
+  assert "interrupted; the same command goes on where it stopped." in errors
   assert not list(copy.glob("controls.*"))

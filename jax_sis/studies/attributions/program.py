@@ -59,7 +59,8 @@ def attributions(config: AttributionsConfig, engine: Engine = LOCAL) -> dict[str
   results.check_writable(folder)
   lines = pathlib.Path(config.out) / LINES_FILE
   make_fn = functools.partial(Judging, config)
-  with open_workers(engine, make_fn, claim=str(lines.resolve()), num_devices=config.num_devices) as workers:
+  claim = results.claim(folder, "attributions")
+  with open_workers(engine, make_fn, claim=claim, num_devices=config.num_devices) as workers:
     about: About = workers.about
     spec = results.settle_spec(config.out, about.spec, command_fn=config.command_in)
     print(about.headline, flush=True)

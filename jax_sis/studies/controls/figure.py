@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 
 from jax_sis.display.style import COLOURS, INK, add_title, finish, start_figure, styled
-from jax_sis.studies.controls.outcomes import ControlSummary
+from jax_sis.studies.controls.summaries import ControlSummary
 from jax_sis.studies.controls.views import CONTROLS
 
 GROUP_TITLES = {

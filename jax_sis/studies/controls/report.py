@@ -1,6 +1,8 @@
 """What `jax-sis controls` found: printed, and as JSON, CSV and a figure in the run's folder."""
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,8 @@ from jax_sis.runs.setup import MAX_NAMED
 from jax_sis.runtime.records import to_json
 from jax_sis.studies.controls import tables
 from jax_sis.studies.controls.figure import draw_controls
-from jax_sis.studies.controls.outcomes import NO_IMAGE, ControlSummary, FillSummary, Outcomes, find_fill_dependence
+from jax_sis.studies.controls.outcomes import NO_IMAGE, Outcomes
+from jax_sis.studies.controls.summaries import ControlSummary, FillSummary, find_fill_dependence
 from jax_sis.studies.controls.views import CONTROLS, NAMES
 from jax_sis.studies.controls.wrong_class import Towards, summarise_classes
 
@@ -45,6 +48,13 @@ class Kind:
   targets: Int[np.ndarray, "M"]
   predicted: Int[np.ndarray, "M"]
   masks: Bool[np.ndarray, "M h w 1"]
+
+  @functools.cached_property
+  def sha256(self) -> str:
+    """Stands for the subsets and what they are of."""
+    arrays = (self.indices, self.targets, self.predicted, self.masks)
+    named = "\0".join([self.name, *self.ids]).encode()
+    return hashlib.sha256(b"\0".join([named, *(array.tobytes() for array in arrays)])).hexdigest()
 
   @property
   def heading(self) -> str:

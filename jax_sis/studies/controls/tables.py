@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 
 from jax_sis.statistics.estimates import DASH, show, show_percent
-from jax_sis.studies.controls.outcomes import OTHER_FILL_DISTANCE, ControlSummary, FillSummary
+from jax_sis.studies.controls.summaries import OTHER_FILL_DISTANCE, ControlSummary, FillSummary
 from jax_sis.studies.controls.views import CONTROLS, SUBSET
 from jax_sis.studies.controls.wrong_class import CLASS_TITLES, PREDICTED, TowardsSummary
 

@@ -4,7 +4,7 @@ Where a few pixels of nearly any image suffice for nearly any class, a small sub
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,27 +53,14 @@ class Towards:
     return (self.status == Status.OK) | (self.status == Status.BASELINE_SUFFICIENT)
 
 
-def search_classes(
-  predict_fn: PredictFn,
-  params: Any,
-  inputs: Float[np.ndarray, "N H W C"],
-  *,
-  ids: Sequence[str],
-  threshold: float,
-  grid: tuple[int, ...] | None = None,
-  baseline: float = 0.0,
-  removal: Removal = "value",
-  max_features: int = ControlsConfig.max_features,
-  seed: int = 0,
-  batch_size: int = 8,
-  advance_fn: Callable[[int], None] | None = None,
-) -> dict[str, Towards]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassSearch:
   """Looks for the smallest evidence of three classes of each image, by the same search with the same limit.
 
   That is the search of `find` at its quick setting: features are added one by one until the class is as probable as the
   threshold, then dropped and exchanged.
 
-  Args:
+  Attributes:
     predict_fn: `(params, inputs) -> logits [B, K]`, see PredictFn.
     params: the model's arrays.
     inputs: normalised images.
@@ -85,57 +72,65 @@ def search_classes(
     max_features: the size at which a search gives up.
     seed: of the random classes.
     batch_size: images at a time.
-    advance_fn: is called with the number of searches just done, of `3 * N`.
-
-  Returns:
-    What was found towards the class predicted on the whole image (`predicted`), the second most probable one
-    (`second`), and one drawn from all that are not predicted (`random`).
 
   Raises:
-    ValueError: an argument does not fit the others.
+    ValueError: an attribute does not fit the others.
   """
-  checked = validation.check_inputs(inputs)
-  validation.check_predict_fn(predict_fn, params, checked[:1])
-  validation.check_threshold(threshold)
-  check_positive_integer("max_features", max_features)
-  check_names(ids, len(inputs))
-  grid = masking.check_grid(grid, inputs.shape[1:])
-  search = dataclasses.replace(QUICK.forward, threshold=threshold, max_features=max_features)
-  found: dict[str, list[Towards]] = {name: [] for name in CLASS_TITLES}
-  for places, count in batch_places(len(inputs), batch_size):
-    batch = checked[np.array(places)]
+
+  predict_fn: PredictFn
+  params: Any
+  inputs: Float[np.ndarray, "N H W C"]
+  ids: Sequence[str]
+  threshold: float
+  grid: tuple[int, ...] | None = None
+  baseline: float = 0.0
+  removal: Removal = "value"
+  max_features: int = ControlsConfig.max_features
+  seed: int = 0
+  batch_size: int = 8
+
+  def __post_init__(self) -> None:
+    checked = validation.check_inputs(self.inputs)
+    validation.check_predict_fn(self.predict_fn, self.params, checked[:1])
+    validation.check_threshold(self.threshold)
+    check_positive_integer("max_features", self.max_features)
+    check_positive_integer("batch_size", self.batch_size)
+    check_names(self.ids, len(self.inputs))
+
+  def __call__(self, start: int) -> dict[str, Towards]:
+    """What was found for the batch that begins with this image.
+
+    Towards the class predicted on the whole image (`predicted`), the second most probable one (`second`), and one drawn
+    from all that are not predicted (`random`).
+    """
+    count = min(self.batch_size, len(self.inputs) - start)
+    # The last image fills the last batch up to the same shape.
+    places = [min(place, len(self.inputs) - 1) for place in range(start, start + self.batch_size)]
+    batch = jnp.asarray(self.inputs[places])
+    grid = masking.check_grid(self.grid, self.inputs.shape[1:])
+    search = dataclasses.replace(QUICK.forward, threshold=self.threshold, max_features=self.max_features)
+    found = {}
     with jax.default_matmul_precision("highest"):
-      logits = np.asarray(predict_logits(predict_fn, params, batch))
-      for name, targets in choose_classes(logits, [ids[place] for place in places], seed=seed).items():
+      logits = np.asarray(predict_logits(self.predict_fn, self.params, batch))
+      for name, targets in choose_classes(logits, [self.ids[place] for place in places], seed=self.seed).items():
         problem = make_problem(
-          predict_fn,
-          params,
+          self.predict_fn,
+          self.params,
           batch,
           jnp.asarray(targets),
-          baseline=baseline,
+          baseline=self.baseline,
           grid=grid,
           score="log_odds",
-          removal=removal,
+          removal=self.removal,
         )
-        subsets = run_smallest(problem, search=search, exchanges=QUICK.exchanges)
-        found[name].append(read_towards(subsets, count))
-        if advance_fn is not None:
-          advance_fn(count)
-  return {name: join_towards(parts) for name, parts in found.items()}
+        found[name] = read_towards(run_smallest(problem, search=search, exchanges=QUICK.exchanges), count)
+    return found
 
 
 def check_names(ids: Sequence[str], num_images: int) -> None:
   """Raises ValueError unless there is a name for each image."""
   if len(ids) != num_images:
     raise ValueError(f"ids must name each of the {num_images} images, got {len(ids)}.")
-
-
-def batch_places(num_images: int, batch_size: int) -> Iterator[tuple[list[int], int]]:
-  """The images of each batch and their number; the last image fills the last batch up to the same shape."""
-  check_positive_integer("batch_size", batch_size)
-  for start in range(0, num_images, batch_size):
-    places = [min(place, num_images - 1) for place in range(start, start + batch_size)]
-    yield places, min(batch_size, num_images - start)
 
 
 def read_towards(subsets: Subsets, count: int) -> Towards:
@@ -147,15 +142,10 @@ def read_towards(subsets: Subsets, count: int) -> Towards:
   )
 
 
-def join_towards(parts: Sequence[Towards]) -> Towards:
-  fields = [field.name for field in dataclasses.fields(Towards)]
-  return Towards(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
-
-
 def choose_classes(
   logits: Float[np.ndarray, "B K"], ids: Sequence[str], *, seed: int
 ) -> dict[str, Int[np.ndarray, "B"]]:
-  """The three classes of each image, see `search_classes`."""
+  """The three classes of each image, see `ClassSearch`."""
   num_classes = logits.shape[1]
   ordered = np.argsort(-logits, axis=1, kind="stable").astype(np.int32)
   generators = [np.random.default_rng((seed, stable_hash(name), stable_hash(RANDOM))) for name in ids]

@@ -52,7 +52,8 @@ def disjoint(config: DisjointConfig, engine: Engine = LOCAL) -> dict[str, Any]:
   results.check_writable(folder)
   lines = pathlib.Path(config.out) / LINES_FILE
   make_fn = functools.partial(Searcher, config)
-  with open_workers(engine, make_fn, claim=str(lines.resolve()), num_devices=config.num_devices) as workers:
+  claim = results.claim(folder, "disjoint")
+  with open_workers(engine, make_fn, claim=claim, num_devices=config.num_devices) as workers:
     about: About = workers.about
     spec = results.settle_spec(config.out, about.spec, command_fn=config.command_in)
     print(about.headline, flush=True)
