@@ -43,7 +43,7 @@ READ_SIZES = (*range(ALL_SIZES_TO), *range(ALL_SIZES_TO, NUM_PIXELS + 1, 4))
 HELD_SIZES = (64, 128, 256, 384, 512, 640, 768, 896)
 NUM_CONSIDERED, NUM_POOLED, NUM_UNSEEN = 256, 4096, 50
 BATCH_SIZE = 2
-PACKAGE_COLOURS = dict(zip(("jax_sis", "ReX", "captum", "SHAP", "LIME"), COLOURS, strict=False))
+PACKAGE_COLOURS: dict[str, str] = dict(zip(("jax_sis", "ReX", "captum", "SHAP", "LIME"), COLOURS, strict=False))
 
 # The arrays of the classifier and the pool, and inputs -> a number a pixel `[B, 32, 32]`, the larger, the more it is
 # needed; -inf where a search did not get to it.
@@ -133,7 +133,9 @@ def rank_pixels(scores: Float[np.ndarray, "B H W"]) -> Int[np.ndarray, "B F"]:
   return (-scores.reshape(len(scores), -1)).argsort(1, kind="stable").argsort(1)
 
 
-def judge_method(name: str, folder: pathlib.Path, given: dict[str, Any], classifier: Any, judge: Judge) -> list[Any]:
+def judge_method(
+  name: str, folder: pathlib.Path, given: dict[str, Any], classifier: tuple[PredictFn, Params], judge: Judge
+) -> list[Any]:
   """A line an image of what a method's maps are worth."""
   maps = [dict(np.load(folder / f"{one}.npz")) for one in given["ids"]]
   scores = np.stack([one["scores"] for one in maps])
