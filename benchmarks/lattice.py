@@ -70,12 +70,6 @@ class Truth:
     num_kept = lattice_bits.count_kept(self.log_odds.shape[1])
     return np.where(self.suffices(threshold), num_kept[None], self.num_features).min(1)
 
-  def prefix(self, rank: Int[np.ndarray, "B F"], threshold: float) -> Int[np.ndarray, "B"]:
-    """The fewest squares from the front of an order that suffice."""
-    sizes = np.arange(self.num_features + 1)
-    numbers = np.stack([lattice_bits.pack(rank < size) for size in sizes], axis=1)
-    return np.take_along_axis(self.suffices(threshold), numbers, axis=1).argmax(1)
-
 
 def read_truth(store: results.Results) -> Truth:
   """The lattices of all finished images that could be searched."""
@@ -86,6 +80,13 @@ def read_truth(store: results.Results) -> Truth:
   }
   ids = decode_text(store.read("id", indices)).tolist()
   return Truth(ids=ids, targets=store.read("target", indices), **named)
+
+
+def find_prefix(suffices: Bool[np.ndarray, "B M"], rank: Int[np.ndarray, "B F"]) -> Int[np.ndarray, "B"]:
+  """The fewest squares from the front of an order that suffice."""
+  sizes = np.arange(rank.shape[1] + 1)
+  numbers = np.stack([lattice_bits.pack(rank < size) for size in sizes], axis=1)
+  return np.take_along_axis(suffices, numbers, axis=1).argmax(1)
 
 
 def rank_by(values: Float[np.ndarray, "B F"]) -> Int[np.ndarray, "B F"]:
@@ -151,8 +152,8 @@ def make_records(job: Job, inputs: Any, truth: Truth, thresholds: list[float]) -
     suffices, optimum = truth.suffices(threshold), truth.optimum(threshold)
     is_asked = suffices[:, -1] & ~suffices[:, 0]
     sizes = {name: ("search", size) for name, size in find_smallest(job, inputs, truth, threshold).items()}
-    sizes |= {name: (kind, truth.prefix(rank, threshold)) for name, (kind, rank) in ranks.items()}
-    at_random = [truth.prefix(np.broadcast_to(order, truth.shapley.shape), threshold) for order in orders]
+    sizes |= {name: (kind, find_prefix(suffices, rank)) for name, (kind, rank) in ranks.items()}
+    at_random = [find_prefix(suffices, np.broadcast_to(order, truth.shapley.shape)) for order in orders]
     sizes["at random"] = "chance", np.mean(at_random, axis=0)
     for name, (kind, size) in sizes.items():
       records.append(
@@ -239,8 +240,8 @@ def draw(records: list[dict[str, Any]], job: Job, *, threshold: float) -> bytes:
   right.set_xlim(-0.04, 1.06)
   num_images, optimum, side = len(lines[0]["ids"]), np.mean(lines[0]["optimum"]), job.config.patch
   figure.suptitle(
-    f"{job.classifier.model_name}, {num_images} images of {job.data_name} in {job.num_features} squares of "
-    f"{side}x{side} pixels, at {threshold:g}: the smallest set has {optimum:.2f} squares in the mean",
+    f"{job.classifier.model_name}, {num_images} images of {job.source.description['data']} in {job.num_features} "
+    f"squares of {side}x{side} pixels, at {threshold:g}: the smallest set has {optimum:.2f} squares",
     x=0.01,
     ha="left",
   )
