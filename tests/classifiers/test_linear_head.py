@@ -46,6 +46,7 @@ def make_resnet() -> ResNet:
   return ResNet(ResNetConfig(blocks=(1,), widths=(4,), num_classes=4), rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_a_distilled_transformer_is_linear_in_both_tokens():
   classifier = make_classifier(ViT(TRANSFORMER, rngs=nnx.Rngs(0)), 8)
   predict_fn, params = frozen.freeze(classifier.module)
