@@ -28,6 +28,7 @@ from jax_sis import results
 from jax_sis.classifiers import checkpoint, frozen
 from jax_sis.cli import main
 from jax_sis.data.sources import SAMPLE_DIR
+from jax_sis.results.folder import TEMPORARY_SUFFIX
 from jax_sis.runs import shards
 from jax_sis.runtime import devices, ray_cluster
 from jax_sis.runtime.engines import Engine
@@ -207,16 +208,16 @@ def test_what_was_found_before_an_end_is_not_found_again(
 
   monkeypatch.setattr(Showing, "__call__", functools.partialmethod(functools.partial(end_or_call, shown)))
   monkeypatch.setattr(ClassSearch, "__call__", functools.partialmethod(functools.partial(end_or_call, searched)))
-  for _ in range(2):
+  for num_kept in (4, 7):
     with pytest.raises(KeyboardInterrupt):
       program.controls(config)
-    assert len(folder.list("controls-")) == 1
+    assert len(folder.list("controls-")) == num_kept
   # As a kill would leave it.
-  with (tmp_path / "out" / folder.list("controls-")[0]).open("ab") as file:
-    file.write(b'{"name": "wro')
+  unfinished = folder.list("controls-")[-1].replace("000006", "000007")
+  (tmp_path / "out" / f"{unfinished}{TEMPORARY_SUFFIX}").write_bytes(b'{"name": "wro')
   # Others begin with nothing, and leave what is kept alone.
   program.controls(dataclasses.replace(config, limit=1, num_wrong_class=0))
-  assert len(folder.list("controls-")) == 1
+  assert len(folder.list("controls-")) == 7
   resumed = program.controls(config)
   assert calls == [0, 4, 8, 0, 4, 4, 8, 0, 8, 0, 0, 8]
   for content in (straight, resumed):

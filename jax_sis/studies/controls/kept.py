@@ -10,16 +10,14 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jax_sis import results
-from jax_sis.runtime.records import append_record, read_records
 
 T = TypeVar("T")
 
 
 class Kept:
-  """The batches that an unfinished command has found.
+  """The batches that an unfinished command has found, a file each in the run's folder.
 
-  The name of their file stands for what fixes them, so that other commands leave it alone. On a disk, it gets a line
-  for each; in a bucket, where no file grows, it is written again.
+  Their names stand for what fixes them, so that other commands leave them alone.
 
   Args:
     folder: the run's.
@@ -29,29 +27,28 @@ class Kept:
     records: one for each batch, in the order in which they were found.
 
   Raises:
-    ValueError: the file is damaged, or cannot be read.
+    StorageError: the folder cannot be read.
   """
 
   def __init__(self, folder: results.Folder, spec: Mapping[str, Any]):
     self._folder = folder
-    self._name = f"controls-{hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]}.jsonl"
-    if folder.path is not None:
-      self.records = read_records(folder.path / self._name)
-    else:
-      self.records = [json.loads(line) for line in (folder.read(self._name) or b"").splitlines()]
+    self._prefix = f"controls-{hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]}-"
+    contents = folder.read_many(folder.list(self._prefix))
+    self.records = [json.loads(content) for content in contents if content is not None]
 
   def append(self, record: dict[str, Any]) -> None:
     """Keeps a batch; StorageError where that cannot be written."""
+    self._folder.patient.write(self._name(len(self.records)), json.dumps(record).encode())
     self.records.append(record)
-    if self._folder.path is not None:
-      append_record(self._folder.path / self._name, record)
-    else:
-      content = "".join(f"{json.dumps(one)}\n" for one in self.records)
-      self._folder.patient.write(self._name, content.encode())
 
   def remove(self) -> None:
     """For when all is found, and the answer is written."""
-    self._folder.delete(self._name)
+    # From the last one, so that whoever ends this early leaves the first ones.
+    for number in reversed(range(len(self.records))):
+      self._folder.delete(self._name(number))
+
+  def _name(self, number: int) -> str:
+    return f"{self._prefix}{number:06}.json"
 
 
 def encode_arrays(found: Any) -> dict[str, list[Any]]:
