@@ -15,7 +15,6 @@ colour. Core-seconds are the CPU time of all threads, without compiling.
 
 import argparse
 import json
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ import published
 from backgrounds import GRID, Judge, draw_backgrounds, smallest_passing
 from jaxtyping import Float, Int
 from matplotlib.lines import Line2D
+from peer_maps import package_of, save
 
 import jax_sis
 from jax_sis import completions
@@ -103,13 +103,6 @@ def choose_images(path: pathlib.Path, options: argparse.Namespace) -> dict[str, 
     )
   with np.load(path) as arrays:
     return dict(arrays)
-
-
-def save(path: pathlib.Path, **arrays: Any) -> None:
-  """A file that is there is whole."""
-  unfinished = path.with_suffix(".unfinished.npz")
-  np.savez(unfinished, **arrays)
-  os.replace(unfinished, path)
 
 
 def run_search(folder: pathlib.Path, find_fn: FindFn, arrays: tuple[Params, Any], given: dict[str, Any]) -> None:
@@ -219,7 +212,7 @@ def draw(summaries: dict[str, dict[str, Any]], num_images: int) -> bytes:
     for place, (name, found) in enumerate(summaries.items()):
       if column in found:
         middle, *ends = found[column].numbers
-        draw_interval(axis, place, (middle, *ends), colour=PACKAGE_COLOURS[name.split()[0].rstrip(",")])
+        draw_interval(axis, place, (middle, *ends), colour=PACKAGE_COLOURS[package_of(name)])
         axis.annotate(form.format(middle), (middle, place), (0, 5), textcoords="offset points", fontsize=8, ha="center")
     name_lines(axis, list(summaries))
     axis.set_title(title)
@@ -256,8 +249,9 @@ def main() -> None:
         file.write("".join(json.dumps(record) + "\n" for record in records))
   records = [json.loads(line) for line in path.read_text().splitlines()]
   packages = list(PACKAGE_COLOURS)
-  names = sorted({record["method"] for record in records}, key=lambda name: packages.index(name.split()[0].rstrip(",")))
-  summaries = {name: summarise(name, records) for name in names}
+  found = {name: summarise(name, records) for name in {record["method"] for record in records}}
+  names = sorted(found, key=lambda name: (packages.index(package_of(name)), found[name]["pixels"].value))
+  summaries = {name: found[name] for name in names}
   print_table(summaries)
   (options.folder / "peers.png").write_bytes(draw(summaries, len(given["ids"])))
 

@@ -13,13 +13,13 @@ normalised. Seconds are the CPU time of one thread, after one image that does no
 import argparse
 import dataclasses
 import importlib.metadata
-import os
 import pathlib
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from peer_maps import package_of, save
 from pytorch_peer import IMAGE_SIZE, ResNet20, load_model
 
 SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -176,7 +176,7 @@ PACKAGES = {"ReX": "rex-xai", "captum": "captum", "SHAP": "shap", "LIME": "lime"
 
 def describe_version(name: str) -> str:
   """The package that a method is from, with its version."""
-  package = next(package for start, package in PACKAGES.items() if name.startswith(start))
+  package = PACKAGES[package_of(name)]
   return f"{package} {importlib.metadata.version(package)}"
 
 
@@ -196,15 +196,8 @@ def run_method(name: str, folder: pathlib.Path, given: dict[str, np.ndarray], mo
     started = time.process_time()
     scores = METHODS[name](asked)
     seconds = time.process_time() - started
-    write(path, scores, seconds, describe_version(name))
+    save(path, scores=scores.astype(np.float64), seconds=seconds, version=describe_version(name))
     print(f"{name:<30} {given['ids'][place]:>4} {seconds:8.2f} s", flush=True)
-
-
-def write(path: pathlib.Path, scores: np.ndarray, seconds: float, version: str) -> None:
-  """A file that is there is whole."""
-  unfinished = path.with_suffix(".unfinished.npz")
-  np.savez(unfinished, scores=scores.astype(np.float64), seconds=seconds, version=version)
-  os.replace(unfinished, path)
 
 
 def main() -> None:
