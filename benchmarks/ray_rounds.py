@@ -62,7 +62,7 @@ class Rounds:
 
   def start(self, out: pathlib.Path, computed: pathlib.Path, *engine: str, seconds: float) -> "subprocess.Popen[str]":
     words = ("--model", f"{pathlib.Path(__file__).resolve()}:load", "--data", "cifar10", "--data-dir", self._data_dir)
-    sizes = ("--limit", str(NUM_IMAGES), "--unit", str(UNIT_SIZE), "--batch", str(UNIT_SIZE), "--gallery", "0")
+    sizes = ("--split", f"test[:{NUM_IMAGES}]", "--unit", str(UNIT_SIZE), "--batch", str(UNIT_SIZE), "--gallery", "0")
     search = ("--search", "gradient", "--per-step", "64", "--certificate", "alone", "--out", str(out))
     variables = {cluster_model.SECONDS: str(seconds), cluster_model.COMPUTED: str(computed), "JAX_PLATFORMS": "cpu"}
     with (self._out / "log").open("ab") as log:
@@ -135,7 +135,8 @@ def main() -> None:
   num_played = len(lines.read_text().splitlines()) if lines.exists() else 0
   rounds = Rounds(options)
   rounds.find_straight()
-  with cluster_process(None) as hosts:
+  # Hosts read this file, and with it the tests' ones, from folders of their own.
+  with cluster_process(os.pathsep.join(sys.path)) as hosts:
     assert hosts.stdout is not None
     address = hosts.stdout.readline().strip()
     for number in range(num_played, options.rounds):

@@ -38,6 +38,8 @@ copybutton_prompt_is_regexp = True
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+# What notebooks write stays out of the checkout.
+nb_execution_in_temp = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
