@@ -285,6 +285,8 @@ def main() -> None:
   if options.what == ["measure"]:
     measure(*options.at)
     return
+  if options.out is not None:
+    options.out.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=options.out) as work:
     last = options.what[-1]
     one = search_one(pathlib.Path(work), IMAGES_A_UNIT[last])

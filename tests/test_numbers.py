@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import pytest
 import traced
+import traced_comparisons
 import traced_machines
 import traced_searches
 import traced_studies
@@ -28,7 +29,7 @@ from page_numbers import (
 )
 
 # They register what they trace.
-assert traced_machines and traced_searches and traced_studies
+assert traced_comparisons and traced_machines and traced_searches and traced_studies
 
 # On these pages no measured number at all is untraced; on those with files, none of a table or with an interval.
 FIRST_PAGES = ("README.md", "docs/index.md")
