@@ -140,8 +140,8 @@ class Real:
       if " is gone" in line:
         lost[line.removeprefix("The worker of ").partition(" is gone")[0]] = when
         self._gone.append(when)
-      elif " is at work" in line:
-        host = line.partition(" is at work")[0]
+      elif line.endswith(" is at work."):
+        host = line.removesuffix(" is at work.")
         (self.later_starts if host in lost else self.first_starts).append(when - lost.get(host, started) - startup)
 
 

@@ -1,21 +1,24 @@
 """What a classifier makes of images of which squares are missing: by the mean colour, and removed inside the network.
 
-    python benchmarks/removal.py --checkpoint CLASSIFIER --data-dir DATA --out FOLDER --removal layer [--side 4]
+    python benchmarks/removal.py --checkpoint CLASSIFIER --data-dir DATA --out FOLDER --removal layer [--side 1]
+      [--search gradient]
 
 First table: accuracy on CIFAR-10 test images, by id, with a share of each image's squares kept at random, and the
-entropy of the predicted classes (2.30 nats if all are alike). Second table: the smallest sets of squares that reach 0.9
-on the first confident images, found on the mean colour, with removal inside the network (by layer masking, or of a
-transformer's tokens), and on draws of other images. On how many images is the class kept when they are read in each of
-these ways (on other images: the mean share of 20), on plain colours, and when their shape in white is, in its place and
-moved? And what does a search cost? A line an image is kept in the folder, so that the same command goes on where it was
-stopped, also with more images.
+entropy of the predicted classes (2.30 nats if all are alike). Second table: sets of squares that reach 0.9 on the first
+confident images, the smallest ones or those of the gradient's order, found on the mean colour, with removal inside the
+network (by layer masking, or of a transformer's tokens), and on draws of other images. On how many images is the class
+kept when they are read in each of these ways (on other images: the mean share of 20), on plain colours, and when their
+shape in white is, in its place and moved? And what does a search cost? A line an image is kept in the folder, so that
+the same command goes on where it was stopped, also with more images.
 """
 
 import argparse
 import collections
 import json
+import math
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,8 +37,12 @@ THRESHOLD = 0.9
 BATCH_SIZE, UNIT = 100, 20
 # Other images: of the end of the test set, for the search and for reading.
 POOL_SIZE, NUM_DRAWS, NUM_READ = 500, 16, 20
+# Of the gradient's search.
+NUM_STEPS = 128
 # Plain colours behind the squares, 8-bit; in these readings what is missing is never removed.
 FILLS = {"on black": 0, "on grey": 128, "on white": 255}
+# The arguments of a search -> subsets.
+FindFn = Callable[..., jax_sis.Subsets]
 READINGS = ("value", "removed", "others", *FILLS, "white", "moved", "less moved")
 
 
@@ -72,6 +79,9 @@ def main() -> None:
   parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder for subsets.jsonl")
   parser.add_argument("--removal", required=True, choices=("layer", "tokens"))
   parser.add_argument("--side", type=int, default=4, help="pixels a side of a square (default: %(default)s)")
+  parser.add_argument(
+    "--search", choices=("smallest", "gradient"), default="smallest", help="of the second table (default: %(default)s)"
+  )
   parser.add_argument("--images", type=int, default=2000, help="of the first table (default: %(default)s)")
   parser.add_argument("--searched", type=int, default=500, help="of the second table (default: %(default)s)")
   parser.add_argument(
@@ -79,13 +89,14 @@ def main() -> None:
   )
   options = parser.parse_args()
   reader = Reader(options.checkpoint, options.removal, options.side)
+  find_fn = FINDERS[options.search]
   test_set: Any = training_sets.open_training_set(
     "cifar10", "test", data_dir=options.data_dir, image_size=None, on_error="refuse"
   )
   images = reader.normalisation.apply(test_set.images, dtype=np.float32)
   print_accuracy(reader, images[: options.images], test_set.labels[: options.images])
   options.out.mkdir(parents=True, exist_ok=True)
-  search_missing(reader, images, options.out / "subsets.jsonl", options.searched, options.ways)
+  search_missing(reader, find_fn, images, options.out / "subsets.jsonl", options.searched, options.ways)
   print_subsets(options.out / "subsets.jsonl", options.searched)
 
 
@@ -102,7 +113,9 @@ def print_accuracy(reader: Reader, images: np.ndarray, labels: np.ndarray) -> No
       print(f"{share:>5.0%} {name:<12} {(predicted == labels).mean():>8.1%} {entropy:>8.2f}", flush=True)
 
 
-def search_missing(reader: Reader, images: np.ndarray, lines: pathlib.Path, num_searched: int, ways: list[str]) -> None:
+def search_missing(
+  reader: Reader, find_fn: FindFn, images: np.ndarray, lines: pathlib.Path, num_searched: int, ways: list[str]
+) -> None:
   """Searches and reads what has no line yet, unit by unit."""
   everything = np.ones((len(images), *reader.grid), bool)
   whole = reader.read(images, everything, removed=False)
@@ -116,22 +129,40 @@ def search_missing(reader: Reader, images: np.ndarray, lines: pathlib.Path, num_
     for way in ways:
       if (way, int(some[0])) in done:
         continue
-      rows = search_unit(reader, images[some], whole[some].argmax(1), way, searched, tested)
+      rows = search_unit(reader, find_fn, images[some], whole[some].argmax(1), way, searched, tested)
       with lines.open("a") as file:
         for one, row in dict(zip(some.tolist(), rows, strict=True)).items():
           print(json.dumps({"way": way, "id": one, **row}), file=file)
 
 
+def find_smallest(*arguments: Any, grid: tuple[int, int], **options: Any) -> jax_sis.Subsets:
+  return jax_sis.smallest_subsets(*arguments, threshold=THRESHOLD, grid=grid, **options)
+
+
+def find_by_gradient(*arguments: Any, grid: tuple[int, int], **options: Any) -> jax_sis.Subsets:
+  search = jax_sis.Gradient(per_step=max(math.prod(grid) // NUM_STEPS, 1))
+  return jax_sis.sufficient_subsets(jax_sis.backselect(*arguments, search=search, grid=grid, **options), THRESHOLD)
+
+
+FINDERS: dict[str, FindFn] = {"smallest": find_smallest, "gradient": find_by_gradient}
+
+
 def search_unit(
-  reader: Reader, images: np.ndarray, targets: np.ndarray, way: str, searched: np.ndarray, tested: np.ndarray
+  reader: Reader,
+  find_fn: FindFn,
+  images: np.ndarray,
+  targets: np.ndarray,
+  way: str,
+  searched: np.ndarray,
+  tested: np.ndarray,
 ) -> list[dict[str, Any]]:
-  """The smallest set of each image found in one way, and whether the class is kept by each reading of it."""
+  """The set of each image found in one way, and whether the class is kept by each reading of it."""
   options: dict[str, Any] = {"removal": reader.removal} if way == "removed" else {}
   if way == "others":
     options["completion"] = jax_sis.completions.Images(pool=searched, num_draws=NUM_DRAWS)
   arguments = reader.predict_fn, reader.params, jnp.asarray(images), jnp.asarray(targets)
   before = time.process_time()
-  subsets = jax_sis.smallest_subsets(*arguments, threshold=THRESHOLD, grid=reader.grid, **options)
+  subsets = find_fn(*arguments, grid=reader.grid, **options)
   kept = np.asarray(subsets.mask).reshape(-1, *reader.grid)
   seconds = time.process_time() - before
   rng = np.random.default_rng(1)

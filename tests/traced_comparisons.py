@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
-from traced import Texts, read_lines, row, traces
+from traced import Texts, fixed, read_lines, row, traces
 
+from jax_sis.core.subsets import Status
 from jax_sis.statistics.estimates import mean_of
 
 # What the page calls methods of peers/peers.jsonl.
@@ -14,7 +15,8 @@ PEERS = {
   "jax_sis Gradient": "jax_sis, Gradient",
   "jax_sis Gradient, other images": "jax_sis, Gradient on other images",
 }
-WAYS = {"value": "on the mean colour", "removed": "under layer masking", "others": "on 16 other images"}
+WAYS = {"value": "on the mean colour", "removed": "under layer masking", "others": "on draws of other images"}
+READINGS = ("value", "removed", "others", "on black", "on grey", "on white", "white", "moved")
 
 
 def mean(lines: list[dict[str, Any]], name: str, form: str) -> str:
@@ -42,6 +44,17 @@ def peers_side_by_side(page: str) -> Texts:
       mean(lines, "size_90", ".0f") if is_order else "",
       mean(lines, "core_seconds", ".2f"),
     )
+
+
+@traces("docs/removal.md")
+def smallest_sets_removed(page: str) -> Texts:
+  for features in ("squares", "pixels"):
+    for way, lines in by("way", read_lines(f"removal/{features}.jsonl")).items():
+      found = [line for line in lines if line["status"] == Status.OK]
+      kept = {name: mean_of(np.array([line[name] for line in found])) for name in READINGS}
+      leak = mean_of(np.array([line["white"] - line["moved"] for line in found]))
+      readings = [fixed(100 * one.numbers[0]) for one in kept.values()]
+      yield row(f"{features}, {WAYS[way]}", len(found), mean(found, "squares", ".1f"), *readings, f"{leak.percent:.0f}")
 
 
 @traces("docs/many_machines.md")
