@@ -15,6 +15,12 @@ PEERS = {
   "jax_sis Gradient": "jax_sis, Gradient",
   "jax_sis Gradient, other images": "jax_sis, Gradient on other images",
 }
+# Files of removal, by what the page calls their sets.
+SETS = {
+  "gradient's, of pixels": "gradient-pixels",
+  "smallest, of pixels": "smallest-pixels",
+  "smallest, of 4x4 squares": "smallest-squares",
+}
 WAYS = {"value": "on the mean colour", "removed": "under layer masking", "others": "on draws of other images"}
 READINGS = ("value", "removed", "others", "on black", "on grey", "on white", "white", "moved")
 
@@ -47,14 +53,23 @@ def peers_side_by_side(page: str) -> Texts:
 
 
 @traces("docs/removal.md")
-def smallest_sets_removed(page: str) -> Texts:
-  for features in ("squares", "pixels"):
-    for way, lines in by("way", read_lines(f"removal/{features}.jsonl")).items():
+def sets_that_are_removed(page: str) -> Texts:
+  for sets, name in SETS.items():
+    for way, lines in by("way", read_lines(f"removal/{name}.jsonl")).items():
       found = [line for line in lines if line["status"] == Status.OK]
       kept = {name: mean_of(np.array([line[name] for line in found])) for name in READINGS}
       leak = mean_of(np.array([line["white"] - line["moved"] for line in found]))
       readings = [fixed(100 * one.numbers[0]) for one in kept.values()]
-      yield row(f"{features}, {WAYS[way]}", len(found), mean(found, "squares", ".1f"), *readings, f"{leak.percent:.0f}")
+      yield row(sets, WAYS[way], len(found), mean(found, "squares", ".1f"), *readings, f"{leak.percent:.0f}")
+
+
+@traces("docs/removal.md")
+def costs_of_removal(page: str) -> Texts:
+  for sets, name in SETS.items():
+    lines = by("way", read_lines(f"removal/{name}.jsonl"))
+    plain, masked = (np.median([line["seconds"] for line in lines[way]]) for way in ("value", "removed"))
+    heading = sets.replace(",", "").capitalize()
+    yield f"{heading}: {plain:.2f} on the mean colour, {masked:.2f} under layer masking, {masked / plain:.1f} times."
 
 
 @traces("docs/many_machines.md")
